@@ -1,0 +1,212 @@
+"""What a training run is: four frozen, validated configs and their sum, `RunSpec`.
+
+Loads without torch, so that a config can be checked in milliseconds. Validation is strict (no `"200"` for 200), unknown
+keys are errors, and nothing is changed while validating. How a YAML file becomes a config is the business of `sweeps`.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Config(BaseModel):
+    """Base of all configs: frozen, strict, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(Config):
+    """Architecture of a decoder-only Transformer without biases."""
+
+    vocab_size: PositiveInt = 2048
+    """V, tokens in the vocabulary."""
+    d_model: PositiveInt = 128
+    """D, width of the residual stream; a multiple of num_heads."""
+    num_layers: PositiveInt = 4
+    """N, Transformer blocks."""
+    num_heads: PositiveInt = 4
+    """H, attention heads; each has d_model / num_heads channels, an even number with positions: rope."""
+    d_ff: PositiveInt = 352
+    """F, hidden width of the feed-forward network."""
+    context_length: PositiveInt = 128
+    """T, tokens in a training window and the longest input."""
+    norm: Literal["pre", "post", "none"] = "pre"
+    """RMSNorm before each sublayer and at the end; after each residual sum; or nowhere."""
+    positions: Literal["rope", "none"] = "rope"
+    """Rotary position embedding (half-split pairs), or no positions at all."""
+    ffn: Literal["swiglu", "gelu", "silu", "relu"] = "swiglu"
+    """Gated feed-forward network of three matrices, or an ungated one of two."""
+    tie_embeddings: bool = False
+    """Use the token embedding as the output head."""
+    rope_theta: PositiveFloat = 10_000.0
+    """Base of the rotary frequencies."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the mean square in RMSNorm."""
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.d_model // self.num_heads
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.d_model % self.num_heads:
+            raise ValueError(
+                f"num_heads must divide d_model, but {self.num_heads} does not divide {self.d_model}; "
+                f"choose {_nearest_divisor(self.d_model, self.num_heads)} heads"
+            )
+        if self.positions == "rope" and self.head_dim % 2:
+            raise ValueError(
+                f"rope needs an even number of channels per head, but d_model / num_heads is {self.head_dim}; "
+                "change one of them, or set positions: none"
+            )
+        return self
+
+
+class DataConfig(Config):
+    """Which tokens are trained and validated on."""
+
+    source: Annotated[str, Field(min_length=1)] = "stdlib"
+    """`stdlib` (the running Python's standard library), or a path: a text file or folder, a .npy, a flat .bin."""
+    val_source: Annotated[str, Field(min_length=1)] | None = None
+    """Validation data of the same kind as `source`; by default a part of `source` is held out."""
+    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    """Path of a Hugging Face tokenizer.json; by default a byte-level BPE is trained on the text."""
+    vocab_size: PositiveInt | None = None
+    """Size of the vocabulary: of the BPE to train (default 2048), or of the tokens in a .npy or .bin."""
+    bin_dtype: Literal["uint16", "uint32"] = "uint16"
+    """Type of the tokens in a .bin (nanoGPT writes uint16)."""
+    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Part held out for validation where there is no val_source."""
+    seed: Seed = 0
+    """Batch s of training depends on (data.seed, s) alone."""
+
+
+class TrainConfig(Config):
+    """How long, in what portions, and on what a run trains."""
+
+    steps: PositiveInt = 200
+    """Updates to make."""
+    batch_size: PositiveInt = 16
+    """B, windows per update."""
+    eval_every: PositiveInt = 25
+    """Updates from one report to the next; a report is also made after the last update."""
+    eval_windows: PositiveInt = 64
+    """Validation windows, the same for every trial; fewer where the validation data has fewer."""
+    seed: Seed = 0
+    """Initial weights depend on this and on the tensor's name alone."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: cuda where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products; weights and moments stay float32. auto: bfloat16 on cuda, float32 on cpu."""
+    compile: Literal["auto"] | bool = "auto"
+    """torch.compile forward and loss. auto: on cuda only."""
+    threads: Literal["auto"] | PositiveInt = "auto"
+    """CPU threads of a trial. auto: 1, so that trials run side by side and bit-reproducibly."""
+
+
+class OptimConfig(Config):
+    """AdamW with decoupled decay, linear warm-up, cosine decay, and gradient clipping."""
+
+    lr: PositiveFloat = 3e-3
+    """Maximum learning rate, reached after warm-up."""
+    min_lr_ratio: Fraction = 0.1
+    """Learning rate at the end, as a fraction of lr."""
+    beta1: Beta = 0.9
+    """Decay of the first moment."""
+    beta2: Beta = 0.95
+    """Decay of the second moment."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled decay, multiplied by the learning rate."""
+    warmup_fraction: Fraction = 0.05
+    """Part of train.steps spent warming up."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Largest l2 norm of the whole gradient; null does not clip."""
+
+
+class RunSpec(Config):
+    """One training run, complete: what a trial of a sweep is, and what `lmcore.trainer.Trainer` takes K of."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+
+    @property
+    def warmup_steps(self) -> int:
+        """T_w, updates of warm-up."""
+        return round(self.optim.warmup_fraction * self.train.steps)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update trains on."""
+        return self.train.batch_size * self.model.context_length
+
+    @property
+    def pack_key(self) -> tuple[tuple[str, Any], ...]:
+        """Equal for two runs if and only if they can be slots of one population."""
+        fields = flatten(self)
+        return tuple((path, fields[path]) for path, role in FIELD_ROLES.items() if role != "slot vector")
+
+
+Role = Literal["slot vector", "pack key", "sweep constant"]
+
+FIELD_ROLES: dict[str, Role] = {
+    # One value per slot of a population.
+    "model.tie_embeddings": "slot vector",
+    "train.steps": "slot vector",
+    "train.seed": "slot vector",
+    "optim.lr": "slot vector",
+    "optim.min_lr_ratio": "slot vector",
+    "optim.beta1": "slot vector",
+    "optim.beta2": "slot vector",
+    "optim.eps": "slot vector",
+    "optim.weight_decay": "slot vector",
+    "optim.warmup_fraction": "slot vector",
+    "optim.clip_norm": "slot vector",
+    # Changes shapes or the program: slots of one population share it.
+    "model.vocab_size": "pack key",
+    "model.d_model": "pack key",
+    "model.num_layers": "pack key",
+    "model.num_heads": "pack key",
+    "model.d_ff": "pack key",
+    "model.context_length": "pack key",
+    "model.norm": "pack key",
+    "model.positions": "pack key",
+    "model.ffn": "pack key",
+    "model.rope_theta": "pack key",
+    "model.norm_eps": "pack key",
+    "train.batch_size": "pack key",
+    "train.device": "pack key",
+    "train.dtype": "pack key",
+    "train.compile": "pack key",
+    "train.threads": "pack key",
+    # What makes trials of a sweep comparable: one value for all.
+    "train.eval_every": "sweep constant",
+    "train.eval_windows": "sweep constant",
+    "data.source": "sweep constant",
+    "data.val_source": "sweep constant",
+    "data.tokenizer": "sweep constant",
+    "data.vocab_size": "sweep constant",
+    "data.bin_dtype": "sweep constant",
+    "data.val_fraction": "sweep constant",
+    "data.seed": "sweep constant",
+}
+
+
+def flatten(run: RunSpec) -> dict[str, Any]:
+    """`{"optim.lr": 3e-3, ...}`: every field of a run under its dotted path."""
+    return {f"{part}.{name}": value for part, fields in run.model_dump().items() for name, value in fields.items()}
+
+
+def _nearest_divisor(number: int, wanted: int) -> int:
+    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))

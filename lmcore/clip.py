@@ -1,0 +1,60 @@
+"""Clipping by the l2 norm of the whole gradient, for one module and for each slot of a population.
+
+||g|| <= M leaves the gradient untouched; otherwise it is scaled by M / (||g|| + eps) (Pascanu et al., 2013). torch's
+`clip_grad_norm_` adds eps to the norm before it compares, so it also scales norms in (M - eps, M].
+
+Nothing here waits for the device. Shape letters: K slots, P tensors.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+EPS = 1e-6
+
+
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float | Tensor = 1.0, eps: float = EPS) -> Tensor:
+    """Clip the gradients of `parameters` in place, together, and return their norm before clipping, a 0-d tensor.
+
+    Parameters without a gradient are skipped; if none has one, the norm is 0. A gradient that is not finite makes
+    all of them NaN, as in torch, and shows in the returned norm.
+    """
+    if isinstance(parameters, Tensor):
+        parameters = [parameters]
+    grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not grads:
+        return torch.tensor(0.0)
+    with torch.no_grad():
+        norm = slot_grad_norms([grad.unsqueeze(0) for grad in grads]).squeeze(0)
+        scale = clip_scale(norm, max_norm, eps)
+        for grad in grads:
+            grad.mul_(scale)
+    return norm
+
+
+def slot_grad_norms(grads: Sequence[Tensor]) -> Tensor:
+    """l2 norm of each slot's gradient: P >= 1 tensors `[K, ...]` -> `[K]`, at least float32.
+
+    Each tensor's row is reduced on its own, then the P norms of each slot, so a slot's norm depends on nothing but its
+    own gradient: bitwise, on CPU with one thread. A NaN stays in its slot.
+    """
+    norms = [
+        torch.linalg.vector_norm(
+            # contiguous: a strided row would be summed in an order that depends on K
+            grad.reshape(grad.shape[0], -1).contiguous(),
+            dim=1,
+            dtype=torch.promote_types(grad.dtype, torch.float32),
+        )
+        for grad in grads
+    ]
+    total: Tensor = torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
+    return total
+
+
+def clip_scale(norm: Tensor, max_norm: float | Tensor, eps: float = EPS) -> Tensor:
+    """Factor that brings a gradient of this norm to `max_norm`, 1 where it is not longer: `[...]` -> `[...]`.
+
+    `max_norm` is a number or a tensor that broadcasts; inf does not clip.
+    """
+    return torch.where(norm <= max_norm, 1.0, max_norm / (norm + eps))

@@ -1,0 +1,38 @@
+"""Initial weights of one slot, a pure function of (seed, tensor name).
+
+Matrices are normal(0, 0.02) truncated at three standard deviations, the two that write into the residual stream divided
+by sqrt(2 N), norms are 1. Every tensor has a generator of its own, so tying, the number of slots and a slot's place
+change nothing.
+"""
+
+import hashlib
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+STD = 0.02
+RESIDUAL_OUTPUTS = ("attn.output_proj.weight", "ffn.w2.weight")
+
+
+def tensor_seed(seed: int, name: str) -> int:
+    """A 63-bit seed for the tensor `name`, the same on every machine."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def init_tensor(name: str, shape: torch.Size, seed: int, num_layers: int) -> Tensor:
+    """The initial value of tensor `name` of one slot (`shape` without the slot dimension), float32 on CPU."""
+    if len(shape) == 1:
+        return torch.ones(shape)
+    std = STD / math.sqrt(2 * num_layers) if name.endswith(RESIDUAL_OUTPUTS) else STD
+    generator = torch.Generator().manual_seed(tensor_seed(seed, name))
+    return nn.init.trunc_normal_(torch.empty(shape), std=std, a=-3 * std, b=3 * std, generator=generator)
+
+
+@torch.no_grad()
+def init_slot_(parameters: Mapping[str, Tensor], slot: int, seed: int, num_layers: int) -> None:
+    """Write the initial weights for `seed` into row `slot` of every `[K, ...]` parameter."""
+    for name, parameter in parameters.items():
+        parameter[slot].copy_(init_tensor(name, parameter.shape[1:], seed, num_layers))

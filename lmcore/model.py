@@ -1,0 +1,308 @@
+"""A decoder-only Transformer language model, K of them at once.
+
+Architectural choices, the modern default first:
+- pre-norm RMSNorm (also post-norm after the residual sum, or none at all), no biases anywhere
+- rotary positions in the half-split form of Hugging Face Llama (or no positions)
+- SwiGLU feed-forward (or ungated gelu, silu, relu)
+- untied output head (or tied, slot by slot)
+
+A model is a population of K >= 1 slots: every weight leads with the slot dimension, linear layers are one bmm, and
+attention folds the slots into its batch. An ordinary model is K = 1. Nothing is ever reduced across slots, so slot k
+computes what it would compute alone. The loss is in `lmcore.loss`, initial values in `lmcore.init`.
+
+Shapes: K slots, B batch, T time, D width, H heads, F ffn width, V vocabulary; N = B * T positions of a slot.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmcore.config import ModelConfig
+from lmcore.init import init_slot_
+
+__all__ = ["ModelConfig", "TransformerLM"]
+
+Rope = tuple[Tensor, Tensor]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "silu": F.silu, "gelu": F.gelu, "relu": F.relu}
+
+
+class SlotLinear(nn.Module):
+    """y = x W^T for every slot: [K, N, in] -> [K, N, out]."""
+
+    def __init__(self, num_slots: int, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_slots, d_out, d_in))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.bmm(x, self.weight.transpose(1, 2))
+
+
+class SlotEmbedding(nn.Module):
+    """One gather for all slots: tokens [K, B, T] -> [K, B*T, D]."""
+
+    def __init__(self, num_slots: int, vocab_size: int, d_model: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_slots, vocab_size, d_model))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        num_slots, vocab_size, _ = self.weight.shape
+        offsets = torch.arange(num_slots, device=tokens.device) * vocab_size
+        return F.embedding(tokens.flatten(1) + offsets[:, None], self.weight.flatten(0, 1))
+
+
+class SlotRMSNorm(nn.Module):
+    """x / sqrt(mean(x^2) + eps) * weight over the last dimension, in float32: [K, N, D] -> [K, N, D]."""
+
+    def __init__(self, num_slots: int, d_model: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_slots, d_model))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.weight[:, None, :]
+
+
+class Attention(nn.Module):
+    """Causal multi-head self-attention: [K, B*T, D] -> [K, B*T, D]."""
+
+    def __init__(self, config: ModelConfig, num_slots: int) -> None:
+        super().__init__()
+        d_model = config.d_model
+        self.num_heads = config.num_heads
+        self.q_proj = SlotLinear(num_slots, d_model, d_model)
+        self.k_proj = SlotLinear(num_slots, d_model, d_model)
+        self.v_proj = SlotLinear(num_slots, d_model, d_model)
+        self.output_proj = SlotLinear(num_slots, d_model, d_model)
+
+    def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
+        q, k, v = (
+            proj(x).view(-1, time, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
+            for proj in (self.q_proj, self.k_proj, self.v_proj)
+        )  # each [K*B, H, T, D/H]
+        if rope is not None:
+            q, k = rotate(q, *rope).type_as(v), rotate(k, *rope).type_as(v)
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.output_proj(heads.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """w2(silu(w1 x) * w3 x), or w2(act(w1 x)) where it is not gated: [K, N, D] -> [K, N, D]."""
+
+    def __init__(self, config: ModelConfig, num_slots: int) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[config.ffn]
+        self.w1 = SlotLinear(num_slots, config.d_model, config.d_ff)
+        self.w2 = SlotLinear(num_slots, config.d_ff, config.d_model)
+        self.w3 = SlotLinear(num_slots, config.d_model, config.d_ff) if config.ffn == "swiglu" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.activation(self.w1(x))
+        if self.w3 is not None:
+            hidden = hidden * self.w3(x)
+        return self.w2(hidden)  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each added to the residual stream [K, B*T, D]."""
+
+    def __init__(self, config: ModelConfig, num_slots: int) -> None:
+        super().__init__()
+        self.norm = config.norm
+        self.attn = Attention(config, num_slots)
+        self.ffn = FeedForward(config, num_slots)
+        if config.norm != "none":
+            self.ln1 = SlotRMSNorm(num_slots, config.d_model, config.norm_eps)
+            self.ln2 = SlotRMSNorm(num_slots, config.d_model, config.norm_eps)
+
+    def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
+        if self.norm == "pre":
+            x = x + self.attn(self.ln1(x), time, rope)
+            return x + self.ffn(self.ln2(x))  # type: ignore[no-any-return]
+        if self.norm == "post":
+            x = self.ln1(x + self.attn(x, time, rope))
+            return self.ln2(x + self.ffn(x))  # type: ignore[no-any-return]
+        x = x + self.attn(x, time, rope)
+        return x + self.ffn(x)  # type: ignore[no-any-return]
+
+
+class TransformerLM(nn.Module):
+    """K language models of one shape.
+
+    `tied` says slot by slot whether the embedding is also the output head (default: `config.tie_embeddings` for all).
+    The own head of a tied slot is idle: its gradient is zero and no state dict of the slot holds it. Initial weights
+    depend on `seeds` (default: 0 for every slot) and on nothing else, not on torch's global generator.
+
+    Raises:
+        ValueError: num_slots < 1, or `tied` or `seeds` of another length.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_slots: int = 1,
+        tied: Sequence[bool] | Tensor | None = None,
+        *,
+        seeds: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if num_slots < 1:
+            raise ValueError(f"num_slots must be at least 1, got {num_slots}")
+        slot_tied = [config.tie_embeddings] * num_slots if tied is None else [bool(t) for t in tied]
+        seeds = [0] * num_slots if seeds is None else list(seeds)
+        if len(slot_tied) != num_slots or len(seeds) != num_slots:
+            raise ValueError(
+                f"tied and seeds need one value per slot, got {len(slot_tied)} and {len(seeds)} for {num_slots} slots"
+            )
+        self.config = config
+        self.token_embeddings = SlotEmbedding(num_slots, config.vocab_size, config.d_model)
+        self.layers = nn.ModuleList(Block(config, num_slots) for _ in range(config.num_layers))
+        if config.norm == "pre":
+            self.ln_final = SlotRMSNorm(num_slots, config.d_model, config.norm_eps)
+        self.lm_head = SlotLinear(num_slots, config.d_model, config.vocab_size)
+
+        self.tied: list[bool] = slot_tied  # on the host, so that no forward pass waits for a device
+        self.tied_mask: Tensor
+        self.register_buffer("tied_mask", torch.tensor(slot_tied), persistent=False)
+        self.rope_cos: Tensor
+        self.rope_sin: Tensor
+        if config.positions == "rope":
+            cos, sin = rope_tables(config.context_length, config.head_dim, config.rope_theta)
+            self.register_buffer("rope_cos", cos, persistent=False)
+            self.register_buffer("rope_sin", sin, persistent=False)
+        if not self.tied_mask.is_meta:
+            for slot, seed in enumerate(seeds):
+                self.reset_slot(slot, seed, slot_tied[slot])
+
+    @property
+    def num_slots(self) -> int:
+        """K."""
+        return len(self.tied)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits [K, B, T, V] of the next token after each of `tokens` [K, B, T] (integers).
+
+        Raises:
+            ValueError: T > context_length, another number of slots, or (checked on CPU only) a token id outside 0..V-1.
+        """
+        self._check(tokens)
+        num_slots, batch, time = tokens.shape
+        rope = (self.rope_cos[:time], self.rope_sin[:time]) if self.config.positions == "rope" else None
+        x = self.token_embeddings(tokens)  # [K, B*T, D]
+        for block in self.layers:
+            x = block(x, time, rope)
+        if self.config.norm == "pre":
+            x = self.ln_final(x)
+        return torch.bmm(x, self._head().transpose(1, 2)).view(num_slots, batch, time, -1)
+
+    def _head(self) -> Tensor:
+        """Output matrix [K, V, D]: each slot's embedding or own head; selected, as 0 * nan is nan."""
+        if not any(self.tied):
+            return self.lm_head.weight
+        if all(self.tied):
+            return self.token_embeddings.weight
+        return torch.where(self.tied_mask[:, None, None], self.token_embeddings.weight, self.lm_head.weight)
+
+    def _check(self, tokens: Tensor) -> None:
+        if tokens.ndim != 3 or tokens.shape[0] != self.num_slots:
+            raise ValueError(f"tokens must be [K, B, T] with K = {self.num_slots}, got {list(tokens.shape)}")
+        if tokens.shape[2] > self.config.context_length:
+            raise ValueError(
+                f"at most context_length = {self.config.context_length} tokens fit, got {tokens.shape[2]}; cut them"
+            )
+        # On an accelerator this would wait for the device; `lmcore.tokens` has checked every id of a corpus already.
+        # Unchecked, an id >= V would silently read the next slot's embedding.
+        if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
+            low, high = (int(v) for v in tokens.aminmax())
+            if low < 0 or high >= self.config.vocab_size:
+                raise ValueError(f"token ids must lie in 0..{self.config.vocab_size - 1}, got {low}..{high}")
+
+    def reset_slot(self, slot: int, seed: int, tied: bool) -> None:
+        """Give `slot` the initial weights of `seed`, and tie its head or not."""
+        init_slot_(dict(self.named_parameters()), slot, seed, self.config.num_layers)
+        self.tied[slot] = tied
+        self.tied_mask[slot] = tied
+
+    def slot_view(self, slot: int) -> "TransformerLM":
+        """Slot `slot` as a model of K = 1 whose weights share this model's memory (its gradients do not)."""
+        with torch.device("meta"):
+            view = TransformerLM(self.config, tied=[self.tied[slot]])
+        weights = {name: parameter.detach()[slot : slot + 1] for name, parameter in self.named_parameters()}
+        view.load_state_dict(weights, assign=True)
+        for name, buffer in self.named_buffers():
+            setattr(view, name, buffer[slot : slot + 1] if name == "tied_mask" else buffer)
+        return view
+
+    def slot_names(self, slot: int) -> list[str]:
+        """Names of the tensors that make up `slot`; a tied slot has no `lm_head.weight`."""
+        return [n for n, _ in self.named_parameters() if not (self.tied[slot] and n == "lm_head.weight")]
+
+    def slot_state_dict(self, slot: int) -> dict[str, Tensor]:
+        """Copies of the plain weights (2-D matrices, 1-D norms) of `slot` under the CS336 names."""
+        parameters = dict(self.named_parameters())
+        return {name: parameters[name].detach()[slot].clone() for name in self.slot_names(slot)}
+
+    @torch.no_grad()
+    def load_slot_state_dict(
+        self, slot: int, state_dict: Mapping[str, Tensor], rope: Literal["half", "interleaved"] = "half"
+    ) -> None:
+        """Copy plain weights into `slot`; nothing is changed when they do not fit.
+
+        `rope="interleaved"` takes weights whose rotary pairs are neighbouring channels (2i, 2i + 1), as in CS336, and
+        permutes the rows of q and k to the half-split pairs (i, i + D/2H). A tied slot accepts a head that equals the
+        embedding.
+
+        Raises:
+            ValueError: missing or unexpected names, wrong shapes, or a tied slot with a head of its own.
+        """
+        if rope not in ("half", "interleaved"):
+            raise ValueError(f'rope must be "half" or "interleaved", got {rope!r}')
+        weights = dict(state_dict)
+        head = weights.pop("lm_head.weight", None) if self.tied[slot] else None
+        if head is not None and not torch.equal(head, weights.get("token_embeddings.weight", torch.empty(0))):
+            raise ValueError(
+                f"slot {slot} is tied, but lm_head.weight differs from token_embeddings.weight; "
+                "load it into an untied slot"
+            )
+        expected = self.slot_names(slot)
+        if missing := sorted(set(expected) - set(weights)):
+            raise ValueError(f"the state dict lacks {', '.join(missing)}")
+        if unexpected := sorted(set(weights) - set(expected)):
+            raise ValueError(f"the state dict has unexpected {', '.join(unexpected)}")
+        parameters = dict(self.named_parameters())
+        for name in expected:
+            if weights[name].shape != parameters[name].shape[1:]:
+                raise ValueError(
+                    f"{name} must have shape {list(parameters[name].shape[1:])}, got {list(weights[name].shape)}"
+                )
+        permuted = (
+            ("q_proj.weight", "k_proj.weight") if rope == "interleaved" and self.config.positions == "rope" else ()
+        )
+        for name in expected:
+            weight = weights[name]
+            if name.endswith(permuted):
+                weight = interleaved_to_half(weight, self.config.num_heads)
+            parameters[name][slot].copy_(weight)
+
+
+def rope_tables(context_length: int, head_dim: int, theta: float) -> Rope:
+    """cos and sin [T, head_dim / 2] of position * theta^(-2i / head_dim), computed in float64 (RoFormer, eq. 15)."""
+    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
+    angles = torch.arange(context_length, dtype=torch.float64)[:, None] * frequencies
+    return angles.cos().float(), angles.sin().float()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (i, i + half) of the last dimension of x [..., T, head_dim] by each position's angles."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+def interleaved_to_half(weight: Tensor, num_heads: int) -> Tensor:
+    """Reorder the rows of a q or k matrix [D, D] from rotary pairs (2i, 2i + 1) to (i, i + half) in each head."""
+    d_out, d_in = weight.shape
+    pairs = weight.view(num_heads, d_out // num_heads // 2, 2, d_in)
+    return pairs.transpose(1, 2).reshape(d_out, d_in)

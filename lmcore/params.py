@@ -1,0 +1,78 @@
+"""How many parameters a model has and what training it costs, from its config alone.
+
+Three numbers are reported side by side, always: the textbook estimate, the exact count, the exact non-embedding
+count. No model is built and torch is not loaded; a test holds the counts against what PyTorch counts.
+Letters: N layers, D width, F ffn width, V vocabulary, T context length.
+"""
+
+from dataclasses import dataclass
+
+from lmcore.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Exact counts by group: what a slot's state dict holds, tied weights once and idle weights never."""
+
+    embedding: int
+    """V D."""
+    attention: int
+    """N 4 D^2: Q, K, V and O."""
+    ffn: int
+    """N 3 D F when gated, N 2 D F otherwise."""
+    norm: int
+    """D for every norm."""
+    head: int
+    """V D, or 0 when the embedding is the head."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.embedding + self.attention + self.ffn + self.norm + self.head
+
+    @property
+    def non_embedding(self) -> int:
+        """The total without the embedding and without an untied head: the size used in scaling laws."""
+        return self.total - self.embedding - self.head
+
+    def __int__(self) -> int:
+        return self.total
+
+
+def estimate_parameters(config: ModelConfig) -> int:
+    """The textbook estimate N (4 D^2 + m D F) + h V D, norm weights left out.
+
+    m is 3 matrices when the feed-forward network is gated, else 2; h is 1 when embeddings are tied, else 2.
+    """
+    D = config.d_model
+    vocab_matrices = 1 if config.tie_embeddings else 2
+    block = 4 * D * D + _ffn_matrices(config) * D * config.d_ff
+    return config.num_layers * block + vocab_matrices * config.vocab_size * D
+
+
+def count_parameters(config: ModelConfig) -> ParameterCount:
+    """Exact counts by group; `.total`, or `int(...)`, is their sum."""
+    N, D = config.num_layers, config.d_model
+    norms = {"pre": 2 * N + 1, "post": 2 * N, "none": 0}[config.norm]
+    return ParameterCount(
+        embedding=config.vocab_size * D,
+        attention=N * 4 * D * D,
+        ffn=N * _ffn_matrices(config) * D * config.d_ff,
+        norm=norms * D,
+        head=0 if config.tie_embeddings else config.vocab_size * D,
+    )
+
+
+def flops_per_token(config: ModelConfig) -> int:
+    """Floating-point operations of training on one token: 6 (non-embedding + V D) + 12 N T D.
+
+    A weight costs one multiply and one add forward, twice that backward. The head costs V D whether tied or
+    not; the embedding is a lookup and costs nothing. The last term is attention, causality not discounted.
+    """
+    N, D = config.num_layers, config.d_model
+    weights = count_parameters(config).non_embedding + config.vocab_size * D
+    return 6 * weights + 12 * N * config.context_length * D
+
+
+def _ffn_matrices(config: ModelConfig) -> int:
+    return 3 if config.ffn == "swiglu" else 2

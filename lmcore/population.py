@@ -1,0 +1,109 @@
+"""Tensors of K slots and the one training step that advances them.
+
+A population is a model, its two moments and the slots' places in memory. The same step serves a batched advance (one
+population of K slots) and a looped one (K populations of one slot each, views of the same memory): the numbers are the
+same, so which is used is a matter of speed alone.
+
+Shapes: K slots, B batch, T time, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmcore.clip import clip_scale, slot_grad_norms
+from lmcore.loss import token_nll
+from lmcore.model import TransformerLM
+from lmcore.optim import Coefficients, adamw_update_
+from lmcore.slot import IDLE
+
+HEAD = "lm_head.weight"
+
+Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]
+
+
+def nll_per_token(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
+    """Negative log-likelihood [K, B, T] of y given x, both [K, B, T], in nats."""
+    return token_nll(model(x), y)
+
+
+class StepResult(NamedTuple):
+    """What an update tells of each slot; tensors stay on the device."""
+
+    losses: Tensor
+    """[K], mean training loss before the update."""
+    grad_norms: Tensor
+    """[K], l2 norm of the whole gradient before clipping."""
+
+
+class Population:
+    """Weights and moments of K slots; `exp_avg` and `exp_avg_sq` map parameter names to `[K, ...]` tensors."""
+
+    def __init__(self, model: TransformerLM, exp_avg: dict[str, Tensor], exp_avg_sq: dict[str, Tensor]) -> None:
+        self.model = model
+        self.exp_avg = exp_avg
+        self.exp_avg_sq = exp_avg_sq
+
+    @classmethod
+    def of(cls, model: TransformerLM) -> "Population":
+        """A population of the model's slots with zero moments."""
+        moments: list[dict[str, Tensor]] = [
+            {name: torch.zeros_like(p, requires_grad=False) for name, p in model.named_parameters()} for _ in range(2)
+        ]
+        return cls(model, *moments)
+
+    def view(self, slot: int) -> "Population":
+        """Slot `slot` as a population of its own that shares this one's memory."""
+        exp_avg, exp_avg_sq = (
+            {name: moment[slot : slot + 1] for name, moment in moments.items()}
+            for moments in (self.exp_avg, self.exp_avg_sq)
+        )
+        return Population(self.model.slot_view(slot), exp_avg, exp_avg_sq)
+
+    def reset(self, slot: int, seed: int, tied: bool) -> None:
+        """Give `slot` fresh weights and zero moments."""
+        self.model.reset_slot(slot, seed, tied)
+        for moments in (self.exp_avg, self.exp_avg_sq):
+            for moment in moments.values():
+                moment[slot].zero_()
+
+    def step(
+        self,
+        forward: Forward,
+        x: Tensor,
+        y: Tensor,
+        coefficients: Sequence[Coefficients | None],
+        max_norms: Sequence[float],
+    ) -> StepResult:
+        """One update of every slot on windows x, y [K, B, T].
+
+        `coefficients` has one entry per slot, None for a slot that stays as it is. `max_norms` are the slots' clipping
+        norms, infinity where nothing is clipped.
+        """
+        losses = forward(self.model, x, y).flatten(1).mean(1)
+        # One seed gradient per slot: nothing, not even the loss, is summed over slots.
+        losses.backward(torch.ones_like(losses))  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+            norms = slot_grad_norms(list(grads.values()))
+            scale = clip_scale(norms, torch.tensor(max_norms, dtype=norms.dtype).to(norms.device))
+            table = self._table(coefficients, norms)
+            for name, p in self.model.named_parameters():
+                if name not in grads:  # the idle head where every slot is tied
+                    continue
+                lead = (-1, *[1] * (p.ndim - 1))
+                c = Coefficients(*(column.view(lead) for column in table))
+                if name == HEAD:  # a tied slot's own head is idle: its gradient is zero, and it must not decay either
+                    c = c._replace(decay=torch.where(self.model.tied_mask.view(lead), 0.0, c.decay))
+                grad = grads[name].mul_(scale.view(lead))
+                adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], c)
+                p.grad = None
+        return StepResult(losses.detach(), norms)
+
+    @staticmethod
+    def _table(coefficients: Sequence[Coefficients | None], like: Tensor) -> tuple[Tensor, ...]:
+        """One [K] tensor per coefficient, made on the host and cast once."""
+        rows = [IDLE if c is None else c for c in coefficients]
+        return torch.tensor(rows, dtype=torch.float64).to(like).unbind(1)

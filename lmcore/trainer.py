@@ -1,0 +1,309 @@
+"""Training K runs of one shape, side by side, as an iterator of report rows.
+
+To train is to iterate; to stop is to stop iterating. Between two intervals slots can be freed, loaded with other runs,
+saved and restored; each slot's numbers are those of its run alone (bitwise on CPU). There is no search, no tracking and
+no early stopping here.
+
+    trainer = Trainer([RunSpec(...), RunSpec(...)], tokens)
+    for row in trainer:
+        print(row["slot"], row["step"], row["val_loss"])
+
+Shapes: K slots, B batch, T time, E validation windows.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lmcore import columns as col
+from lmcore.checkpoint import JSON, CheckpointError, read_checkpoint, write_checkpoint
+from lmcore.config import RunSpec, TrainConfig
+from lmcore.data import get_batch, validation_windows
+from lmcore.device import resolve_run
+from lmcore.errors import InputError
+from lmcore.evaluate import ValLoss, val_loss, window_losses
+from lmcore.model import TransformerLM
+from lmcore.population import Forward, Population, nll_per_token
+from lmcore.slot import Slot
+from lmcore.tokens import Tokens, check_windows
+
+Row = dict[str, Any]
+
+# A slot's elements must fill whole vector registers: elsewhere exp, log, silu take another code path for the remainder,
+# and a slot's last bits would depend on its place. Shapes that do not fill them run one slot after the other.
+VECTOR = 64
+
+
+class Trainer:
+    """K slots of one shape (`RunSpec.pack_key`); a slot given as None is empty until it is loaded.
+
+    Raises:
+        ValueError: no run at all, or runs of different shapes.
+        InputError: data that do not fit the runs (too few tokens, token ids beyond the vocabulary), or no such device.
+    """
+
+    def __init__(self, runs: Sequence[RunSpec | None], tokens: Tokens) -> None:
+        resolved = [run and resolve_run(run, torch.cuda.is_available()) for run in runs]
+        first = next((run for run in resolved if run is not None), None)
+        if first is None:
+            raise ValueError("a trainer needs at least one run to know its shape, got none")
+        check_windows(tokens, first.model.context_length)
+        if tokens.vocab_size > first.model.vocab_size:
+            raise InputError(
+                f"model.vocab_size must cover the data's vocabulary of {tokens.vocab_size} tokens, "
+                f"got {first.model.vocab_size}; raise it"
+            )
+        self.pack_key = first.pack_key
+        self.tokens = tokens
+        self.slots: list[Slot | None] = [None] * len(resolved)
+        self._train = first.train
+        self._data_seed = first.data.seed
+        self._device = torch.device(first.train.device)
+        self._forward = _forward(self._train)
+        self._windows = tuple(
+            part.to(self._device)
+            for part in validation_windows(tokens.val, first.model.context_length, first.train.eval_windows)
+        )
+        model = TransformerLM(first.model, len(resolved)).to(self._device)
+        self._all = Population.of(model)
+        self._views: dict[int, Population] = {}
+        for k, run in enumerate(resolved):
+            if run is not None:
+                self.load_slot(k, run)
+
+    @property
+    def model(self) -> TransformerLM:
+        """The population's model."""
+        return self._all.model
+
+    @property
+    def active(self) -> list[int]:
+        """Slots that hold a run with updates left."""
+        return [k for k, slot in enumerate(self.slots) if slot is not None and not slot.finished]
+
+    def __iter__(self) -> Iterator[Row]:
+        """Report rows until no slot has updates left; slots may be freed and loaded between rows."""
+        while self.active:
+            yield from self.advance()
+
+    def advance(self) -> list[Row]:
+        """Train the active slots up to the nearest report; rows of the slots that reached theirs, in slot order."""
+        active = self.active
+        if not active:
+            return []
+        slots = {k: slot for k in active if (slot := self.slots[k]) is not None}
+        updates = min(slot.updates_to_report for slot in slots.values())
+        began = time.perf_counter()
+        with cpu_threads(int(self._train.threads)):
+            loss_sums, grad_norms = self._update(slots, updates)
+            trained_s = time.perf_counter() - began
+            for k, slot in slots.items():
+                slot.step += updates
+                slot.updates_since_report += updates
+                slot.train_loss_sum += loss_sums[k]
+                slot.train_s += trained_s
+            due = [k for k, slot in slots.items() if slot.finished or slot.step % slot.run.train.eval_every == 0]
+            losses = self._validate(due)
+        elapsed_s = time.perf_counter() - began
+        for slot in slots.values():
+            slot.elapsed_s += elapsed_s
+        return [self._report(k, slots[k], losses[k], grad_norms[k]) for k in due]
+
+    def load_slot(self, k: int, run: RunSpec) -> None:
+        """Begin `run` in slot k, whatever was there.
+
+        Raises:
+            ValueError: the run has another shape than this trainer's.
+        """
+        run = self._fitting(run)
+        self._all.reset(k, run.train.seed, run.model.tie_embeddings)
+        self._views.pop(k, None)
+        self.slots[k] = Slot(run)
+
+    def free_slot(self, k: int) -> None:
+        """End slot k's run; its weights stay readable until the slot is loaded again."""
+        self.slots[k] = None
+
+    def save_slot(self, k: int, out: str | PathLike[str]) -> None:
+        """Write slot k's full state (weights, moments, place in the run) as one checkpoint file.
+
+        Raises:
+            ValueError: the slot is empty.
+        """
+        slot = self.slots[k]
+        if slot is None:
+            raise ValueError(f"slot {k} is empty; only a loaded slot can be saved")
+        tensors: dict[str, Tensor] = {}
+        for part, named in self._slot_tensors().items():
+            tensors |= {f"{part}.{name}": named[name].detach()[k] for name in self.model.slot_names(k)}
+        meta: dict[str, JSON] = {
+            "run": slot.run.model_dump(),
+            "data_fingerprint": self.tokens.fingerprint,
+            "step": slot.step,
+            "updates_since_report": slot.updates_since_report,
+            "train_loss_sum": slot.train_loss_sum,
+            "train_s": slot.train_s,
+            "elapsed_s": slot.elapsed_s,
+        }
+        write_checkpoint(out, tensors, meta)
+
+    @torch.no_grad()
+    def restore_slot(self, k: int, src: str | PathLike[str]) -> None:
+        """Continue in slot k the run that `save_slot` wrote: the same rows follow as if it had never stopped.
+
+        Raises:
+            CheckpointError: the file is damaged, or is not a slot's.
+            ValueError: its run has another shape, or was trained on other data.
+        """
+        tensors, meta = read_checkpoint(src)
+        try:
+            run = RunSpec.model_validate(meta["run"])
+            slot = Slot(
+                run,
+                meta["step"],
+                meta["updates_since_report"],
+                meta["train_loss_sum"],
+                meta["train_s"],
+                meta["elapsed_s"],
+            )
+        except KeyError as missing:
+            raise CheckpointError(f"{src}: not a slot's checkpoint, it has no {missing}") from None
+        if meta["data_fingerprint"] != self.tokens.fingerprint:
+            raise ValueError(
+                f"{src}: was trained on other data ({meta['data_fingerprint'][:12]}); give it its own tokens"
+            )
+        self.load_slot(k, run)
+        for part, named in self._slot_tensors().items():
+            for name in self.model.slot_names(k):
+                named[name].detach()[k].copy_(tensors[f"{part}.{name}"])
+        self.slots[k] = slot
+
+    def save(self, folder: str | PathLike[str]) -> None:
+        """Write every loaded slot to `folder` as slot-<k>.safetensors."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for k, slot in enumerate(self.slots):
+            if slot is not None:
+                self.save_slot(k, _slot_file(folder, k))
+
+    def restore(self, folder: str | PathLike[str]) -> None:
+        """Continue the slots that `save` wrote to `folder`; slots without a file become empty."""
+        for k in range(len(self.slots)):
+            if _slot_file(folder, k).exists():
+                self.restore_slot(k, _slot_file(folder, k))
+            else:
+                self.free_slot(k)
+
+    def _fitting(self, run: RunSpec) -> RunSpec:
+        run = resolve_run(run, torch.cuda.is_available())
+        if run.pack_key != self.pack_key:
+            mine = dict(self.pack_key)
+            other = [f"{path} = {new!r} for {mine[path]!r}" for path, new in run.pack_key if new != mine[path]]
+            raise ValueError(f"slots of one trainer share their shape, but this run has {', '.join(other)}")
+        return run
+
+    def _slot_tensors(self) -> dict[str, dict[str, Tensor]]:
+        weights: dict[str, Tensor] = dict(self.model.named_parameters())
+        return {"model": weights, "exp_avg": self._all.exp_avg, "exp_avg_sq": self._all.exp_avg_sq}
+
+    def _populations(self, slots: Sequence[int], windows: int) -> list[tuple[Population, list[int]]]:
+        """How to advance these slots with `windows` windows each: all at once, or one after the other."""
+        context_length = self.model.config.context_length
+        if len(self.slots) == 1 or windows * context_length % VECTOR == 0:
+            return [(self._all, list(range(len(self.slots))))]
+        for k in slots:
+            if k not in self._views:
+                self._views[k] = self._all.view(k)
+        return [(self._views[k], [k]) for k in slots]
+
+    def _update(self, slots: dict[int, Slot], updates: int) -> tuple[dict[int, float], dict[int, float]]:
+        """Make `updates` updates; each slot's sum of losses and its last gradient norm."""
+        loss_sums: dict[int, float] = {}
+        grad_norms: dict[int, float] = {}
+        for population, members in self._populations(list(slots), self._train.batch_size):
+            total = torch.zeros(len(members), dtype=torch.float64, device=self._device)
+            for ahead in range(1, updates + 1):
+                at = [slots[k].step + ahead if k in slots else None for k in members]
+                x, y = self._batches(at)
+                result = population.step(
+                    self._forward,
+                    x,
+                    y,
+                    [None if s is None else slots[k].coefficients(s) for k, s in zip(members, at, strict=True)],
+                    [slots[k].max_norm if k in slots else math.inf for k in members],
+                )
+                total += result.losses
+            # The only wait for the device in an interval.
+            loss_sums |= dict(zip(members, total.tolist(), strict=True))
+            grad_norms |= dict(zip(members, result.grad_norms.tolist(), strict=True))
+        return loss_sums, grad_norms
+
+    def _batches(self, updates: Sequence[int | None]) -> tuple[Tensor, Tensor]:
+        """Training windows x, y [K, B, T]: update s sees batch s - 1, whichever slot makes it (None: any batch)."""
+        shape = (self._train.batch_size, self.model.config.context_length)
+        known = [s for s in updates if s is not None]
+        batches = {
+            s: get_batch(self.tokens.train, *shape, self._device, self._data_seed, s - 1) for s in sorted(set(known))
+        }
+        windows = [batches[known[0] if s is None else s] for s in updates]
+        return torch.stack([x for x, _ in windows]), torch.stack([y for _, y in windows])
+
+    def _validate(self, due: Sequence[int]) -> dict[int, ValLoss]:
+        x, y = self._windows
+        losses: dict[int, ValLoss] = {}
+        if not due:
+            return losses
+        batch_size = min(self._train.batch_size, len(x))
+        whole = len(x) % batch_size == 0  # else the last chunk is shorter, and may not fill the vectors
+        for population, members in self._populations(due, batch_size if whole else 1):
+            windows = window_losses(population.model, self._forward, x, y, batch_size)
+            losses |= {k: val_loss(windows[place]) for place, k in enumerate(members) if k in due}
+        return losses
+
+    def _report(self, k: int, slot: Slot, loss: ValLoss, grad_norm: float) -> Row:
+        trained_tokens = slot.updates_since_report * slot.run.tokens_per_step
+        row: Row = {
+            col.SLOT: k,
+            col.STEP: slot.step,
+            col.TOKENS: slot.step * slot.run.tokens_per_step,
+            col.TRAIN_LOSS: slot.train_loss_sum / slot.updates_since_report,
+            col.VAL_LOSS: loss.mean,
+            col.VAL_LOSS_SE: loss.se,
+            col.GRAD_NORM: grad_norm,
+            col.LR: slot.lr(slot.step),
+            col.TOKENS_PER_S: trained_tokens / slot.train_s,
+            col.ELAPSED_S: slot.elapsed_s,
+        }
+        slot.updates_since_report, slot.train_loss_sum, slot.train_s = 0, 0.0, 0.0
+        return row
+
+
+def _forward(train: TrainConfig) -> Forward:
+    """The forward pass of these runs, with their dtype and compile mode."""
+
+    def forward(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=train.dtype == "bfloat16"):
+            return nll_per_token(model, x, y)
+
+    return torch.compile(forward, dynamic=False) if train.compile else forward
+
+
+@contextmanager
+def cpu_threads(count: int) -> Iterator[None]:
+    """Run with `count` torch threads and put the old number back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _slot_file(folder: str | PathLike[str], k: int) -> Path:
+    return Path(folder) / f"slot-{k}.safetensors"

@@ -1,0 +1,33 @@
+"""Fixtures of all tests: one torch thread, no network, and a small corpus of real text."""
+
+import os
+
+import numpy as np
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "offline")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Bitwise promises hold for one thread, and two cores are shared by everything that runs."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_tokens():
+    """Tokens of a Markov chain over 97 symbols: learnable, and made in no time."""
+    from lmcore.tokens import Tokens
+
+    rng = np.random.default_rng(0)
+    successors = rng.integers(0, 97, size=(97, 4))
+    stream = np.empty(24_000, dtype=np.uint16)
+    token = 0
+    for i, choice in enumerate(rng.integers(0, 4, size=len(stream))):
+        token = successors[token, choice]
+        stream[i] = token
+    return Tokens.of(train=stream[:20_000], val=stream[20_000:], vocab_size=97)

@@ -1,0 +1,103 @@
+"""The schedule against a transcription of its definition, at every branch and both joints."""
+
+import math
+
+import pytest
+import torch
+
+from lmcore.schedule import cosine_lr
+
+
+def definition(t, max_lr, min_lr, t_w, t_c):
+    if t < t_w:
+        return t / t_w * max_lr
+    if t <= t_c and t_c > t_w:
+        return min_lr + 1 / 2 * (1 + math.cos((t - t_w) / (t_c - t_w) * math.pi)) * (max_lr - min_lr)
+    return max_lr if t == t_c else min_lr
+
+
+SHAPES = [(7, 21), (0, 10), (5, 5), (0, 0), (1, 2), (3, 100)]
+
+
+@pytest.mark.parametrize(("t_w", "t_c"), SHAPES)
+def test_numbers_follow_the_definition_at_every_step(t_w, t_c):
+    for t in range(t_c + 5):
+        lr = cosine_lr(t, 3e-3, 3e-4, t_w, t_c)
+        assert isinstance(lr, float)
+        assert lr == pytest.approx(definition(t, 3e-3, 3e-4, t_w, t_c), rel=1e-15)
+
+
+@pytest.mark.parametrize(("t_w", "t_c"), SHAPES)
+def test_a_tensor_of_steps_follows_the_definition(t_w, t_c):
+    steps = torch.arange(t_c + 5, dtype=torch.float64)
+    expected = [definition(t, 3e-3, 3e-4, t_w, t_c) for t in range(t_c + 5)]
+    torch.testing.assert_close(
+        cosine_lr(steps, 3e-3, 3e-4, t_w, t_c), torch.tensor(expected, dtype=torch.float64), rtol=1e-14, atol=0
+    )
+
+
+def test_the_joints_and_the_ends():
+    assert cosine_lr(0, 1.0, 0.1, 7, 21) == 0
+    assert cosine_lr(7, 1.0, 0.1, 7, 21) == pytest.approx(1.0)  # warm-up meets cosine at the maximum
+    assert cosine_lr(14, 1.0, 0.1, 7, 21) == pytest.approx(0.55)  # half way down
+    assert cosine_lr(21, 1.0, 0.1, 7, 21) == pytest.approx(0.1)  # cosine meets the constant
+    assert cosine_lr(22, 1.0, 0.1, 7, 21) == 0.1
+    assert cosine_lr(10**9, 1.0, 0.1, 7, 21) == 0.1
+
+
+def test_without_warmup_the_first_step_has_the_maximum():
+    assert cosine_lr(0, 1.0, 0.1, 0, 10) == pytest.approx(1.0)
+
+
+def test_a_cosine_of_no_length_is_a_step_down_after_the_maximum():
+    assert [cosine_lr(t, 1e-2, 1e-3, 5, 5) for t in (4, 5, 6)] == [pytest.approx(0.8e-2), 1e-2, 1e-3]
+
+
+def test_one_learning_rate_per_slot_from_tensors_of_every_argument():
+    arguments = [
+        (3.0, 1.0, 0.1, 7.0, 21.0),
+        (9.0, 2.0, 0.0, 0.0, 30.0),
+        (5.0, 3.0, 0.3, 5.0, 5.0),
+        (8.0, 4.0, 0.4, 2.0, 6.0),
+    ]
+    columns = torch.tensor(arguments, dtype=torch.float64).unbind(1)
+    torch.testing.assert_close(
+        cosine_lr(*columns), torch.tensor([definition(*row) for row in arguments], dtype=torch.float64)
+    )
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_one_tensor_among_numbers_gives_a_tensor(position):
+    arguments = [9, 1.0, 0.1, 4, 20]
+    expected = cosine_lr(*arguments)
+    arguments[position] = torch.tensor([arguments[position]], dtype=torch.float64)
+    result = cosine_lr(*arguments)
+    assert result.dtype == torch.float64
+    torch.testing.assert_close(result, torch.tensor([expected], dtype=torch.float64))
+
+
+def test_arguments_broadcast():
+    steps, maxima = torch.arange(6.0).view(6, 1), torch.tensor([1.0, 2.0, 3.0])
+    result = cosine_lr(steps, maxima, 0.0, 2, 5)
+    assert result.shape == (6, 3)
+    torch.testing.assert_close(result[:, 1], 2 * result[:, 0])
+
+
+def test_integer_tensors_give_the_default_floating_type():
+    result = cosine_lr(torch.arange(4), 1e-3, 1e-4, 2, 4)
+    assert result.dtype == torch.get_default_dtype()
+    torch.testing.assert_close(result, torch.tensor([definition(t, 1e-3, 1e-4, 2, 4) for t in range(4)]))
+
+
+@pytest.mark.parametrize(("t_w", "t_c"), SHAPES)
+def test_gradients_are_finite_everywhere(t_w, t_c):
+    for t in range(t_c + 3):
+        arguments = [torch.tensor(float(x), requires_grad=True) for x in (t, 1.0, 0.1, t_w, t_c)]
+        lr = cosine_lr(*arguments)
+        gradients = torch.autograd.grad(lr, arguments)
+        assert all(torch.isfinite(gradient) for gradient in (lr, *gradients))
+
+
+def test_any_step_of_the_tensor_form_can_be_reached_without_reading_a_tensor_back():
+    meta = torch.empty(3, device="meta")  # holds no values, so reading one would raise
+    assert cosine_lr(meta, 1.0, meta, 2, meta).shape == (3,)

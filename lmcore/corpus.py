@@ -88,7 +88,9 @@ def split_documents(documents: Sequence[str], val_fraction: float) -> tuple[list
 def _split_at_tail(documents: Sequence[str], val_fraction: float) -> tuple[list[str], list[str]]:
     total_chars = sum(map(len, documents))
     if total_chars < 2:
-        raise InputError(f"data.source: must leave text for training and validation, but has {total_chars} character")
+        raise InputError(
+            f"data.source: must leave text for training and validation, but has {total_chars} character; bring more"
+        )
     position = min(max(round((1 - val_fraction) * total_chars), 1), total_chars - 1)
     train, val = [], []
     end = 0

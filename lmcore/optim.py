@@ -57,9 +57,9 @@ def adamw_coefficients(
 def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients) -> None:
     """Update `param` and both moments in place; all four have one shape, `grad` is left as it was.
 
-    One temporary of the parameter's size. Every operation rounds once and elementwise, so a slot's result is bitwise
-    the same alone and in any population, and the same for a number as for a tensor that holds it: the fused addcmul,
-    addcdiv, lerp and add(alpha=) round differently in vector bodies and in their remainders.
+    One temporary of the parameter's size. Every operation is elementwise and rounds once, so a slot's result is bitwise
+    the same alone and in any population, and (float32, float64) for a number as for a tensor of it. The fused addcmul,
+    addcdiv and add(alpha=) take numbers only, and may round once where two operations round twice.
     """
     buffer = grad * c.one_minus_beta1
     exp_avg.mul_(c.beta1).add_(buffer)

@@ -9,14 +9,6 @@ from torch import nn
 from lmcore.clip import clip_grad_norm_, clip_scale, slot_grad_norms
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def parameters(dtype=torch.float32, scale=1.0):
     generator = torch.Generator().manual_seed(0)
     result = []

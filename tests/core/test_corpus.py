@@ -1,5 +1,6 @@
 """Which documents are read, in which order, and which of them validate."""
 
+import itertools
 import os
 import shutil
 import sysconfig
@@ -83,7 +84,7 @@ def test_held_out_documents_have_the_share_asked_for_and_lie_evenly(count, val_f
     assert sorted(train + val) == documents  # each once
     assert len(val) == min(max(round(val_fraction * count), 1), count - 1)
     held_out = [int(document) for document in val]
-    gaps = [b - a for a, b in zip(held_out, held_out[1:], strict=False)]
+    gaps = [b - a for a, b in itertools.pairwise(held_out)]
     assert not gaps or max(gaps) - min(gaps) <= 1
     if val_fraction < 0.5:
         assert held_out[-1] < count - 1  # no alphabetical tail

@@ -12,9 +12,7 @@ from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 
 SMALL = {"vocab_size": 37, "d_model": 8, "num_layers": 3, "num_heads": 2, "d_ff": 12, "context_length": 16}
 SWITCHES = list(
-    itertools.product(
-        ["pre", "post", "none"], ["rope", "none"], ["swiglu", "gelu", "silu", "relu"], [False, True]
-    )
+    itertools.product(["pre", "post", "none"], ["rope", "none"], ["swiglu", "gelu", "silu", "relu"], [False, True])
 )
 
 
@@ -25,9 +23,7 @@ def test_count_parameters_equals_what_pytorch_counts(norm, positions, ffn, tied)
     count = count_parameters(config)
     assert count.total == int(count) == sum(tensor.numel() for tensor in weights.values())
     assert count.non_embedding == sum(
-        tensor.numel()
-        for name, tensor in weights.items()
-        if name not in ("token_embeddings.weight", "lm_head.weight")
+        tensor.numel() for name, tensor in weights.items() if name not in ("token_embeddings.weight", "lm_head.weight")
     )
 
 
@@ -42,9 +38,7 @@ def test_the_estimate_is_the_textbook_formula(ffn, matrices, tied, vocab_matrice
 def test_estimate_and_exact_count_differ_by_the_norm_weights_alone(norm, positions, ffn, tied):
     config = ModelConfig(**SMALL, norm=norm, positions=positions, ffn=ffn, tie_embeddings=tied)
     count = count_parameters(config)
-    assert (
-        count.total - estimate_parameters(config) == count.norm == {"pre": 7, "post": 6, "none": 0}[norm] * 8
-    )
+    assert count.total - estimate_parameters(config) == count.norm == {"pre": 7, "post": 6, "none": 0}[norm] * 8
 
 
 def test_tying_removes_the_head_and_nothing_else():
@@ -56,9 +50,7 @@ def test_tying_removes_the_head_and_nothing_else():
 
 
 def test_the_count_of_llama_2_7b_is_the_published_one():
-    llama = ModelConfig(
-        vocab_size=32_000, d_model=4096, num_layers=32, num_heads=32, d_ff=11_008, context_length=4096
-    )
+    llama = ModelConfig(vocab_size=32_000, d_model=4096, num_layers=32, num_heads=32, d_ff=11_008, context_length=4096)
     assert count_parameters(llama).total == 6_738_415_616
 
 

@@ -98,6 +98,6 @@ def test_gradients_are_finite_everywhere(t_w, t_c):
         assert all(torch.isfinite(gradient) for gradient in (lr, *gradients))
 
 
-def test_any_step_of_the_tensor_form_can_be_reached_without_reading_a_tensor_back():
-    meta = torch.empty(3, device="meta")  # holds no values, so reading one would raise
+def test_no_value_is_read_back_from_the_device():
+    meta = torch.empty(3, device="meta")  # it holds no values: reading one raises
     assert cosine_lr(meta, 1.0, meta, 2, meta).shape == (3,)

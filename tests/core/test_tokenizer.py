@@ -55,7 +55,7 @@ def test_training_again_in_another_process_gives_the_same_file(bpe):
     assert again.stdout.rstrip("\n") == bpe.to_str()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(text=st.text())
 def test_any_text_survives_encoding_and_decoding(bpe, text):
     ids = encode_documents(bpe, [text])

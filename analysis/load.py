@@ -1,0 +1,245 @@
+"""A run's folder as two DataFrames: every trial of its Optuna studies, and every report row of metrics.jsonl.
+
+The study is the ledger: which trials there are and how each ended is its word alone. Rows are evidence: they draw
+curves, and they say how far a trial got that has not ended. Nothing is aggregated or judged here (`analysis.tables`
+does that), and the folder is only read: loading neither creates nor changes a file in it.
+"""
+
+import json
+import math
+import sqlite3
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optuna
+import pandas as pd
+from optuna.trial import FrozenTrial, TrialState
+
+from lmcore.columns import (
+    BITS_PER_BYTE,
+    COMPLETE,
+    DIVERGED,
+    ELAPSED_S,
+    EXPERIMENT,
+    FAILED,
+    FLOPS_PER_TOKEN,
+    MESSAGE,
+    NUMBER,
+    PARAMS_ESTIMATE,
+    PARAMS_EXACT,
+    PARAMS_NON_EMBEDDING,
+    PARAMS_PREFIX,
+    PERPLEXITY,
+    PRUNED,
+    ROW_COLUMNS,
+    RUN,
+    RUNNING,
+    SIZE,
+    STATUS,
+    STEP,
+    TOKENS,
+    TOKENS_PER_S,
+    TRAIN_FLOPS,
+    TRAIN_LOSS,
+    TRIAL,
+    VAL_LOSS,
+    VAL_LOSS_SE,
+)
+
+MANIFEST_SCHEMA = 1
+
+COUNTS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
+LAST_REPORT = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
+DERIVED = (TRAIN_FLOPS, PERPLEXITY, BITS_PER_BYTE)
+
+STRINGS = {TRIAL, SIZE, STATUS, EXPERIMENT, MESSAGE}
+INTEGERS = {*COUNTS, STEP, TOKENS}  # nullable: a trial that failed at once has no step
+
+
+class RunError(ValueError):
+    """A run's folder cannot be read: the message is one line that says the rule, the offending value and the remedy."""
+
+
+class Run(NamedTuple):
+    """One run's folder, read."""
+
+    trials: pd.DataFrame
+    """One row per trial, by size in the manifest's order, then number. Columns: trial, size, number, status,
+    experiment, message, one `params.<dotted path>` per field of its RunSpec, the counts, and the last report with what
+    follows from it: train_flops, perplexity, bits_per_byte (NaN where bytes per token are unknown). A trial that is
+    still running shows its newest row."""
+    rows: pd.DataFrame
+    """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then step."""
+    manifest: dict[str, Any]
+    """manifest.json as it is."""
+
+
+def load(folder: str | Path) -> Run:
+    """Read a run's folder, whether its sweep has ended, was killed, or is still going on.
+
+    Raises RunError if the folder, its manifest or its studies are missing or damaged, or if there is no trial yet.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    ledger = _read_ledger(folder, manifest)
+    rows = _read_rows(folder / "metrics.jsonl", [_trial_id(size, trial) for size, trial in ledger])
+    bytes_per_token = manifest.get("data", {}).get("bytes_per_token")
+    return Run(_trials_frame(ledger, rows, bytes_per_token), rows, manifest)
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise RunError(f"RUN must be the folder of a run, but {folder} is not a folder; give runs/<name> of a sweep")
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise RunError(
+            f"a run's folder must hold manifest.json, but {folder} has none; give runs/<name> of a sweep"
+        ) from None
+    except ValueError as error:
+        raise RunError(f"manifest.json must be JSON, but {path} is damaged ({error}); restore it from a copy") from None
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != MANIFEST_SCHEMA:
+        raise RunError(
+            f"manifest.json must have schema {MANIFEST_SCHEMA}, but {path} has {schema!r}; "
+            "read it with the version that wrote it"
+        )
+    sizes = manifest.get("sizes")
+    if not isinstance(sizes, list) or not sizes or not all(isinstance(size, str) for size in sizes):
+        raise RunError(
+            f"manifest.json must list the names of its studies under sizes, but {path} has {sizes!r}; "
+            "restore it from a copy"
+        )
+    return manifest
+
+
+def _read_ledger(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, FrozenTrial]]:
+    """Every trial that was begun, with the name of its study, in the order of `Run.trials`.
+
+    A size whose study is not there yet has no trials; a run without any study is an error.
+    """
+    address = manifest.get("storage")
+    path = folder / "study.db"
+    if address is None and not path.is_file():
+        raise RunError(f"a run's folder must hold study.db, but {folder} has none; run the sweep first")
+    ledger: list[tuple[str, FrozenTrial]] = []
+    found = False
+    # Optuna passes on whatever its storage raises: its own errors, SQLAlchemy's, the JSON decoder's, a missing driver.
+    # All of them mean the same to a reader. The address is not shown, because it may hold a password.
+    try:
+        storage = _sqlite(path) if address is None else optuna.storages.RDBStorage(address, skip_table_creation=True)
+        try:
+            for size in manifest["sizes"]:
+                try:
+                    study = optuna.load_study(study_name=size, storage=storage)
+                except KeyError:
+                    continue
+                found = True
+                trials = study.get_trials(deepcopy=False)
+                ledger += [(size, trial) for trial in trials if trial.state != TrialState.WAITING]
+        finally:
+            storage.engine.dispose()
+    except Exception as error:
+        place = str(path) if address is None else "the storage named in manifest.json"
+        reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
+        raise RunError(f"a run's studies must be readable, but {place} is not ({reason}); restore a copy") from error
+    names = ", ".join(manifest["sizes"])
+    if not found:
+        raise RunError(f"a run must have a study for each size, but there is none named {names}; run the sweep first")
+    if not any(RUN in trial.user_attrs for _, trial in ledger):
+        raise RunError(f"a report needs a trial, but no trial of {folder} has begun; wait for the sweep's first trial")
+    return ledger
+
+
+def _sqlite(path: Path) -> optuna.storages.RDBStorage:
+    """The database at `path`, opened so that a missing or empty file stays as it is.
+
+    mode=rw and not ro: a sweep that was killed in mid-write leaves a journal, which SQLite rolls back when it next
+    opens the file. Where the file is write-protected, SQLite reads it all the same.
+    """
+    uri = f"{path.resolve().as_uri()}?mode=rw"
+    engine = {"creator": lambda: sqlite3.connect(uri, uri=True)}
+    return optuna.storages.RDBStorage("sqlite:///study.db", engine_kwargs=engine, skip_table_creation=True)
+
+
+def _trial_id(size: str, trial: FrozenTrial) -> str:
+    return trial.user_attrs.get(TRIAL, f"{size}-{trial.number:04d}")
+
+
+def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
+    """Columns ROW_COLUMNS, one row per (trial, step): of several lines, which a resumed trial writes, the last."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        lines = []
+    newest: dict[tuple[str, int], dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+            newest[row[TRIAL], row[STEP]] = row
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines):
+                break  # the writer was killed in mid-line
+            raise RunError(
+                f"each line of metrics.jsonl must be one report row, but line {number} of {path} is damaged; "
+                "restore the file or delete that line"
+            ) from None
+    rows = pd.DataFrame({name: [row.get(name) for row in newest.values()] for name in ROW_COLUMNS})
+    rows = rows.astype({name: _dtype(name) for name in ROW_COLUMNS})
+    place = rows[TRIAL].map({trial: place for place, trial in enumerate(trial_ids)})
+    return rows.assign(place=place).sort_values(["place", TRIAL, STEP], ignore_index=True).drop(columns="place")
+
+
+def _trials_frame(
+    ledger: list[tuple[str, FrozenTrial]], rows: pd.DataFrame, bytes_per_token: float | None
+) -> pd.DataFrame:
+    newest = rows.drop_duplicates(TRIAL, keep="last").set_index(TRIAL)[list(LAST_REPORT)].to_dict("index")
+    trials = pd.DataFrame([_trial_record(size, trial, newest) for size, trial in ledger])
+    params = [name for name in trials.columns if name.startswith(PARAMS_PREFIX)]
+    identity = [TRIAL, SIZE, NUMBER, STATUS, EXPERIMENT, MESSAGE]
+    known = [*identity, *COUNTS, *LAST_REPORT]
+    trials = trials.astype({name: _dtype(name) for name in known if name != NUMBER})
+
+    # A float: an int64 ends at 9e18, and a model of 1B parameters trained on 2B tokens is beyond that.
+    trials[TRAIN_FLOPS] = trials[FLOPS_PER_TOKEN].astype("float64") * trials[TOKENS].astype("float64")
+    with np.errstate(over="ignore"):
+        trials[PERPLEXITY] = np.exp(trials[VAL_LOSS])
+    trials[BITS_PER_BYTE] = trials[VAL_LOSS] / math.log(2) / (bytes_per_token or math.nan)
+    return trials[[*identity, *params, *COUNTS, *LAST_REPORT, *DERIVED]]
+
+
+def _trial_record(size: str, trial: FrozenTrial, newest: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    attributes = trial.user_attrs
+    trial_id = _trial_id(size, trial)
+    params = {
+        f"{PARAMS_PREFIX}{part}.{name}": value
+        for part, fields in attributes.get(RUN, {}).items()
+        for name, value in fields.items()
+    }
+    # Without a status nobody has recorded the end: what is known is the newest row.
+    report = attributes if STATUS in attributes else newest.get(trial_id, {})
+    return {
+        TRIAL: trial_id,
+        SIZE: size,
+        NUMBER: trial.number,
+        STATUS: attributes.get(STATUS) or _status_of_state(trial),
+        EXPERIMENT: attributes.get(EXPERIMENT),
+        MESSAGE: attributes.get(MESSAGE),
+        **params,
+        **{name: attributes.get(name) for name in COUNTS},
+        **{name: report.get(name) for name in LAST_REPORT},
+    }
+
+
+def _status_of_state(trial: FrozenTrial) -> str:
+    """The status of a trial that carries none: it is running, unless somebody else told Optuna of its end."""
+    if trial.state == TrialState.COMPLETE:
+        return COMPLETE if trial.value is not None and math.isfinite(trial.value) else DIVERGED
+    return {TrialState.RUNNING: RUNNING, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}[trial.state]
+
+
+def _dtype(column: str) -> str:
+    return "str" if column in STRINGS else "Int64" if column in INTEGERS else "float64"

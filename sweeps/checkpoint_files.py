@@ -1,0 +1,21 @@
+"""The checkpoints in a trial's folder: their names and how many stay. Workers and the driver both read this."""
+
+from pathlib import Path
+
+KEPT = 2
+
+
+def checkpoint_file(trial_folder: Path, step: int) -> Path:
+    """Where the checkpoint after `step` updates goes."""
+    return trial_folder / f"step-{step:09d}.safetensors"
+
+
+def checkpoint_files(trial_folder: Path) -> list[Path]:
+    """A trial's checkpoints, oldest first."""
+    return sorted(trial_folder.glob("step-*.safetensors"))
+
+
+def drop_old_checkpoints(trial_folder: Path) -> None:
+    """Delete all but the newest two: the newest, and the one before should that turn out to be damaged."""
+    for old in checkpoint_files(trial_folder)[:-KEPT]:
+        old.unlink()

@@ -1,0 +1,66 @@
+"""Ray: starting it or joining it, what devices it has, and letting go of it. Nothing else asks Ray for devices."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What a sweep may use."""
+
+    cpus: int
+    gpus: int
+    dashboard_url: str | None
+    """None where the dashboard is off."""
+    local: bool
+    """Whether we started it."""
+
+    @property
+    def trial_resources(self) -> dict[str, float]:
+        """What one trial holds: a GPU where there are any, else one core."""
+        return {"cpu": 1.0, "gpu": 1.0} if self.gpus else {"cpu": 1.0}
+
+    @property
+    def devices(self) -> int:
+        """Trials that run at the same time."""
+        return min(self.gpus, self.cpus) if self.gpus else self.cpus
+
+
+@contextmanager
+def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
+    """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine, and leave it at the end.
+
+    Raises:
+        ConnectionError: nothing answers at that address.
+    """
+    # Workers import the same lmcore and sweeps as the driver, from wherever it was started.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    else:
+        context = ray.init(
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+    try:
+        resources = ray.cluster_resources()
+        yield Cluster(
+            cpus=int(resources.get("CPU", 0)),
+            gpus=int(resources.get("GPU", 0)),
+            dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
+            local=not address,
+        )
+    finally:
+        ray.shutdown()

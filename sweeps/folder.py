@@ -1,0 +1,130 @@
+"""A run's folder: where each thing lies, and the lock that keeps a second writer out."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from lmcore.errors import InputError
+
+RUNS = Path("runs")
+
+
+class FolderInUseError(Exception):
+    """Another process writes to the folder; the message names it."""
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`runs/<name>/` and what is in it (the README lists it)."""
+
+    path: Path
+
+    @classmethod
+    def named(cls, name: str) -> "RunFolder":
+        """The folder of the sweep `name` under the working directory; `SweepSpec` has checked the name."""
+        return cls((RUNS / name).absolute())
+
+    @property
+    def sweep_yaml(self) -> Path:
+        """The resolved spec."""
+        return self.path / "sweep.yaml"
+
+    @property
+    def manifest(self) -> Path:
+        """Versions, commit, data fingerprint, seeds, hardware."""
+        return self.path / "manifest.json"
+
+    @property
+    def study_db(self) -> Path:
+        """Optuna's studies, the ledger."""
+        return self.path / "study.db"
+
+    @property
+    def metrics(self) -> Path:
+        """Every report row, append-only."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def tokens(self) -> Path:
+        """The data as trained on."""
+        return self.path / "tokens"
+
+    @property
+    def best(self) -> Path:
+        """One config per size that trains the winner."""
+        return self.path / "best"
+
+    @property
+    def wandb(self) -> Path:
+        """Offline tracking files."""
+        return self.path / "wandb"
+
+    @property
+    def tune(self) -> Path:
+        """What Tune itself writes; disposable."""
+        return self.path / ".tune"
+
+    def trial(self, trial_id: str) -> Path:
+        """A trial's config and newest checkpoints."""
+        return self.path / "trials" / trial_id
+
+    def create(self) -> None:
+        """Make the folder.
+
+        Raises:
+            InputError: it holds a sweep already, or cannot be made.
+        """
+        if self.study_db.exists() or self.metrics.exists():
+            raise InputError(
+                f"name: each sweep has a folder of its own, but {self.display} holds a sweep already; "
+                "choose another --name, or delete the folder"
+            )
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"name: {self.display} cannot be made ({error.strerror}); run from a folder you can write to"
+            ) from None
+
+    @property
+    def display(self) -> str:
+        """The path as a user would type it."""
+        return os.path.relpath(self.path)
+
+    def lock(self) -> filelock.BaseFileLock:
+        """Take the folder for this process; the kernel gives it back when the process dies, however it dies.
+
+        Raises:
+            FolderInUseError: somebody else has it.
+        """
+        lock = filelock.FileLock(self.path / ".lock")
+        holder = self.path / ".lock-holder"
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            pid = holder.read_text().strip() if holder.exists() else "unknown"
+            raise FolderInUseError(
+                f"{self.display}: one writer at a time, and process {pid} holds it; wait for it or choose another --name"
+            ) from None
+        holder.write_text(f"{os.getpid()}\n")
+        return lock
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file whole: a reader sees the old text or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    with part.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`write_text` of indented JSON; raises ValueError for numbers that are not finite."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

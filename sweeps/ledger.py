@@ -1,0 +1,197 @@
+"""The ledger of a sweep: its Optuna studies, one per size, and the only way to read or write them.
+
+The study is the sweep's only memory. What it is told is the truth:
+
+| status   | Optuna state | value                                                                     |
+|----------|--------------|---------------------------------------------------------------------------|
+| complete | COMPLETE     | the last validation loss                                                  |
+| pruned   | PRUNED       | none; its intermediate values stay                                        |
+| diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
+| failed   | FAIL         | none; the error message as an attribute                                   |
+
+Ray does not appear here: `sweeps.searcher` and `sweeps.scheduler` translate.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from lmcore import columns as col
+from lmcore.config import RunSpec
+from lmcore.params import count_parameters, estimate_parameters, flops_per_token
+from sweeps.pruners import pruner_for
+from sweeps.samplers import sampler_for
+from sweeps.space import distributions, grid, limited
+from sweeps.spec import SweepSpec
+from sweeps.verdict import divergence
+
+Row = dict[str, Any]
+CONSTRAINT = "diverged"
+FINAL_COLUMNS = (
+    col.STEP,
+    col.TOKENS,
+    col.TRAIN_LOSS,
+    col.VAL_LOSS,
+    col.VAL_LOSS_SE,
+    col.ELAPSED_S,
+    col.TOKENS_PER_S,
+)  # of a trial's last row, kept as its attributes
+
+
+@dataclass
+class LiveTrial:
+    """A trial that has been asked for and not been told yet."""
+
+    id: str
+    size: str
+    experiment: str | None
+    run: RunSpec
+    trial: optuna.Trial
+    last_row: Row | None = None
+    status: str = col.RUNNING
+    message: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What people call it: the experiment's name where it has one."""
+        return self.id if self.experiment is None else f"{self.id} {self.experiment}"
+
+
+@dataclass
+class Ledger:
+    """The studies of `spec` in the Optuna storage `storage`."""
+
+    spec: SweepSpec
+    storage: optuna.storages.BaseStorage
+    live: dict[str, LiveTrial] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._studies = {size: self._create(size) for size in self.spec.size_names}
+        # Experiments search nothing: their overrides come from the config, by name.
+        by_experiment = self.spec.search.method == "experiments"
+        self._space = {} if by_experiment else distributions(self.spec.space)
+
+    def _create(self, size: str) -> optuna.Study:
+        search = self.spec.search
+        run = self.spec.run_for(size, {})
+        study = optuna.create_study(
+            study_name=size,
+            storage=self.storage,
+            direction="minimize",
+            pruner=pruner_for(search.scheduler, self.spec.grace_steps(size), run.train.steps, search.reduction_factor),
+        )
+        if search.method == "grid":
+            for params in limited(grid(self.spec.space), self.spec.trials_of(size), search.seed):
+                study.enqueue_trial(params)
+        if search.method == "experiments":
+            for experiment in self.spec.experiments[: self.spec.trials_of(size)]:
+                study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
+        return study
+
+    def asked(self, size: str) -> int:
+        """Trials of `size` that have left the queue."""
+        return sum(t.state is not TrialState.WAITING for t in self._studies[size].get_trials(deepcopy=False))
+
+    def ask(self) -> LiveTrial | None:
+        """The next trial, or None when every size has had its number; sizes take turns."""
+        progress = {size: (self.asked(size), self.spec.trials_of(size)) for size in self._studies}
+        size = min(
+            (size for size, (asked, planned) in progress.items() if asked < planned),
+            key=lambda size: progress[size][0],
+            default=None,
+        )
+        if size is None:
+            return None
+        study = self._studies[size]
+        study.sampler = sampler_for(self.spec.search, size, progress[size][0], self.spec.startup_trials(size))
+        trial = study.ask(self._space)
+        experiment = trial.user_attrs.get(col.EXPERIMENT)
+        overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
+        live = LiveTrial(f"{size}-{trial.number:04d}", size, experiment, self.spec.run_for(size, overrides), trial)
+        model = live.run.model
+        for name, value in {
+            col.TRIAL: live.id,
+            col.SIZE: size,
+            col.RUN: live.run.model_dump(),
+            col.PARAMS_ESTIMATE: estimate_parameters(model),
+            col.PARAMS_EXACT: count_parameters(model).total,
+            col.PARAMS_NON_EMBEDDING: count_parameters(model).non_embedding,
+            col.FLOPS_PER_TOKEN: flops_per_token(model),
+        }.items():
+            trial.set_user_attr(name, value)
+        self.live[live.id] = live
+        return live
+
+    def report(self, trial_id: str, row: Row) -> str:
+        """Take a trial's report row; its status from now on. Anything but running means: stop it."""
+        live = self.live[trial_id]
+        live.last_row = row
+        if math.isfinite(row[col.VAL_LOSS]):
+            live.trial.report(row[col.VAL_LOSS], row[col.STEP])
+        live.message = divergence(row, live.run.model.vocab_size)
+        if live.message is not None:
+            live.status = col.DIVERGED
+        elif row[col.STEP] >= live.run.train.steps:
+            live.status = col.COMPLETE
+        elif live.trial.should_prune():
+            live.status = col.PRUNED
+        return live.status
+
+    def fail(self, trial_id: str, message: str) -> None:
+        """Note that a trial died of an error of its own; `end` tells the study."""
+        live = self.live[trial_id]
+        live.status, live.message = col.FAILED, message
+
+    def end(self, trial_id: str) -> LiveTrial:
+        """Tell the study how the trial ended, once.
+
+        A trial that has no verdict (it was interrupted) is told nothing: it stays RUNNING, as unfinished trials do.
+        """
+        live = self.live.pop(trial_id)
+        if live.status == col.RUNNING:
+            return live
+        trial, study = live.trial, self._studies[live.size]
+        for name in FINAL_COLUMNS if live.last_row is not None else ():
+            trial.set_user_attr(name, _finite(live.last_row[name]))
+        if live.message is not None:
+            trial.set_user_attr(col.MESSAGE, live.message)
+        trial.set_user_attr(col.STATUS, live.status)
+        if live.status == col.FAILED:
+            study.tell(trial, state=TrialState.FAIL)
+            return live
+        trial.set_constraint(CONSTRAINT, 1.0 if live.status == col.DIVERGED else 0.0)
+        if live.status == col.PRUNED:
+            study.tell(trial, state=TrialState.PRUNED)
+        elif live.status == col.DIVERGED:
+            study.tell(trial, math.inf)
+        else:
+            study.tell(trial, live.last_row[col.VAL_LOSS])
+        return live
+
+    def ranking(self, size: str) -> list[optuna.trial.FrozenTrial]:
+        """Complete trials of `size`, best first; diverged ones are not among them."""
+        trials = self._studies[size].get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        complete = [t for t in trials if t.user_attrs[col.STATUS] == col.COMPLETE]
+        return sorted(complete, key=lambda t: (t.value, t.number))
+
+    def statuses(self) -> dict[str, str]:
+        """Status of every trial that has been asked for, by trial id."""
+        return {
+            t.user_attrs[col.TRIAL]: t.user_attrs.get(col.STATUS, col.RUNNING)
+            for study in self._studies.values()
+            for t in study.get_trials(deepcopy=False)
+            if col.TRIAL in t.user_attrs
+        }
+
+
+def finite_row(row: Mapping[str, Any]) -> Row:
+    """`row` with null for every number that is not finite, as JSON wants it."""
+    return {name: _finite(value) for name, value in row.items()}
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

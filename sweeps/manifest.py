@@ -1,0 +1,81 @@
+"""manifest.json: what a reader needs to know to trust or repeat a sweep."""
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from lmcore.tokens import Tokens
+from sweeps.cluster import Cluster
+from sweeps.spec import SweepSpec
+
+PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
+
+
+def manifest(spec: SweepSpec, tokens: Tokens, cluster: Cluster) -> dict[str, Any]:
+    """The manifest of a sweep that starts now."""
+    return {
+        "schema": 1,
+        "name": spec.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "commit": _commit(),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": {
+            "machine": platform.machine(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "cluster_cpus": cluster.cpus,
+            "cluster_gpus": cluster.gpus,
+        },
+        "seeds": {"search": spec.search.seed, "train": spec.train.seed, "data": spec.data.seed},
+        "search": {
+            "method": spec.search.method,
+            "scheduler": spec.search.scheduler,
+            "trials": sum(spec.trials_of(size) for size in spec.size_names),
+        },
+        "sizes": list(spec.size_names),
+        "storage": spec.search.storage,
+        "data": {
+            "source": spec.data.source,
+            "fingerprint": tokens.fingerprint,
+            "vocab_size": tokens.vocab_size,
+            "train_tokens": len(tokens.train),
+            "val_tokens": len(tokens.val),
+            "bytes_per_token": tokens.bytes_per_token,
+            "val_entropy_unigram": tokens.unigram_entropy,
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except ModuleNotFoundError:  # PackageNotFoundError is one: lmsweep run from a checkout is not installed
+        return None
+
+
+def _commit() -> str | None:
+    """The checkout's commit, with `+changes` where files differ from it."""
+    root = Path(__file__).resolve().parent.parent
+    try:
+        commit, changes = (
+            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}+changes" if changes else commit
+
+
+def _processor() -> str | None:
+    """The processor's name as Linux gives it; platform.processor() is often empty."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

@@ -1,0 +1,119 @@
+"""The command line of `sweeps/run.py`: its options and nothing else. What they say is checked by `sweeps.spec_file`."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from sweeps.spec import METHODS, SCHEDULERS
+
+DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quick.yaml"
+
+DESCRIPTION = """\
+Search the hyperparameters of small Transformer language models with Ray Tune and Optuna.
+
+A sweep is described by a YAML file; options change it. Everything it learns goes to runs/<name>.
+"""
+
+EXAMPLES = """\
+examples:
+  python sweeps/run.py --search optuna
+      the shipped quick sweep: two model sizes, a few minutes on two CPU cores
+  python sweeps/run.py --config configs/ablation.yaml --dry-run
+      the resolved spec, parameter counts, tokens and FLOPs, before anything is spent
+  python sweeps/run.py --set data.source=my_text.txt --set train.steps=1000 --name mine --trials 32
+      your own text, longer runs, more trials
+  python sweeps/run.py --set optim.lr=1e-3 --set 'space.optim.beta2=[0.9, 0.99]'
+      fix a field that the file searches, search another one differently
+  python sweeps/run.py --address head:6379
+      the same on a Ray cluster
+
+exit codes:
+  0 done   1 no trial completed   2 wrong input   3 the run's folder is in use   130 interrupted   143 terminated
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, parsed; None where an option was not given."""
+
+    config: Path
+    search: str | None
+    scheduler: str | None
+    trials: int | None
+    seed: int | None
+    set: tuple[str, ...]
+    """`PATH=VALUE` texts, in order."""
+    name: str | None
+    address: str | None
+    dashboard: bool
+    wandb: str | None
+    dry_run: bool
+
+    @property
+    def flags(self) -> dict[str, Any]:
+        """The options that `load_spec` takes by name."""
+        return {name: getattr(self, name) for name in ("search", "scheduler", "trials", "seed", "name", "wandb")}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{message}; see --help\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the command line; a mistake exits with code 2 and one line."""
+    p = _Parser(
+        prog="python sweeps/run.py",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    sweep = p.add_argument_group("what is swept")
+    sweep.add_argument(
+        "--config",
+        type=Path,
+        default=DEFAULT_CONFIG,
+        metavar="FILE",
+        help="the sweep's YAML file (default: configs/quick.yaml of this repository)",
+    )
+    sweep.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="PATH=VALUE",
+        help="change one field of the file, e.g. optim.lr=1e-3, search.concurrent=2, sizes=[]; may be repeated; "
+        "a field that is set is no longer searched",
+    )
+    sweep.add_argument("--name", help="name of the run's folder below runs/ (default: the file's)")
+    search = p.add_argument_group("how it is searched")
+    search.add_argument(
+        "--search",
+        choices=METHODS,
+        help="who proposes hyperparameters; optuna is TPE, experiments runs the file's list (default: the file's)",
+    )
+    search.add_argument("--scheduler", choices=SCHEDULERS, help="who stops trials early (default: the file's)")
+    search.add_argument(
+        "--trials", type=int, metavar="N", help="trials in all, dealt out to the sizes in turn (default: the file's)"
+    )
+    search.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
+    place = p.add_argument_group("where it runs and is shown")
+    place.add_argument(
+        "--address", metavar="RAY", help="address of a Ray cluster (default: RAY_ADDRESS, else this machine)"
+    )
+    place.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="without the Ray dashboard")
+    place.add_argument(
+        "--wandb",
+        choices=("off", "offline", "online"),
+        help="tracking with wandb (default: online with a key, else offline files)",
+    )
+    place.add_argument("--dry-run", action="store_true", help="print the resolved spec and what it costs, and stop")
+    return p
+
+
+def parse(argv: Sequence[str] | None = None) -> Options:
+    """The options in `argv`, by default the process's own; SystemExit(2) after one line if they are wrong."""
+    values = vars(parser().parse_args(argv))
+    return Options(**{**values, "set": tuple(values["set"])})

@@ -1,0 +1,39 @@
+"""Every result of every trial passes here: recorded, reported to the study, and answered with go on or stop."""
+
+from typing import Any
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from lmcore import columns as col
+from sweeps.ledger import Ledger
+from sweeps.watchers import Watchers
+
+
+class StudyScheduler(FIFOScheduler):
+    """A Tune scheduler whose decisions are those of the study's pruner.
+
+    Our trainable never says `done`: a result with done=True would bypass this method. So the last row of a trial comes
+    here like every other, and the trial is stopped because its status is no longer running.
+    """
+
+    def __init__(self, ledger: Ledger, watchers: Watchers) -> None:
+        super().__init__()
+        self._ledger = ledger
+        self._watchers = watchers
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its scheduler; the study is the only memory
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Continue while the trial is running, else stop."""
+        trial_id = trial.config[col.TRIAL]
+        row = {name: result[name] for name in col.REPORT_COLUMNS if name != col.SLOT}
+        status = self._ledger.report(trial_id, row)
+        self._watchers.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
+        return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        """Keep the last line of the error; Tune asks the searcher to complete the trial right after."""
+        text = trial.get_error() or "the worker died without a message"
+        lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+        self._ledger.fail(trial.config[col.TRIAL], lines[-1])

@@ -1,0 +1,42 @@
+"""Ray Tune's questions, asked of the ledger: suggest = ask, complete = tell. Nothing is decided here."""
+
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from lmcore import columns as col
+from sweeps.ledger import Ledger
+from sweeps.watchers import Watchers
+
+
+class StudySearcher(Searcher):
+    """A Tune searcher whose every suggestion comes from the sweep's studies."""
+
+    def __init__(self, ledger: Ledger, watchers: Watchers) -> None:
+        super().__init__(metric=col.VAL_LOSS, mode="min")
+        self._ledger = ledger
+        self._watchers = watchers
+        self._ids: dict[str, str] = {}  # Tune's random trial id -> ours
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        """The next trial's config, `{"trial": "xs-0003", "run": {...}}`."""
+        live = self._ledger.ask()
+        if live is None:
+            return Searcher.FINISHED
+        self._ids[trial_id] = live.id
+        self._watchers.began(live)
+        return {col.TRIAL: live.id, col.RUN: live.run.model_dump()}
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study; the scheduler has already said how the trial ended."""
+        self._watchers.ended(self._ledger.end(self._ids.pop(trial_id)))
+
+    # Tune pickles its searcher at the start and snapshots it every few seconds; ours has nothing that the study lacks.
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the study is the memory."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore: a fresh Tuner asks the study."""

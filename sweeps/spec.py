@@ -1,0 +1,309 @@
+"""What a sweep is: `SweepSpec`, frozen and validated before anything is spent.
+
+Validation is eager: every size, every extreme value of the space and every experiment must make a valid run, so that no
+trial fails for its config an hour later. Neither torch nor Optuna is loaded. How a file and a command line become a
+spec is in `sweeps.spec_file`, the entries of the space are in `sweeps.space`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
+
+from lmcore.columns import VAL_LOSS
+from lmcore.config import (
+    FIELD_ROLES,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimConfig,
+    PositiveInt,
+    RunSpec,
+    Seed,
+    TrainConfig,
+)
+from sweeps import space as spaces
+from sweeps import yaml_file
+from sweeps.paths import RUN_DEFAULTS, FieldError, apply, show, unknown
+
+Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
+Scheduler = Literal["asha", "hyperband", "median", "none"]
+WandbMode = Literal["auto", "off", "offline", "online"]
+METHODS: tuple[str, ...] = get_args(Method)
+SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
+
+DEFAULT_TRIALS = 16
+DEFAULT_VOCAB_SIZE = 2048
+ONLY_SIZE = "main"
+
+
+def _name_of(max_length: int) -> Any:
+    pattern = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{max_length - 1}}}")
+
+    def check(name: str) -> str:
+        if not pattern.fullmatch(name) or ".." in name:
+            raise FieldError(
+                "",
+                f"must begin with a letter or digit and go on with up to {max_length - 1} of A-Z a-z 0-9 . _ - "
+                f"without '..' (got {show(name)}); it names files, so leave out what a path could use",
+            )
+        return name
+
+    return Annotated[str, AfterValidator(check)]
+
+
+Name = _name_of(64)
+SizeName = _name_of(32)
+
+
+class SearchConfig(Config):
+    """How hyperparameters are proposed, how many trials there are, and how trials are stopped early."""
+
+    method: Method = "optuna"
+    """optuna is TPE; grid and experiments run what the config lists."""
+    trials: PositiveInt | None = None
+    """Trials of all sizes together, dealt out in turn; null: the whole grid, all experiments, or else 16."""
+    scheduler: Scheduler = "asha"
+    """Which trials are stopped early; none: no trial is."""
+    metric: Literal["val_loss"] = VAL_LOSS
+    """What is minimised."""
+    seed: Seed = 0
+    """Of the sampler, and of the choice from a grid."""
+    concurrent: PositiveInt | None = None
+    """Trials at a time; null: as many as the machine has devices."""
+    grace_steps: PositiveInt | None = None
+    """Updates before which no trial is stopped early; null: a quarter of the trial's, at least one report."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 3
+    """Of asha and hyperband: one trial in so many is promoted from rung to rung."""
+    startup_trials: PositiveInt | None = None
+    """Random trials of a size before its model-based search; null: a quarter of its trials, from 4 to 10."""
+    storage: Annotated[str, Field(min_length=1)] | None = None
+    """Optuna storage URL; null: study.db in the run's folder."""
+
+
+class TrackingConfig(Config):
+    """Where report rows are copied to; never changes a trial."""
+
+    wandb: WandbMode = "auto"
+    """auto: online where there is a key, else offline files in the run's folder."""
+    project: Annotated[str, Field(min_length=1)] = "lmsweep"
+    """wandb project."""
+
+
+class _Variant(Config):
+    """A name, and overrides of the base run by dotted path beside it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def overrides(self) -> dict[str, Any]:
+        """Values by dotted path."""
+        return dict(self.model_extra or {})
+
+
+class Size(_Variant):
+    """A model size: trials of different sizes are never compared, each has its own study."""
+
+    name: SizeName
+    """Also the name of its study and the beginning of its trials' ids."""
+
+
+class Experiment(_Variant):
+    """One run of an ablation."""
+
+    name: Name
+    """As tables and wandb show it."""
+
+
+class SweepSpec(Config):
+    """A whole sweep: the base run, what varies, and how it is searched."""
+
+    name: Name
+    """The run's folder below runs/."""
+    notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Remarks that are kept with the sweep; `load_spec` adds what `--set` took out of the space."""
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    optim: OptimConfig = OptimConfig()
+    search: SearchConfig = SearchConfig()
+    space: spaces.Space = Field(default_factory=dict)
+    """What the search varies, by dotted path; without use for experiments."""
+    sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
+    """Without any there is one size, `main`, the base run's own."""
+    experiments: Annotated[tuple[Experiment, ...], Field(strict=False)] = ()
+    """What `search.method: experiments` runs, for each size."""
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _valid_as_a_whole(self) -> Self:
+        if self.vocab_size_known and self.data.vocab_size is not None:
+            self._check_vocab_size(self.data.vocab_size)
+        for section in ("sizes", "experiments"):
+            _check_unique_names(section, getattr(self, section))
+        self._check_paths()
+        self._check_runs()
+        self._check_search()
+        return self
+
+    @property
+    def base(self) -> RunSpec:
+        """The run that sizes and trials override."""
+        return RunSpec(data=self.data, model=self.model, train=self.train, optim=self.optim)
+
+    @property
+    def size_names(self) -> tuple[str, ...]:
+        """Names of the sizes, in order; `("main",)` without any."""
+        return tuple(size.name for size in self.sizes) or (ONLY_SIZE,)
+
+    @property
+    def vocab_size_known(self) -> bool:
+        """False while model.vocab_size is a placeholder, until the data's own is known (`with_vocab_size`)."""
+        return "vocab_size" in self.model.model_fields_set
+
+    def with_vocab_size(self, vocab_size: int) -> "SweepSpec":
+        """This spec for data of so many tokens; FieldError if the model was given a smaller vocabulary.
+
+        A larger one stays: its last tokens never occur.
+        """
+        if self.vocab_size_known:
+            self._check_vocab_size(vocab_size)
+            return self
+        model = {**self.model.model_dump(), "vocab_size": vocab_size}
+        return SweepSpec.model_validate({**dict(self), "model": model})
+
+    def single(self, name: str, run: RunSpec) -> "SweepSpec":
+        """A sweep called `name` that trains one run and nothing else, to its end and into a study of its own."""
+        search = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
+        alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": ()}
+        return SweepSpec.model_validate(
+            {**dict(self), **dict(run), **alone, "search": {**self.search.model_dump(), **search}}
+        )
+
+    def experiment(self, name: str) -> dict[str, Any]:
+        """Overrides of an experiment by dotted path; KeyError for a name that is none."""
+        return {experiment.name: experiment.overrides for experiment in self.experiments}[name]
+
+    def run_for(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
+        """The run of one trial: base, then the size's overrides, then the trial's.
+
+        KeyError for a name that is no size; FieldError for overrides that make no valid run.
+        """
+        return apply(self.base, {**self._size_overrides(size_name), **overrides})
+
+    def trials_of(self, size_name: str) -> int:
+        """Trials of one size: search.trials dealt out to the sizes in turn, and no more than there are to run."""
+        listed, total = None, self.search.trials
+        if self.search.method == "experiments":
+            listed = len(self.experiments)
+        elif self.search.method == "grid":
+            listed = len(spaces.grid(self.space))
+        elif total is None:
+            total = DEFAULT_TRIALS
+        if total is None:
+            return listed
+        place, sizes = self.size_names.index(size_name), len(self.size_names)
+        dealt = total // sizes + (place < total % sizes)
+        return dealt if listed is None else min(dealt, listed)
+
+    def startup_trials(self, size_name: str) -> int:
+        """Random trials of one size before its model-based search starts."""
+        return self.search.startup_trials or min(max(4, self.trials_of(size_name) // 4), 10)
+
+    def grace_steps(self, size_name: str) -> int:
+        """Updates before which no trial of one size is stopped early."""
+        train = self.run_for(size_name, {}).train
+        return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
+
+    def _size_overrides(self, size_name: str) -> dict[str, Any]:
+        if not self.sizes and size_name == ONLY_SIZE:
+            return {}
+        return {size.name: size.overrides for size in self.sizes}[size_name]
+
+    def _check_vocab_size(self, vocab_size: int) -> None:
+        if self.model.vocab_size < vocab_size:
+            rule = f"must be >= the data's vocabulary of {vocab_size} (got {self.model.vocab_size})"
+            raise FieldError("model.vocab_size", f"{rule}; raise it, or leave it out")
+
+    def _check_paths(self) -> None:
+        """Every path names a field that may vary, and is not in the space and in a size or experiment as well."""
+        for path, entry in self.space.items():
+            _check_may_vary(f"space.{path}", path)
+            spaces.check_entry(path, entry)
+        for section in ("sizes", "experiments"):
+            for variant in getattr(self, section):
+                for path, value in variant.overrides.items():
+                    place = f"{section}.{variant.name}.{path}"
+                    _check_may_vary(place, path)
+                    if path in self.space:
+                        raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
+
+    def _check_runs(self) -> None:
+        """Every size, each with every corner of the space and every experiment, makes a valid run."""
+        base = self.base
+        for name in self.size_names:
+            overrides = self._size_overrides(name)
+            run = _checked(base, overrides, {path: f"sizes.{name}.{path}" for path in overrides}, f"sizes.{name}")
+            for corner in spaces.corners(self.space):
+                parts = {path: spaces.part_of_entry(self.space[path], value) for path, value in corner.items()}
+                places = {path: f"space.{path}.{part}".rstrip(".") for path, part in parts.items()}
+                # Only fields of the model constrain one another.
+                shapes = (f"space.{path}" for path in corner if path.startswith("model."))
+                _checked(run, corner, places, next(shapes, "space"))
+            for experiment in self.experiments:
+                place = f"experiments.{experiment.name}"
+                places = {path: f"{place}.{path}" for path in experiment.overrides}
+                _checked(run, experiment.overrides, places, place)
+
+    def _check_search(self) -> None:
+        """The search method has something to run."""
+        method = self.search.method
+        if method == "experiments":
+            if not self.experiments:
+                rule = "must list at least one for the search method experiments (got none)"
+                raise FieldError("experiments", f"{rule}; add `- {{name: baseline}}`, or choose another method")
+        elif not self.space and self.search.trials != 1:
+            rule = f"must name at least one field for the search method {method} (got none)"
+            raise FieldError("space", f"{rule}; add `optim.lr: {{low: 3e-4, high: 3e-2, log: true}}`, or run 1 trial")
+        elif method == "grid":
+            spaces.check_grid(self.space)
+
+
+def dump_yaml(spec: SweepSpec) -> str:
+    """The spec with every default written out, as YAML from which `load_spec` makes an equal spec."""
+    values = spec.model_dump()
+    values["space"] = {path: entry.model_dump(exclude_defaults=True) for path, entry in spec.space.items()}
+    if not spec.vocab_size_known:
+        del values["model"]["vocab_size"]
+    return yaml_file.dump_yaml(values)
+
+
+def _check_unique_names(section: str, variants: Sequence[_Variant]) -> None:
+    seen: set[str] = set()
+    for variant in variants:
+        # Names become files, and not every file system tells xs from XS.
+        if variant.name.casefold() in seen:
+            raise FieldError(
+                f"{section}.{variant.name}.name", f"must be unique (got {variant.name!r} twice); rename one"
+            )
+        seen.add(variant.name.casefold())
+
+
+def _check_may_vary(place: str, path: str) -> None:
+    if path not in RUN_DEFAULTS:
+        raise FieldError(place, unknown(path).rule)
+    if FIELD_ROLES[path] == "sweep constant" or path == "model.vocab_size":
+        section, name = path.split(".")
+        rule = "must not vary, because trials are compared by their loss on the same data"
+        raise FieldError(place, f"{rule}; set {name} under {section}: instead")
+
+
+def _checked(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, str], place: str) -> RunSpec:
+    """`apply`, whose error names the place in the file that the field at fault was overridden at."""
+    try:
+        return apply(run, overrides)
+    except FieldError as error:
+        if error.field in places:
+            raise FieldError(places[error.field], error.rule) from None
+        raise FieldError(place, str(error)) from None

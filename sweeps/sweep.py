@@ -1,0 +1,106 @@
+"""One sweep from beginning to end: data, cluster, studies, Tuner, and what is left in the folder.
+
+The order matters. Everything that the user can have got wrong is found before Ray starts; everything that a trial
+produces is on disk before the next decision is taken.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from lmcore import columns as col
+from lmcore.device import resolve
+from lmcore.prepare import prepare_tokens
+from lmcore.tokens import Tokens, check_windows, save_tokens
+from sweeps.folder import RunFolder, write_json, write_text
+from sweeps.spec import SweepSpec, dump_yaml
+from sweeps.tracking import Tracking, mode_of
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    statuses: dict[str, str]
+    """Status by trial id."""
+    seconds: float
+    """Wall clock of the trials, Ray's start not included."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 if any trial completed, else 1."""
+        return 0 if col.COMPLETE in self.statuses.values() else 1
+
+
+def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
+    """Prepare the tokens and let them settle the vocabulary.
+
+    Raises:
+        InputError: the data are missing, damaged, too few or do not fit the vocabulary.
+    """
+    tokens = prepare_tokens(spec.data)
+    spec = spec.with_vocab_size(tokens.vocab_size)
+    for size in spec.size_names:
+        check_windows(tokens, spec.run_for(size, {}).model.context_length)
+    return spec, tokens
+
+
+def run_sweep(spec: SweepSpec, address: str | None, dashboard: bool, console: Console) -> Outcome:
+    """Run `spec` in its folder, on the Ray cluster at `address` or on this machine.
+
+    Raises:
+        InputError: the user's input is wrong; nothing was started.
+        FolderInUseError: another process holds the folder.
+    """
+    spec, tokens = with_data(spec)
+    folder = RunFolder.named(spec.name)
+    folder.create()
+    with folder.lock():
+        save_tokens(tokens, folder.tokens)
+        # Ray and Optuna are imported only now, when nothing of the user's input can be wrong any more.
+        from sweeps.cluster import connect
+
+        console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
+        with connect(address, dashboard) as cluster:
+            return _on_cluster(spec, tokens, folder, cluster, console)
+
+
+def _on_cluster(spec: SweepSpec, tokens: Tokens, folder: RunFolder, cluster: Any, console: Console) -> Outcome:
+    from sweeps.ledger import Ledger
+    from sweeps.manifest import manifest
+    from sweeps.progress import Progress
+    from sweeps.rows import RowFile
+    from sweeps.storage import open_storage
+    from sweeps.trial_files import TrialFiles
+    from sweeps.tuning import tune_all
+    from sweeps.watchers import Watchers
+
+    spec = spec.model_copy(update={"train": resolve(spec.train, cuda=cluster.gpus > 0)})
+    write_text(folder.sweep_yaml, dump_yaml(spec))
+    write_json(folder.manifest, manifest(spec, tokens, cluster))
+    ledger = Ledger(spec, open_storage(spec.search.storage, folder))
+    total = sum(spec.trials_of(size) for size in spec.size_names)
+    concurrent = min(spec.search.concurrent or cluster.devices, cluster.devices, total)
+    if cluster.dashboard_url:
+        console.print(f"Ray dashboard: {cluster.dashboard_url} (its token: ray get-auth-token)", highlight=False)
+    console.print(
+        f"{total} trials, {concurrent} at a time, on {spec.train.device} in {spec.train.dtype}; "
+        f"everything goes to {folder.display}",
+        highlight=False,
+    )
+    rows = RowFile(folder.metrics)
+    tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb))
+    began = time.monotonic()
+    try:
+        with Progress(console, total, concurrent) as progress:
+            watchers = Watchers([rows, TrialFiles(folder, ledger), progress])
+            tune_all(ledger, watchers, tokens, folder, cluster, concurrent)
+    finally:
+        seconds = time.monotonic() - began
+        rows.close()
+        problem = tracking.finish()
+        if problem:
+            console.print(problem, highlight=False)
+    return Outcome(ledger.statuses(), seconds)

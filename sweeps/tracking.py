@@ -1,0 +1,164 @@
+"""wandb, fed from the report rows by one process for the whole sweep.
+
+    python -m sweeps.tracking runs/quick --project lmsweep --mode offline
+
+The process follows metrics.jsonl and reads nothing else but each trial's run.yaml, so nothing that wandb does (raise,
+hang, be missing) can reach a trial. It ends when its standard input ends: with the sweep, or with a driver that died.
+`Tracking` is the driver's side: start the process, wait for it, say how it went.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmcore import columns as col
+from sweeps.folder import RunFolder
+
+POLL_S = 1.0
+WAIT_S = 60.0
+LOGGED = {
+    col.TRAIN_LOSS: "train/loss",
+    col.GRAD_NORM: "train/grad_norm",
+    col.VAL_LOSS: "val/loss",
+    col.LR: "lr",
+    col.TOKENS: "tokens",
+    col.TOKENS_PER_S: "tokens_per_s",
+}
+
+
+def mode_of(setting: str) -> str:
+    """off, offline or online for a setting that may be `auto`: online where there is a key, else offline files."""
+    if setting != "auto":
+        return setting
+    asked = os.environ.get("WANDB_MODE")
+    if asked in ("offline", "online"):
+        return asked
+    if asked in ("disabled", "dryrun"):
+        return "off" if asked == "disabled" else "offline"
+    netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    has_key = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace"))
+    return "online" if has_key else "offline"
+
+
+class Tracking:
+    """The tracking process of a sweep, or none where the mode is off."""
+
+    def __init__(self, folder: RunFolder, project: str, mode: str) -> None:
+        self._mode = mode
+        self._process: subprocess.Popen[bytes] | None = None
+        if mode == "off":
+            return
+        log = (folder.path / "wandb.log").open("ab")
+        self._log = Path(log.name)
+        command = [sys.executable, "-m", "sweeps.tracking", str(folder.path), "--project", project, "--mode", mode]
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"WANDB_MODE": mode, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+            start_new_session=True,  # Ctrl-C is for the driver; this process ends when its input does
+        )
+        log.close()
+
+    def finish(self) -> str | None:
+        """Let the process write what is left; a line for the user where something went wrong."""
+        if self._process is None:
+            return None
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            code = self._process.wait(WAIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.terminate()
+            return (
+                f"wandb did not finish in {WAIT_S:.0f} s and was stopped; no result is affected (see {self._log.name})"
+            )
+        if code:
+            return f"wandb failed; no result is affected (see {self._log.name})"
+        return None
+
+
+def follow(path: Path, ended: threading.Event) -> Iterator[dict[str, Any]]:
+    """Rows of metrics.jsonl as they are appended, until `ended` is set and the file is read to its end."""
+    rest = b""
+    with path.open("rb") as file:
+        while True:
+            last = ended.is_set()
+            rest += file.read()
+            *lines, rest = rest.split(b"\n")
+            yield from (json.loads(line) for line in lines if line)
+            if last:
+                return
+            time.sleep(POLL_S)
+
+
+class WandbRuns:
+    """One wandb run per trial, all in this process."""
+
+    def __init__(self, folder: RunFolder, project: str, mode: str) -> None:
+        import wandb
+
+        self._wandb = wandb
+        self._settings = {"dir": str(folder.path), "project": project, "mode": mode, "group": folder.path.name}
+        self._folder = folder
+        self._runs: dict[str, Any] = {}
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Log a row; the first one of a trial opens its run, the last one closes it."""
+        trial = row[col.TRIAL]
+        if trial not in self._runs:
+            self._runs[trial] = self._open(trial, row[col.SIZE])
+        run = self._runs[trial]
+        run.log({name: row[column] for column, name in LOGGED.items() if row[column] is not None}, step=row[col.STEP])
+        if row[col.STATUS] != col.RUNNING:
+            run.summary[col.STATUS] = row[col.STATUS]
+            run.finish()
+
+    def _open(self, trial: str, size: str) -> Any:
+        config = yaml.safe_load((self._folder.trial(trial) / "run.yaml").read_text())
+        return self._wandb.init(
+            name=config["name"],
+            config={part: config[part] for part in ("data", "model", "train", "optim")} | {col.TRIAL: trial},
+            tags=[size],
+            reinit="create_new",
+            settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
+            **self._settings,
+        )
+
+    def close(self) -> None:
+        """Close the runs of trials that never reached a last row (failed, or the sweep was interrupted)."""
+        for run in self._runs.values():
+            run.finish()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Follow a sweep until standard input ends."""
+    parser = argparse.ArgumentParser(description="Feed a running sweep's rows to wandb.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--project", required=True)
+    parser.add_argument("--mode", choices=("offline", "online"), required=True)
+    args = parser.parse_args(argv)
+    ended = threading.Event()
+    threading.Thread(target=lambda: (sys.stdin.buffer.read(), ended.set()), daemon=True).start()
+    folder = RunFolder(args.folder)
+    runs = WandbRuns(folder, args.project, args.mode)
+    try:
+        for row in follow(folder.metrics, ended):
+            runs.log(row)
+    finally:
+        runs.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

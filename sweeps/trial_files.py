@@ -1,0 +1,40 @@
+"""trials/<id>/ and best/: what is written when a trial begins, and which weights stay when trials end."""
+
+from typing import Any
+
+from lmcore import columns as col
+from sweeps.checkpoint_files import checkpoint_files
+from sweeps.folder import RunFolder, write_text
+from sweeps.ledger import Ledger, LiveTrial
+from sweeps.spec import dump_yaml
+
+KEPT_PER_SIZE = 3
+
+
+class TrialFiles:
+    """Watcher that writes each trial's config, keeps the weights of the best three of each size, and names the winner."""
+
+    def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
+        self._folder = folder
+        self._ledger = ledger
+
+    def began(self, live: LiveTrial) -> None:
+        """Write trials/<id>/run.yaml, a config that trains this trial alone."""
+        write_text(self._folder.trial(live.id) / "run.yaml", self._alone(live.experiment or live.id, live))
+
+    def reported(self, live: LiveTrial, row: dict[str, Any]) -> None:
+        """The trial's worker has written its checkpoint itself."""
+
+    def ended(self, live: LiveTrial) -> None:
+        """Drop the weights that are no longer among the best, and rewrite best/<size>.yaml."""
+        if live.status == col.RUNNING:
+            return
+        ranking = [t.user_attrs[col.TRIAL] for t in self._ledger.ranking(live.size)]
+        for trial_id in {live.id, *ranking[KEPT_PER_SIZE:]} - set(ranking[:KEPT_PER_SIZE]):
+            for checkpoint in checkpoint_files(self._folder.trial(trial_id)):
+                checkpoint.unlink()
+        if ranking and ranking[0] == live.id:
+            write_text(self._folder.best / f"{live.size}.yaml", self._alone(f"best-{live.size}", live))
+
+    def _alone(self, name: str, live: LiveTrial) -> str:
+        return dump_yaml(self._ledger.spec.single(name, live.run))

@@ -1,0 +1,153 @@
+"""Run folders as a sweep leaves them, made with real Optuna studies in SQLite and plain files."""
+
+import copy
+import functools
+import json
+import math
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+BASE = {
+    "data": {"source": "stdlib", "val_source": None, "seed": 0},
+    "model": {"vocab_size": 256, "d_model": 64, "tie_embeddings": False},
+    "train": {"steps": 100, "batch_size": 8, "seed": 0},
+    "optim": {"lr": 3e-3, "beta1": 0.9, "beta2": 0.95, "warmup_fraction": 0.05, "clip_norm": 1.0},
+}
+MANIFEST = {
+    "schema": 1,
+    "name": "quick",
+    "created": "2026-01-02T03:04:05+00:00",
+    "command": ["python", "sweeps/run.py"],
+    "versions": {"python": "3.11", "optuna": optuna.__version__},
+    "commit": None,
+    "hardware": {"cpus": 2},
+    "seeds": {"train": 0, "data": 0, "search": 0},
+    "storage": None,
+    "sizes": ["xs", "s"],
+    "search": {"method": "optuna", "scheduler": "asha", "trials": 4},
+    "data": {
+        "source": "stdlib",
+        "fingerprint": "f00d",
+        "vocab_size": 256,
+        "train_tokens": 1_200_000,
+        "val_tokens": 60_000,
+        "bytes_per_token": 3.0,
+        "val_entropy_unigram": 5.5,
+    },
+}
+STATES = {
+    None: TrialState.RUNNING,
+    "complete": TrialState.COMPLETE,
+    "pruned": TrialState.PRUNED,
+    "diverged": TrialState.COMPLETE,
+    "failed": TrialState.FAIL,
+}
+
+
+class RunFolder:
+    """A run's folder in the making: `add` trials to its studies, `row` lines to its metrics.jsonl."""
+
+    def __init__(self, path: Path, **manifest: Any) -> None:
+        self.path = path
+        path.mkdir(exist_ok=True)
+        self.manifest = {**MANIFEST, **manifest}
+        (path / "manifest.json").write_text(json.dumps(self.manifest))
+
+    @functools.cached_property
+    def storage(self) -> optuna.storages.RDBStorage:
+        address = self.manifest["storage"] or f"sqlite:///{self.path}/study.db"
+
+        def connect() -> sqlite3.Connection:
+            connection = sqlite3.connect(address.removeprefix("sqlite:///"))
+            connection.execute("PRAGMA synchronous = OFF")  # the same file, without waiting for the disk
+            return connection
+
+        return optuna.storages.RDBStorage(address, engine_kwargs={"creator": connect})
+
+    def study(self, size: str) -> optuna.Study:
+        return optuna.create_study(study_name=size, storage=self.storage, load_if_exists=True)
+
+    def add(self, size: str, ended: str | None, val_loss: float | None = None, **changes: Any) -> str:
+        """A trial of `size`; ended None leaves it running. Changes: dotted paths (`optim__lr=1e-3`) and attributes."""
+        study = self.study(size)
+        name = f"{size}-{len(study.get_trials(deepcopy=False)):04d}"
+        run = copy.deepcopy(BASE)
+        for path, value in changes.items():
+            if "__" in path:
+                part, field = path.split("__")
+                run[part][field] = value
+        attributes: dict[str, Any] = {
+            **{"trial": name, "size": size, "run": run},
+            **{"params_estimate": 1000, "params_exact": 1100, "params_non_embedding": 800, "flops_per_token": 7000},
+        }
+        if ended:
+            attributes |= {"status": ended, "step": 100, "tokens": 25_600, "train_loss": 4.0, "val_loss": val_loss}
+            attributes |= {"val_loss_se": 0.01, "elapsed_s": 12.5, "tokens_per_s": 2048.0}
+        attributes |= {path: value for path, value in changes.items() if "__" not in path}
+        # In one transaction: ask, set_user_attr and tell would be fifteen.
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=STATES[ended],
+                value={"complete": val_loss, "diverged": math.inf}.get(ended),
+                params={"optim.lr": run["optim"]["lr"]},
+                distributions={"optim.lr": FloatDistribution(1e-4, 1e-1, log=True)},
+                intermediate_values={25: val_loss} if ended == "pruned" else {},
+                user_attrs=attributes,
+                system_attrs={"constraints": [float(ended == "diverged")]},
+            )
+        )
+        return name
+
+    def row(self, trial: str, step: int, val_loss: float | None, **changes: Any) -> None:
+        row = {"trial": trial, "size": trial.split("-")[0], "status": "running", "step": step, "tokens": 256 * step}
+        row |= {"train_loss": 4.5, "val_loss": val_loss, "val_loss_se": 0.02, "grad_norm": 0.7, "lr": 1e-3}
+        row |= {"tokens_per_s": 1000.0, "elapsed_s": step / 10, **changes}
+        self.append(json.dumps(row) + "\n")
+
+    def append(self, text: str) -> None:
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(text)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_optuna():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """`make_run(**manifest) -> RunFolder`, in tmp_path/quick."""
+    return lambda **manifest: RunFolder(tmp_path / "quick", **manifest)
+
+
+@pytest.fixture(scope="session")
+def original(tmp_path_factory):
+    """Two sizes, tied and untied, and every way in which a trial can end."""
+    run = RunFolder(tmp_path_factory.mktemp("original"))
+    run.add("xs", "complete", 4.20, optim__lr=1e-3)  # xs-0000, the best untied
+    run.add("xs", "complete", 4.21, optim__lr=2e-3)  # inside the noise of xs-0000
+    run.add("xs", "complete", 4.50, model__tie_embeddings=True)  # the best tied
+    run.add("xs", "pruned", 4.00, step=25, tokens=6400)  # lower than any complete one, but not final
+    run.add("xs", "diverged", None, message="loss is nan at step 3", optim__lr=0.09)
+    run.add("xs", "failed", None, message="MemoryError: 3 GB | 2 GB", step=None, tokens=None, tokens_per_s=None)
+    run.add("s", "complete", 3.90, model__d_model=128)
+    run.add("s", "complete", 3.50, model__d_model=128, optim__beta1=0.8)  # s-0001, ahead by far more than the noise
+    run.add("s", "pruned", 4.10, model__d_model=128, model__tie_embeddings=True, step=25, tokens=6400)
+    running = run.add("s", None, model__d_model=128, model__tie_embeddings=True)  # s-0003
+    run.row(running, 25, 4.4)
+    run.row(running, 50, 4.0)
+    return run
+
+
+@pytest.fixture
+def folder(original, tmp_path):
+    """A copy of `original` of the test's own, in tmp_path/quick."""
+    shutil.copytree(original.path, tmp_path / "quick")
+    return RunFolder(tmp_path / "quick")

@@ -1,0 +1,230 @@
+"""A run's folder becomes the DataFrames that it says."""
+
+import hashlib
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+
+import analysis
+from analysis.load import RunError
+from lmcore.columns import ROW_COLUMNS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def trial_of(run, name):
+    return run.trials.set_index("trial").loc[name]
+
+
+def test_every_trial_is_there_in_the_order_of_the_manifest_then_by_number(folder):
+    trials = analysis.load(folder.path).trials
+    assert trials["trial"].tolist() == [f"xs-{i:04d}" for i in range(6)] + [f"s-{i:04d}" for i in range(4)]
+    ends = ["complete"] * 3 + ["pruned", "diverged", "failed", "complete", "complete", "pruned", "running"]
+    assert trials["status"].tolist() == ends
+    assert trials["number"].tolist() == [*range(6), *range(4)]
+
+
+def test_fields_of_the_run_are_columns_with_their_own_types(folder):
+    trials = analysis.load(str(folder.path)).trials
+    assert trials["params.optim.lr"].iloc[:2].tolist() == [1e-3, 2e-3]
+    assert trials["params.model.tie_embeddings"].dtype == bool
+    assert trials["params.train.steps"].dtype == "int64"
+    assert trials["val_loss"].dtype == "float64"
+    assert trials["step"].dtype == "Int64"
+    assert trials["message"].dtype == "str"
+    assert trials["experiment"].isna().all()
+
+
+def test_perplexity_bits_and_flops_are_those_of_the_closed_forms(folder):
+    trial = trial_of(analysis.load(folder.path), "xs-0000")
+    assert trial["perplexity"] == pytest.approx(math.exp(4.2), rel=1e-15)
+    assert trial["bits_per_byte"] == pytest.approx(4.2 / math.log(2) / 3.0, rel=1e-15)
+    assert trial["train_flops"] == 7000 * 25_600
+
+
+def test_train_flops_of_a_large_model_do_not_wrap_around(make_run):
+    run = make_run()
+    run.add("xs", "complete", 2.0, flops_per_token=6 * 10**10, tokens=10**12)
+    assert analysis.load(run.path).trials["train_flops"].tolist() == [6e22]
+
+
+def test_bits_per_byte_are_nan_where_bytes_per_token_are_unknown(make_run):
+    run = make_run(data={"bytes_per_token": None})
+    run.add("xs", "complete", 4.0)
+    assert analysis.load(run.path).trials["bits_per_byte"].isna().all()
+
+
+def test_a_running_trial_shows_its_newest_row(folder):
+    run = analysis.load(folder.path)
+    trial = trial_of(run, "s-0003")
+    assert (trial["status"], trial["step"], trial["val_loss"], trial["elapsed_s"]) == ("running", 50, 4.0, 5.0)
+    assert trial["train_flops"] == 7000 * 50 * 256
+
+
+def test_an_ended_trial_shows_its_record_and_not_its_rows(make_run):
+    run = make_run()
+    run.row(run.add("xs", "diverged", None), 25, 4.0)
+    trial = analysis.load(run.path).trials.iloc[0]
+    assert np.isnan(trial["val_loss"])
+
+
+def test_status_is_authoritative_over_the_state_of_the_study(make_run):
+    run = make_run()
+    run.add("xs", None, status="pruned", step=25, val_loss=4.5)  # killed between the record and telling Optuna
+    assert analysis.load(run.path).trials["status"].tolist() == ["pruned"]
+
+
+def test_a_trial_without_status_that_the_study_has_ended_is_not_called_running(make_run):
+    run = make_run()
+    run.add("xs", None)
+    for value, state in ((None, "FAIL"), (None, "PRUNED"), (2.0, "COMPLETE"), (math.inf, "COMPLETE")):
+        run.add("xs", None)
+        run.study("xs").tell(run.study("xs").trials[-1].number, value, optuna.trial.TrialState[state])
+    assert analysis.load(run.path).trials["status"].tolist() == ["running", "failed", "pruned", "complete", "diverged"]
+
+
+def test_enqueued_trials_are_skipped(folder):
+    folder.study("xs").enqueue_trial({"optim.lr": 1e-3})
+    assert len(analysis.load(folder.path).trials) == 10
+
+
+def test_of_two_lines_for_one_step_the_last_wins_and_rows_are_in_order(folder):
+    folder.row("xs-0000", 50, 5.0)
+    folder.row("xs-0000", 25, 6.0)
+    folder.row("xs-0000", 50, 4.8)
+    rows = analysis.load(folder.path).rows
+    assert rows.columns.tolist() == list(ROW_COLUMNS)
+    assert rows[["trial", "step", "val_loss"]].values.tolist() == [
+        *(["xs-0000", 25, 6.0], ["xs-0000", 50, 4.8]),
+        *(["s-0003", 25, 4.4], ["s-0003", 50, 4.0]),
+    ]
+
+
+def test_null_becomes_nan(folder):
+    folder.row("xs-0004", 25, None, grad_norm=None)
+    row = analysis.load(folder.path).rows.query("trial == 'xs-0004'").iloc[0]
+    assert np.isnan(row["val_loss"])
+    assert np.isnan(row["grad_norm"])
+
+
+@pytest.mark.parametrize("torn", ['{"trial": "s-0003", "st', '{"trial": "s-0003", "status": "läu'])
+def test_a_torn_last_line_is_dropped(folder, torn):
+    with (folder.path / "metrics.jsonl").open("ab") as file:
+        file.write(torn.encode()[:-1])
+    assert analysis.load(folder.path).rows["step"].tolist() == [25, 50]
+
+
+@pytest.mark.parametrize("damage", ['{"trial": "s-00', "[1, 2]", '{"trial": "s-0003"}'])
+def test_a_damaged_line_elsewhere_is_named(folder, damage):
+    folder.append(damage + "\n")
+    folder.row("s-0003", 75, 3.9)
+    with pytest.raises(RunError, match=r"line 3 of .*metrics\.jsonl is damaged"):
+        analysis.load(folder.path)
+
+
+@pytest.mark.parametrize("text", [None, ""])
+def test_rows_may_be_absent_or_empty(folder, text):
+    (folder.path / "metrics.jsonl").unlink()
+    if text is not None:
+        folder.append(text)
+    run = analysis.load(folder.path)
+    assert run.rows.columns.tolist() == list(ROW_COLUMNS)
+    assert run.rows.empty
+    assert np.isnan(trial_of(run, "s-0003")["val_loss"])
+
+
+def test_a_size_without_a_study_has_no_trials(make_run):
+    run = make_run()
+    run.add("s", "complete", 4.0)
+    assert analysis.load(run.path).trials["size"].tolist() == ["s"]
+
+
+def test_another_storage_than_study_db_is_read_from_its_address(make_run, tmp_path):
+    run = make_run(storage=f"sqlite:///{tmp_path}/elsewhere.db")
+    run.add("xs", "complete", 4.0)
+    assert analysis.load(run.path).trials["val_loss"].tolist() == [4.0]
+
+
+def test_a_folder_with_any_name_is_read_from_anywhere(folder, tmp_path, monkeypatch):
+    strange = folder.path.rename(tmp_path / "a b%20#?x")
+    monkeypatch.chdir(tmp_path)
+    assert len(analysis.load(Path(strange.name)).trials) == 10
+
+
+def test_loading_changes_no_file(folder):
+    def digests():
+        return {path.name: hashlib.sha256(path.read_bytes()).digest() for path in folder.path.iterdir()}
+
+    before = digests()
+    analysis.load(folder.path)
+    assert digests() == before
+
+
+def write_study(damage):
+    def spoil(path):
+        good = (path / "study.db").read_bytes()
+        (path / "study.db").write_bytes(damage(good))
+
+    return spoil
+
+
+SPOILED = {
+    "a run's folder must hold manifest.json": lambda path: (path / "manifest.json").unlink(),
+    "manifest.json must be JSON": lambda path: (path / "manifest.json").write_text("{"),
+    "must have schema 1, but .* has 2": lambda path: (path / "manifest.json").write_text('{"schema": 2}'),
+    "must have schema 1, but .* has None": lambda path: (path / "manifest.json").write_text("[]"),
+    "must list the names of its studies": lambda path: (path / "manifest.json").write_text('{"schema": 1}'),
+    "must hold study.db": lambda path: (path / "study.db").unlink(),
+    r"is not \(.*not a database\)": write_study(lambda good: b"no SQLite at all" * 500),
+    r"is not \(.*malformed\)": write_study(lambda good: good[: len(good) // 2]),
+    r"is not \(.*no such table": write_study(lambda good: b""),
+    r"is not \(Expecting": write_study(lambda good: good.replace(b'{"data": {', b'{"data": [')),
+    "none named other": lambda path: (path / "manifest.json").write_text('{"schema": 1, "sizes": ["other"]}'),
+    "the storage named in manifest.json is not": lambda path: (path / "manifest.json").write_text(
+        '{"schema": 1, "sizes": ["xs"], "storage": "nonsense://user:secret@host/x"}'
+    ),
+}
+
+
+@pytest.mark.parametrize("message", SPOILED)
+def test_a_damaged_folder_is_one_line_that_says_what_is_wrong(folder, message):
+    SPOILED[message](folder.path)
+    with pytest.raises(RunError, match=message) as caught:
+        analysis.load(folder.path)
+    assert "\n" not in str(caught.value)
+    assert "; " in str(caught.value), "a remedy"
+    assert "secret" not in str(caught.value)
+
+
+def test_no_trial_begun_is_an_error(make_run):
+    run = make_run()
+    study = run.study("xs")
+    for begin in (lambda: None, lambda: study.enqueue_trial({}), study.ask):
+        begin()
+        with pytest.raises(RunError, match=r"no trial of .* has begun"):
+            analysis.load(run.path)
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(RunError, match="is not a folder"):
+        analysis.load(tmp_path / "none")
+
+
+def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(folder):
+    code = (
+        "import sys, json, analysis, analysis.report\n"
+        f"analysis.report.build_report(analysis.load({str(folder.path)!r})).text()\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    modules = json.loads(done.stdout)
+    assert not {"torch", "ray", "wandb", "sweeps", "pydantic"} & set(modules)
+    assert [name for name in modules if name.split(".")[0] == "lmcore"] == ["lmcore", "lmcore.columns"]

@@ -1,0 +1,193 @@
+"""The report prints and writes what the tables say, and tells a user's mistake in one line."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+import analysis
+from analysis.rendering import FLOP_SUFFIXES, beta, count, loss, markdown_table, number, scientific, text_table
+from analysis.report import PRINTED_TRIALS, WIDTH, build_report, main
+from analysis.tables import parameter_table, trials_table
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def report_of(run):
+    return build_report(analysis.load(run.path))
+
+
+def test_the_main_table_fits_into_a_line_of_the_terminal(make_run):
+    run = make_run(sizes=["main"])
+    big = {"params_estimate": 1_310_720, "params_exact": 1_311_104, "params_non_embedding": 131_072, "tokens": 409_600}
+    for tied in (False, True):
+        run.add("main", "complete", 4.123, model__tie_embeddings=tied, optim__beta1=0.9341, **big)
+    table = report_of(run).text().split("\n\n")[2].splitlines()
+    assert len(table) == 3
+    assert max(map(len, table)) <= WIDTH
+    assert table[0].split()[:5] == ["size", "tied", "est.", "exact", "non-emb"]
+    assert "4.123 +- 0.010" in table[1]
+    assert "1.31M  1.31M" in table[1]
+
+
+def test_a_wide_table_continues_in_blocks_that_repeat_its_keys():
+    cells = pd.DataFrame({"size": ["xs", "s"], "a": ["1", "22"], "b": ["long words here", "x"]})
+    assert (
+        text_table(cells, 18, ["size", "absent"])
+        == "size   a\nxs     1\ns     22\n\nsize  b\nxs    long words here\ns     x"
+    )
+    assert text_table(cells, 80, ["size"]).count("\n") == 2
+
+
+def test_every_line_of_the_text_is_short(folder):
+    folder.add("xs", "failed", None, message="word " * 300)
+    assert max(map(len, report_of(folder).text().splitlines())) <= WIDTH
+
+
+def test_a_loss_that_is_not_final_is_marked_in_its_own_cell(folder):
+    text = report_of(folder).text()
+    assert "4.000 (running)" in text
+    assert "s tied: no trial is complete; the row is s-0003, running at step 50." in text
+
+
+def test_the_report_says_which_winners_are_inside_the_noise(folder):
+    notes = report_of(folder).notes
+    assert notes[0] == (
+        "xs: xs-0000 leads xs-0001 by 0.010, not more than 2 combined standard errors (0.028): "
+        "not separable, the winner is inside the evaluation noise."
+    )
+    assert notes[1].startswith("s: s-0001 leads s-0000 by 0.400, more than 2 combined standard errors (0.028)")
+
+
+def test_the_report_says_why_trials_ended_early_and_what_the_numbers_rest_on(folder):
+    notes = "\n".join(report_of(folder).notes)
+    assert "xs-0004 diverged: loss is nan at step 3" in notes
+    assert "xs-0005 failed: MemoryError: 3 GB | 2 GB" in notes
+    assert "fingerprint f00d" in notes
+    assert "1.20M training and 60.0k validation tokens, 3.000 bytes per token" in notes
+    assert "python 3.11" in notes
+
+
+def test_one_reason_of_many_trials_is_told_once(make_run):
+    run = make_run()
+    for _ in range(5):
+        run.add("xs", "failed", None, message="no space left")
+    for i in range(12):
+        run.add("s", "diverged", None, message=f"at step {i}")
+    notes = report_of(run).notes
+    assert "xs-0000, xs-0001, xs-0002 and 2 more failed: no space left" in notes
+    assert "3 more messages of failed and diverged trials are in trials.csv." in notes
+
+
+def test_many_trials_are_printed_in_part_and_written_in_full(make_run):
+    run = make_run()
+    for i in range(PRINTED_TRIALS + 3):
+        run.add("xs", "complete", 4.0 + i)
+    report = report_of(run)
+    assert "Trials (3 more in trials.csv)" in report.text()
+    last = f"xs-{PRINTED_TRIALS + 2:04d}"
+    assert last not in report.text()
+    assert last in report.markdown()
+
+
+def test_all_diverged_or_failed_is_a_report_that_says_so(make_run, capsys):
+    run = make_run()
+    run.add("xs", "diverged", None, message="nan")
+    run.add("xs", "failed", None, message="killed", model__tie_embeddings=True)
+    assert main([str(run.path)]) == 0
+    printed = capsys.readouterr().out
+    assert "2 trials: 0 complete, 0 pruned, 0 running, 1 diverged, 1 failed" in printed
+    assert "(none: no trial has a validation loss)" in printed
+    assert "xs untied: no row, because no trial has a validation loss (1 diverged)." in printed
+    assert "xs tied: no row, because no trial has a validation loss (1 failed)." in printed
+    assert "s: no trial has begun." in printed
+
+
+def test_csv_files_hold_the_tables_in_full_precision(folder, tmp_path):
+    folder.add("s", "complete", 1 / 3, optim__lr=1e-3 / 7)
+    assert main([str(folder.path), "--out", str(tmp_path / "deep" / "out")]) == 0
+    trials = analysis.load(folder.path).trials
+    for name, table in (("parameters.csv", parameter_table(trials)), ("trials.csv", trials_table(trials))):
+        read = pd.read_csv(tmp_path / "deep" / "out" / name)
+        pd.testing.assert_frame_equal(read, table, check_dtype=False, check_exact=True)
+
+
+def test_markdown_has_both_tables_and_the_notes(folder):
+    markdown = report_of(folder).markdown()
+    assert markdown.startswith("# quick\n\n10 trials: 5 complete")
+    assert "| xs | no | 1.00k | 1.10k | 800 | 25.6k | 179M | 4.200 +- 0.010 |" in markdown
+    assert "\n\n## Trials\n\n| trial | status | val loss |" in markdown
+    assert "\n- Data: stdlib, fingerprint f00d" in markdown
+
+
+def test_no_cell_breaks_out_of_a_markdown_table():
+    assert markdown_table(pd.DataFrame({"a": ["x|y"]})) == "| a |\n| --- |\n| x\\|y |"
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (count(1_310_720), "1.31M"),
+        (count(999_999), "1.00M"),
+        (count(200), "200"),
+        (count(0), "0"),
+        (count(61.83), "61.8"),
+        (count(0.01234), "0.0123"),
+        (count(7_000_000_000), "7.00B"),
+        (count(pd.NA), "-"),
+        (count(2.74e15, FLOP_SUFFIXES), "2.74P"),
+        (scientific(0.0032), "3.2e-03"),
+        (loss(4.12345, 0.05), "4.123 +- 0.050"),
+        (loss(4.12345, float("nan")), "4.123"),
+        (loss(float("inf"), 0.1), "-"),
+        (beta(0.95), "0.950"),
+        (beta(0.9999), "0.9999"),
+        (beta(float("nan")), "-"),
+        (number(True), "yes"),
+        (number(1024), "1024"),
+        (number(0.123456), "0.1235"),
+        (number(None), "-"),
+        (number("post"), "post"),
+    ],
+)
+def test_numbers_are_short(shown, expected):
+    assert shown == expected
+
+
+def spoil_database(path):
+    (path / "study.db").write_bytes(b"no SQLite at all" * 500)
+
+
+@pytest.mark.parametrize("spoil", [lambda path: (path / "manifest.json").unlink(), spoil_database])
+def test_bad_input_is_one_line_and_exit_code_2(folder, capsys, spoil):
+    spoil(folder.path)
+    assert main([str(folder.path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert not (folder.path / "report").exists()
+
+
+def test_a_report_that_cannot_be_written_is_one_line_and_exit_code_2(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("in the way")
+    assert main([str(folder.path), "--out", str(tmp_path / "file")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [[str(ROOT / "analysis" / "report.py")], ["-m", "analysis.report"]])
+def test_both_ways_to_start_it_work_from_anywhere(folder, tmp_path, command):
+    # The script finds its own root; -m needs to be told.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT) if command[0] == "-m" else ""}
+    start = [sys.executable, *command]
+    good = subprocess.run([*start, "quick"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.startswith("quick: 10 trials")
+    written = ["parameters.csv", "report.md", "trials.csv"]
+    assert sorted(path.name for path in (folder.path / "report").iterdir()) == written
+
+    bad = subprocess.run([*start, "absent"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr == "RUN must be the folder of a run, but absent is not a folder; give runs/<name> of a sweep\n"

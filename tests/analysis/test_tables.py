@@ -1,0 +1,151 @@
+"""The tables say what a hand count of the same trials says."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import analysis
+from analysis.tables import parameter_table, status_counts, trials_table, winner_margins
+
+
+def table_of(run):
+    return parameter_table(analysis.load(run.path).trials)
+
+
+def test_each_size_and_tying_is_represented_by_its_best(folder):
+    table = table_of(folder)
+    assert table[["size", "tied", "trial", "status", "val_loss"]].values.tolist() == [
+        ["xs", False, "xs-0000", "complete", 4.20],
+        ["xs", True, "xs-0002", "complete", 4.50],
+        ["s", False, "s-0001", "complete", 3.50],
+        ["s", True, "s-0003", "running", 4.00],
+    ]
+
+
+def test_the_columns_of_a_row_are_those_of_its_trial(folder):
+    row = table_of(folder).iloc[0].to_dict()
+    assert row == {
+        **{"size": "xs", "tied": False, "params_estimate": 1000, "params_exact": 1100, "params_non_embedding": 800},
+        **{"tokens": 25_600, "train_flops": 7000 * 25_600, "val_loss": 4.20, "val_loss_se": 0.01},
+        **{"perplexity": pytest.approx(math.exp(4.2)), "bits_per_byte": pytest.approx(4.2 / math.log(2) / 3)},
+        **{"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "warmup": 0.05},
+        **{"step": 100, "status": "complete", "trial": "xs-0000"},
+    }
+
+
+def test_a_pruned_trial_never_beats_a_complete_one(make_run):
+    run = make_run()
+    run.add("xs", "pruned", 1.0)
+    run.add("xs", "complete", 9.0)
+    assert table_of(run)["trial"].tolist() == ["xs-0001"]
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_diverged_and_failed_trials_never_win_whatever_their_last_loss(make_run, status):
+    run = make_run()
+    run.add("xs", status, 1.0)
+    run.add("xs", "pruned", 9.0)
+    run.add("s", status, 1.0)
+    run.add("s", status, None)
+    assert table_of(run)["trial"].tolist() == ["xs-0001"]
+
+
+def test_all_diverged_gives_an_empty_table_with_all_its_columns(make_run):
+    run = make_run()
+    run.add("xs", "complete", 4.0)
+    columns = table_of(run).columns.tolist()
+    trials = analysis.load(run.path).trials.assign(status="diverged", val_loss=np.inf)
+    assert parameter_table(trials).empty
+    assert parameter_table(trials).columns.tolist() == columns
+
+
+def test_equal_losses_go_to_the_earlier_trial(make_run):
+    run = make_run()
+    for _ in range(3):
+        run.add("xs", "complete", 4.0)
+    assert table_of(run)["trial"].tolist() == ["xs-0000"]
+
+
+def test_an_ablation_has_a_row_for_each_experiment_in_its_own_order(make_run):
+    run = make_run(sizes=["main"])
+    run.add("main", "complete", 4.0, experiment="baseline")
+    run.add("main", "complete", 4.2, experiment="tied", model__tie_embeddings=True)
+    run.add("main", "complete", 3.9, experiment="another-seed", train__seed=1)
+    table = table_of(run)
+    assert table.columns[:3].tolist() == ["size", "experiment", "tied"]
+    assert table["experiment"].tolist() == ["baseline", "tied", "another-seed"]
+
+
+def test_a_trial_of_which_nothing_is_known_yet_is_no_kind_of_its_own(folder):
+    folder.study("xs").ask()
+    assert len(table_of(folder)) == 4
+
+
+def test_the_trials_table_is_sorted_by_size_status_and_loss(folder):
+    table = trials_table(analysis.load(folder.path).trials)
+    assert table["trial"].tolist() == [
+        *("xs-0000", "xs-0001", "xs-0002", "xs-0003", "xs-0004", "xs-0005"),
+        *("s-0001", "s-0000", "s-0002", "s-0003"),
+    ]
+
+
+def test_the_trials_table_shows_lr_and_what_varies_within_a_size(folder):
+    table = trials_table(analysis.load(folder.path).trials)
+    assert table.columns.tolist() == [
+        *("trial", "size", "status", "val_loss", "val_loss_se", "train_loss", "lr", "tied", "beta1"),
+        *("step", "tokens", "elapsed_s", "tokens_per_s", "message"),
+    ]
+
+
+def test_fields_of_one_name_in_two_parts_keep_their_part(make_run):
+    run = make_run()
+    run.add("xs", "complete", 4.0)
+    run.add("xs", "complete", 4.1, train__seed=1, optim__clip_norm=None)
+    table = trials_table(analysis.load(run.path).trials)
+    assert table["train.seed"].tolist() == [0, 1]
+    assert "data.seed" not in table
+    assert np.isnan(table["clip_norm"].iloc[1])
+
+
+def test_tables_do_not_depend_on_the_order_of_the_trials_within_a_size(folder):
+    trials = analysis.load(folder.path).trials
+    shuffled = pd.concat([group.sample(frac=1, random_state=0) for _, group in trials.groupby("size", sort=False)])
+    pd.testing.assert_frame_equal(parameter_table(shuffled), parameter_table(trials))
+    pd.testing.assert_frame_equal(trials_table(shuffled), trials_table(trials))
+
+
+def test_statuses_are_counted_by_size(folder):
+    counts = status_counts(analysis.load(folder.path).trials)
+    assert counts.to_dict("records") == [
+        {"size": "xs", "complete": 3, "pruned": 1, "running": 0, "diverged": 1, "failed": 1, "total": 6},
+        {"size": "s", "complete": 2, "pruned": 1, "running": 1, "diverged": 0, "failed": 0, "total": 4},
+    ]
+
+
+def test_a_lead_inside_two_combined_standard_errors_is_not_separable(folder):
+    margins = winner_margins(analysis.load(folder.path).trials)
+    assert margins[["size", "best", "runner_up", "separable"]].values.tolist() == [
+        ["xs", "xs-0000", "xs-0001", False],
+        ["s", "s-0001", "s-0000", True],
+    ]
+    assert margins["difference"].tolist() == pytest.approx([0.01, 0.4])
+    assert margins["difference_se"].tolist() == pytest.approx([math.sqrt(2) * 0.01] * 2)
+
+
+@pytest.mark.parametrize(("lead", "separable"), [(0.099, False), (0.101, True)])
+def test_the_border_of_separable_is_two_combined_standard_errors(make_run, lead, separable):
+    run = make_run()
+    run.add("xs", "complete", 4.0, val_loss_se=0.03)
+    run.add("xs", "complete", 4.0 + lead, val_loss_se=0.04)  # combined 0.05
+    assert winner_margins(analysis.load(run.path).trials)["separable"].tolist() == [separable]
+
+
+def test_an_unknown_standard_error_separates_nothing_and_one_complete_trial_has_no_rival(make_run):
+    run = make_run()
+    run.add("xs", "complete", 4.0, val_loss_se=None)
+    run.add("xs", "complete", 8.0)
+    run.add("s", "complete", 4.0)
+    run.add("s", "pruned", 4.0)
+    assert winner_margins(analysis.load(run.path).trials)[["size", "separable"]].values.tolist() == [["xs", False]]

@@ -1,0 +1,225 @@
+"""One contract for every search method: what is asked, what the study is told, and what is never the best."""
+
+import math
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from lmcore import columns as col
+from sweeps.ledger import Ledger
+from sweeps.spec import METHODS, SweepSpec
+
+SPACE = {
+    "optim.lr": {"low": 1e-4, "high": 1e-1, "log": True},
+    "optim.warmup_fraction": {"low": 0.0, "high": 0.2},
+    "model.tie_embeddings": {"choices": [True, False]},
+}
+EXPERIMENTS = [{"name": f"e{i}", "optim.lr": 10.0 ** -(1 + i % 4)} for i in range(12)]
+
+
+def spec(method, trials=12, scheduler="asha", sizes=(), **search):
+    return SweepSpec.model_validate(
+        {
+            "name": "contract",
+            "train": {"steps": 40, "eval_every": 10},
+            "search": {"method": method, "trials": trials, "scheduler": scheduler, "startup_trials": 3, **search},
+            "sizes": sizes,
+            **({"experiments": EXPERIMENTS} if method == "experiments" else {"space": SPACE}),
+        }
+    )
+
+
+def ledger(tmp_path, method, name="study", **options):
+    return Ledger(spec(method, **options), optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/{name}.db"))
+
+
+def row(step, loss, train_loss=None):
+    return {
+        col.STEP: step,
+        col.TOKENS: step * 2048,
+        col.TRAIN_LOSS: loss if train_loss is None else train_loss,
+        col.VAL_LOSS: loss,
+        col.VAL_LOSS_SE: 0.01,
+        col.GRAD_NORM: 1.0,
+        col.LR: 1e-3,
+        col.TOKENS_PER_S: 100.0,
+        col.ELAPSED_S: float(step),
+    }
+
+
+def loss_of(live, step):
+    """A bowl around lr = 1e-2 that falls with time; rates above 0.05 diverge."""
+    lr = live.run.optim.lr
+    return math.nan if lr > 0.05 else 3.0 + abs(math.log10(lr) + 2) + 1.0 / step
+
+
+def drive(ledger, crash=()):
+    """Run every trial to its end; live trials by id."""
+    ended = {}
+    while (live := ledger.ask()) is not None:
+        for step in (10, 20, 30, 40):
+            if live.trial.number in crash and step == 20:
+                ledger.fail(live.id, "ValueError: boom")
+                break
+            if ledger.report(live.id, row(step, loss_of(live, step))) != col.RUNNING:
+                break
+        ended[live.id] = ledger.end(live.id)
+    return ended
+
+
+def study(tmp_path, size="main", name="study"):
+    return optuna.load_study(study_name=size, storage=f"sqlite:///{tmp_path}/{name}.db")
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
+    ended = drive(ledger(tmp_path, method), crash=(1,))
+    trials = study(tmp_path).trials
+    assert [t.number for t in trials] == list(range(12))
+    assert sorted(ended) == [f"main-{n:04d}" for n in range(12)]
+    for trial in trials:
+        live = ended[trial.user_attrs[col.TRIAL]]
+        assert trial.user_attrs[col.STATUS] == live.status
+        expected = {
+            col.COMPLETE: TrialState.COMPLETE,
+            col.PRUNED: TrialState.PRUNED,
+            col.DIVERGED: TrialState.COMPLETE,
+            col.FAILED: TrialState.FAIL,
+        }
+        assert trial.state == expected[live.status]
+        if live.status == col.COMPLETE:
+            assert trial.value == trial.intermediate_values[40] == pytest.approx(loss_of(live, 40))
+            assert trial.constraints == {"diverged": 0.0}
+        if live.status == col.PRUNED:
+            last = max(trial.intermediate_values)
+            assert last < 40
+            assert trial.intermediate_values[last] == pytest.approx(loss_of(live, last))
+            assert trial.user_attrs[col.VAL_LOSS] == trial.intermediate_values[last]
+        if live.status == col.DIVERGED:
+            assert trial.value == math.inf
+            assert trial.constraints == {"diverged": 1.0}
+            assert "nan" in trial.user_attrs[col.MESSAGE]
+        if live.status == col.FAILED:
+            assert trial.user_attrs[col.MESSAGE] == "ValueError: boom"
+            assert list(trial.intermediate_values) == [10]
+    assert {t.user_attrs[col.STATUS] for t in trials} >= {col.COMPLETE, col.FAILED}
+    assert trials[1].state == TrialState.FAIL
+
+
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "experiments"])
+def test_suggestions_stay_inside_the_space_and_make_valid_runs(tmp_path, method):
+    for live in drive(ledger(tmp_path, method)).values():
+        assert set(live.trial.params) == set(SPACE)
+        assert 1e-4 <= live.run.optim.lr <= 1e-1
+        assert live.run.optim.lr == live.trial.params["optim.lr"]
+        assert 0 <= live.run.optim.warmup_fraction <= 0.2
+        assert live.run.model.tie_embeddings is live.trial.params["model.tie_embeddings"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_seed_makes_the_same_search_and_another_seed_another(tmp_path, method):
+    def params(name, seed):
+        return [live.run.optim for live in drive(ledger(tmp_path, method, name=name, seed=seed)).values()]
+
+    first = params("a", 0)
+    assert first == params("b", 0)
+    if method != "experiments":
+        assert first != params("c", 1)
+
+
+@pytest.mark.parametrize("method", ["optuna", "random", "qmc", "gp", "cmaes"])
+def test_no_suggestion_is_made_twice_and_sizes_are_searched_apart(tmp_path, method):
+    sizes = [{"name": "xs", "model.d_model": 64}, {"name": "s"}]
+    ended = drive(ledger(tmp_path, method, sizes=sizes))
+    rates = [live.run.optim.lr for live in ended.values()]
+    assert len(set(rates)) == 12
+    assert sorted(ended) == [f"s-{n:04d}" for n in range(6)] + [f"xs-{n:04d}" for n in range(6)]
+    assert len(study(tmp_path, "xs").trials) == len(study(tmp_path, "s").trials) == 6
+    assert ended["xs-0000"].run.model.d_model == 64
+
+
+def test_a_diverged_trial_is_never_the_best_and_tpe_moves_away(tmp_path):
+    book = ledger(tmp_path, "optuna", trials=40, scheduler="none")
+    ended = drive(book)
+    diverged = [live.trial.number for live in ended.values() if live.status == col.DIVERGED]
+    assert diverged, "the space must hold rates that diverge"
+    best = study(tmp_path).best_trial
+    assert best.user_attrs[col.STATUS] == col.COMPLETE
+    assert book.ranking("main")[0].number == best.number
+    # A tenth of the space diverges; once TPE models it (from trial 3 on), it goes there less than chance would.
+    assert sum(number >= 20 for number in diverged) <= 2
+
+
+def test_a_validation_loss_far_above_knowing_nothing_is_divergence_with_its_value_kept(tmp_path):
+    book = ledger(tmp_path, "random", trials=2)
+    live = book.ask()
+    assert book.report(live.id, row(10, 2 * math.log(2048) - 0.01)) == col.RUNNING
+    assert book.report(live.id, row(20, 2 * math.log(2048) + 0.01)) == col.DIVERGED
+    book.end(live.id)
+    trial = study(tmp_path).trials[0]
+    assert trial.value == math.inf
+    assert "2 ln V" in trial.user_attrs[col.MESSAGE]
+    assert list(trial.intermediate_values) == [10, 20]
+
+
+def test_an_infinite_training_loss_is_divergence_though_validation_is_finite(tmp_path):
+    book = ledger(tmp_path, "random", trials=2)
+    live = book.ask()
+    assert book.report(live.id, row(10, 4.0, train_loss=math.inf)) == col.DIVERGED
+
+
+def test_trials_know_their_counts_and_their_whole_run(tmp_path):
+    from lmcore.config import ModelConfig, RunSpec
+    from lmcore.params import count_parameters
+
+    live = ledger(tmp_path, "random").ask()
+    attributes = study(tmp_path).trials[0].user_attrs
+    run = RunSpec.model_validate(attributes[col.RUN])
+    assert run == live.run
+    assert attributes[col.PARAMS_EXACT] == count_parameters(ModelConfig(**attributes[col.RUN]["model"])).total
+
+
+def test_an_interrupted_trial_stays_running_in_the_study(tmp_path):
+    book = ledger(tmp_path, "random")
+    live = book.ask()
+    book.report(live.id, row(10, 4.0))
+    book.end(live.id)
+    assert study(tmp_path).trials[0].state == TrialState.RUNNING
+    assert book.statuses() == {"main-0000": col.RUNNING}
+
+
+def test_a_grid_is_run_whole_and_each_point_once(tmp_path):
+    book = Ledger(
+        SweepSpec.model_validate(
+            {
+                "name": "grid",
+                "train": {"steps": 40, "eval_every": 10},
+                "search": {"method": "grid", "scheduler": "none"},
+                "space": {"optim.lr": [1e-3, 1e-2], "optim.beta2": {"low": 0.9, "high": 0.99, "points": 3}},
+            }
+        ),
+        optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db"),
+    )
+    points = [(live.run.optim.lr, round(live.run.optim.beta2, 6)) for live in drive(book).values()]
+    assert sorted(points) == [(lr, b) for lr in (1e-3, 1e-2) for b in (0.9, 0.945, 0.99)]
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
+def test_every_scheduler_stops_hopeless_trials_and_none_stops_none(tmp_path, scheduler):
+    stopped = drive(ledger(tmp_path, "random", trials=24, scheduler=scheduler))
+    assert sum(live.status == col.PRUNED for live in stopped.values()) >= 3
+    kept = drive(ledger(tmp_path, "random", trials=24, scheduler="none", name="none"))
+    assert {live.status for live in kept.values()} <= {col.COMPLETE, col.DIVERGED}
+
+
+def test_no_trial_is_stopped_before_its_grace_is_over(tmp_path):
+    ended = drive(ledger(tmp_path, "random", trials=24, grace_steps=20))
+    pruned = [live.last_row[col.STEP] for live in ended.values() if live.status == col.PRUNED]
+    assert pruned
+    assert min(pruned) >= 20

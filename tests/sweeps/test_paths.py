@@ -1,0 +1,114 @@
+"""Dotted paths reach every field of a run, change only what they name, and say in one line what is wrong."""
+
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lmcore.config import RunSpec, flatten
+from sweeps.paths import RUN_DEFAULTS, FieldError, apply, describe, nearest, plain_types
+
+
+@given(st.sets(st.sampled_from(sorted(RUN_DEFAULTS))))
+def test_putting_a_runs_own_values_back_changes_nothing(paths):
+    run = RunSpec()
+    assert apply(run, {path: flatten(run)[path] for path in paths}) == run
+
+
+def test_an_override_changes_its_field_and_no_other():
+    run = apply(RunSpec(), {"optim.lr": 1e-4, "model.tie_embeddings": True})
+    assert flatten(run) == {**flatten(RunSpec()), "optim.lr": 1e-4, "model.tie_embeddings": True}
+
+
+def test_overrides_that_only_together_make_a_valid_run_are_taken_together():
+    assert apply(RunSpec(), {"model.num_heads": 3, "model.d_model": 96}).model.head_dim == 32
+
+
+def test_whole_floats_serve_integer_fields_and_stay_floats_elsewhere():
+    run = apply(RunSpec(), {"train.steps": 2e3, "train.threads": 2.0, "optim.clip_norm": 2.0})
+    assert (run.train.steps, run.train.threads, run.optim.clip_norm) == (2000, 2, 2.0)
+    assert [type(value) for value in (run.train.steps, run.train.threads, run.optim.clip_norm)] == [int, int, float]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"optim.lrr": 1}, "optim.lrr: is not a field; did you mean optim.lr?"),
+        ({"optim": {}}, "optim: is not a field"),
+        ({"train.steps": "200"}, "train.steps: must be an integer (got '200'); write 200 without quotes"),
+        ({"train.steps": True}, "train.steps: must be an integer (got true); the default is 200"),
+        ({"train.steps": 2.5}, "train.steps: must be an integer (got 2.5); the default is 200"),
+        ({"optim.beta1": 1}, "optim.beta1: must be < 1 (got 1); the default is 0.9"),
+        ({"optim.lr": float("nan")}, "optim.lr: must be finite (got nan); the default is 0.003"),
+        ({"optim.lr": None}, "optim.lr: must be a number (got null); the default is 0.003"),
+        ({"train.compile": "yes"}, "train.compile: must be 'auto' or true or false (got 'yes'); the default is 'auto'"),
+        ({"train.threads": "all"}, "train.threads: must be 'auto' or an integer (got 'all'); the default is 'auto'"),
+        ({"model.norm": "prenorm"}, "model.norm: must be 'pre', 'post' or 'none' (got 'prenorm'); did you mean pre?"),
+        ({"data.source": 3}, "data.source: must be text (got 3); quote it"),
+        ({"data.source": ""}, "data.source: must not be empty (got ''); the default is 'stdlib'"),
+        (
+            {"model.num_heads": 3},
+            "model.num_heads: must divide d_model, but 3 does not divide 128; choose 2 heads",
+        ),
+        ({"model.num_heads": 128}, "model: rope needs an even number of channels per head"),
+        ({"data.source": ["x" * 500]}, "data.source: must be text (got ['xxx"),
+    ],
+)
+def test_a_wrong_override_is_one_line_with_rule_value_and_remedy(overrides, message):
+    with pytest.raises(FieldError) as error:
+        apply(RunSpec(), overrides)
+    assert str(error.value).startswith(message)
+    assert len(str(error.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("optim.lrate", "optim.lr"),
+        ("model.lr", "optim.lr"),
+        ("lr", "optim.lr"),
+        ("optim.learning_rate", "optim.lr"),
+        ("optim.beta_1", "optim.beta1"),
+        ("model.layers", "model.num_layers"),
+        ("model.n_head", "model.num_heads"),
+        ("train.batchsize", "train.batch_size"),
+        ("model.tied", "model.tie_embeddings"),
+        ("completely.different", None),
+    ],
+)
+def test_the_nearest_path_is_the_one_that_was_meant(path, meant):
+    assert nearest(path) == meant
+
+
+def test_a_path_that_resembles_none_is_answered_with_the_names_of_its_section():
+    with pytest.raises(
+        FieldError, match=r"^train\.qqqq: is not a field; choose one of train\.steps, train\.batch_size"
+    ):
+        apply(RunSpec(), {"train.qqqq": 1})
+
+
+def test_a_misspelt_key_is_reported_rather_than_what_it_left_out():
+    with pytest.raises(ValidationError) as error:
+        RunSpec.model_validate({"optim": {"beta": 0.5, "lr": "fast"}})
+    assert str(describe(error.value)) == "optim.beta: is not a field; did you mean optim.beta1?"
+
+
+def test_a_line_break_in_a_users_text_does_not_break_the_line():
+    with pytest.raises(ValidationError) as error:
+        RunSpec.model_validate({"optim\n\x1b[31m": 1})
+    assert "\n" not in str(describe(error.value))
+    assert "\x1b" not in str(describe(error.value))
+
+
+def test_the_types_of_a_field_are_those_it_takes():
+    assert plain_types("optim.lr") == {float}
+    assert plain_types("train.steps") == {int}
+    assert plain_types("optim.clip_norm") == {float, type(None)}
+    assert plain_types("train.compile") == {str, bool}
+
+
+def test_an_error_survives_pickling_as_ray_needs_it():
+    error = pickle.loads(pickle.dumps(FieldError("optim.lr", "must be > 0")))
+    assert str(error) == "optim.lr: must be > 0"

@@ -175,19 +175,19 @@ def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         lines = []
-    newest: dict[tuple[str, int], dict[str, Any]] = {}
+    newest: dict[tuple[str, int], tuple[Any, ...]] = {}
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            newest[row[TRIAL], row[STEP]] = row
-        except (ValueError, KeyError, TypeError):
+            newest[row[TRIAL], row[STEP]] = tuple(row.get(name) for name in ROW_COLUMNS)
+        except (ValueError, KeyError, TypeError, AttributeError):
             if number == len(lines):
                 break  # the writer was killed in mid-line
             raise RunError(
                 f"each line of metrics.jsonl must be one report row, but line {number} of {path} is damaged; "
                 "restore the file or delete that line"
             ) from None
-    rows = pd.DataFrame({name: [row.get(name) for row in newest.values()] for name in ROW_COLUMNS})
+    rows = pd.DataFrame(list(newest.values()), columns=list(ROW_COLUMNS))
     rows = rows.astype({name: _dtype(name) for name in ROW_COLUMNS})
     place = rows[TRIAL].map({trial: place for place, trial in enumerate(trial_ids)})
     return rows.assign(place=place).sort_values(["place", TRIAL, STEP], ignore_index=True).drop(columns="place")

@@ -58,11 +58,11 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
             loss(mean, se) if status == COMPLETE else f"{decimal(mean, 3)} ({status})" for mean, se, status in losses
         ],
         "ppl": [count(value) for value in table[PERPLEXITY]],
-        "bpb": [decimal(value, 2) for value in table[BITS_PER_BYTE]],
+        "bpb": [hundredths(value) for value in table[BITS_PER_BYTE]],
         "lr": [scientific(value) for value in table["lr"]],
         "beta1": [beta(value) for value in table["beta1"]],
         "beta2": [beta(value) for value in table["beta2"]],
-        "warmup": [decimal(value, 2) for value in table[WARMUP]],
+        "warmup": [hundredths(value) for value in table[WARMUP]],
         "trial": table[TRIAL].tolist(),
     }
     return pd.DataFrame(cells, dtype="str")
@@ -70,7 +70,8 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 def trial_cells(table: pd.DataFrame) -> pd.DataFrame:
     """`analysis.tables.trials_table` as short strings; messages are too long for a cell and left out."""
-    formats = {"lr": scientific, "beta1": beta, "beta2": beta, TOKENS: count, TOKENS_PER_S: count, ELAPSED_S: count}
+    formats = {"lr": scientific, "beta1": beta, "beta2": beta, WARMUP: hundredths}
+    formats |= {TOKENS: count, TOKENS_PER_S: count, ELAPSED_S: count}
     cells: dict[str, list[str]] = {}
     for name in table.columns.drop([SIZE, VAL_LOSS_SE, MESSAGE]):  # the size is part of the trial's name
         if name == VAL_LOSS:
@@ -129,6 +130,11 @@ def scientific(value: Any) -> str:
 def decimal(value: Any, places: int) -> str:
     """A fixed number of places: 4.1234 -> 4.12 for two."""
     return MISSING if pd.isna(value) else f"{value:.{places}f}"
+
+
+def hundredths(value: Any) -> str:
+    """Two places."""
+    return decimal(value, 2)
 
 
 def beta(value: Any) -> str:

@@ -141,18 +141,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
-    for lead in winner_margins(trials).itertuples():
+    """For each size, whether its best trial can be told from the next."""
+    leads = {lead.size: lead for lead in winner_margins(trials).itertuples()}
+    for size in trials[SIZE].unique():
+        if size not in leads:
+            yield f"{size}: fewer than two complete trials, so nothing to compare the best with."
+            continue
+        lead = leads[size]
         margin = f"{lead.best} leads {lead.runner_up} by {lead.difference:.3f}"
         if pd.isna(lead.difference_se):
-            yield f"{lead.size}: {margin}; not separable, because the standard errors are unknown."
+            yield f"{size}: {margin}; not separable, because the standard errors are unknown."
         elif lead.separable:
             yield (
-                f"{lead.size}: {margin}, more than {SEPARABLE_SE:g} combined standard errors "
+                f"{size}: {margin}, more than {SEPARABLE_SE:g} combined standard errors "
                 f"({SEPARABLE_SE * lead.difference_se:.3f}); the spread between seeds is not in them."
             )
         else:
             yield (
-                f"{lead.size}: {margin}, not more than {SEPARABLE_SE:g} combined standard errors "
+                f"{size}: {margin}, not more than {SEPARABLE_SE:g} combined standard errors "
                 f"({SEPARABLE_SE * lead.difference_se:.3f}): not separable, the winner is inside the evaluation noise."
             )
 
@@ -195,7 +201,7 @@ def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
         f"Data: {data.get('source', 'unknown')}, fingerprint {data.get('fingerprint', 'unknown')}; "
         f"vocabulary {data.get('vocab_size', 'unknown')}, "
         f"{count(data.get('train_tokens'))} training and {count(data.get('val_tokens'))} validation tokens, "
-        f"{decimal(data.get('bytes_per_token'), 3)} bytes per token, "
+        f"bytes per token {decimal(data.get('bytes_per_token'), 3)}, "
         f"unigram entropy {decimal(data.get('val_entropy_unigram'), 3)} nats per token."
     )
     versions = ", ".join(f"{package} {version}" for package, version in manifest.get("versions", {}).items())

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,35 +74,24 @@ class RunFolder:
         """A trial's config and newest checkpoints."""
         return self.path / "trials" / trial_id
 
-    def create(self) -> None:
-        """Make the folder.
-
-        Raises:
-            InputError: it holds a sweep already, or cannot be made.
-        """
-        if self.study_db.exists() or self.metrics.exists():
-            raise InputError(
-                f"name: each sweep has a folder of its own, but {self.display} holds a sweep already; "
-                "choose another --name, or delete the folder"
-            )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                f"name: {self.display} cannot be made ({error.strerror}); run from a folder you can write to"
-            ) from None
-
     @property
     def display(self) -> str:
         """The path as a user would type it."""
         return os.path.relpath(self.path)
 
-    def lock(self) -> filelock.BaseFileLock:
-        """Take the folder for this process; the kernel gives it back when the process dies, however it dies.
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder and hold it for this process; the kernel lets go when the process dies, however it dies.
 
         Raises:
-            FolderInUseError: somebody else has it.
+            InputError: it holds a sweep already, or cannot be made.
+            FolderInUseError: another process holds it.
         """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            rule = f"{self.display} cannot be made ({error.strerror})"
+            raise InputError(f"name: {rule}; run from a folder that you can write to") from None
         lock = filelock.FileLock(self.path / ".lock")
         holder = self.path / ".lock-holder"
         try:
@@ -108,10 +99,16 @@ class RunFolder:
         except filelock.Timeout:
             pid = holder.read_text().strip() if holder.exists() else "unknown"
             raise FolderInUseError(
-                f"{self.display}: one writer at a time, and process {pid} holds it; wait for it or choose another --name"
+                f"{self.display}: one writer at a time, and process {pid} is writing; wait, or choose another --name"
             ) from None
-        holder.write_text(f"{os.getpid()}\n")
-        return lock
+        with lock:
+            if self.study_db.exists() or self.metrics.exists():
+                raise InputError(
+                    f"name: each sweep has a folder of its own, and {self.display} holds a sweep already; "
+                    "choose another --name, or delete the folder"
+                )
+            holder.write_text(f"{os.getpid()}\n")
+            yield
 
 
 def write_text(path: Path, text: str) -> None:

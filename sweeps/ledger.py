@@ -5,7 +5,7 @@ The study is the sweep's only memory. What it is told is the truth:
 | status   | Optuna state | value                                                                     |
 |----------|--------------|---------------------------------------------------------------------------|
 | complete | COMPLETE     | the last validation loss                                                  |
-| pruned   | PRUNED       | none; its intermediate values stay                                        |
+| pruned   | PRUNED       | none told: Optuna shows the last intermediate value, and keeps all of them |
 | diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
 | failed   | FAIL         | none; the error message as an attribute                                   |
 
@@ -70,7 +70,7 @@ class Ledger:
     live: dict[str, LiveTrial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._studies = {size: self._create(size) for size in self.spec.size_names}
+        self.studies = {size: self._create(size) for size in self.spec.size_names}
         # Experiments search nothing: their overrides come from the config, by name.
         by_experiment = self.spec.search.method == "experiments"
         self._space = {} if by_experiment else distributions(self.spec.space)
@@ -94,11 +94,11 @@ class Ledger:
 
     def asked(self, size: str) -> int:
         """Trials of `size` that have left the queue."""
-        return sum(t.state is not TrialState.WAITING for t in self._studies[size].get_trials(deepcopy=False))
+        return sum(t.state is not TrialState.WAITING for t in self.studies[size].get_trials(deepcopy=False))
 
     def ask(self) -> LiveTrial | None:
         """The next trial, or None when every size has had its number; sizes take turns."""
-        progress = {size: (self.asked(size), self.spec.trials_of(size)) for size in self._studies}
+        progress = {size: (self.asked(size), self.spec.trials_of(size)) for size in self.studies}
         size = min(
             (size for size, (asked, planned) in progress.items() if asked < planned),
             key=lambda size: progress[size][0],
@@ -106,7 +106,7 @@ class Ledger:
         )
         if size is None:
             return None
-        study = self._studies[size]
+        study = self.studies[size]
         study.sampler = sampler_for(self.spec.search, size, progress[size][0], self.spec.startup_trials(size))
         trial = study.ask(self._space)
         experiment = trial.user_attrs.get(col.EXPERIMENT)
@@ -154,7 +154,7 @@ class Ledger:
         live = self.live.pop(trial_id)
         if live.status == col.RUNNING:
             return live
-        trial, study = live.trial, self._studies[live.size]
+        trial, study = live.trial, self.studies[live.size]
         for name in FINAL_COLUMNS if live.last_row is not None else ():
             trial.set_user_attr(name, _finite(live.last_row[name]))
         if live.message is not None:
@@ -174,7 +174,7 @@ class Ledger:
 
     def ranking(self, size: str) -> list[optuna.trial.FrozenTrial]:
         """Complete trials of `size`, best first; diverged ones are not among them."""
-        trials = self._studies[size].get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+        trials = self.studies[size].get_trials(deepcopy=False, states=[TrialState.COMPLETE])
         complete = [t for t in trials if t.user_attrs[col.STATUS] == col.COMPLETE]
         return sorted(complete, key=lambda t: (t.value, t.number))
 
@@ -182,7 +182,7 @@ class Ledger:
         """Status of every trial that has been asked for, by trial id."""
         return {
             t.user_attrs[col.TRIAL]: t.user_attrs.get(col.STATUS, col.RUNNING)
-            for study in self._studies.values()
+            for study in self.studies.values()
             for t in study.get_trials(deepcopy=False)
             if col.TRIAL in t.user_attrs
         }

@@ -69,13 +69,18 @@ class FieldError(InputError):
 
 def nearest(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> str | None:
     """The path that was probably meant: the same last name elsewhere, another name for it, a similar spelling."""
-    name = path.rpartition(".")[2]
+    section, _, name = path.rpartition(".")
     same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
     if same_name:
         return same_name[0]
     if _KNOWN_AS.get(name) in known:
         return _KNOWN_AS[name]
-    return next(iter(difflib.get_close_matches(path, known, n=1, cutoff=0.6)), None)
+    # Within a section the names alone are compared: "train." would make all of its fields resemble one another.
+    siblings = [candidate.rpartition(".")[2] for candidate in known if candidate.startswith(f"{section}.")]
+    if siblings:
+        close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
+        return f"{section}.{close[0]}" if close else None
+    return next(iter(difflib.get_close_matches(path, known, n=1)), None)
 
 
 def unknown(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
@@ -178,12 +183,11 @@ def _remedy(error: Any, default: Any) -> str:
     if isinstance(value, str):
         if error["type"] in ("int_type", "float_type") and value.replace(".", "", 1).isdigit():
             return f"; write {value} without quotes"
-        choices = [
-            word.strip("'") for word in error.get("ctx", {}).get("expected", "").replace(" or ", ", ").split(", ")
-        ]
-        meant = difflib.get_close_matches(value, choices, n=1)
-        if meant:
-            return f"; did you mean {meant[0]}?"
+        if error["type"] == "literal_error":
+            choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            meant = difflib.get_close_matches(value, choices, n=1)
+            if meant:
+                return f"; did you mean {meant[0]}?"
     if error["type"] == "string_type":
         return "; quote it"
     if default is REQUIRED:

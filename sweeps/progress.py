@@ -84,9 +84,7 @@ class Progress:
         return f"{live.name:<8} {live.status:<8} {detail}{f'  ({params})' if params else ''}"
 
     def _tokens_per_s(self) -> float:
-        if not self._arrivals:
-            return 0.0
-        span = time.monotonic() - max(self._began, self._arrivals[0][0] - 1.0)
+        span = min(THROUGHPUT_WINDOW_S, time.monotonic() - self._began)
         return sum(n for _, n in self._arrivals) / max(span, 1.0)
 
     def _time_left(self) -> str:

@@ -1,5 +1,6 @@
 """Every result of every trial passes here: recorded, reported to the study, and answered with go on or stop."""
 
+from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -34,6 +35,6 @@ class StudyScheduler(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keep the last line of the error; Tune asks the searcher to complete the trial right after."""
-        text = trial.get_error() or "the worker died without a message"
-        lines = [line.strip() for line in str(text).splitlines() if line.strip()]
+        # Tune's trial.get_error() looks where the file will be copied to later; this is where it has just been written.
+        lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
         self._ledger.fail(trial.config[col.TRIAL], lines[-1])

@@ -86,7 +86,7 @@ def _put(draft: dict[str, Any], path: str, value: Any) -> None:
 def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
     """Take paths that were set out of the space; what was done, in words. FieldError if a value has no effect."""
     notes = []
-    for path in paths:
+    for path in (path for path in paths if path in RUN_DEFAULTS):
         if isinstance(draft.get("space"), dict) and path in draft["space"]:
             del draft["space"][path]
             notes.append(f"{path} is set and therefore not searched")

@@ -4,9 +4,10 @@ The order matters. Everything that the user can have got wrong is found before R
 produces is on disk before the next decision is taken.
 """
 
+import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -17,6 +18,11 @@ from lmcore.tokens import Tokens, check_windows, save_tokens
 from sweeps.folder import RunFolder, write_json, write_text
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.tracking import Tracking, mode_of
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
+
+    from sweeps.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -54,25 +60,31 @@ def run_sweep(spec: SweepSpec, address: str | None, dashboard: bool, console: Co
         InputError: the user's input is wrong; nothing was started.
         FolderInUseError: another process holds the folder.
     """
+    if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
+        import torch  # only who demands a GPU of this machine waits for this import
+
+        resolve(spec.train, torch.cuda.is_available())
     spec, tokens = with_data(spec)
     folder = RunFolder.named(spec.name)
-    folder.create()
-    with folder.lock():
-        save_tokens(tokens, folder.tokens)
-        # Ray and Optuna are imported only now, when nothing of the user's input can be wrong any more.
+    with folder.claimed():
+        # Ray and Optuna are imported only now, when hardly anything of the user's input can be wrong any more.
         from sweeps.cluster import connect
+        from sweeps.storage import open_storage
 
+        storage = open_storage(spec.search.storage, folder)
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with connect(address, dashboard) as cluster:
-            return _on_cluster(spec, tokens, folder, cluster, console)
+            return run_on(cluster, spec, tokens, folder, storage, console)
 
 
-def _on_cluster(spec: SweepSpec, tokens: Tokens, folder: RunFolder, cluster: Any, console: Console) -> Outcome:
+def run_on(
+    cluster: "Cluster", spec: SweepSpec, tokens: Tokens, folder: RunFolder, storage: "BaseStorage", console: Console
+) -> Outcome:
+    """Run `spec`, whose data are prepared, on a cluster that is connected, in a folder that is claimed."""
     from sweeps.ledger import Ledger
     from sweeps.manifest import manifest
     from sweeps.progress import Progress
     from sweeps.rows import RowFile
-    from sweeps.storage import open_storage
     from sweeps.trial_files import TrialFiles
     from sweeps.tuning import tune_all
     from sweeps.watchers import Watchers
@@ -80,7 +92,8 @@ def _on_cluster(spec: SweepSpec, tokens: Tokens, folder: RunFolder, cluster: Any
     spec = spec.model_copy(update={"train": resolve(spec.train, cuda=cluster.gpus > 0)})
     write_text(folder.sweep_yaml, dump_yaml(spec))
     write_json(folder.manifest, manifest(spec, tokens, cluster))
-    ledger = Ledger(spec, open_storage(spec.search.storage, folder))
+    ledger = Ledger(spec, storage)
+    save_tokens(tokens, folder.tokens)
     total = sum(spec.trials_of(size) for size in spec.size_names)
     concurrent = min(spec.search.concurrent or cluster.devices, cluster.devices, total)
     if cluster.dashboard_url:

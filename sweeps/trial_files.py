@@ -12,7 +12,7 @@ KEPT_PER_SIZE = 3
 
 
 class TrialFiles:
-    """Watcher that writes each trial's config, keeps the weights of the best three of each size, and names the winner."""
+    """Watcher that writes each trial's config, keeps the best three trials' weights per size, and names the winner."""
 
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder

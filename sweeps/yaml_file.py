@@ -91,7 +91,8 @@ def dump_yaml(values: dict[str, Any]) -> str:
         elif isinstance(value, list | tuple):
             value = [_OneLine(item) if isinstance(item, dict) else item for item in value]
         laid_out[key] = value
-    return yaml.dump(laid_out, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**31)
+    # Escapes beyond ASCII, because PyYAML writes U+0085 plain and reads it back as a space.
+    return yaml.dump(laid_out, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=2**31)
 
 
 class _MalformedError(Exception):

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
+
+# pytest has put tests/ on the path, where this folder would pass for a namespace package of the name `analysis`.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 BASE = {
     "data": {"source": "stdlib", "val_source": None, "seed": 0},

@@ -62,12 +62,23 @@ def test_the_report_says_which_winners_are_inside_the_noise(folder):
     assert notes[1].startswith("s: s-0001 leads s-0000 by 0.400, more than 2 combined standard errors (0.028)")
 
 
+def test_a_size_with_one_complete_trial_has_no_winner_to_speak_of(make_run):
+    run = make_run()
+    run.add("xs", "complete", 4.0, val_loss_se=None)
+    run.add("xs", "complete", 8.0)
+    run.add("s", "complete", 4.0)
+    assert report_of(run).notes[:2] == (
+        "xs: xs-0000 leads xs-0001 by 4.000; not separable, because the standard errors are unknown.",
+        "s: fewer than two complete trials, so nothing to compare the best with.",
+    )
+
+
 def test_the_report_says_why_trials_ended_early_and_what_the_numbers_rest_on(folder):
     notes = "\n".join(report_of(folder).notes)
     assert "xs-0004 diverged: loss is nan at step 3" in notes
     assert "xs-0005 failed: MemoryError: 3 GB | 2 GB" in notes
     assert "fingerprint f00d" in notes
-    assert "1.20M training and 60.0k validation tokens, 3.000 bytes per token" in notes
+    assert "1.20M training and 60.0k validation tokens, bytes per token 3.000" in notes
     assert "python 3.11" in notes
 
 

@@ -30,8 +30,13 @@ def spec(method, trials=12, scheduler="asha", sizes=(), **search):
     )
 
 
-def ledger(tmp_path, method, name="study", **options):
-    return Ledger(spec(method, **options), optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/{name}.db"))
+def ledger(tmp_path, method, **options):
+    return Ledger(spec(method, **options), optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db"))
+
+
+def in_memory(method, **options):
+    """For what does not depend on the storage: SQLite syncs every write to disk."""
+    return Ledger(spec(method, **options), optuna.storages.InMemoryStorage())
 
 
 def row(step, loss, train_loss=None):
@@ -68,8 +73,8 @@ def drive(ledger, crash=()):
     return ended
 
 
-def study(tmp_path, size="main", name="study"):
-    return optuna.load_study(study_name=size, storage=f"sqlite:///{tmp_path}/{name}.db")
+def study(tmp_path, size="main"):
+    return optuna.load_study(study_name=size, storage=f"sqlite:///{tmp_path}/study.db")
 
 
 @pytest.fixture(autouse=True)
@@ -113,8 +118,8 @@ def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS if m != "experiments"])
-def test_suggestions_stay_inside_the_space_and_make_valid_runs(tmp_path, method):
-    for live in drive(ledger(tmp_path, method)).values():
+def test_suggestions_stay_inside_the_space_and_make_valid_runs(method):
+    for live in drive(in_memory(method)).values():
         assert set(live.trial.params) == set(SPACE)
         assert 1e-4 <= live.run.optim.lr <= 1e-1
         assert live.run.optim.lr == live.trial.params["optim.lr"]
@@ -123,33 +128,34 @@ def test_suggestions_stay_inside_the_space_and_make_valid_runs(tmp_path, method)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_seed_makes_the_same_search_and_another_seed_another(tmp_path, method):
-    def params(name, seed):
-        return [live.run.optim for live in drive(ledger(tmp_path, method, name=name, seed=seed)).values()]
+def test_the_same_seed_makes_the_same_search_and_another_seed_another(method):
+    def runs(seed):
+        return [live.run for live in drive(in_memory(method, seed=seed)).values()]
 
-    first = params("a", 0)
-    assert first == params("b", 0)
+    first = runs(0)
+    assert first == runs(0)
     if method != "experiments":
-        assert first != params("c", 1)
+        assert first != runs(1)
 
 
 @pytest.mark.parametrize("method", ["optuna", "random", "qmc", "gp", "cmaes"])
-def test_no_suggestion_is_made_twice_and_sizes_are_searched_apart(tmp_path, method):
+def test_no_suggestion_is_made_twice_and_sizes_are_searched_apart(method):
     sizes = [{"name": "xs", "model.d_model": 64}, {"name": "s"}]
-    ended = drive(ledger(tmp_path, method, sizes=sizes))
+    book = in_memory(method, sizes=sizes)
+    ended = drive(book)
     rates = [live.run.optim.lr for live in ended.values()]
     assert len(set(rates)) == 12
     assert sorted(ended) == [f"s-{n:04d}" for n in range(6)] + [f"xs-{n:04d}" for n in range(6)]
-    assert len(study(tmp_path, "xs").trials) == len(study(tmp_path, "s").trials) == 6
+    assert {name: len(study.trials) for name, study in book.studies.items()} == {"xs": 6, "s": 6}
     assert ended["xs-0000"].run.model.d_model == 64
 
 
-def test_a_diverged_trial_is_never_the_best_and_tpe_moves_away(tmp_path):
-    book = ledger(tmp_path, "optuna", trials=40, scheduler="none")
+def test_a_diverged_trial_is_never_the_best_and_tpe_moves_away():
+    book = in_memory("optuna", trials=40, scheduler="none")
     ended = drive(book)
     diverged = [live.trial.number for live in ended.values() if live.status == col.DIVERGED]
     assert diverged, "the space must hold rates that diverge"
-    best = study(tmp_path).best_trial
+    best = book.studies["main"].best_trial
     assert best.user_attrs[col.STATUS] == col.COMPLETE
     assert book.ranking("main")[0].number == best.number
     # A tenth of the space diverges; once TPE models it (from trial 3 on), it goes there less than chance would.
@@ -168,8 +174,8 @@ def test_a_validation_loss_far_above_knowing_nothing_is_divergence_with_its_valu
     assert list(trial.intermediate_values) == [10, 20]
 
 
-def test_an_infinite_training_loss_is_divergence_though_validation_is_finite(tmp_path):
-    book = ledger(tmp_path, "random", trials=2)
+def test_an_infinite_training_loss_is_divergence_though_validation_is_finite():
+    book = in_memory("random", trials=2)
     live = book.ask()
     assert book.report(live.id, row(10, 4.0, train_loss=math.inf)) == col.DIVERGED
 
@@ -194,7 +200,7 @@ def test_an_interrupted_trial_stays_running_in_the_study(tmp_path):
     assert book.statuses() == {"main-0000": col.RUNNING}
 
 
-def test_a_grid_is_run_whole_and_each_point_once(tmp_path):
+def test_a_grid_is_run_whole_and_each_point_once():
     book = Ledger(
         SweepSpec.model_validate(
             {
@@ -204,22 +210,22 @@ def test_a_grid_is_run_whole_and_each_point_once(tmp_path):
                 "space": {"optim.lr": [1e-3, 1e-2], "optim.beta2": {"low": 0.9, "high": 0.99, "points": 3}},
             }
         ),
-        optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db"),
+        optuna.storages.InMemoryStorage(),
     )
     points = [(live.run.optim.lr, round(live.run.optim.beta2, 6)) for live in drive(book).values()]
     assert sorted(points) == [(lr, b) for lr in (1e-3, 1e-2) for b in (0.9, 0.945, 0.99)]
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
-def test_every_scheduler_stops_hopeless_trials_and_none_stops_none(tmp_path, scheduler):
-    stopped = drive(ledger(tmp_path, "random", trials=24, scheduler=scheduler))
+def test_every_scheduler_stops_hopeless_trials_and_none_stops_none(scheduler):
+    stopped = drive(in_memory("random", trials=24, scheduler=scheduler))
     assert sum(live.status == col.PRUNED for live in stopped.values()) >= 3
-    kept = drive(ledger(tmp_path, "random", trials=24, scheduler="none", name="none"))
+    kept = drive(in_memory("random", trials=24, scheduler="none"))
     assert {live.status for live in kept.values()} <= {col.COMPLETE, col.DIVERGED}
 
 
-def test_no_trial_is_stopped_before_its_grace_is_over(tmp_path):
-    ended = drive(ledger(tmp_path, "random", trials=24, grace_steps=20))
+def test_no_trial_is_stopped_before_its_grace_is_over():
+    ended = drive(in_memory("random", trials=24, grace_steps=20))
     pruned = [live.last_row[col.STEP] for live in ended.values() if live.status == col.PRUNED]
     assert pruned
     assert min(pruned) >= 20

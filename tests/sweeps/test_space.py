@@ -130,7 +130,7 @@ def test_another_seed_limits_the_grid_to_other_combinations():
         ({"low": "0", "high": 1}, "low: must be a number (got '0'); write 0 without quotes"),
         ({"low": 0, "high": math.inf}, "high: must be finite (got inf)"),
         ({"low": 0, "high": 1, "points": 1}, "points: must be >= 2 (got 1); the default is null"),
-        ({"low": 0, "high": 1, "step": 0.3}, "step: must lead from low to high in whole steps (got 0.3)"),
+        ({"low": 0, "high": 1, "step": 0.3}, "step: must lead from low to high exactly (got 0.3)"),
         ({"low": 1, "high": 2, "step": 0.5, "log": True}, "step: must not be given with log: true (got 0.5)"),
         ({"low": 1, "high": 2, "step": 0.5, "points": 2}, "step: must not be given with points: 2 (got 0.5)"),
         ({"choices": []}, "choices: must not be empty (got []); list at least one value"),
@@ -156,8 +156,8 @@ def test_what_is_neither_range_nor_choices_is_refused(entry):
 @pytest.mark.parametrize(
     ("path", "entry", "message"),
     [
-        ("model.norm", Range(low=0, high=1), "space.model.norm.low: must not be given for a field that is no number"),
-        ("model.tie_embeddings", Range(low=0, high=1), "space.model.tie_embeddings.low: must not be given for a field"),
+        ("model.norm", Range(low=0, high=1), "space.model.norm.low: must not be given for what is no number"),
+        ("model.tie_embeddings", Range(low=0, high=1), "space.model.tie_embeddings.low: must not be given for what is"),
         ("train.steps", Range(low=10, high=20.5), "space.train.steps.high: must be an integer, as train.steps is one"),
         ("train.steps", Range(low=10, high=20, step=2.5), "space.train.steps.step: must be an integer"),
     ],

@@ -1,0 +1,59 @@
+"""Reads wandb's offline files: LevelDB's log format (blocks of 32 KiB) around protocol buffers, after 7 bytes."""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+BLOCK = 32 * 1024
+FIRST, LAST, FULL = 2, 4, 1
+
+
+@dataclass
+class OfflineRun:
+    """What an offline run would upload."""
+
+    name: str = ""
+    project: str = ""
+    group: str = ""
+    config: dict[str, str] = field(default_factory=dict)
+    history: list[dict[str, str]] = field(default_factory=list)
+    """Logged values as JSON text, by key."""
+    summary: dict[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
+
+
+def read_offline_run(path: Path) -> OfflineRun:
+    """The run in a `run-*.wandb` file."""
+    from wandb.proto import wandb_internal_pb2
+
+    run = OfflineRun()
+    for data in _records(path.read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        kind = record.WhichOneof("record_type")
+        if kind == "run":
+            run.name, run.project, run.group = record.run.display_name, record.run.project, record.run.run_group
+            run.config |= {item.key: item.value_json for item in record.run.config.update}
+        elif kind == "history":
+            run.history.append({item.key or ".".join(item.nested_key): item.value_json for item in record.history.item})
+        elif kind == "summary":
+            run.summary |= {item.key or ".".join(item.nested_key): item.value_json for item in record.summary.update}
+        elif kind == "exit":
+            run.exit_code = record.exit.exit_code
+    return run
+
+
+def _records(content: bytes) -> Iterator[bytes]:
+    at, parts = 7, []
+    while at + 7 <= len(content):
+        left = BLOCK - at % BLOCK
+        if left < 7:
+            at += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, at)
+        parts.append(content[at + 7 : at + 7 + length])
+        at += 7 + length
+        if kind in (FULL, LAST):
+            yield b"".join(parts)
+            parts = []

@@ -1,0 +1,242 @@
+"""A spec resolves as its file, `--set` and flags say, deals out its trials, and survives being written and read."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from lmcore.config import RunSpec
+from lmcore.errors import InputError
+from sweeps.paths import apply
+from sweeps.spec import SweepSpec, dump_yaml
+from sweeps.spec_file import load_spec
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SPACE = {"optim.lr": {"low": 1e-3, "high": 1e-2, "log": True}}
+TWO_SIZES = [{"name": "xs", "model.d_model": 64}, {"name": "s", "model.d_model": 96}]
+
+
+def load(tmp_path, text, overrides=(), **flags):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(text)
+    return load_spec(path, overrides, **flags)
+
+
+def reread(tmp_path, spec):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(dump_yaml(spec))
+    return load_spec(path)
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_shipped_config_is_valid_and_reads_back_equal_from_its_dump(tmp_path, config):
+    spec = load_spec(config)
+    assert spec.name == config.stem
+    assert reread(tmp_path, spec) == spec
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True),
+    source=st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20),
+    lr=st.floats(1e-12, 1e3),
+    clip_norm=st.none() | st.floats(1e-3, 10),
+    low=st.floats(0, 0.5),
+    width=st.floats(1e-3, 0.4),
+    seed=st.integers(0, 2**63 - 1),
+    vocab_size=st.none() | st.integers(1, 10**6),
+    method=st.sampled_from(["optuna", "random", "grid", "experiments"]),
+    trials=st.none() | st.integers(1, 1000),
+)
+def test_any_spec_reads_back_equal_from_its_dump(
+    tmp_path, name, source, lr, clip_norm, low, width, seed, vocab_size, method, trials
+):
+    spec = SweepSpec.model_validate(
+        {
+            "name": name,
+            "data": {"source": source, "vocab_size": vocab_size},
+            "model": {"vocab_size": 10**6},
+            "optim": {"lr": lr, "clip_norm": clip_norm},
+            "search": {"method": method, "trials": trials, "seed": seed},
+            "space": {"optim.beta1": {"low": low, "high": low + width}, "model.norm": ["pre", "none"]},
+            "sizes": TWO_SIZES,
+            "experiments": [{"name": name, "optim.beta2": low}],
+        }
+    )
+    assert reread(tmp_path, spec) == spec
+
+
+def test_a_spec_is_frozen():
+    spec = load_spec(CONFIGS / "quick.yaml")
+    with pytest.raises(ValidationError):
+        spec.name = "other"
+
+
+def test_set_changes_the_file_and_flags_change_both(tmp_path):
+    text = "search: {trials: 3, seed: 1, method: random}\nspace: {optim.lr: [1e-3, 1e-2]}"
+    assert load(tmp_path, text).search.trials == 3
+    assert load(tmp_path, text, ["search.trials=4"]).search.trials == 4
+    spec = load(tmp_path, text, ["search.trials=4", "search.seed=9"], trials=5, wandb="off", name="mine", seed=None)
+    assert (spec.search.trials, spec.search.seed, spec.tracking.wandb, spec.name) == (5, 9, "off", "mine")
+
+
+def test_a_set_value_is_read_as_yaml(tmp_path):
+    sets = [
+        "train.steps=2e2",
+        "optim.clip_norm=null",
+        "train.compile=false",
+        "data.source=a b.txt",
+        "tracking.wandb=off",
+    ]
+    spec = load(tmp_path, "space: {optim.lr: [1e-3, 1e-2]}", sets)
+    assert (spec.train.steps, spec.optim.clip_norm, spec.train.compile) == (200, None, False)
+    assert (spec.data.source, spec.tracking.wandb) == ("a b.txt", "off")
+
+
+def test_without_a_name_a_sweep_is_named_after_its_file(tmp_path):
+    assert load(tmp_path, "search: {trials: 1}").name == "tiny"
+
+
+def test_a_section_left_empty_means_its_defaults(tmp_path):
+    spec = load(tmp_path, "search: {trials: 1}\nsizes:\nspace:\n  # optim.lr: [1, 2]\n")
+    assert (spec.sizes, spec.space) == ((), {})
+
+
+def test_a_field_that_is_set_leaves_the_space_and_a_note_says_so(tmp_path):
+    spec = load_spec(CONFIGS / "quick.yaml", ["optim.lr=1e-3"])
+    assert "optim.lr" not in spec.space
+    assert spec.run_for("xs", {}).optim.lr == 1e-3
+    assert spec.notes == ("optim.lr is set and therefore not searched",)
+    assert reread(tmp_path, spec).notes == spec.notes
+
+
+def test_setting_an_entry_of_the_space_searches_it_differently():
+    spec = load_spec(CONFIGS / "quick.yaml", ["space.optim.beta2=[0.9, 0.99]"])
+    assert spec.space["optim.beta2"].choices == (0.9, 0.99)
+
+
+def test_setting_what_every_size_sets_is_refused_until_the_sizes_are_taken_away():
+    with pytest.raises(
+        InputError, match=r"^--set model\.d_model: must not be set by every size .*add --set sizes=\[\]"
+    ):
+        load_spec(CONFIGS / "quick.yaml", ["model.d_model=64"])
+    spec = load_spec(CONFIGS / "quick.yaml", ["model.d_model=64", "sizes=[]"])
+    assert spec.run_for("main", {}).model.d_model == 64
+
+
+def test_setting_what_some_sizes_set_reaches_the_others_and_a_note_says_so(tmp_path):
+    text = "search: {trials: 1}\nsizes:\n- {name: xs, model.d_ff: 16}\n- {name: s}"
+    spec = load(tmp_path, text, ["model.d_ff=32"])
+    assert [spec.run_for(size, {}).model.d_ff for size in ("xs", "s")] == [16, 32]
+    assert spec.notes == ("model.d_ff is set, but xs set their own",)
+
+
+def test_a_run_is_base_then_size_then_overrides(tmp_path):
+    spec = load_spec(CONFIGS / "quick.yaml")
+    overrides = {"optim.lr": 0.01, "model.tie_embeddings": True}
+    size = {"model.d_model": 64, "model.d_ff": 176}
+    assert spec.run_for("xs", overrides) == apply(spec.base, size | overrides)
+    with pytest.raises(KeyError):
+        spec.run_for("xl", {})
+
+
+def test_without_sizes_there_is_one_called_main():
+    assert SweepSpec(name="a", space=SPACE).size_names == ("main",)
+
+
+@pytest.mark.parametrize(
+    ("search", "expected"),
+    [
+        ({}, [8, 8]),
+        ({"trials": 5}, [3, 2]),
+        ({"trials": 1}, [1, 0]),
+        ({"method": "grid"}, [6, 6]),
+        ({"method": "grid", "trials": 7}, [4, 3]),
+        ({"method": "grid", "trials": 100}, [6, 6]),
+        ({"method": "experiments"}, [2, 2]),
+        ({"method": "experiments", "trials": 3}, [2, 1]),
+    ],
+)
+def test_trials_are_dealt_out_to_the_sizes_in_turn(search, expected):
+    spec = SweepSpec(
+        name="a",
+        search=search,
+        space={"optim.lr": {"low": 1e-3, "high": 1e-2}, "optim.beta1": [0.8, 0.9]},
+        sizes=TWO_SIZES,
+        experiments=[{"name": "baseline"}, {"name": "tied", "model.tie_embeddings": True}],
+    )
+    assert [spec.trials_of(size) for size in spec.size_names] == expected
+
+
+@pytest.mark.parametrize(("trials", "expected"), [(1, 4), (16, 4), (24, 6), (400, 10)])
+def test_a_quarter_of_the_trials_but_four_to_ten_are_random(trials, expected):
+    spec = SweepSpec(name="a", space=SPACE, search={"trials": trials})
+    assert spec.startup_trials("main") == expected
+    assert SweepSpec(name="a", space=SPACE, search={"startup_trials": 2}).startup_trials("main") == 2
+
+
+@pytest.mark.parametrize(("steps", "every", "expected"), [(200, 25, 50), (200, 40, 40), (20, 25, 25), (1000, 10, 250)])
+def test_no_trial_is_stopped_before_a_quarter_of_its_steps_and_one_report(steps, every, expected):
+    train = {"steps": steps, "eval_every": every}
+    assert SweepSpec(name="a", space=SPACE, train=train).grace_steps("main") == expected
+    assert SweepSpec(name="a", space=SPACE, train=train, search={"grace_steps": 7}).grace_steps("main") == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "known", "vocab_size"),
+    [
+        ("data: {source: stdlib}", True, 2048),
+        ("data: {source: texts, vocab_size: 512}", True, 512),
+        ("data: {vocab_size: 512}\nmodel: {vocab_size: 640}", True, 640),
+        ("data: {source: a.bin, vocab_size: 300}", True, 300),
+        ("data: {source: a.bin}", False, 50),
+        ("data: {source: a.npy}", False, 50),
+        ("data: {source: texts, tokenizer: tokenizer.json}", False, 50),
+    ],
+)
+def test_the_vocabulary_is_the_datas_own_unless_the_model_is_given_one(tmp_path, text, known, vocab_size):
+    spec = load(tmp_path, f"{text}\nsearch: {{trials: 1}}")
+    assert spec.vocab_size_known is known
+    assert reread(tmp_path, spec).vocab_size_known is known
+    resolved = spec.with_vocab_size(50)
+    assert resolved.vocab_size_known
+    assert resolved.model.vocab_size == vocab_size
+    assert reread(tmp_path, resolved) == resolved
+
+
+def test_a_vocabulary_smaller_than_the_datas_is_refused_when_the_data_are_known(tmp_path):
+    spec = load(tmp_path, "data: {source: a.bin}\nmodel: {vocab_size: 100}\nsearch: {trials: 1}")
+    assert spec.with_vocab_size(100) == spec
+    with pytest.raises(InputError, match=r"model\.vocab_size: must be >= the data's vocabulary of 101 \(got 100\)"):
+        spec.with_vocab_size(101)
+
+
+def test_a_single_run_is_a_sweep_of_one_trial_that_trains_exactly_it(tmp_path):
+    spec = load_spec(CONFIGS / "quick.yaml")
+    run = spec.run_for("xs", {"optim.lr": 0.01, "model.tie_embeddings": True})
+    alone = reread(tmp_path, spec.single("best-xs", run))
+    assert alone.name == "best-xs"
+    assert alone.trials_of("main") == 1
+    assert alone.run_for("main", {}) == run
+
+
+def test_an_experiment_is_known_by_its_name():
+    spec = load_spec(CONFIGS / "ablation.yaml")
+    assert spec.experiment("ungated-ffn") == {"model.ffn": "gelu", "model.d_ff": 384}
+    assert spec.experiment("baseline") == {}
+
+
+def test_fields_that_constrain_one_another_are_checked_together_not_one_by_one():
+    space = {"model.d_model": [96, 192], "model.num_heads": [3, 6]}
+    assert SweepSpec(name="a", space=space).run_for("main", {"model.d_model": 96, "model.num_heads": 3})
+
+
+def test_numbers_inside_a_range_of_the_model_are_checked_too():
+    with pytest.raises(ValidationError, match="3 does not divide 128"):
+        SweepSpec(name="a", space={"model.num_heads": {"low": 1, "high": 4}})
+
+
+def test_the_defaults_of_a_spec_are_lmcores():
+    assert SweepSpec(name="a", space=SPACE).base == RunSpec()

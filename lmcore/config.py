@@ -209,4 +209,6 @@ def flatten(run: RunSpec) -> dict[str, Any]:
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:
-    return min((d for d in range(1, number + 1) if number % d == 0), key=lambda d: abs(d - wanted))
+    """The divisor of `number` nearest to `wanted`, which does not divide it; at most `wanted` tries, as 1 divides."""
+    distances = range(1, wanted)
+    return next(d for step in distances for d in (wanted - step, wanted + step) if number % d == 0)

@@ -6,6 +6,7 @@ from ray.tune.search import Searcher
 
 from lmcore import columns as col
 from sweeps.ledger import Ledger
+from sweeps.trainable import TITLE
 from sweeps.watchers import Watchers
 
 
@@ -19,13 +20,13 @@ class StudySearcher(Searcher):
         self._ids: dict[str, str] = {}  # Tune's random trial id -> ours
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's config, `{"trial": "xs-0003", "run": {...}}`."""
+        """The next trial's config, `{"trial": "xs-0003", "title": "xs-0003", "run": {...}}`."""
         live = self._ledger.ask()
         if live is None:
             return Searcher.FINISHED
         self._ids[trial_id] = live.id
         self._watchers.began(live)
-        return {col.TRIAL: live.id, col.RUN: live.run.model_dump()}
+        return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run.model_dump()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study; the scheduler has already said how the trial ended."""

@@ -59,13 +59,14 @@ class Tracking:
             return
         log = (folder.path / "wandb.log").open("ab")
         self._log = Path(log.name)
+        path = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]
         command = [sys.executable, "-m", "sweeps.tracking", str(folder.path), "--project", project, "--mode", mode]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,
-            env=os.environ | {"WANDB_MODE": mode, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
+            env=os.environ | {"WANDB_MODE": mode, "PYTHONPATH": os.pathsep.join(filter(None, path))},
             start_new_session=True,  # Ctrl-C is for the driver; this process ends when its input does
         )
         log.close()

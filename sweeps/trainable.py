@@ -14,6 +14,8 @@ from lmcore.config import RunSpec
 from lmcore.tokens import Tokens
 from sweeps.checkpoint_files import checkpoint_file, drop_old_checkpoints
 
+TITLE = "title"  # in a trial's config: what people call it
+
 
 class TrialTrainable(tune.Trainable):
     """Trains the run in `config["run"]` and reports a row per interval; checkpoints go to the run's folder."""
@@ -30,7 +32,7 @@ class TrialTrainable(tune.Trainable):
         from lmcore.trainer import Trainer
 
         run = RunSpec.model_validate(new_config[col.RUN])
-        self._trial = new_config[col.TRIAL]
+        self._trial, self._title = new_config[col.TRIAL], new_config[TITLE]
         if self._trainer is not None and self._trainer.pack_key == run.pack_key:
             self._trainer.load_slot(0, run)
         else:
@@ -39,7 +41,7 @@ class TrialTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Train one interval, save, report."""
-        show_in_dashboard(self._trial)
+        show_in_dashboard(self._title)
         row = self._trainer.advance()[0]
         self._save()
         return row
@@ -57,11 +59,11 @@ class TrialTrainable(tune.Trainable):
         """Tune gives none."""
 
 
-def show_in_dashboard(trial: str) -> None:
-    """Name this worker after its present trial: Ray's dashboard and `ps` show process titles.
+def show_in_dashboard(title: str) -> None:
+    """Name this worker's process after its present trial: Ray's dashboard and `ps` show process titles.
 
     An actor's own name is fixed when it is made, and these actors serve one trial after the other.
     """
     from ray._raylet import setproctitle
 
-    setproctitle(f"ray::{trial}")
+    setproctitle(f"ray::{title}")

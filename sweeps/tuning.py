@@ -31,6 +31,7 @@ def tune_all(
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, tokens=tokens, folder=str(folder.path)), cluster.trial_resources
     )
+    trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # as the dashboard shows it
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

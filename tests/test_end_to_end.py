@@ -30,7 +30,7 @@ def command(*arguments, cwd, **environment):
 def test_a_real_sweep_learns_more_than_word_frequencies_and_leaves_all_it_promises(tmp_path):
     done = command(
         *("--search", "optuna", "--trials", "4", "--scheduler", "median", "--name", "real", "--seed", "1"),
-        *("--set", "train.steps=120", "--set", "train.eval_every=30", "--set", "optim.lr=1e-2"),
+        *("--set", "train.steps=200", "--set", "train.eval_every=50", "--set", "optim.lr=1e-2"),
         *("--set", "model.tie_embeddings=false"),
         *("--set", "sizes=[{name: xs, model.d_model: 64, model.d_ff: 176, model.num_layers: 2}]"),
         cwd=tmp_path,
@@ -55,7 +55,7 @@ def test_a_real_sweep_learns_more_than_word_frequencies_and_leaves_all_it_promis
     repeated = [
         json.loads(line)["val_loss"] for line in (tmp_path / "runs/best-xs/metrics.jsonl").read_text().splitlines()
     ]
-    assert repeated[-1] == min(row["val_loss"] for row in rows if row["step"] == 120)
+    assert repeated[-1] == min(row["val_loss"] for row in rows if row["step"] == 200)
     assert "Ray dashboard" not in again.stdout
     assert not (tmp_path / "runs" / "best-xs" / "wandb").exists()
 

@@ -9,6 +9,7 @@ from optuna.trial import TrialState
 from lmcore import columns as col
 from sweeps.ledger import Ledger
 from sweeps.spec import METHODS, SweepSpec
+from sweeps.storage import quiet_optuna
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -79,7 +80,7 @@ def study(tmp_path, size="main"):
 
 @pytest.fixture(autouse=True)
 def _quiet():
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    quiet_optuna()
 
 
 @pytest.mark.parametrize("method", METHODS)

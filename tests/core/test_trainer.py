@@ -115,6 +115,17 @@ def test_one_slot_trains_like_a_plain_loop_over_the_public_pieces(small_tokens):
         torch.testing.assert_close(weight, model.slot_state_dict(0)[name], rtol=1e-3, atol=1e-5)
 
 
+def test_compiled_training_gives_the_numbers_of_eager_training_to_rounding(small_tokens):
+    small = MODEL | {"num_layers": 1}
+    eager, compiled = (
+        curves(Trainer([run(steps=10, lr=1e-2, model=small, train={"compile": c})], small_tokens))[0]
+        for c in (False, True)
+    )
+    for name in (col.TRAIN_LOSS, col.VAL_LOSS, col.GRAD_NORM):
+        assert [row[name] for row in compiled] == pytest.approx([row[name] for row in eager], rel=1e-4)
+    assert compiled != eager  # it was compiled: the last bits differ
+
+
 def test_training_learns_what_is_to_be_learned(small_tokens):
     rows = list(Trainer([run(steps=200, lr=1e-2, train={"eval_every": 100})], small_tokens))
     assert rows[-1][col.VAL_LOSS] < small_tokens.unigram_entropy - 1.5

@@ -145,7 +145,10 @@ def _read_ledger(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, Froz
     except Exception as error:
         place = str(path) if address is None else "the storage named in manifest.json"
         reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
-        raise RunError(f"a run's studies must be readable, but {place} is not ({reason}); restore a copy") from error
+        remedy = "restore a copy"
+        if address is not None and ":***@" in address:
+            remedy = "the manifest keeps no password: take :*** out of its storage and set PGPASSWORD or the like"
+        raise RunError(f"a run's studies must be readable, but {place} is not ({reason}); {remedy}") from error
     names = ", ".join(manifest["sizes"])
     if not found:
         raise RunError(f"a run must have a study for each size, but there is none named {names}; run the sweep first")

@@ -27,13 +27,18 @@ ELAPSED_S = "elapsed_s"  # since the trial began, evaluation included, stops exc
 REPORT_COLUMNS = (SLOT, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:])
 
-# Trials
+# Trials: user attributes of an Optuna trial are TRIAL, EXPERIMENT, RUN, COUNTS and, once it has ended, STATUS, MESSAGE
+# and LAST
 RUN = "run"  # user attribute: the whole resolved RunSpec as nested dict
 PARAMS_PREFIX = "params."  # params.optim.lr, params.model.tie_embeddings, ...: every field of the RunSpec
 PARAMS_ESTIMATE = "params_estimate"  # the textbook formula
 PARAMS_EXACT = "params_exact"  # what the slot's state dict holds
 PARAMS_NON_EMBEDDING = "params_non_embedding"
 FLOPS_PER_TOKEN = "flops_per_token"  # training: forward and backward
+COUNTS = "counts"  # user attribute: a dict of COUNT_COLUMNS
+COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
+LAST = "last"  # user attribute: a dict of LAST_COLUMNS, the trial's last report
+LAST_COLUMNS = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
 TRAIN_FLOPS = "train_flops"  # flops_per_token * tokens
 PERPLEXITY = "perplexity"
 BITS_PER_BYTE = "bits_per_byte"

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+DEFAULT_VOCAB_SIZE = 2048
+
 PositiveInt = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -25,7 +27,7 @@ class Config(BaseModel):
 class ModelConfig(Config):
     """Architecture of a decoder-only Transformer without biases."""
 
-    vocab_size: PositiveInt = 2048
+    vocab_size: PositiveInt = DEFAULT_VOCAB_SIZE
     """V, tokens in the vocabulary."""
     d_model: PositiveInt = 128
     """D, width of the residual stream; a multiple of num_heads."""
@@ -100,6 +102,8 @@ class TrainConfig(Config):
     """Updates from one report to the next; a report is also made after the last update."""
     eval_windows: PositiveInt = 64
     """Validation windows, the same for every trial; fewer where the validation data has fewer."""
+    checkpoint_every: PositiveInt | None = None
+    """Updates from one checkpoint of a sweep's trial to the next, made at reports; null: at every report."""
     seed: Seed = 0
     """Initial weights depend on this and on the tensor's name alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -186,13 +190,14 @@ FIELD_ROLES: dict[str, Role] = {
     "model.rope_theta": "pack key",
     "model.norm_eps": "pack key",
     "train.batch_size": "pack key",
-    "train.device": "pack key",
     "train.dtype": "pack key",
-    "train.compile": "pack key",
-    "train.threads": "pack key",
     # What makes trials of a sweep comparable: one value for all.
+    "train.device": "sweep constant",
+    "train.compile": "sweep constant",
+    "train.threads": "sweep constant",
     "train.eval_every": "sweep constant",
     "train.eval_windows": "sweep constant",
+    "train.checkpoint_every": "sweep constant",
     "data.source": "sweep constant",
     "data.val_source": "sweep constant",
     "data.tokenizer": "sweep constant",

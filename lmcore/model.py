@@ -165,6 +165,7 @@ class TransformerLM(nn.Module):
         self.lm_head = SlotLinear(num_slots, config.d_model, config.vocab_size)
 
         self.tied: list[bool] = slot_tied  # on the host, so that no forward pass waits for a device
+        self.tying = _tying(slot_tied)
         self.tied_mask: Tensor
         self.register_buffer("tied_mask", torch.tensor(slot_tied), persistent=False)
         self.rope_cos: Tensor
@@ -200,9 +201,9 @@ class TransformerLM(nn.Module):
 
     def _head(self) -> Tensor:
         """Output matrix [K, V, D]: each slot's embedding or own head; selected, as 0 * nan is nan."""
-        if not any(self.tied):
+        if self.tying == "none":
             return self.lm_head.weight
-        if all(self.tied):
+        if self.tying == "all":
             return self.token_embeddings.weight
         return torch.where(self.tied_mask[:, None, None], self.token_embeddings.weight, self.lm_head.weight)
 
@@ -225,6 +226,7 @@ class TransformerLM(nn.Module):
         init_slot_(dict(self.named_parameters()), slot, seed, self.config.num_layers)
         self.tied[slot] = tied
         self.tied_mask[slot] = tied
+        self.tying = _tying(self.tied)
 
     def slot_view(self, slot: int) -> "TransformerLM":
         """Slot `slot` as a model of K = 1 whose weights share this model's memory (its gradients do not)."""
@@ -286,6 +288,11 @@ class TransformerLM(nn.Module):
             if name.endswith(permuted):
                 weight = interleaved_to_half(weight, self.config.num_heads)
             parameters[name][slot].copy_(weight)
+
+
+def _tying(tied: Sequence[bool]) -> Literal["none", "all", "mixed"]:
+    """What a compiled forward pass depends on, where the pattern of tied slots would make a program each."""
+    return "all" if all(tied) else "mixed" if any(tied) else "none"
 
 
 def rope_tables(context_length: int, head_dim: int, theta: float) -> Rope:

@@ -7,7 +7,7 @@ same, so which is used is a matter of speed alone.
 Shapes: K slots, B batch, T time, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -17,7 +17,6 @@ from lmcore.clip import clip_scale, slot_grad_norms
 from lmcore.loss import token_nll
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients, adamw_update_
-from lmcore.slot import IDLE
 
 HEAD = "lm_head.weight"
 
@@ -69,18 +68,11 @@ class Population:
             for moment in moments.values():
                 moment[slot].zero_()
 
-    def step(
-        self,
-        forward: Forward,
-        x: Tensor,
-        y: Tensor,
-        coefficients: Sequence[Coefficients | None],
-        max_norms: Sequence[float],
-    ) -> StepResult:
+    def step(self, forward: Forward, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor) -> StepResult:
         """One update of every slot on windows x, y [K, B, T].
 
-        `coefficients` has one entry per slot, None for a slot that stays as it is. `max_norms` are the slots' clipping
-        norms, infinity where nothing is clipped.
+        Each coefficient is a tensor [K], and so are the norms to clip at, infinite where nothing is clipped. Nothing
+        here waits for the device.
         """
         losses = forward(self.model, x, y).flatten(1).mean(1)
         # One seed gradient per slot: nothing, not even the loss, is summed over slots.
@@ -88,22 +80,15 @@ class Population:
         with torch.no_grad():
             grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
             norms = slot_grad_norms(list(grads.values()))
-            scale = clip_scale(norms, torch.tensor(max_norms, dtype=norms.dtype).to(norms.device))
-            table = self._table(coefficients, norms)
+            scale = clip_scale(norms, max_norms)
+            # A tied slot's own head is idle: its gradient is zero, and it must not decay either.
+            idle_head = c._replace(decay=torch.where(self.model.tied_mask, 0.0, c.decay))
             for name, p in self.model.named_parameters():
                 if name not in grads:  # the idle head where every slot is tied
                     continue
                 lead = (-1, *[1] * (p.ndim - 1))
-                c = Coefficients(*(column.view(lead) for column in table))
-                if name == HEAD:  # a tied slot's own head is idle: its gradient is zero, and it must not decay either
-                    c = c._replace(decay=torch.where(self.model.tied_mask.view(lead), 0.0, c.decay))
                 grad = grads[name].mul_(scale.view(lead))
-                adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], c)
+                per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in (idle_head if name == HEAD else c)))
+                adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], per_slot)
                 p.grad = None
         return StepResult(losses.detach(), norms)
-
-    @staticmethod
-    def _table(coefficients: Sequence[Coefficients | None], like: Tensor) -> tuple[Tensor, ...]:
-        """One [K] tensor per coefficient, made on the host and cast once."""
-        rows = [IDLE if c is None else c for c in coefficients]
-        return torch.tensor(rows, dtype=torch.float64).to(like).unbind(1)

@@ -6,14 +6,11 @@ Schedule, bias corrections and 1 - beta are Python floats (float64) here and are
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from lmcore.config import RunSpec
 from lmcore.optim import Coefficients, adamw_coefficients
 from lmcore.schedule import cosine_lr
-
-IDLE = Coefficients(
-    step_size=0.0, beta1=1.0, one_minus_beta1=0.0, beta2=1.0, one_minus_beta2=0.0, eps=1.0, decay=0.0
-)  # an update that changes nothing
 
 
 @dataclass
@@ -30,6 +27,8 @@ class Slot:
     """Wall seconds of those updates."""
     elapsed_s: float = 0.0
     """Wall seconds since the run began, evaluation included."""
+    last_row: dict[str, Any] | None = None
+    """The last report; saved with the slot, so that whoever resumes can repeat a report that may not have arrived."""
 
     @property
     def finished(self) -> bool:

@@ -11,7 +11,6 @@ no early stopping here.
 Shapes: K slots, B batch, T time, E validation windows.
 """
 
-import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from lmcore import columns as col
@@ -30,7 +30,8 @@ from lmcore.device import resolve_run
 from lmcore.errors import InputError
 from lmcore.evaluate import ValLoss, val_loss, window_losses
 from lmcore.model import TransformerLM
-from lmcore.population import Forward, Population, nll_per_token
+from lmcore.optim import Coefficients
+from lmcore.population import HEAD, Forward, Population, nll_per_token
 from lmcore.slot import Slot
 from lmcore.tokens import Tokens, check_windows
 
@@ -39,6 +40,7 @@ Row = dict[str, Any]
 # A slot's elements must fill whole vector registers: elsewhere exp, log, silu take another code path for the remainder,
 # and a slot's last bits would depend on its place. Shapes that do not fill them run one slot after the other.
 VECTOR = 64
+PROGRAMS = 200  # that one process may compile
 
 
 class Trainer:
@@ -151,6 +153,7 @@ class Trainer:
             "train_loss_sum": slot.train_loss_sum,
             "train_s": slot.train_s,
             "elapsed_s": slot.elapsed_s,
+            "last_row": slot.last_row,
         }
         write_checkpoint(out, tensors, meta)
 
@@ -164,24 +167,23 @@ class Trainer:
         """
         tensors, meta = read_checkpoint(src)
         try:
-            run = RunSpec.model_validate(meta["run"])
-            slot = Slot(
-                run,
-                meta["step"],
-                meta["updates_since_report"],
-                meta["train_loss_sum"],
-                meta["train_s"],
-                meta["elapsed_s"],
-            )
-        except KeyError as missing:
-            raise CheckpointError(f"{src}: not a slot's checkpoint, it has no {missing}") from None
-        if meta["data_fingerprint"] != self.tokens.fingerprint:
-            raise ValueError(
-                f"{src}: was trained on other data ({meta['data_fingerprint'][:12]}); give it its own tokens"
-            )
+            run = RunSpec.model_validate(meta.pop("run"))
+            fingerprint = meta.pop("data_fingerprint")
+            # The numbers of a run hang on its dtype, and not on where it continues.
+            here = {name: getattr(self._train, name) for name in ("device", "compile", "threads")}
+            run = run.model_copy(update={"train": run.train.model_copy(update=here)})
+            slot = Slot(run, **meta)
+        except (KeyError, TypeError, ValidationError):
+            raise CheckpointError(f"{src}: is a checkpoint, but not a slot's; give one that save_slot wrote") from None
+        if fingerprint != self.tokens.fingerprint:
+            raise ValueError(f"{src}: was trained on other data ({fingerprint[:12]}); give it its own tokens")
+        run = self._fitting(run)
+        names = {n for n, _ in self.model.named_parameters() if not (run.model.tie_embeddings and n == HEAD)}
+        if set(tensors) != {f"{part}.{name}" for part in self._slot_tensors() for name in names}:
+            raise CheckpointError(f"{src}: lacks tensors of its run, or has others; take the checkpoint before it")
         self.load_slot(k, run)
         for part, named in self._slot_tensors().items():
-            for name in self.model.slot_names(k):
+            for name in names:
                 named[name].detach()[k].copy_(tensors[f"{part}.{name}"])
         self.slots[k] = slot
 
@@ -213,10 +215,14 @@ class Trainer:
         return {"model": weights, "exp_avg": self._all.exp_avg, "exp_avg_sq": self._all.exp_avg_sq}
 
     def _populations(self, slots: Sequence[int], windows: int) -> list[tuple[Population, list[int]]]:
-        """How to advance these slots with `windows` windows each: all at once, or one after the other."""
+        """How to run these slots with `windows` windows each: all at once, or one after the other.
+
+        Only a full population runs at once: a slot that has nothing to do is then never touched.
+        """
         context_length = self.model.config.context_length
-        if len(self.slots) == 1 or windows * context_length % VECTOR == 0:
-            return [(self._all, list(range(len(self.slots))))]
+        fills_vectors = len(slots) == 1 or windows * context_length % VECTOR == 0
+        if len(slots) == len(self.slots) and fills_vectors:
+            return [(self._all, list(slots))]
         for k in slots:
             if k not in self._views:
                 self._views[k] = self._all.view(k)
@@ -228,42 +234,43 @@ class Trainer:
         grad_norms: dict[int, float] = {}
         for population, members in self._populations(list(slots), self._train.batch_size):
             total = torch.zeros(len(members), dtype=torch.float64, device=self._device)
-            for ahead in range(1, updates + 1):
-                at = [slots[k].step + ahead if k in slots else None for k in members]
-                x, y = self._batches(at)
-                result = population.step(
-                    self._forward,
-                    x,
-                    y,
-                    [None if s is None else slots[k].coefficients(s) for k, s in zip(members, at, strict=True)],
-                    [slots[k].max_norm if k in slots else math.inf for k in members],
-                )
+            coefficients, max_norms = self._hyperparameters([slots[k] for k in members], updates)
+            for ahead in range(updates):
+                x, y = self._batches([slots[k].step + ahead for k in members])
+                result = population.step(self._forward, x, y, Coefficients(*coefficients[ahead]), max_norms)
                 total += result.losses
             # The only wait for the device in an interval.
             loss_sums |= dict(zip(members, total.tolist(), strict=True))
             grad_norms |= dict(zip(members, result.grad_norms.tolist(), strict=True))
         return loss_sums, grad_norms
 
-    def _batches(self, updates: Sequence[int | None]) -> tuple[Tensor, Tensor]:
-        """Training windows x, y [K, B, T]: update s sees batch s - 1, whichever slot makes it (None: any batch)."""
+    def _hyperparameters(self, slots: Sequence[Slot], updates: int) -> tuple[Tensor, Tensor]:
+        """AdamW's coefficients [updates, 7, K] and clipping norms [K], computed on the host and sent in one piece."""
+        steps = range(1, updates + 1)
+        table = torch.tensor([[s.coefficients(s.step + n) for s in slots] for n in steps], dtype=torch.float64)
+        norms = torch.tensor([s.max_norm for s in slots], dtype=torch.float64)
+        return self._to_device(table.transpose(1, 2).float()), self._to_device(norms.float())
+
+    def _to_device(self, host: Tensor) -> Tensor:
+        """A copy on the device that the host does not wait for."""
+        if self._device.type == "cpu":
+            return host.contiguous()
+        return host.contiguous().pin_memory().to(self._device, non_blocking=True)
+
+    def _batches(self, batches: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Training windows x, y [K, B, T]: one batch per slot, by number; slots of the same number share it."""
         shape = (self._train.batch_size, self.model.config.context_length)
-        known = [s for s in updates if s is not None]
-        batches = {
-            s: get_batch(self.tokens.train, *shape, self._device, self._data_seed, s - 1) for s in sorted(set(known))
-        }
-        windows = [batches[known[0] if s is None else s] for s in updates]
-        return torch.stack([x for x, _ in windows]), torch.stack([y for _, y in windows])
+        known = {b: get_batch(self.tokens.train, *shape, self._device, self._data_seed, b) for b in set(batches)}
+        return torch.stack([known[b][0] for b in batches]), torch.stack([known[b][1] for b in batches])
 
     def _validate(self, due: Sequence[int]) -> dict[int, ValLoss]:
         x, y = self._windows
         losses: dict[int, ValLoss] = {}
-        if not due:
-            return losses
         batch_size = min(self._train.batch_size, len(x))
         whole = len(x) % batch_size == 0  # else the last chunk is shorter, and may not fill the vectors
-        for population, members in self._populations(due, batch_size if whole else 1):
+        for population, members in self._populations(due, batch_size if whole else 1) if due else ():
             windows = window_losses(population.model, self._forward, x, y, batch_size)
-            losses |= {k: val_loss(windows[place]) for place, k in enumerate(members) if k in due}
+            losses |= {k: val_loss(windows[place]) for place, k in enumerate(members)}
         return losses
 
     def _report(self, k: int, slot: Slot, loss: ValLoss, grad_norm: float) -> Row:
@@ -281,6 +288,7 @@ class Trainer:
             col.ELAPSED_S: slot.elapsed_s,
         }
         slot.updates_since_report, slot.train_loss_sum, slot.train_s = 0, 0.0, 0.0
+        slot.last_row = row
         return row
 
 
@@ -291,7 +299,14 @@ def _forward(train: TrainConfig) -> Forward:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=train.dtype == "bfloat16"):
             return nll_per_token(model, x, y)
 
-    return torch.compile(forward, dynamic=False) if train.compile else forward
+    if not train.compile:
+        return forward
+    import torch._dynamo.config as dynamo  # takes longer than torch itself
+
+    # Every shape, tying and K is a program, and by default the ninth silently runs uncompiled, with other last bits.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, PROGRAMS)
+    dynamo.fail_on_recompile_limit_hit = True
+    return torch.compile(forward, dynamic=False)
 
 
 @contextmanager

@@ -1,12 +1,15 @@
 """Ray: starting it or joining it, what devices it has, and letting go of it. Nothing else asks Ray for devices."""
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+
+from lmcore.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +41,7 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine, and leave it at the end.
 
     Raises:
-        ConnectionError: nothing answers at that address.
+        InputError: nothing answers at that address.
     """
     # Workers import the same lmcore and sweeps as the driver, from wherever it was started.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
@@ -46,9 +49,18 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
-        context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        try:
+            _check_answers(address)
+            context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(
+                f"--address: must be a running Ray cluster, got {address} ({reason}); "
+                "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
+            ) from None
     else:
         context = ray.init(
+            address="local",  # never by accident a cluster that somebody else started on this machine
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
             log_to_driver=False,
@@ -64,3 +76,10 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         )
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError if nothing listens there: ray.init would try for more than ten minutes before it says so."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()

@@ -95,14 +95,14 @@ class RunFolder:
         lock = filelock.FileLock(self.path / ".lock")
         holder = self.path / ".lock-holder"
         try:
-            lock.acquire(timeout=0)
+            held = lock.acquire(timeout=0)
         except filelock.Timeout:
             pid = holder.read_text().strip() if holder.exists() else "unknown"
             raise FolderInUseError(
                 f"{self.display}: one writer at a time, and process {pid} is writing; wait, or choose another --name"
             ) from None
-        with lock:
-            if self.study_db.exists() or self.metrics.exists():
+        with held:
+            if self.sweep_yaml.exists():
                 raise InputError(
                     f"name: each sweep has a folder of its own, and {self.display} holds a sweep already; "
                     "choose another --name, or delete the folder"

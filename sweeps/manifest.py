@@ -12,17 +12,21 @@ from typing import Any
 from lmcore.tokens import Tokens
 from sweeps.cluster import Cluster
 from sweeps.spec import SweepSpec
+from sweeps.storage import without_password
 
 PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
 
 
 def manifest(spec: SweepSpec, tokens: Tokens, cluster: Cluster) -> dict[str, Any]:
-    """The manifest of a sweep that starts now."""
+    """The manifest of a sweep that starts now. A password in the storage's URL is not in it, nor in `command`."""
+    url = spec.search.storage
+    storage = None if url is None else without_password(url)
+    arguments = sys.argv[1:] if url is None else [argument.replace(url, storage) for argument in sys.argv[1:]]
     return {
         "schema": 1,
         "name": spec.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *arguments],
         "commit": _commit(),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": {
@@ -39,7 +43,7 @@ def manifest(spec: SweepSpec, tokens: Tokens, cluster: Cluster) -> dict[str, Any
             "trials": sum(spec.trials_of(size) for size in spec.size_names),
         },
         "sizes": list(spec.size_names),
-        "storage": spec.search.storage,
+        "storage": storage,
         "data": {
             "source": spec.data.source,
             "fingerprint": tokens.fingerprint,

@@ -3,9 +3,10 @@
 import time
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from lmcore import columns as col
 from sweeps.ledger import LiveTrial
@@ -31,7 +32,9 @@ class Progress:
         self._arrivals: list[tuple[float, int]] = []
         self._next_line = self._began + LINE_EVERY_S
         self._live = (
-            Live(console=console, get_renderable=self._table, refresh_per_second=2) if console.is_terminal else None
+            Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
+            if console.is_terminal
+            else None
         )
 
     def __enter__(self) -> "Progress":
@@ -57,7 +60,7 @@ class Progress:
         self._running[live.name] = {**row, "steps": live.run.train.steps}
         if self._live is None and now >= self._next_line:
             self._next_line = now + LINE_EVERY_S
-            self._console.print(self._summary(), highlight=False, soft_wrap=True)
+            self._console.print(Text(self._summary()), soft_wrap=True)
 
     def ended(self, live: LiveTrial) -> None:
         """Count the trial, and say how it ended."""
@@ -71,7 +74,8 @@ class Progress:
             best = self._best.get(live.size)
             if best is None or row[col.VAL_LOSS] < best[0]:
                 self._best[live.size] = (row[col.VAL_LOSS], row[col.VAL_LOSS_SE], live.id)
-        self._console.print(self._line(live), highlight=False, soft_wrap=True)
+        # Text: an error's message may hold what rich takes for markup, `[/x]`.
+        self._console.print(Text(self._line(live)), soft_wrap=True)
 
     @staticmethod
     def _line(live: LiveTrial) -> str:
@@ -84,8 +88,9 @@ class Progress:
         return f"{live.name:<8} {live.status:<8} {detail}{f'  ({params})' if params else ''}"
 
     def _tokens_per_s(self) -> float:
-        span = min(THROUGHPUT_WINDOW_S, time.monotonic() - self._began)
-        return sum(n for _, n in self._arrivals) / max(span, 1.0)
+        now = time.monotonic()
+        span = min(THROUGHPUT_WINDOW_S, now - self._began)
+        return sum(n for t, n in self._arrivals if t > now - THROUGHPUT_WINDOW_S) / max(span, 1.0)
 
     def _time_left(self) -> str:
         """From the mean duration of ended trials; running ones count half."""
@@ -104,11 +109,11 @@ class Progress:
             f"best {best or 'none yet'}, {self._tokens_per_s():,.0f} tokens/s, about {self._time_left()} left"
         )
 
-    def _table(self) -> Table:
-        table = Table(title=self._summary(), title_justify="left", box=None, pad_edge=False)
+    def _table(self) -> Group:
+        table = Table(box=None, pad_edge=False)
         for name in ("trial", "step", "train_loss", "val_loss", "lr", "tokens/s"):
             table.add_column(name, justify="left" if name == "trial" else "right")
-        for name, row in self._running.items():
+        for name, row in tuple(self._running.items()):  # a copy: this runs in rich's thread
             if not row:
                 table.add_row(name, "waiting", "", "", "", "")
                 continue
@@ -120,7 +125,7 @@ class Progress:
                 f"{row[col.LR]:.2e}",
                 f"{row[col.TOKENS_PER_S]:,.0f}",
             )
-        return table
+        return Group(Text(self._summary()), table)
 
 
 def _short(value: Any) -> str:

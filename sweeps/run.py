@@ -26,15 +26,19 @@ from sweeps.spec_file import load_spec  # noqa: E402
 from sweeps.sweep import run_sweep  # noqa: E402
 
 
-class TerminatedError(BaseException):
-    """SIGTERM arrived; like KeyboardInterrupt it is nobody's to swallow."""
-
-
 def main(argv: list[str] | None = None) -> int:
     """Parse, validate, run, print the table; the process's exit code."""
     options = parse(argv)
     console = Console(soft_wrap=not sys.stdout.isatty())
-    signal.signal(signal.SIGTERM, _terminate)
+    received: list[int] = []
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        # As Ctrl-C: it is the one exception that Ray lets out of its waits as what it is.
+        received.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, terminate)
+    folder = None
     try:
         spec = load_spec(options.config, options.set, **options.flags)
         if options.dry_run:
@@ -42,29 +46,25 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
+        folder = RunFolder.named(spec.name)
         outcome = run_sweep(spec, options.address, options.dashboard, console)
+        console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
+        subprocess.run(
+            [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+            check=False,
+        )
+        return outcome.exit_code
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
     except FolderInUseError as error:
         print(error, file=sys.stderr)
         return 3
-    except (KeyboardInterrupt, TerminatedError) as stop:
-        code = 130 if isinstance(stop, KeyboardInterrupt) else 143
-        print(f"\nstopped; the ended trials are kept in {RunFolder.named(spec.name).display}", file=sys.stderr)
-        return code
-    folder = RunFolder.named(spec.name)
-    console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
-    subprocess.run(
-        [sys.executable, "-m", "analysis.report", folder.display],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        check=False,
-    )
-    return outcome.exit_code
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise TerminatedError
+    except (KeyboardInterrupt, SystemExit) as stop:  # SystemExit is how Ray takes a SIGTERM while it starts
+        kept = f"; the ended trials are kept in {folder.display}" if folder and folder.metrics.exists() else ""
+        print(f"\nstopped{kept}", file=sys.stderr)
+        return 143 if received or isinstance(stop, SystemExit) else 130
 
 
 if __name__ == "__main__":

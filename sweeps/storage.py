@@ -1,8 +1,14 @@
-"""Where the studies live: SQLite in the run's folder, or any database that Optuna knows."""
+"""Where the studies live: SQLite in the run's folder, or any database that Optuna knows.
+
+A password is better kept out of the URL and given through the database's own means (PGPASSWORD or ~/.pgpass for
+PostgreSQL): sweep.yaml keeps the URL as it was written. Whatever else we write or print masks a password in it.
+"""
 
 import warnings
 
 import optuna
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 from lmcore.errors import InputError
 from sweeps.folder import RunFolder
@@ -20,8 +26,21 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as error:  # SQLAlchemy's drivers each raise their own
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"search.storage: must be a database that Optuna can open, got {url!r} ({reason})") from None
+        shown = without_password(url)
+        reason = str(error).strip().splitlines()[0].replace(url, shown)
+        raise InputError(
+            f"search.storage: must be a database that Optuna can open, got {shown!r} ({reason}); "
+            "correct it, or leave it out for study.db in the run's folder"
+        ) from None
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown: `***` in place of a password; otherwise, or if it is no URL, as it is."""
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return url
+    return parsed.render_as_string(hide_password=True) if parsed.password else url
 
 
 def quiet_optuna() -> None:

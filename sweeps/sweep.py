@@ -5,8 +5,11 @@ produces is on disk before the next decision is taken.
 """
 
 import os
+import signal
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -72,8 +75,11 @@ def run_sweep(spec: SweepSpec, address: str | None, dashboard: bool, console: Co
         from sweeps.storage import open_storage
 
         storage = open_storage(spec.search.storage, folder)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with connect(address, dashboard) as cluster:
+            # Ray takes SIGTERM for itself when it starts, and would abort this process with nothing closed.
+            signal.signal(signal.SIGTERM, on_sigterm)
             return run_on(cluster, spec, tokens, folder, storage, console)
 
 
@@ -97,7 +103,8 @@ def run_on(
     total = sum(spec.trials_of(size) for size in spec.size_names)
     concurrent = min(spec.search.concurrent or cluster.devices, cluster.devices, total)
     if cluster.dashboard_url:
-        console.print(f"Ray dashboard: {cluster.dashboard_url} (its token: ray get-auth-token)", highlight=False)
+        token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
+        console.print(f"Ray dashboard: {cluster.dashboard_url}{token if cluster.local else ''}", highlight=False)
     console.print(
         f"{total} trials, {concurrent} at a time, on {spec.train.device} in {spec.train.dtype}; "
         f"everything goes to {folder.display}",

@@ -45,7 +45,9 @@ def mode_of(setting: str) -> str:
     if asked in ("disabled", "dryrun"):
         return "off" if asked == "disabled" else "offline"
     netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    has_key = "WANDB_API_KEY" in os.environ or (netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace"))
+    has_key = bool(os.environ.get("WANDB_API_KEY")) or (
+        netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
+    )
     return "online" if has_key else "offline"
 
 
@@ -58,9 +60,11 @@ class Tracking:
         if mode == "off":
             return
         log = (folder.path / "wandb.log").open("ab")
-        self._log = Path(log.name)
+        self._log = f"{folder.display}/wandb.log"
         path = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]
-        command = [sys.executable, "-m", "sweeps.tracking", str(folder.path), "--project", project, "--mode", mode]
+        # -P: a sweeps/ or a wandb.py of the user's in the working directory is not ours.
+        python = [sys.executable, "-P", "-m", "sweeps.tracking"]
+        command = [*python, str(folder.path), "--project", project, "--mode", mode]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -80,12 +84,11 @@ class Tracking:
         try:
             code = self._process.wait(WAIT_S)
         except subprocess.TimeoutExpired:
-            self._process.terminate()
-            return (
-                f"wandb did not finish in {WAIT_S:.0f} s and was stopped; no result is affected (see {self._log.name})"
-            )
+            self._process.kill()
+            self._process.wait()
+            return f"wandb did not finish in {WAIT_S:.0f} s and was stopped; no result is affected (see {self._log})"
         if code:
-            return f"wandb failed; no result is affected (see {self._log.name})"
+            return f"wandb failed; no result is affected (see {self._log})"
         return None
 
 
@@ -123,7 +126,7 @@ class WandbRuns:
         run.log({name: row[column] for column, name in LOGGED.items() if row[column] is not None}, step=row[col.STEP])
         if row[col.STATUS] != col.RUNNING:
             run.summary[col.STATUS] = row[col.STATUS]
-            run.finish()
+            self._runs.pop(trial).finish()
 
     def _open(self, trial: str, size: str) -> Any:
         config = yaml.safe_load((self._folder.trial(trial) / "run.yaml").read_text())
@@ -137,9 +140,9 @@ class WandbRuns:
         )
 
     def close(self) -> None:
-        """Close the runs of trials that never reached a last row (failed, or the sweep was interrupted)."""
+        """Close the runs of trials that never reached a last row, as failed: they failed, or were interrupted."""
         for run in self._runs.values():
-            run.finish()
+            run.finish(exit_code=1)
 
 
 def main(argv: list[str] | None = None) -> int:

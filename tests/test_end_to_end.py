@@ -93,6 +93,7 @@ BAD = {
     ),
     "a code-executing config": (["--config", "evil.yaml"], "evil.yaml:1"),
     "a database that does not answer": (["--set", "search.storage=nonsense://x"], "search.storage"),
+    "a cluster that does not answer": (["--address", "127.0.0.1:1"], "--address"),
     "a GPU that is not there": (["--set", "train.device=cuda"], "train.device"),
 }
 
@@ -109,9 +110,9 @@ def test_bad_input_is_one_line_and_exit_code_2_before_ray_starts(case, tmp_path)
     assert done.returncode == 2, done.stdout + done.stderr
     assert done.stderr.count("\n") == 1
     assert fragment in done.stderr
-    assert "Ray" not in done.stdout
     assert not (tmp_path / "executed").exists()
-    assert not list(tmp_path.glob("runs/*/study.db"))
+    assert "dashboard" not in done.stdout
+    assert not list(tmp_path.glob("runs/*/sweep.yaml"))
 
 
 @pytest.mark.ray

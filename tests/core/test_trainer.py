@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lmcore import columns as col
-from lmcore.checkpoint import CheckpointError, write_checkpoint
+from lmcore.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from lmcore.clip import clip_grad_norm_
 from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.data import get_batch
@@ -170,6 +170,34 @@ def test_runs_of_different_lengths_each_report_at_their_own_interval_and_end(sma
         assert_same_weights(trainer, k, alone, 0)  # a finished slot stays as it was while others train on
 
 
+def test_a_finished_slot_is_not_touched_by_its_neighbours_even_where_its_gradient_is_not_finite(small_tokens):
+    wild = run(steps=1, lr=1e15, clip_norm=None, warmup_fraction=0.0)
+    trainer = Trainer([wild, run(steps=10)], small_tokens)
+    trainer.advance()
+    before = trainer.model.slot_state_dict(0)
+    assert all(weight.isfinite().all() for weight in before.values())
+    list(trainer)
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.slot_state_dict(0).items())
+
+
+def test_refilling_and_retying_slots_compiles_nothing_again(small_tokens):
+    import torch._dynamo.utils as dynamo
+
+    def runs(*ties):
+        small = {"model": MODEL | {"num_layers": 1}, "train": {"compile": True, "eval_windows": 4}}
+        return [run(steps=5, lr=1e-3 * (i + 1), seed=i, tied=tied, **small) for i, tied in enumerate(ties)]
+
+    trainer = Trainer(runs(False, True, True), small_tokens)
+    list(trainer)
+    programs = dynamo.counters["stats"]["unique_graphs"]
+    assert programs > 0
+    for ties in [(True, False, True), (False, False, True), (True, True, False)]:
+        for k, refill in enumerate(runs(*ties)):
+            trainer.load_slot(k, refill)
+        list(trainer)
+    assert dynamo.counters["stats"]["unique_graphs"] == programs
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_saved_slot_continues_elsewhere_bit_for_bit(small_tokens, tmp_path, tied):
     whole = Trainer([run(tied=tied, lr=1e-2, seed=4)], small_tokens)
@@ -200,8 +228,6 @@ def test_a_saved_trainer_continues_all_its_slots_even_in_the_middle_of_an_interv
 
 
 def test_a_tied_slots_checkpoint_holds_no_idle_head(small_tokens, tmp_path):
-    from lmcore.checkpoint import read_checkpoint
-
     trainer = Trainer([run(tied=True), run()], small_tokens)
     trainer.save(tmp_path)
     tied, _ = read_checkpoint(tmp_path / "slot-0.safetensors")
@@ -229,8 +255,25 @@ def test_what_does_not_fit_is_refused(small_tokens, tmp_path):
     with pytest.raises(ValueError, match="other data"):
         other.restore_slot(0, tmp_path / "slot.safetensors")
     write_checkpoint(tmp_path / "foreign.safetensors", {"x": torch.zeros(1)}, {})
-    with pytest.raises(CheckpointError, match="not a slot's checkpoint"):
+    with pytest.raises(CheckpointError, match="not a slot's"):
         trainer.restore_slot(0, tmp_path / "foreign.safetensors")
+    tensors, meta = read_checkpoint(tmp_path / "slot.safetensors")
+    del tensors["exp_avg.ln_final.weight"]
+    write_checkpoint(tmp_path / "lacking.safetensors", tensors, meta)
+    before = trainer.model.slot_state_dict(0)
+    with pytest.raises(CheckpointError, match="lacks tensors"):
+        trainer.restore_slot(0, tmp_path / "lacking.safetensors")
+    assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.slot_state_dict(0).items())
+
+
+def test_a_saved_slot_knows_its_last_report_and_continues_under_other_threads(small_tokens, tmp_path):
+    trainer = Trainer([run()], small_tokens)
+    (row,) = trainer.advance()
+    trainer.save_slot(0, tmp_path / "slot.safetensors")
+    other = Trainer([run(train={"threads": 2})], small_tokens)
+    other.restore_slot(0, tmp_path / "slot.safetensors")
+    assert other.slots[0].last_row == row
+    assert other.slots[0].run.train.threads == 2
 
 
 def test_training_leaves_the_number_of_threads_as_it_was(small_tokens):

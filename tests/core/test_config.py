@@ -1,0 +1,71 @@
+"""What a run may be, and which of its fields a population's slots must share."""
+
+import pytest
+from pydantic import ValidationError
+
+from lmcore.config import FIELD_ROLES, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
+from lmcore.device import resolve
+from lmcore.errors import InputError
+
+
+def test_every_field_has_exactly_one_role():
+    assert set(FIELD_ROLES) == set(flatten(RunSpec()))
+    assert set(FIELD_ROLES.values()) == {"slot vector", "pack key", "sweep constant"}
+
+
+def test_runs_that_differ_in_slot_vectors_alone_pack_and_others_do_not():
+    base = RunSpec()
+    vectors = RunSpec(
+        model=ModelConfig(tie_embeddings=True),
+        train=TrainConfig(steps=7, seed=3),
+        optim=OptimConfig(lr=1.0, beta1=0.0, beta2=0.5, eps=1.0, weight_decay=0.0, warmup_fraction=1.0, clip_norm=None),
+    )
+    assert vectors.pack_key == base.pack_key
+    assert RunSpec(model=ModelConfig(d_ff=353)).pack_key != base.pack_key
+    assert RunSpec(train=TrainConfig(batch_size=15)).pack_key != base.pack_key
+
+
+@pytest.mark.parametrize(
+    ("config", "values", "message"),
+    [
+        (ModelConfig, {"d_model": 100, "num_heads": 3}, "choose 2 heads"),
+        (ModelConfig, {"d_model": 2_000_000_011, "num_heads": 2}, "choose 1 heads"),
+        (ModelConfig, {"d_model": 12, "num_heads": 4}, "positions: none"),
+        (ModelConfig, {"vocab": 10}, "Extra inputs"),
+        (TrainConfig, {"steps": "200"}, "valid integer"),
+        (TrainConfig, {"steps": True}, "valid integer"),
+        (TrainConfig, {"seed": -1}, "greater than or equal to 0"),
+        (OptimConfig, {"beta2": 1.0}, "less than 1"),
+        (OptimConfig, {"lr": float("nan")}, "greater than 0|finite"),
+        (OptimConfig, {"warmup_fraction": 1.5}, "less than or equal to 1"),
+    ],
+)
+def test_values_out_of_range_or_of_a_wrong_type_are_refused(config, values, message):
+    with pytest.raises(ValidationError, match=message):
+        config(**values)
+
+
+def test_configs_cannot_be_changed():
+    with pytest.raises(ValidationError, match="frozen"):
+        ModelConfig().d_model = 64
+
+
+def test_warmup_is_rounded_to_whole_updates():
+    run = RunSpec(train=TrainConfig(steps=30), optim=OptimConfig(warmup_fraction=0.05))
+    assert run.warmup_steps == 2
+    assert RunSpec(optim=OptimConfig(warmup_fraction=0.0)).warmup_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("cuda", "expected"), [(False, ("cpu", "float32", False, 1)), (True, ("cuda", "bfloat16", True, 1))]
+)
+def test_auto_becomes_what_the_device_is_best_at_and_choices_stay(cuda, expected):
+    resolved = resolve(TrainConfig(), cuda)
+    assert (resolved.device, resolved.dtype, resolved.compile, resolved.threads) == expected
+    chosen = TrainConfig(device="cpu", dtype="bfloat16", compile=True, threads=2)
+    assert resolve(chosen, cuda) == chosen
+
+
+def test_a_gpu_that_is_demanded_must_be_there():
+    with pytest.raises(InputError, match=r"train\.device"):
+        resolve(TrainConfig(device="cuda"), cuda=False)

@@ -1,0 +1,100 @@
+"""A run's folder has one writer at a time, one sweep, and no half-written files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmcore.errors import InputError
+from sweeps.folder import FolderInUseError, RunFolder, write_json, write_text
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLD = "import time; from sweeps.folder import RunFolder\nwith RunFolder.named('quick').claimed():\n"
+
+
+@pytest.fixture
+def folder(in_tmp):
+    """runs/quick, not made yet."""
+    return RunFolder.named("quick")
+
+
+@pytest.fixture
+def holder(folder):
+    """Another process that holds runs/quick."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD + "    print(flush=True)\n    time.sleep(600)"],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    with process:
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_a_second_process_is_refused_with_the_pid_of_the_first(folder, holder):
+    with pytest.raises(FolderInUseError, match=f"process {holder.pid} is writing") as refusal, folder.claimed():
+        pass
+    assert "\n" not in str(refusal.value)
+    assert "runs/quick" in str(refusal.value)
+
+
+def test_a_folder_whose_holder_was_killed_is_free(folder, holder):
+    holder.kill()
+    holder.wait()
+    with folder.claimed():
+        assert (folder.path / ".lock-holder").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_folder_is_free_again_when_its_holder_lets_go(folder):
+    for _ in range(2):
+        with folder.claimed():
+            pass
+
+
+def test_a_folder_that_holds_a_sweep_is_refused_and_not_kept_locked(folder):
+    write_text(folder.sweep_yaml, "name: quick")
+    with pytest.raises(InputError, match="holds a sweep already") as refusal, folder.claimed():
+        pass
+    assert "\n" not in str(refusal.value)
+    folder.sweep_yaml.unlink()
+    with folder.claimed():  # although `refusal` keeps the frames of the first attempt alive
+        pass
+
+
+def test_a_folder_that_cannot_be_made_is_wrong_input(folder, in_tmp):
+    (in_tmp / "runs").write_text("a file")
+    with pytest.raises(InputError, match="runs/quick cannot be made"), folder.claimed():
+        pass
+
+
+def test_names_are_those_of_the_design(folder, in_tmp, monkeypatch):
+    names = {
+        "sweep_yaml": "sweep.yaml",
+        "manifest": "manifest.json",
+        "study_db": "study.db",
+        "metrics": "metrics.jsonl",
+        "tokens": "tokens",
+        "best": "best",
+        "wandb": "wandb",
+    }
+    assert {name: getattr(folder, name).relative_to(in_tmp / "runs/quick").as_posix() for name in names} == names
+    assert folder.trial("xs-0003") == in_tmp / "runs" / "quick" / "trials" / "xs-0003"
+    assert folder.display == "runs/quick"
+    monkeypatch.chdir("/")
+    assert folder.metrics.parent == in_tmp / "runs" / "quick"  # wherever the process goes later
+
+
+def test_a_write_that_fails_leaves_the_old_text(tmp_path):
+    path = tmp_path / "sub" / "file"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new" * 100_000 + "\ud800")  # beyond the buffer: half of it is on disk by then
+    assert path.read_text() == "old"
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"loss": float("nan")})
+    assert path.read_text() == "old"
+    write_json(path, {"loss": 1.5})
+    assert path.read_text() == '{\n  "loss": 1.5\n}\n'

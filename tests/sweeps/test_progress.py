@@ -1,0 +1,174 @@
+"""The terminal says what is going on: trials done and running, best so far, tokens/s, time left."""
+
+import io
+import re
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from rich.console import Console
+
+from lmcore import columns as col
+from sweeps.ledger import Ledger
+from sweeps.progress import Progress
+from sweeps.spec import SweepSpec
+
+PARAMS = "(lr 0.00123, tie_embeddings true)"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time that progress sees: `clock.now`, in seconds."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("sweeps.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+@pytest.fixture
+def ledger():
+    """One trial each of three sizes: xs-0000, s-0000, m-0000."""
+    spec = SweepSpec.model_validate(
+        {
+            "name": "progress",
+            "train": {"steps": 40},
+            "search": {"method": "grid", "scheduler": "none"},
+            "space": {"optim.lr": [1.2345e-3], "model.tie_embeddings": [True]},
+            "sizes": [{"name": name} for name in ("xs", "s", "m")],
+        }
+    )
+    return Ledger(spec, optuna.storages.InMemoryStorage())
+
+
+def row(step, val_loss, tokens=0):
+    return {
+        col.STEP: step,
+        col.TOKENS: tokens,
+        col.TRAIN_LOSS: 4.0,
+        col.VAL_LOSS: val_loss,
+        col.VAL_LOSS_SE: 0.01,
+        col.GRAD_NORM: 1.0,
+        col.LR: 1e-3,
+        col.TOKENS_PER_S: 1234.0,
+        col.ELAPSED_S: float(step),
+    }
+
+
+class Sweep:
+    """Events of a sweep told to the ledger and to a progress of `total` trials, as searcher and scheduler do."""
+
+    def __init__(self, ledger, total=4, concurrent=2, **console):
+        self.file = io.StringIO()
+        self.progress = Progress(Console(file=self.file, width=200, **console), total, concurrent)
+        self.ledger = ledger
+
+    def begin(self):
+        live = self.ledger.ask()
+        self.progress.began(live)
+        return live
+
+    def report(self, live, *values):
+        self.ledger.report(live.id, row(*values))
+        self.progress.reported(live, row(*values))
+
+    def end(self, live):
+        self.progress.ended(self.ledger.end(live.id))
+
+    @property
+    def lines(self):
+        """What was printed since the last look."""
+        text = self.file.getvalue()
+        self.file.seek(0)
+        self.file.truncate()
+        return text.splitlines()
+
+
+def test_each_trials_end_is_a_line_with_status_loss_and_parameters(clock, ledger):
+    sweep = Sweep(ledger)
+    with sweep.progress:
+        good, bad, odd = (sweep.begin() for _ in range(3))
+        sweep.report(good, 40, 3.51234)
+        sweep.end(good)
+        assert sweep.lines == [f"xs-0000  complete val_loss 3.5123 at step 40  {PARAMS}"]
+        sweep.report(bad, 10, float("nan"))
+        sweep.end(bad)
+        assert sweep.lines == [f"s-0000   diverged val_loss is nan at step 10  {PARAMS}"]
+        ledger.fail(odd.id, "OSError: [Errno 5] cannot read [/data/x] :warning: [bold]")  # before any row
+        sweep.end(odd)
+        assert sweep.lines == [f"m-0000   failed   OSError: [Errno 5] cannot read [/data/x] :warning: [bold]  {PARAMS}"]
+
+
+def test_an_interrupted_trial_is_not_said_to_have_ended(clock, ledger):
+    sweep = Sweep(ledger)
+    with sweep.progress:
+        live = sweep.begin()
+        sweep.report(live, 10, 4.0)
+        sweep.end(live)
+    assert sweep.lines == []
+
+
+def test_a_summary_comes_every_quarter_minute_with_the_numbers_of_that_moment(clock, ledger):
+    sweep = Sweep(ledger)
+    first, second = sweep.begin(), sweep.begin()
+    sweep.report(first, 10, 4.0, 3000)
+    assert sweep.lines == []
+    clock.now += 20
+    sweep.report(first, 20, 3.9, 6000)  # 6000 tokens in 20 s
+    assert sweep.lines == ["0/4 trials, 2 running, best none yet, 300 tokens/s, about ? left"]
+    clock.now += 10
+    sweep.report(first, 40, 3.5, 9000)
+    sweep.end(first)  # after 30 s
+    assert len(sweep.lines) == 1
+    clock.now += 10
+    # 9000 + 7000 tokens in 40 s; 4 trials less 1 done less half of 1 running, 30 s each, 2 at a time: 37.5 s.
+    sweep.report(second, 20, 3.2, 7000)
+    (line,) = sweep.lines
+    assert line == ("1/4 trials (1 complete), 1 running, best xs 3.5000 (xs-0000), 400 tokens/s, about 0:37 left")
+    clock.now += 55
+    # Only the last 60 s count: the 9000 tokens before them do not.
+    sweep.report(second, 30, 3.1, 10_000)
+    (line,) = sweep.lines
+    assert "167 tokens/s" in line  # (7000 + 3000) / 60
+
+
+def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):
+    spec = SweepSpec.model_validate(
+        {
+            "name": "best",
+            "train": {"steps": 40},
+            "search": {"method": "random", "scheduler": "none", "trials": 4},
+            "space": {"optim.lr": {"low": 1e-3, "high": 1e-2}},
+        }
+    )
+    sweep = Sweep(Ledger(spec, optuna.storages.InMemoryStorage()))
+    for steps, loss in [(40, 3.7), (40, 3.5), (40, 3.6), (10, 99.0)]:
+        live = sweep.begin()
+        sweep.report(live, steps, loss)
+        sweep.end(live)
+    clock.now += 15
+    sweep.progress.reported(live, row(10, 1.0))
+    assert sweep.lines[-1].startswith("4/4 trials (3 complete, 1 diverged), 1 running, best main 3.5000 (main-0001)")
+    assert sweep.lines == []
+
+
+def test_a_terminal_shows_the_running_trials_below_the_lines_of_the_ended_ones(clock, ledger, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    sweep = Sweep(ledger, force_terminal=True)
+    with sweep.progress:
+        first, second, _ = (sweep.begin() for _ in range(3))
+        sweep.report(first, 40, 3.5, 9000)
+        sweep.end(first)
+        clock.now += 10
+        sweep.report(second, 20, float("nan"), 7000)
+        clock.now += 61  # in which nothing arrives
+    plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in sweep.lines]
+    assert f"xs-0000  complete val_loss 3.5000 at step 40  {PARAMS}" in plain
+    summary = max(i for i, line in enumerate(plain) if line.startswith("1/4 trials"))
+    assert plain[summary] == (
+        "1/4 trials (1 complete), 2 running, best xs 3.5000 (xs-0000), 0 tokens/s, about 0:00 left"
+    )
+    table = [line.split() for line in plain[summary + 1 :]]
+    assert table[:3] == [
+        ["trial", "step", "train_loss", "val_loss", "lr", "tokens/s"],
+        ["s-0000", "20/40", "4.0000", "nan", "1.00e-03", "1,234"],
+        ["m-0000", "waiting"],
+    ]

@@ -1,0 +1,64 @@
+"""metrics.jsonl holds every row as one line of JSON, whatever the numbers are."""
+
+import json
+import math
+
+import optuna
+import pytest
+
+from lmcore import columns as col
+from sweeps.ledger import Ledger
+from sweeps.rows import RowFile
+from sweeps.spec import SweepSpec
+
+
+@pytest.fixture
+def live():
+    """A trial that runs: main-0000."""
+    spec = SweepSpec.model_validate({"name": "rows", "space": {"optim.lr": {"low": 1e-3, "high": 1e-2}}})
+    return Ledger(spec, optuna.storages.InMemoryStorage()).ask()
+
+
+def row(step, **values):
+    """A report row as the scheduler passes it on, its columns in another order than the file's."""
+    columns = {name: float(place) for place, name in enumerate(col.REPORT_COLUMNS) if name != col.SLOT}
+    return dict(reversed({col.TRIAL: "main-0000", **columns, col.STEP: step, **values}.items()))
+
+
+def strict(text):
+    """JSON without Python's own NaN and Infinity."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_each_row_is_one_line_with_the_columns_in_their_order_and_the_trials_status(live, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = RowFile(path)
+    rows.began(live)
+    assert path.read_text() == ""
+    rows.reported(live, row(10))
+    assert path.read_text().endswith("\n")  # there for a reader before the next row comes
+    live.status = col.PRUNED
+    rows.reported(live, row(20))
+    rows.ended(live)
+    rows.close()
+    first, second = (strict(text) for text in path.read_text().splitlines())
+    assert list(first) == list(second) == list(col.ROW_COLUMNS)
+    assert (first[col.STEP], first[col.STATUS]) == (10, col.RUNNING)
+    assert (second[col.STEP], second[col.STATUS], second[col.SIZE]) == (20, col.PRUNED, "main")
+    assert first == {name: {**row(10), col.SIZE: "main", col.STATUS: col.RUNNING}[name] for name in col.ROW_COLUMNS}
+
+
+def test_numbers_that_are_not_finite_are_null(live, tmp_path):
+    rows = RowFile(tmp_path / "metrics.jsonl")
+    rows.reported(live, row(10, val_loss=math.nan, train_loss=math.inf, grad_norm=-math.inf))
+    rows.close()
+    written = strict((tmp_path / "metrics.jsonl").read_text())
+    assert [name for name, value in written.items() if value is None] == [col.TRAIN_LOSS, col.VAL_LOSS, col.GRAD_NORM]
+
+
+def test_a_file_that_is_opened_again_is_appended_to(live, tmp_path):
+    for step in (10, 20):
+        rows = RowFile(tmp_path / "metrics.jsonl")
+        rows.reported(live, row(step))
+        rows.close()
+    assert [strict(text)[col.STEP] for text in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20]

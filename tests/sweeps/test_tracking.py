@@ -1,0 +1,213 @@
+"""Tracking: it shows what the rows say, and nothing that wandb does or lacks reaches the sweep."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from offline_runs import read_offline_run
+
+from lmcore import columns as col
+from lmcore.config import RunSpec
+from sweeps import tracking
+from sweeps.folder import RunFolder
+from sweeps.tracking import Tracking, follow, mode_of
+
+ROOT = Path(__file__).resolve().parents[2]
+WANDB_KEYS = ("WANDB_MODE", "WANDB_API_KEY", "NETRC")
+FAKE_THAT_FAILS = """
+class Settings:
+    def __init__(self, **settings): pass
+def init(**settings):
+    raise RuntimeError("no such server")
+"""
+FAKE_THAT_HANGS = """
+import os, pathlib, time
+class Settings:
+    def __init__(self, **settings): pass
+def init(**settings):
+    pathlib.Path("pid").write_text(str(os.getpid()))
+    time.sleep(600)
+"""
+
+
+def line(trial, step, status=col.RUNNING):
+    """A line of metrics.jsonl."""
+    row = dict.fromkeys(col.ROW_COLUMNS, 1.5) | {col.TRIAL: trial, col.SIZE: "xs", col.STATUS: status, col.STEP: step}
+    return json.dumps(row) + "\n"
+
+
+@pytest.fixture
+def folder(in_tmp):
+    """A run's folder with two trials, without rows yet."""
+    folder = RunFolder.named("tracked")
+    for trial in ("xs-0000", "xs-0001"):
+        folder.trial(trial).mkdir(parents=True)
+        text = yaml.safe_dump({"name": f"name-of-{trial}", **RunSpec().model_dump()})
+        (folder.trial(trial) / "run.yaml").write_text(text)
+    folder.metrics.touch()
+    return folder
+
+
+@pytest.fixture
+def fake_wandb(in_tmp, monkeypatch):
+    """`fake_wandb(source)` makes that text the package wandb of the tracking process."""
+
+    def install(source):
+        package = in_tmp / "fake" / "wandb"
+        package.mkdir(parents=True)
+        (package / "__init__.py").write_text(source)
+        monkeypatch.setenv("PYTHONPATH", str(package.parent))
+
+    return install
+
+
+def offline_runs(folder):
+    """Every offline run in the folder, by name."""
+    runs = [read_offline_run(path) for path in folder.path.glob("wandb/offline-run-*/run-*.wandb")]
+    return {run.name: run for run in runs}
+
+
+def wait_until(condition, seconds=20):
+    """The first true value of `condition()`."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+def processes_of(path):
+    """Command lines, of processes that have not ended, in which `path` occurs."""
+    table = subprocess.run(["ps", "-A", "-ww", "-o", "stat=,args="], capture_output=True, text=True, check=True)
+    return [row for row in table.stdout.splitlines() if str(path) in row and not row.startswith("Z")]
+
+
+@pytest.mark.parametrize(
+    ("environment", "netrc", "expected"),
+    [
+        ({}, None, "offline"),
+        ({"WANDB_API_KEY": "k"}, None, "online"),
+        ({"WANDB_API_KEY": ""}, None, "offline"),
+        ({}, "machine api.wandb.ai login user password k", "online"),
+        ({}, "machine example.com login user password k", "offline"),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": "k"}, None, "offline"),
+        ({"WANDB_MODE": "dryrun", "WANDB_API_KEY": "k"}, None, "offline"),
+        ({"WANDB_MODE": "disabled", "WANDB_API_KEY": "k"}, None, "off"),
+        ({"WANDB_MODE": "online"}, None, "online"),
+    ],
+)
+def test_auto_is_online_only_with_a_key_and_obeys_wandb_mode(environment, netrc, expected, tmp_path, monkeypatch):
+    for key in WANDB_KEYS:
+        monkeypatch.delenv(key, raising=False)
+    if netrc is not None:
+        (tmp_path / "netrc").write_text(netrc)
+    for key, value in {"NETRC": str(tmp_path / "netrc"), **environment}.items():
+        monkeypatch.setenv(key, value)
+    assert mode_of("auto") == expected
+    for setting in ("off", "offline", "online"):
+        assert mode_of(setting) == setting
+
+
+def test_rows_are_followed_in_order_while_they_are_written_and_a_torn_last_line_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking, "POLL_S", 0.005)
+    path, ended = tmp_path / "metrics.jsonl", threading.Event()
+    with path.open("a") as file:
+
+        def append(text):
+            file.write(text)
+            file.flush()
+
+        append(line("xs-0000", 10) + line("xs-0000", 20))
+        rows = follow(path, ended)
+        assert [next(rows)[col.STEP] for _ in range(2)] == [10, 20]
+
+        third = line("xs-0000", 30)
+        append(third[:40])
+        later = threading.Timer(0.05, append, [third[40:]])
+        later.start()
+        assert next(rows) == json.loads(third)
+        later.join()
+
+        append(line("xs-0000", 40) + line("xs-0000", 50)[:40])
+        ended.set()
+        assert [row[col.STEP] for row in rows] == [40]
+
+
+def test_a_trial_that_ended_is_a_finished_run_and_one_without_its_last_row_a_failed_one(folder):
+    process = Tracking(folder, "a-project", "offline")
+    folder.metrics.write_text(
+        line("xs-0000", 10) + line("xs-0001", 10) + line("xs-0000", 20, col.PRUNED) + line("xs-0001", 20)
+    )
+    assert process.finish() is None
+    ended, unfinished = (offline_runs(folder)[f"name-of-xs-000{n}"] for n in range(2))
+    assert (ended.exit_code, unfinished.exit_code) == (0, 1)
+    assert ended.summary[col.STATUS] == '"pruned"'
+    assert [int(row["_step"]) for row in unfinished.history] == [10, 20]
+    assert (ended.project, ended.group) == ("a-project", "tracked")
+
+
+def test_tracking_ends_by_itself_and_closes_its_runs_when_the_driver_is_killed(folder):
+    folder.metrics.write_text(line("xs-0000", 10))
+    driver = (
+        "import pathlib, time; from sweeps.folder import RunFolder; from sweeps.tracking import Tracking; "
+        f"tracking = Tracking(RunFolder(pathlib.Path({str(folder.path)!r})), 'p', 'offline'); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", driver], env=os.environ | {"PYTHONPATH": str(ROOT)})
+    wait_until(lambda: list(folder.path.glob("wandb/offline-run-*/run-*.wandb")))
+    assert any("sweeps.tracking" in row for row in processes_of(folder.path))
+    process.kill()
+    process.wait()
+    wait_until(lambda: not processes_of(folder.path))
+    assert offline_runs(folder)["name-of-xs-0000"].exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [("raise ModuleNotFoundError('no wandb')", "no wandb"), (FAKE_THAT_FAILS, "no such server")],
+    ids=["missing", "fails at init"],
+)
+def test_a_wandb_that_fails_costs_one_line_and_no_exception(folder, fake_wandb, source, reason):
+    fake_wandb(source)
+    began = time.monotonic()
+    process = Tracking(folder, "p", "offline")
+    folder.metrics.write_text(line("xs-0000", 10))
+    problem = process.finish()
+    assert time.monotonic() - began < 10
+    assert problem == "wandb failed; no result is affected (see runs/tracked/wandb.log)"
+    assert reason in (folder.path / "wandb.log").read_text()
+
+
+def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp, monkeypatch):
+    fake_wandb(FAKE_THAT_HANGS)
+    monkeypatch.setattr(tracking, "WAIT_S", 0.5)
+    process = Tracking(folder, "p", "offline")
+    folder.metrics.write_text(line("xs-0000", 10))
+    wait_until(lambda: (in_tmp / "pid").exists() and (in_tmp / "pid").read_text())
+    began = time.monotonic()
+    problem = process.finish()
+    assert time.monotonic() - began < 5
+    assert problem.startswith("wandb did not finish")
+    assert "\n" not in problem
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((in_tmp / "pid").read_text()), 0)
+
+
+def test_modules_of_the_users_in_the_working_directory_do_not_pass_for_ours(folder, fake_wandb, in_tmp):
+    fake_wandb("")
+    (in_tmp / "sweeps").mkdir()
+    for name in ("sweeps/__init__.py", "yaml.py", "wandb.py"):
+        (in_tmp / name).write_text("raise SystemExit(7)")
+    assert Tracking(folder, "p", "offline").finish() is None
+
+
+def test_off_starts_nothing(folder):
+    process = Tracking(folder, "p", "off")
+    assert not processes_of(folder.path)
+    assert process.finish() is None
+    assert not (folder.path / "wandb.log").exists()

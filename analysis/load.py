@@ -17,45 +17,14 @@ import optuna
 import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
-from lmcore.columns import (
-    BITS_PER_BYTE,
-    COMPLETE,
-    DIVERGED,
-    ELAPSED_S,
-    EXPERIMENT,
-    FAILED,
-    FLOPS_PER_TOKEN,
-    MESSAGE,
-    NUMBER,
-    PARAMS_ESTIMATE,
-    PARAMS_EXACT,
-    PARAMS_NON_EMBEDDING,
-    PARAMS_PREFIX,
-    PERPLEXITY,
-    PRUNED,
-    ROW_COLUMNS,
-    RUN,
-    RUNNING,
-    SIZE,
-    STATUS,
-    STEP,
-    TOKENS,
-    TOKENS_PER_S,
-    TRAIN_FLOPS,
-    TRAIN_LOSS,
-    TRIAL,
-    VAL_LOSS,
-    VAL_LOSS_SE,
-)
+from lmcore import columns as col
 
 MANIFEST_SCHEMA = 1
 
-COUNTS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
-LAST_REPORT = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
-DERIVED = (TRAIN_FLOPS, PERPLEXITY, BITS_PER_BYTE)
+DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
 
-STRINGS = {TRIAL, SIZE, STATUS, EXPERIMENT, MESSAGE}
-INTEGERS = {*COUNTS, STEP, TOKENS}  # nullable: a trial that failed at once has no step
+STRINGS = {col.TRIAL, col.SIZE, col.STATUS, col.EXPERIMENT, col.MESSAGE}
+INTEGERS = {*col.COUNT_COLUMNS, col.STEP, col.TOKENS}  # nullable: a trial that failed at once has no step
 
 
 class RunError(ValueError):
@@ -107,17 +76,17 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"manifest.json must have schema {MANIFEST_SCHEMA}, but {path} has {schema!r}; "
             "read it with the version that wrote it"
         )
-    sizes = manifest.get("sizes")
-    if not isinstance(sizes, list) or not sizes or not all(isinstance(size, str) for size in sizes):
+    studies = manifest.get("studies")
+    if not isinstance(studies, dict) or not studies or not all(isinstance(name, str) for name in studies.values()):
         raise RunError(
-            f"manifest.json must list the names of its studies under sizes, but {path} has {sizes!r}; "
+            f"manifest.json must name the study of each size under studies, but {path} has {studies!r}; "
             "restore it from a copy"
         )
     return manifest
 
 
 def _read_ledger(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, FrozenTrial]]:
-    """Every trial that was begun, with the name of its study, in the order of `Run.trials`.
+    """Every trial that was begun, with its size, in the order of `Run.trials`.
 
     A size whose study is not there yet has no trials; a run without any study is an error.
     """
@@ -132,9 +101,9 @@ def _read_ledger(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, Froz
     try:
         storage = _sqlite(path) if address is None else optuna.storages.RDBStorage(address, skip_table_creation=True)
         try:
-            for size in manifest["sizes"]:
+            for size, name in manifest["studies"].items():
                 try:
-                    study = optuna.load_study(study_name=size, storage=storage)
+                    study = optuna.load_study(study_name=name, storage=storage)
                 except KeyError:
                     continue
                 found = True
@@ -149,10 +118,10 @@ def _read_ledger(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, Froz
         if address is not None and ":***@" in address:
             remedy = "the manifest keeps no password: take :*** out of its storage and set PGPASSWORD or the like"
         raise RunError(f"a run's studies must be readable, but {place} is not ({reason}); {remedy}") from error
-    names = ", ".join(manifest["sizes"])
+    names = ", ".join(manifest["studies"].values())
     if not found:
         raise RunError(f"a run must have a study for each size, but there is none named {names}; run the sweep first")
-    if not any(RUN in trial.user_attrs for _, trial in ledger):
+    if not any(col.RUN in trial.user_attrs for _, trial in ledger):
         raise RunError(f"a report needs a trial, but no trial of {folder} has begun; wait for the sweep's first trial")
     return ledger
 
@@ -169,7 +138,7 @@ def _sqlite(path: Path) -> optuna.storages.RDBStorage:
 
 
 def _trial_id(size: str, trial: FrozenTrial) -> str:
-    return trial.user_attrs.get(TRIAL, f"{size}-{trial.number:04d}")
+    return trial.user_attrs.get(col.TRIAL, f"{size}-{trial.number:04d}")
 
 
 def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
@@ -182,7 +151,7 @@ def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
-            newest[row[TRIAL], row[STEP]] = tuple(row.get(name) for name in ROW_COLUMNS)
+            newest[row[col.TRIAL], row[col.STEP]] = tuple(row.get(name) for name in col.ROW_COLUMNS)
         except (ValueError, KeyError, TypeError, AttributeError):
             if number == len(lines):
                 break  # the writer was killed in mid-line
@@ -190,58 +159,59 @@ def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
                 f"each line of metrics.jsonl must be one report row, but line {number} of {path} is damaged; "
                 "restore the file or delete that line"
             ) from None
-    rows = pd.DataFrame(list(newest.values()), columns=list(ROW_COLUMNS))
-    rows = rows.astype({name: _dtype(name) for name in ROW_COLUMNS})
-    place = rows[TRIAL].map({trial: place for place, trial in enumerate(trial_ids)})
-    return rows.assign(place=place).sort_values(["place", TRIAL, STEP], ignore_index=True).drop(columns="place")
+    rows = pd.DataFrame(list(newest.values()), columns=list(col.ROW_COLUMNS))
+    rows = rows.astype({name: _dtype(name) for name in col.ROW_COLUMNS})
+    place = rows[col.TRIAL].map({trial: place for place, trial in enumerate(trial_ids)})
+    return rows.assign(place=place).sort_values(["place", col.TRIAL, col.STEP], ignore_index=True).drop(columns="place")
 
 
 def _trials_frame(
     ledger: list[tuple[str, FrozenTrial]], rows: pd.DataFrame, bytes_per_token: float | None
 ) -> pd.DataFrame:
-    newest = rows.drop_duplicates(TRIAL, keep="last").set_index(TRIAL)[list(LAST_REPORT)].to_dict("index")
+    newest = rows.drop_duplicates(col.TRIAL, keep="last").set_index(col.TRIAL)[list(col.LAST_COLUMNS)].to_dict("index")
     trials = pd.DataFrame([_trial_record(size, trial, newest) for size, trial in ledger])
-    params = [name for name in trials.columns if name.startswith(PARAMS_PREFIX)]
-    identity = [TRIAL, SIZE, NUMBER, STATUS, EXPERIMENT, MESSAGE]
-    known = [*identity, *COUNTS, *LAST_REPORT]
-    trials = trials.astype({name: _dtype(name) for name in known if name != NUMBER})
+    params = [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
+    identity = [col.TRIAL, col.SIZE, col.NUMBER, col.STATUS, col.EXPERIMENT, col.MESSAGE]
+    known = [*identity, *col.COUNT_COLUMNS, *col.LAST_COLUMNS]
+    trials = trials.astype({name: _dtype(name) for name in known if name != col.NUMBER})
 
     # A float: an int64 ends at 9e18, and a model of 1B parameters trained on 2B tokens is beyond that.
-    trials[TRAIN_FLOPS] = trials[FLOPS_PER_TOKEN].astype("float64") * trials[TOKENS].astype("float64")
+    trials[col.TRAIN_FLOPS] = trials[col.FLOPS_PER_TOKEN].astype("float64") * trials[col.TOKENS].astype("float64")
     with np.errstate(over="ignore"):
-        trials[PERPLEXITY] = np.exp(trials[VAL_LOSS])
-    trials[BITS_PER_BYTE] = trials[VAL_LOSS] / math.log(2) / (bytes_per_token or math.nan)
-    return trials[[*identity, *params, *COUNTS, *LAST_REPORT, *DERIVED]]
+        trials[col.PERPLEXITY] = np.exp(trials[col.VAL_LOSS])
+    trials[col.BITS_PER_BYTE] = trials[col.VAL_LOSS] / math.log(2) / (bytes_per_token or math.nan)
+    return trials[[*identity, *params, *col.COUNT_COLUMNS, *col.LAST_COLUMNS, *DERIVED]]
 
 
 def _trial_record(size: str, trial: FrozenTrial, newest: dict[str, dict[str, Any]]) -> dict[str, Any]:
     attributes = trial.user_attrs
     trial_id = _trial_id(size, trial)
     params = {
-        f"{PARAMS_PREFIX}{part}.{name}": value
-        for part, fields in attributes.get(RUN, {}).items()
+        f"{col.PARAMS_PREFIX}{part}.{name}": value
+        for part, fields in attributes.get(col.RUN, {}).items()
         for name, value in fields.items()
     }
     # Without a status nobody has recorded the end: what is known is the newest row.
-    report = attributes if STATUS in attributes else newest.get(trial_id, {})
+    last = attributes.get(col.LAST, {}) if col.STATUS in attributes else newest.get(trial_id, {})
+    counts = attributes.get(col.COUNTS, {})
     return {
-        TRIAL: trial_id,
-        SIZE: size,
-        NUMBER: trial.number,
-        STATUS: attributes.get(STATUS) or _status_of_state(trial),
-        EXPERIMENT: attributes.get(EXPERIMENT),
-        MESSAGE: attributes.get(MESSAGE),
+        col.TRIAL: trial_id,
+        col.SIZE: size,
+        col.NUMBER: trial.number,
+        col.STATUS: attributes.get(col.STATUS) or _status_of_state(trial),
+        col.EXPERIMENT: attributes.get(col.EXPERIMENT),
+        col.MESSAGE: attributes.get(col.MESSAGE),
         **params,
-        **{name: attributes.get(name) for name in COUNTS},
-        **{name: report.get(name) for name in LAST_REPORT},
+        **{name: counts.get(name) for name in col.COUNT_COLUMNS},
+        **{name: last.get(name) for name in col.LAST_COLUMNS},
     }
 
 
 def _status_of_state(trial: FrozenTrial) -> str:
     """The status of a trial that carries none: it is running, unless somebody else told Optuna of its end."""
     if trial.state == TrialState.COMPLETE:
-        return COMPLETE if trial.value is not None and math.isfinite(trial.value) else DIVERGED
-    return {TrialState.RUNNING: RUNNING, TrialState.PRUNED: PRUNED, TrialState.FAIL: FAILED}[trial.state]
+        return col.COMPLETE if trial.value is not None and math.isfinite(trial.value) else col.DIVERGED
+    return {TrialState.RUNNING: col.RUNNING, TrialState.PRUNED: col.PRUNED, TrialState.FAIL: col.FAILED}[trial.state]
 
 
 def _dtype(column: str) -> str:

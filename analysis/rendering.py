@@ -10,26 +10,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.tables import TIED, WARMUP
-from lmcore.columns import (
-    BITS_PER_BYTE,
-    COMPLETE,
-    ELAPSED_S,
-    EXPERIMENT,
-    MESSAGE,
-    PARAMS_ESTIMATE,
-    PARAMS_EXACT,
-    PARAMS_NON_EMBEDDING,
-    PERPLEXITY,
-    SIZE,
-    STATUS,
-    TOKENS,
-    TOKENS_PER_S,
-    TRAIN_FLOPS,
-    TRAIN_LOSS,
-    TRIAL,
-    VAL_LOSS,
-    VAL_LOSS_SE,
-)
+from lmcore import columns as col
 
 MISSING = "-"
 COUNT_SUFFIXES = ("", "k", "M", "B", "T")  # parameters and tokens
@@ -46,24 +27,26 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
 
     A loss that is not final is marked in its own cell, where its standard error would stand: `4.000 (pruned)`.
     """
-    losses = zip(table[VAL_LOSS], table[VAL_LOSS_SE], table[STATUS], strict=True)
+    kind = [name for name in (col.SIZE, col.EXPERIMENT, TIED) if name in table]
+    losses = zip(table[col.VAL_LOSS], table[col.VAL_LOSS_SE], table[col.STATUS], strict=True)
     cells = {
-        **{name: [number(value) for value in table[name]] for name in (SIZE, EXPERIMENT, TIED) if name in table},
-        "est.": [count(value) for value in table[PARAMS_ESTIMATE]],
-        "exact": [count(value) for value in table[PARAMS_EXACT]],
-        "non-emb": [count(value) for value in table[PARAMS_NON_EMBEDDING]],
-        "tokens": [count(value) for value in table[TOKENS]],
-        "FLOPs": [count(value, FLOP_SUFFIXES) for value in table[TRAIN_FLOPS]],
+        **{name: [number(value) for value in table[name]] for name in kind},
+        "est.": [count(value) for value in table[col.PARAMS_ESTIMATE]],
+        "exact": [count(value) for value in table[col.PARAMS_EXACT]],
+        "non-emb": [count(value) for value in table[col.PARAMS_NON_EMBEDDING]],
+        "tokens": [count(value) for value in table[col.TOKENS]],
+        "FLOPs": [count(value, FLOP_SUFFIXES) for value in table[col.TRAIN_FLOPS]],
         "val loss": [
-            loss(mean, se) if status == COMPLETE else f"{decimal(mean, 3)} ({status})" for mean, se, status in losses
+            loss(mean, se) if status == col.COMPLETE else f"{decimal(mean, 3)} ({status})"
+            for mean, se, status in losses
         ],
-        "ppl": [count(value) for value in table[PERPLEXITY]],
-        "bpb": [hundredths(value) for value in table[BITS_PER_BYTE]],
+        "ppl": [count(value) for value in table[col.PERPLEXITY]],
+        "bpb": [hundredths(value) for value in table[col.BITS_PER_BYTE]],
         "lr": [scientific(value) for value in table["lr"]],
         "beta1": [beta(value) for value in table["beta1"]],
         "beta2": [beta(value) for value in table["beta2"]],
         "warmup": [hundredths(value) for value in table[WARMUP]],
-        "trial": table[TRIAL].tolist(),
+        "trial": table[col.TRIAL].tolist(),
     }
     return pd.DataFrame(cells, dtype="str")
 
@@ -71,12 +54,12 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
 def trial_cells(table: pd.DataFrame) -> pd.DataFrame:
     """`analysis.tables.trials_table` as short strings; messages are too long for a cell and left out."""
     formats = {"lr": scientific, "beta1": beta, "beta2": beta, WARMUP: hundredths}
-    formats |= {TOKENS: count, TOKENS_PER_S: count, ELAPSED_S: count}
+    formats |= {col.TOKENS: count, col.TOKENS_PER_S: count, col.ELAPSED_S: count}
     cells: dict[str, list[str]] = {}
-    for name in table.columns.drop([SIZE, VAL_LOSS_SE, MESSAGE]):  # the size is part of the trial's name
-        if name == VAL_LOSS:
-            cells["val loss"] = [loss(*pair) for pair in zip(table[VAL_LOSS], table[VAL_LOSS_SE], strict=True)]
-        elif name == TRAIN_LOSS:
+    for name in table.columns.drop([col.SIZE, col.VAL_LOSS_SE, col.MESSAGE]):  # the size is part of the trial's name
+        if name == col.VAL_LOSS:
+            cells["val loss"] = [loss(*pair) for pair in zip(table[col.VAL_LOSS], table[col.VAL_LOSS_SE], strict=True)]
+        elif name == col.TRAIN_LOSS:
             cells["train loss"] = [decimal(value, 3) for value in table[name]]
         else:
             cells[name] = [formats.get(name, number)(value) for value in table[name]]

@@ -7,6 +7,7 @@ RUN cannot be read or the report cannot be written.
 """
 
 import argparse
+import signal
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -32,7 +33,7 @@ from analysis.tables import (
     trials_table,
     winner_margins,
 )
-from lmcore.columns import COMPLETE, DIVERGED, EXPERIMENT, FAILED, MESSAGE, SIZE, STATUS, STEP, TRIAL
+from lmcore import columns as col
 
 WIDTH = 120  # characters of a line on the terminal
 PRINTED_TRIALS = 10  # of each size; the files have all
@@ -59,16 +60,16 @@ class Report:
 
     def text(self) -> str:
         """For a terminal: at most WIDTH characters a line, at most PRINTED_TRIALS trials of each size."""
-        shown = self.trials.groupby(SIZE, sort=False).head(PRINTED_TRIALS)
+        shown = self.trials.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS)
         hidden = len(self.trials) - len(shown)
-        parameters = text_table(parameter_cells(self.parameters), WIDTH, keys=[SIZE, EXPERIMENT, TIED])
+        parameters = text_table(parameter_cells(self.parameters), WIDTH, keys=[col.SIZE, col.EXPERIMENT, TIED])
         return "\n\n".join(
             [
                 f"{self.name}: {self.summary}",
                 TITLE,
                 parameters if len(self.parameters) else NO_ROWS,
                 f"Trials ({hidden} more in trials.csv)" if hidden else "Trials",
-                text_table(trial_cells(shown), WIDTH, keys=[TRIAL]),
+                text_table(trial_cells(shown), WIDTH, keys=[col.TRIAL]),
                 "\n".join(textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ") for note in self.notes),
             ]
         )
@@ -92,7 +93,7 @@ class Report:
 def build_report(run: Run) -> Report:
     """Tables and sentences of a run. Computes only: prints and writes nothing."""
     parameters = parameter_table(run.trials)
-    counts = status_counts(run.trials).drop(columns=SIZE).sum()
+    counts = status_counts(run.trials).drop(columns=col.SIZE).sum()
     return Report(
         name=str(run.manifest.get("name", "run")),
         summary=f"{counts['total']} trials: " + ", ".join(f"{counts[status]} {status}" for status in BEST_FIRST),
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
     """For each size, whether its best trial can be told from the next."""
     leads = {lead.size: lead for lead in winner_margins(trials).itertuples()}
-    for size in trials[SIZE].unique():
+    for size in trials[col.SIZE].unique():
         if size not in leads:
             yield f"{size}: fewer than two complete trials, so nothing to compare the best with."
             continue
@@ -165,18 +166,19 @@ def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
 
 def _gap_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
     """What the parameter table lacks, and which of its rows are not final."""
-    kind = [name for name in (SIZE, EXPERIMENT, TIED) if name in parameters]
-    for row in parameters[parameters[STATUS] != COMPLETE].to_dict("records"):
-        yield f"{_kind(row, kind)}: no trial is complete; the row is {row[TRIAL]}, {row[STATUS]} at step {row[STEP]}."
+    kind = [name for name in (col.SIZE, col.EXPERIMENT, TIED) if name in parameters]
+    for row in parameters[parameters[col.STATUS] != col.COMPLETE].to_dict("records"):
+        reached = f"{row[col.STATUS]} at step {row[col.STEP]}"
+        yield f"{_kind(row, kind)}: no trial is complete; the row is {row[col.TRIAL]}, {reached}."
     trials = run.trials.rename(columns={TIED_PATH: TIED})
     shown = {_kind(row, kind) for row in parameters.to_dict("records")}
     for values, group in trials[trials[TIED].notna()].groupby(kind, sort=False, dropna=False):
         name = _kind(dict(zip(kind, values, strict=True)), kind)
         if name not in shown:
-            ended = ", ".join(f"{number} {status}" for status, number in group[STATUS].value_counts().items())
+            ended = ", ".join(f"{number} {status}" for status, number in group[col.STATUS].value_counts().items())
             yield f"{name}: no row, because no trial has a validation loss ({ended})."
-    for size in run.manifest["sizes"]:
-        if size not in set(trials[SIZE]):
+    for size in run.manifest["studies"]:
+        if size not in set(trials[col.SIZE]):
             yield f"{size}: no trial has begun."
 
 
@@ -186,8 +188,8 @@ def _kind(row: dict[str, Any], kind: list[str]) -> str:
 
 def _reason_notes(trials: pd.DataFrame) -> Iterator[str]:
     """Why trials failed or diverged, each different message once."""
-    ended = trials[trials[STATUS].isin((DIVERGED, FAILED))]
-    reasons = list(ended.fillna({MESSAGE: "no message"}).groupby([STATUS, MESSAGE], sort=False)[TRIAL])
+    ended = trials[trials[col.STATUS].isin((col.DIVERGED, col.FAILED))]
+    reasons = list(ended.fillna({col.MESSAGE: "no message"}).groupby([col.STATUS, col.MESSAGE], sort=False)[col.TRIAL])
     for (status, message), names in reasons[:LISTED_REASONS]:
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         yield f"{', '.join(names[:3])}{more} {status}: {textwrap.shorten(message, 200)}"
@@ -209,4 +211,6 @@ def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # `report.py RUN | head` ends as quietly as `cat FILE | head`
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     raise SystemExit(main())

@@ -7,42 +7,16 @@ did not run to its end never stands in for a final one unmarked: every row that 
 import numpy as np
 import pandas as pd
 
-from lmcore.columns import (
-    BITS_PER_BYTE,
-    COMPLETE,
-    DIVERGED,
-    ELAPSED_S,
-    EXPERIMENT,
-    FAILED,
-    MESSAGE,
-    NUMBER,
-    PARAMS_ESTIMATE,
-    PARAMS_EXACT,
-    PARAMS_NON_EMBEDDING,
-    PARAMS_PREFIX,
-    PERPLEXITY,
-    PRUNED,
-    RUNNING,
-    SIZE,
-    STATUS,
-    STEP,
-    TOKENS,
-    TOKENS_PER_S,
-    TRAIN_FLOPS,
-    TRAIN_LOSS,
-    TRIAL,
-    VAL_LOSS,
-    VAL_LOSS_SE,
-)
+from lmcore import columns as col
 
 TIED = "tied"
 WARMUP = "warmup"  # fraction of the run
 SHORT_NAMES = {"tie_embeddings": TIED, "warmup_fraction": WARMUP}
-TIED_PATH = f"{PARAMS_PREFIX}model.tie_embeddings"
-LR_PATH = f"{PARAMS_PREFIX}optim.lr"
+TIED_PATH = f"{col.PARAMS_PREFIX}model.tie_embeddings"
+LR_PATH = f"{col.PARAMS_PREFIX}optim.lr"
 
-BEST_FIRST = (COMPLETE, PRUNED, RUNNING, DIVERGED, FAILED)
-WITH_A_LOSS = (COMPLETE, PRUNED, RUNNING)  # what a diverged or failed trial last reported is no result
+BEST_FIRST = (col.COMPLETE, col.PRUNED, col.RUNNING, col.DIVERGED, col.FAILED)
+WITH_A_LOSS = (col.COMPLETE, col.PRUNED, col.RUNNING)  # what a diverged or failed trial last reported is no result
 
 SEPARABLE_SE = 2.0  # a difference is called real beyond this many standard errors
 
@@ -57,18 +31,18 @@ def parameter_table(trials: pd.DataFrame) -> pd.DataFrame:
     of the run), step, status, trial.
     """
     known = trials[trials[TIED_PATH].notna()]
-    names = {TIED_PATH: TIED, **{f"{PARAMS_PREFIX}optim.{name}": name for name in ("lr", "beta1", "beta2")}}
-    table = known.rename(columns={**names, f"{PARAMS_PREFIX}optim.warmup_fraction": WARMUP})
+    names = {TIED_PATH: TIED, **{f"{col.PARAMS_PREFIX}optim.{name}": name for name in ("lr", "beta1", "beta2")}}
+    table = known.rename(columns={**names, f"{col.PARAMS_PREFIX}optim.warmup_fraction": WARMUP})
     table[TIED] = table[TIED].astype(bool)
-    table = table[table[STATUS].isin(WITH_A_LOSS) & np.isfinite(table[VAL_LOSS])]
+    table = table[table[col.STATUS].isin(WITH_A_LOSS) & np.isfinite(table[col.VAL_LOSS])]
 
-    experiment = [EXPERIMENT] if trials[EXPERIMENT].notna().any() else []
-    kind = [SIZE, *experiment, TIED]
-    best_first = table.assign(unfinished=table[STATUS] != COMPLETE).sort_values(["unfinished", VAL_LOSS, NUMBER])
+    kind = [col.SIZE, *_experiment(trials), TIED]
+    table = table.assign(unfinished=table[col.STATUS] != col.COMPLETE)
+    best_first = table.sort_values(["unfinished", col.VAL_LOSS, col.NUMBER])
     best = _sorted(best_first.drop_duplicates(kind), kind, trials)
-    counts = [PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING]
-    result = [TOKENS, TRAIN_FLOPS, VAL_LOSS, VAL_LOSS_SE, PERPLEXITY, BITS_PER_BYTE]
-    return best[[*kind, *counts, *result, "lr", "beta1", "beta2", WARMUP, STEP, STATUS, TRIAL]]
+    counts = [col.PARAMS_ESTIMATE, col.PARAMS_EXACT, col.PARAMS_NON_EMBEDDING]
+    result = [col.TOKENS, col.TRAIN_FLOPS, col.VAL_LOSS, col.VAL_LOSS_SE, col.PERPLEXITY, col.BITS_PER_BYTE]
+    return best[[*kind, *counts, *result, "lr", "beta1", "beta2", WARMUP, col.STEP, col.STATUS, col.TRIAL]]
 
 
 def trials_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -78,22 +52,22 @@ def trials_table(trials: pd.DataFrame) -> pd.DataFrame:
     varies within a size (what tells the sizes apart is not repeated in each trial), step, tokens, elapsed_s,
     tokens_per_s, message.
     """
-    paths = [name for name in trials.columns if name.startswith(PARAMS_PREFIX)]
-    known = trials[trials[LR_PATH].notna()].groupby(SIZE)
+    paths = [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
+    known = trials[trials[LR_PATH].notna()].groupby(col.SIZE)
     varying = [path for path in paths if path != LR_PATH and known[path].nunique(dropna=False).gt(1).any()]
-    columns = [
-        *(TRIAL, SIZE, *([EXPERIMENT] if trials[EXPERIMENT].notna().any() else []), STATUS),
-        *(VAL_LOSS, VAL_LOSS_SE, TRAIN_LOSS, LR_PATH, *varying, STEP, TOKENS, ELAPSED_S, TOKENS_PER_S, MESSAGE),
-    ]
-    table = _sorted(trials, [SIZE, STATUS, VAL_LOSS, NUMBER], trials)
-    return table[columns].rename(columns=_short_names(paths))
+    identity = [col.TRIAL, col.SIZE, *_experiment(trials), col.STATUS]
+    losses = [col.VAL_LOSS, col.VAL_LOSS_SE, col.TRAIN_LOSS]
+    effort = [col.STEP, col.TOKENS, col.ELAPSED_S, col.TOKENS_PER_S]
+    table = _sorted(trials, [col.SIZE, col.STATUS, col.VAL_LOSS, col.NUMBER], trials)
+    table = table[[*identity, *losses, LR_PATH, *varying, *effort, col.MESSAGE]]
+    return table.rename(columns=_short_names(paths))
 
 
 def status_counts(trials: pd.DataFrame) -> pd.DataFrame:
     """How the trials of each size ended: columns size, complete, pruned, running, diverged, failed, total."""
-    counts = pd.crosstab(trials[SIZE], trials[STATUS])
-    counts = counts.reindex(index=trials[SIZE].unique(), columns=list(BEST_FIRST), fill_value=0)
-    return counts.assign(total=counts.sum(axis=1)).rename_axis(index=SIZE, columns=None).reset_index()
+    counts = pd.crosstab(trials[col.SIZE], trials[col.STATUS])
+    counts = counts.reindex(index=trials[col.SIZE].unique(), columns=list(BEST_FIRST), fill_value=0)
+    return counts.assign(total=counts.sum(axis=1)).rename_axis(index=col.SIZE, columns=None).reset_index()
 
 
 def winner_margins(trials: pd.DataFrame) -> pd.DataFrame:
@@ -105,22 +79,28 @@ def winner_margins(trials: pd.DataFrame) -> pd.DataFrame:
     """
     # The windows are the same for both trials, so the error of the *paired* difference is smaller than this. It would
     # need the loss of each window, which rows do not hold; without it the test is conservative.
-    complete = trials[(trials[STATUS] == COMPLETE) & np.isfinite(trials[VAL_LOSS])]
+    complete = trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
     records = []
-    for size, group in _sorted(complete, [SIZE, VAL_LOSS, NUMBER], trials).groupby(SIZE, sort=False):
+    for size, group in _sorted(complete, [col.SIZE, col.VAL_LOSS, col.NUMBER], trials).groupby(col.SIZE, sort=False):
         if len(group) < 2:
             continue
         best, runner_up = group.iloc[0], group.iloc[1]
-        difference = runner_up[VAL_LOSS] - best[VAL_LOSS]
-        error = float(np.hypot(best[VAL_LOSS_SE], runner_up[VAL_LOSS_SE]))
-        records.append((size, best[TRIAL], runner_up[TRIAL], difference, error, difference > SEPARABLE_SE * error))
-    return pd.DataFrame(records, columns=[SIZE, "best", "runner_up", "difference", "difference_se", "separable"])
+        difference = runner_up[col.VAL_LOSS] - best[col.VAL_LOSS]
+        error = float(np.hypot(best[col.VAL_LOSS_SE], runner_up[col.VAL_LOSS_SE]))
+        separable = difference > SEPARABLE_SE * error
+        records.append((size, best[col.TRIAL], runner_up[col.TRIAL], difference, error, separable))
+    return pd.DataFrame(records, columns=[col.SIZE, "best", "runner_up", "difference", "difference_se", "separable"])
+
+
+def _experiment(trials: pd.DataFrame) -> list[str]:
+    """The column of experiments, where there are any."""
+    return [col.EXPERIMENT] if trials[col.EXPERIMENT].notna().any() else []
 
 
 def _sorted(frame: pd.DataFrame, by: list[str], trials: pd.DataFrame) -> pd.DataFrame:
     """`frame` by these columns: sizes and experiments in the order of `trials`, statuses with the best first."""
-    order = {name: {value: place for place, value in enumerate(trials[name].unique())} for name in (SIZE, EXPERIMENT)}
-    order[STATUS] = {status: place for place, status in enumerate(BEST_FIRST)}
+    values = {name: trials[name].unique() for name in (col.SIZE, col.EXPERIMENT)} | {col.STATUS: BEST_FIRST}
+    order = {name: {value: place for place, value in enumerate(known)} for name, known in values.items()}
 
     def place(column: pd.Series) -> pd.Series:
         return column.map(order[column.name]) if column.name in order else column
@@ -132,6 +112,6 @@ def _short_names(paths: list[str]) -> dict[str, str]:
     """Dotted paths to the names of table columns: the field alone, or with its part where two parts have it."""
     fields = [path.rpartition(".")[2] for path in paths]
     return {
-        path: SHORT_NAMES.get(field, field) if fields.count(field) == 1 else path.removeprefix(PARAMS_PREFIX)
+        path: SHORT_NAMES.get(field, field) if fields.count(field) == 1 else path.removeprefix(col.PARAMS_PREFIX)
         for path, field in zip(paths, fields, strict=True)
     }

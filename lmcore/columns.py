@@ -6,7 +6,7 @@ table; its values live as user attributes of an Optuna trial. Losses are in nats
 
 # Identity
 TRIAL = "trial"  # "<size>-<number>", e.g. "xs-0003"
-SIZE = "size"  # name of the size, and of its Optuna study; "main" without sizes
+SIZE = "size"  # name of the model size; "main" without sizes
 NUMBER = "number"  # Optuna's trial number within the study
 EXPERIMENT = "experiment"  # name of the experiment, absent outside ablations
 STATUS = "status"  # one of STATUSES

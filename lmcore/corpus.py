@@ -46,7 +46,7 @@ def read_documents(source: str, field: str = "data.source") -> list[str]:
     Raises:
         InputError: starting with `field`, when there is nothing to read or no text in it.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     try:
         if source == STDLIB:
             texts = list(_readable_texts(stdlib_files()))

@@ -14,12 +14,11 @@ from pathlib import Path
 import tokenizers
 from tokenizers import Tokenizer
 
-from lmcore.config import DataConfig
+from lmcore.config import DEFAULT_VOCAB_SIZE, DataConfig
 from lmcore.corpus import read_documents, split_documents
 from lmcore.errors import InputError
 from lmcore.token_files import MAX_VOCAB_SIZE, check_ids, is_token_file, read_token_file
 from lmcore.tokenizer import (
-    DEFAULT_VOCAB_SIZE,
     decoded_bytes,
     encode_documents,
     load_tokenizer,
@@ -125,7 +124,7 @@ def _from_cache(entry: Path) -> Tokens | None:
 
 
 def _user_tokenizer(config: DataConfig) -> Tokenizer | None:
-    return load_tokenizer(Path(config.tokenizer).expanduser()) if config.tokenizer is not None else None
+    return load_tokenizer(Path(os.path.expanduser(config.tokenizer))) if config.tokenizer is not None else None
 
 
 def _text_digest(texts: Iterable[str]) -> str:

@@ -4,6 +4,7 @@ They are memory-mapped, never read whole, and refused with one line where they c
 text (`lmcore.corpus`) and the folder that a run keeps its tokens in (`lmcore.tokens`).
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,8 @@ IntegerArray = NDArray[np.integer[Any]]
 
 def is_token_file(source: str) -> bool:
     """Whether a source is to be read as tokens: a .npy or .bin, unless it is a folder."""
-    path = Path(source).expanduser()
-    return path.suffix in TOKEN_FILE_SUFFIXES and not path.is_dir()
+    path = Path(os.path.expanduser(source))
+    return path.suffix in TOKEN_FILE_SUFFIXES and not os.path.isdir(path)
 
 
 def read_token_file(source: str, bin_dtype: Literal["uint16", "uint32"], field: str = "data.source") -> IntegerArray:
@@ -30,7 +31,7 @@ def read_token_file(source: str, bin_dtype: Literal["uint16", "uint32"], field: 
     Raises:
         InputError: starting with `field`, when the file is missing, empty, or not a 1-D array of integers.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     try:
         size_bytes = path.stat().st_size
         if not size_bytes:

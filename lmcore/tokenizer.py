@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from lmcore.config import DEFAULT_VOCAB_SIZE
 from lmcore.corpus import END_OF_TEXT
 from lmcore.errors import InputError
 
-DEFAULT_VOCAB_SIZE = 2048
 MIN_VOCAB_SIZE = 256 + 1  # every byte, and END_OF_TEXT
 
 # How other tokenizers call the token that ends a document, in order of preference.

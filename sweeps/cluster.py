@@ -9,6 +9,7 @@ from pathlib import Path
 
 import ray
 
+from lmcore.config import TrainConfig
 from lmcore.errors import InputError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,15 +26,25 @@ class Cluster:
     local: bool
     """Whether we started it."""
 
-    @property
-    def trial_resources(self) -> dict[str, float]:
-        """What one trial holds: a GPU where there are any, else one core."""
-        return {"cpu": 1.0, "gpu": 1.0} if self.gpus else {"cpu": 1.0}
+    def trial_resources(self, train: TrainConfig) -> dict[str, float]:
+        """What one trial holds, `train` being resolved: its threads' cores, and a GPU where it trains on one."""
+        gpus = {"gpu": 1.0} if train.device == "cuda" else {}
+        return {"cpu": float(train.threads), **gpus}
 
-    @property
-    def devices(self) -> int:
-        """Trials that run at the same time."""
-        return min(self.gpus, self.cpus) if self.gpus else self.cpus
+    def room_for(self, train: TrainConfig) -> int:
+        """How many trials fit at the same time.
+
+        Raises:
+            InputError: not a single one.
+        """
+        resources = self.trial_resources(train)
+        room = min(self.cpus // int(resources["cpu"]), self.gpus if "gpu" in resources else self.cpus)
+        if room < 1:
+            raise InputError(
+                f"train.threads: a trial must fit on the cluster, but it needs {resources} and there are {self.cpus} "
+                f"CPUs and {self.gpus} GPUs; lower train.threads"
+            )
+        return room
 
 
 @contextmanager

@@ -21,7 +21,7 @@ import optuna
 from optuna.trial import TrialState
 
 from lmcore import columns as col
-from lmcore.config import RunSpec
+from lmcore.config import ModelConfig, RunSpec
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.pruners import pruner_for
 from sweeps.samplers import sampler_for
@@ -31,15 +31,6 @@ from sweeps.verdict import divergence
 
 Row = dict[str, Any]
 CONSTRAINT = "diverged"
-FINAL_COLUMNS = (
-    col.STEP,
-    col.TOKENS,
-    col.TRAIN_LOSS,
-    col.VAL_LOSS,
-    col.VAL_LOSS_SE,
-    col.ELAPSED_S,
-    col.TOKENS_PER_S,
-)  # of a trial's last row, kept as its attributes
 
 
 @dataclass
@@ -54,6 +45,9 @@ class LiveTrial:
     last_row: Row | None = None
     status: str = col.RUNNING
     message: str | None = None
+    """Why it diverged or failed, in one line."""
+    error: str | None = None
+    """The whole text of the error that it failed of."""
 
     @property
     def name(self) -> str:
@@ -74,12 +68,17 @@ class Ledger:
         # Experiments search nothing: their overrides come from the config, by name.
         by_experiment = self.spec.search.method == "experiments"
         self._space = {} if by_experiment else distributions(self.spec.space)
+        # Trials that have left the queue. Counted once, because listing a study's trials takes longer as it grows.
+        self._asked = {
+            size: sum(trial.state is not TrialState.WAITING for trial in study.get_trials(deepcopy=False))
+            for size, study in self.studies.items()
+        }
 
     def _create(self, size: str) -> optuna.Study:
         search = self.spec.search
         run = self.spec.run_for(size, {})
         study = optuna.create_study(
-            study_name=size,
+            study_name=self.spec.study_name(size),
             storage=self.storage,
             direction="minimize",
             pruner=pruner_for(search.scheduler, self.spec.grace_steps(size), run.train.steps, search.reduction_factor),
@@ -92,37 +91,23 @@ class Ledger:
                 study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
         return study
 
-    def asked(self, size: str) -> int:
-        """Trials of `size` that have left the queue."""
-        return sum(t.state is not TrialState.WAITING for t in self.studies[size].get_trials(deepcopy=False))
-
     def ask(self) -> LiveTrial | None:
         """The next trial, or None when every size has had its number; sizes take turns."""
-        progress = {size: (self.asked(size), self.spec.trials_of(size)) for size in self.studies}
-        size = min(
-            (size for size, (asked, planned) in progress.items() if asked < planned),
-            key=lambda size: progress[size][0],
-            default=None,
-        )
-        if size is None:
+        unfinished = [size for size, asked in self._asked.items() if asked < self.spec.trials_of(size)]
+        if not unfinished:
             return None
+        size = min(unfinished, key=self._asked.__getitem__)
         study = self.studies[size]
-        study.sampler = sampler_for(self.spec.search, size, progress[size][0], self.spec.startup_trials(size))
+        study.sampler = sampler_for(self.spec.search, size, self._asked[size], self.spec.startup_trials(size))
         trial = study.ask(self._space)
+        self._asked[size] += 1
         experiment = trial.user_attrs.get(col.EXPERIMENT)
         overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
         live = LiveTrial(f"{size}-{trial.number:04d}", size, experiment, self.spec.run_for(size, overrides), trial)
-        model = live.run.model
-        for name, value in {
-            col.TRIAL: live.id,
-            col.SIZE: size,
-            col.RUN: live.run.model_dump(),
-            col.PARAMS_ESTIMATE: estimate_parameters(model),
-            col.PARAMS_EXACT: count_parameters(model).total,
-            col.PARAMS_NON_EMBEDDING: count_parameters(model).non_embedding,
-            col.FLOPS_PER_TOKEN: flops_per_token(model),
-        }.items():
-            trial.set_user_attr(name, value)
+        # Few and large: every attribute is a transaction of its own, some milliseconds with SQLite.
+        trial.set_user_attr(col.TRIAL, live.id)
+        trial.set_user_attr(col.RUN, live.run.model_dump())
+        trial.set_user_attr(col.COUNTS, _counts(live.run.model))
         self.live[live.id] = live
         return live
 
@@ -141,10 +126,10 @@ class Ledger:
             live.status = col.PRUNED
         return live.status
 
-    def fail(self, trial_id: str, message: str) -> None:
+    def fail(self, trial_id: str, message: str, error: str) -> None:
         """Note that a trial died of an error of its own; `end` tells the study."""
         live = self.live[trial_id]
-        live.status, live.message = col.FAILED, message
+        live.status, live.message, live.error = col.FAILED, message, error
 
     def end(self, trial_id: str) -> LiveTrial:
         """Tell the study how the trial ended, once.
@@ -155,8 +140,8 @@ class Ledger:
         if live.status == col.RUNNING:
             return live
         trial, study = live.trial, self.studies[live.size]
-        for name in FINAL_COLUMNS if live.last_row is not None else ():
-            trial.set_user_attr(name, _finite(live.last_row[name]))
+        if live.last_row is not None:
+            trial.set_user_attr(col.LAST, finite_row({name: live.last_row[name] for name in col.LAST_COLUMNS}))
         if live.message is not None:
             trial.set_user_attr(col.MESSAGE, live.message)
         trial.set_user_attr(col.STATUS, live.status)
@@ -190,8 +175,12 @@ class Ledger:
 
 def finite_row(row: Mapping[str, Any]) -> Row:
     """`row` with null for every number that is not finite, as JSON wants it."""
-    return {name: _finite(value) for name, value in row.items()}
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
 
 
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _counts(model: ModelConfig) -> dict[str, int]:
+    count = count_parameters(model)
+    values = (estimate_parameters(model), count.total, count.non_embedding, flops_per_token(model))
+    return dict(zip(col.COUNT_COLUMNS, values, strict=True))

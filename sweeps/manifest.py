@@ -43,6 +43,7 @@ def manifest(spec: SweepSpec, tokens: Tokens, cluster: Cluster) -> dict[str, Any
             "trials": sum(spec.trials_of(size) for size in spec.size_names),
         },
         "sizes": list(spec.size_names),
+        "studies": {size: spec.study_name(size) for size in spec.size_names},
         "storage": storage,
         "data": {
             "source": spec.data.source,

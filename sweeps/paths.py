@@ -67,6 +67,10 @@ class FieldError(InputError):
         return one_line(f"{self.field}: {self.rule}" if self.field else self.rule)
 
 
+class ClashError(FieldError):
+    """Values that are right one by one, but not together; `field` is the one that lmcore's rule begins with."""
+
+
 def nearest(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> str | None:
     """The path that was probably meant: the same last name elsewhere, another name for it, a similar spelling."""
     section, _, name = path.rpartition(".")
@@ -104,7 +108,7 @@ def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
     """The run with values put at dotted paths, validated anew.
 
     A whole number written as a float (`2e3`) serves an integer field. FieldError for a path that names no field and
-    for a value that the field, or the run as a whole, refuses.
+    for a value that the field refuses; ClashError for values that the run refuses together.
     """
     values = run.model_dump()
     for path, value in overrides.items():
@@ -147,7 +151,7 @@ def describe(error: ValidationError, known: Mapping[str, Any] = RUN_DEFAULTS) ->
     if first["type"] == "value_error":
         # lmcore's messages begin with the name of the field that breaks the rule: it belongs to the path.
         name, _, rule = str(cause).partition(" ")
-        return FieldError(f"{field}.{name}", rule) if f"{field}.{name}" in known else FieldError(field, str(cause))
+        return ClashError(f"{field}.{name}", rule) if f"{field}.{name}" in known else ClashError(field, str(cause))
     if first["type"] == "extra_forbidden":
         return unknown(field, known)
     # A union reports every member that it tried.

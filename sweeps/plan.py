@@ -23,7 +23,6 @@ COST_FIELDS = (
     "model.d_model",
     "model.num_layers",
     "model.d_ff",
-    "model.context_length",
     "model.norm",
     "model.ffn",
     "train.steps",

@@ -27,7 +27,7 @@ class Progress:
         self._trial_began: dict[str, float] = {}
         self._durations: list[float] = []
         self._counts = dict.fromkeys((col.COMPLETE, col.PRUNED, col.DIVERGED, col.FAILED), 0)
-        self._best: dict[str, tuple[float, float, str]] = {}
+        self._best: dict[str, tuple[float, str]] = {}
         self._tokens: dict[str, int] = {}
         self._arrivals: list[tuple[float, int]] = []
         self._next_line = self._began + LINE_EVERY_S
@@ -73,7 +73,7 @@ class Progress:
         if live.status == col.COMPLETE and row is not None:
             best = self._best.get(live.size)
             if best is None or row[col.VAL_LOSS] < best[0]:
-                self._best[live.size] = (row[col.VAL_LOSS], row[col.VAL_LOSS_SE], live.id)
+                self._best[live.size] = (row[col.VAL_LOSS], live.id)
         # Text: an error's message may hold what rich takes for markup, `[/x]`.
         self._console.print(Text(self._line(live)), soft_wrap=True)
 
@@ -103,7 +103,7 @@ class Progress:
     def _summary(self) -> str:
         done = sum(self._counts.values())
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
-        best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, _, trial) in sorted(self._best.items()))
+        best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
         return (
             f"{done}/{self._total} trials{f' ({counts})' if counts else ''}, {len(self._running)} running, "
             f"best {best or 'none yet'}, {self._tokens_per_s():,.0f} tokens/s, about {self._time_left()} left"

@@ -12,11 +12,14 @@ from sweeps.ledger import LiveTrial, finite_row
 class RowFile:
     """Watcher that appends rows; the last row of a trial carries its final status.
 
-    A line is one `write`, so readers see whole lines, but for the last one of a writer that was killed.
+    Readers see whole lines, but for the last one of a writer that was killed; that one is cut off here, so that the
+    next row does not run into it.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = path.open("ab", buffering=0)
+        content = path.read_bytes()
+        self._file.truncate(content.rfind(b"\n") + 1)
 
     def began(self, live: LiveTrial) -> None:
         """Nothing to write yet."""
@@ -25,12 +28,23 @@ class RowFile:
         """Append the row."""
         values = {**row, col.SIZE: live.size, col.STATUS: live.status}
         line = json.dumps(finite_row({name: values[name] for name in col.ROW_COLUMNS}), allow_nan=False)
-        os.write(self._file, f"{line}\n".encode())
-        os.fsync(self._file)
+        self._append(f"{line}\n".encode())
 
     def ended(self, live: LiveTrial) -> None:
         """The last row has said it."""
 
     def close(self) -> None:
         """Close the file."""
-        os.close(self._file)
+        self._file.close()
+
+    def _append(self, line: bytes) -> None:
+        """All of the line or, where the disk refuses, nothing of it."""
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            written = 0
+            while written < len(line):  # a disk that runs full takes a part first
+                written += self._file.write(line[written:]) or 0
+            os.fsync(self._file.fileno())
+        except OSError:
+            self._file.truncate(end)
+            raise

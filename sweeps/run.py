@@ -49,11 +49,13 @@ def main(argv: list[str] | None = None) -> int:
         folder = RunFolder.named(spec.name)
         outcome = run_sweep(spec, options.address, options.dashboard, console)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
-        subprocess.run(
+        report = subprocess.run(
             [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
             check=False,
         )
+        if report.returncode:
+            print(f"no table; try again: python analysis/report.py {folder.display}", file=sys.stderr)
         return outcome.exit_code
     except InputError as error:
         print(error, file=sys.stderr)

@@ -1,9 +1,11 @@
 """Every result of every trial passes here: recorded, reported to the study, and answered with go on or stop."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from rich.text import Text
 
 from lmcore import columns as col
 from sweeps.ledger import Ledger
@@ -34,7 +36,14 @@ class StudyScheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Keep the last line of the error; Tune asks the searcher to complete the trial right after."""
+        """Keep the error; Tune asks the searcher to complete the trial right after."""
         # Tune's trial.get_error() looks where the file will be copied to later; this is where it has just been written.
-        lines = [line.strip() for line in Path(trial.error_file).read_text().splitlines() if line.strip()]
-        self._ledger.fail(trial.config[col.TRIAL], lines[-1])
+        error = Text.from_ansi(Path(trial.error_file).read_text()).plain  # Ray colours it
+        self._ledger.fail(trial.config[col.TRIAL], error_line(error), error)
+
+
+def error_line(text: str) -> str:
+    """The line of a traceback that names the error: the last `SomethingError: ...`, or else the last line."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b(\(.*\))?:", line)]
+    return (named or lines)[-1]

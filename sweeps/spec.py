@@ -5,8 +5,10 @@ trial fails for its config an hour later. Neither torch nor Optuna is loaded. Ho
 spec is in `sweeps.spec_file`, the entries of the space are in `sweeps.space`.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -23,9 +25,10 @@ from lmcore.config import (
     Seed,
     TrainConfig,
 )
+from lmcore.corpus import STDLIB
 from sweeps import space as spaces
 from sweeps import yaml_file
-from sweeps.paths import RUN_DEFAULTS, FieldError, apply, show, unknown
+from sweeps.paths import RUN_DEFAULTS, ClashError, FieldError, apply, show, unknown
 
 Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
@@ -34,7 +37,6 @@ METHODS: tuple[str, ...] = get_args(Method)
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
 DEFAULT_TRIALS = 16
-DEFAULT_VOCAB_SIZE = 2048
 ONLY_SIZE = "main"
 
 
@@ -181,6 +183,16 @@ class SweepSpec(Config):
             {**dict(self), **dict(run), **alone, "search": {**self.search.model_dump(), **search}}
         )
 
+    def absolute(self) -> "SweepSpec":
+        """This spec with the paths of its data made absolute, so that it means the same from any directory."""
+        data = self.data
+        paths = {
+            "source": _absolute(data.source) if data.source != STDLIB else STDLIB,
+            "val_source": _absolute(data.val_source) if data.val_source != STDLIB else STDLIB,
+            "tokenizer": _absolute(data.tokenizer),
+        }
+        return self.model_copy(update={"data": data.model_copy(update=paths)})
+
     def experiment(self, name: str) -> dict[str, Any]:
         """Overrides of an experiment by dotted path; KeyError for a name that is none."""
         return {experiment.name: experiment.overrides for experiment in self.experiments}[name]
@@ -191,6 +203,14 @@ class SweepSpec(Config):
         KeyError for a name that is no size; FieldError for overrides that make no valid run.
         """
         return apply(self.base, {**self._size_overrides(size_name), **overrides})
+
+    def study_name(self, size_name: str) -> str:
+        """Name of the study of one size: the size's, preceded by the sweep's where sweeps may share a storage."""
+        return size_name if self.search.storage is None else f"{self.name}/{size_name}"
+
+    def longest_context(self) -> int:
+        """T of the size that has the longest windows."""
+        return max(self.run_for(size_name, {}).model.context_length for size_name in self.size_names)
 
     def trials_of(self, size_name: str) -> int:
         """Trials of one size: search.trials dealt out to the sizes in turn, and no more than there are to run."""
@@ -229,13 +249,14 @@ class SweepSpec(Config):
     def _check_paths(self) -> None:
         """Every path names a field that may vary, and is not in the space and in a size or experiment as well."""
         for path, entry in self.space.items():
-            _check_may_vary(f"space.{path}", path)
+            _check_may_vary("space", f"space.{path}", path)
             spaces.check_entry(path, entry)
+        spaces.check_combinations(self.space)
         for section in ("sizes", "experiments"):
             for variant in getattr(self, section):
                 for path, value in variant.overrides.items():
                     place = f"{section}.{variant.name}.{path}"
-                    _check_may_vary(place, path)
+                    _check_may_vary(section, place, path)
                     if path in self.space:
                         raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
 
@@ -246,15 +267,24 @@ class SweepSpec(Config):
             overrides = self._size_overrides(name)
             run = _checked(base, overrides, {path: f"sizes.{name}.{path}" for path in overrides}, f"sizes.{name}")
             for corner in spaces.corners(self.space):
-                parts = {path: spaces.part_of_entry(self.space[path], value) for path, value in corner.items()}
-                places = {path: f"space.{path}.{part}".rstrip(".") for path, part in parts.items()}
-                # Only fields of the model constrain one another.
-                shapes = (f"space.{path}" for path in corner if path.startswith("model."))
-                _checked(run, corner, places, next(shapes, "space"))
+                try:
+                    apply(run, corner)
+                except FieldError as error:
+                    raise self._in_space(error, corner) from None
             for experiment in self.experiments:
                 place = f"experiments.{experiment.name}"
                 places = {path: f"{place}.{path}" for path in experiment.overrides}
                 _checked(run, experiment.overrides, places, place)
+
+    def _in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
+        """The error of a corner at the entry of the space that is at fault, with all others that take part in it."""
+        clash = isinstance(error, ClashError)
+        involved = [path for path in corner if (path in spaces.CONSTRAINED if clash else path == error.field)]
+        path = error.field if error.field in involved else involved[0]
+        others = ", ".join(f"space.{other} gives {show(corner[other])}" for other in involved if other != path)
+        rule = error.rule if path == error.field else str(error)
+        part = spaces.part_of_entry(self.space[path], corner[path])
+        return FieldError(f"space.{path}.{part}".rstrip("."), f"{rule} ({others})" if others else rule)
 
     def _check_search(self) -> None:
         """The search method has something to run."""
@@ -290,13 +320,17 @@ def _check_unique_names(section: str, variants: Sequence[_Variant]) -> None:
         seen.add(variant.name.casefold())
 
 
-def _check_may_vary(place: str, path: str) -> None:
+def _check_may_vary(section: str, place: str, path: str) -> None:
+    """FieldError, naming `place`, if a section (space, sizes, experiments) may not vary the field at `path`."""
     if path not in RUN_DEFAULTS:
         raise FieldError(place, unknown(path).rule)
     if FIELD_ROLES[path] == "sweep constant" or path == "model.vocab_size":
-        section, name = path.split(".")
-        rule = "must not vary, because trials are compared by their loss on the same data"
-        raise FieldError(place, f"{rule}; set {name} under {section}: instead")
+        part, name = path.split(".")
+        rule = "must not vary, so that all trials of a sweep stay comparable"
+        raise FieldError(place, f"{rule}; set {name} under {part}: instead")
+    if path == "model.context_length" and section != "sizes":
+        rule = "must not vary within a size, whose trials are compared on the same validation windows"
+        raise FieldError(place, f"{rule}; list sizes: that set model.context_length instead")
 
 
 def _checked(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, str], place: str) -> RunSpec:
@@ -307,3 +341,8 @@ def _checked(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, st
         if error.field in places:
             raise FieldError(places[error.field], error.rule) from None
         raise FieldError(place, str(error)) from None
+
+
+def _absolute(path: str | None) -> str | None:
+    # os.path leaves a ~name that is nobody's as it is, where Path.expanduser raises.
+    return None if path is None else str(Path(os.path.expanduser(path)).absolute())

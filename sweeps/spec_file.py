@@ -11,10 +11,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lmcore.config import DEFAULT_VOCAB_SIZE
 from lmcore.errors import InputError
+from lmcore.token_files import is_token_file
 from sweeps import yaml_file
 from sweeps.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, describe, one_line, show, unknown, whole_numbers
-from sweeps.spec import DEFAULT_VOCAB_SIZE, SearchConfig, SweepSpec, TrackingConfig
+from sweeps.spec import SearchConfig, SweepSpec, TrackingConfig
 
 SETTABLE: dict[str, Any] = {
     **RUN_DEFAULTS,
@@ -108,7 +110,7 @@ def _resolve_vocab_size(draft: dict[str, Any]) -> None:
     model, data = draft.setdefault("model", {}), draft.get("data", {})
     if not isinstance(model, dict) or not isinstance(data, dict) or "vocab_size" in model:
         return
-    tokenized = data.get("tokenizer") is not None or str(data.get("source")).endswith((".npy", ".bin"))
+    tokenized = data.get("tokenizer") is not None or is_token_file(str(data.get("source")))
     vocab_size = data.get("vocab_size") or (None if tokenized else DEFAULT_VOCAB_SIZE)
     if vocab_size is not None:
         model["vocab_size"] = vocab_size

@@ -5,6 +5,7 @@ PostgreSQL): sweep.yaml keeps the URL as it was written. Whatever else we write 
 """
 
 import warnings
+from collections.abc import Sequence
 
 import optuna
 from sqlalchemy.engine import make_url
@@ -32,6 +33,16 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
             f"search.storage: must be a database that Optuna can open, got {shown!r} ({reason}); "
             "correct it, or leave it out for study.db in the run's folder"
         ) from None
+
+
+def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> None:
+    """Raise InputError if the database has a study of one of these names: sweeps that share it share no studies."""
+    taken = sorted(set(names) & {study.study_name for study in storage.get_all_studies()})
+    if taken:
+        raise InputError(
+            f"search.storage: every sweep needs studies of its own, and the database has {', '.join(taken)} already; "
+            "choose another --name"
+        )
 
 
 def without_password(url: str) -> str:

@@ -51,9 +51,8 @@ def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
     """
     tokens = prepare_tokens(spec.data)
     spec = spec.with_vocab_size(tokens.vocab_size)
-    for size in spec.size_names:
-        check_windows(tokens, spec.run_for(size, {}).model.context_length)
-    return spec, tokens
+    check_windows(tokens, spec.longest_context())
+    return spec.absolute(), tokens
 
 
 def run_sweep(spec: SweepSpec, address: str | None, dashboard: bool, console: Console) -> Outcome:
@@ -72,9 +71,10 @@ def run_sweep(spec: SweepSpec, address: str | None, dashboard: bool, console: Co
     with folder.claimed():
         # Ray and Optuna are imported only now, when hardly anything of the user's input can be wrong any more.
         from sweeps.cluster import connect
-        from sweeps.storage import open_storage
+        from sweeps.storage import check_unused, open_storage
 
         storage = open_storage(spec.search.storage, folder)
+        check_unused(storage, [spec.study_name(size) for size in spec.size_names])
         on_sigterm = signal.getsignal(signal.SIGTERM)
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with connect(address, dashboard) as cluster:
@@ -96,12 +96,13 @@ def run_on(
     from sweeps.watchers import Watchers
 
     spec = spec.model_copy(update={"train": resolve(spec.train, cuda=cluster.gpus > 0)})
+    room = cluster.room_for(spec.train)
     write_text(folder.sweep_yaml, dump_yaml(spec))
     write_json(folder.manifest, manifest(spec, tokens, cluster))
     ledger = Ledger(spec, storage)
     save_tokens(tokens, folder.tokens)
     total = sum(spec.trials_of(size) for size in spec.size_names)
-    concurrent = min(spec.search.concurrent or cluster.devices, cluster.devices, total)
+    concurrent = min(spec.search.concurrent or room, room, total)
     if cluster.dashboard_url:
         token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
         console.print(f"Ray dashboard: {cluster.dashboard_url}{token if cluster.local else ''}", highlight=False)

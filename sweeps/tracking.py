@@ -10,6 +10,7 @@ hang, be missing) can reach a trial. It ends when its standard input ends: with 
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +25,7 @@ from lmcore import columns as col
 from sweeps.folder import RunFolder
 
 POLL_S = 1.0
-WAIT_S = 60.0
+WAIT_S = 25.0
 LOGGED = {
     col.TRAIN_LOSS: "train/loss",
     col.GRAD_NORM: "train/grad_norm",
@@ -84,7 +85,7 @@ class Tracking:
         try:
             code = self._process.wait(WAIT_S)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            os.killpg(self._process.pid, signal.SIGKILL)  # with the service that wandb starts
             self._process.wait()
             return f"wandb did not finish in {WAIT_S:.0f} s and was stopped; no result is affected (see {self._log})"
         if code:

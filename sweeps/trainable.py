@@ -13,6 +13,7 @@ from lmcore import columns as col
 from lmcore.config import RunSpec
 from lmcore.tokens import Tokens
 from sweeps.checkpoint_files import checkpoint_file, drop_old_checkpoints
+from sweeps.folder import RunFolder
 
 TITLE = "title"  # in a trial's config: what people call it
 
@@ -23,7 +24,7 @@ class TrialTrainable(tune.Trainable):
     def setup(self, config: dict[str, Any], tokens: Tokens, folder: str) -> None:
         """`tokens` come from Ray's object store: read-only arrays that all workers of a node share."""
         self._tokens = tokens
-        self._folder = Path(folder)
+        self._folder = RunFolder(Path(folder))
         self._trainer: Any = None
         self.reset_config(config)
 
@@ -36,6 +37,7 @@ class TrialTrainable(tune.Trainable):
         if self._trainer is not None and self._trainer.pack_key == run.pack_key:
             self._trainer.load_slot(0, run)
         else:
+            self._trainer = None  # frees the old trainer's memory before the new one takes its own
             self._trainer = Trainer([run], self._tokens)
         return True
 
@@ -43,13 +45,17 @@ class TrialTrainable(tune.Trainable):
         """Train one interval, save, report."""
         show_in_dashboard(self._title)
         row = self._trainer.advance()[0]
-        self._save()
+        self._save_if_due()
         return row
 
-    def _save(self) -> None:
-        trial_folder = self._folder / "trials" / self._trial
-        self._trainer.save_slot(0, checkpoint_file(trial_folder, self._trainer.slots[0].step))
-        drop_old_checkpoints(trial_folder)
+    def _save_if_due(self) -> None:
+        slot = self._trainer.slots[0]
+        every = slot.run.train.checkpoint_every or 1
+        before = slot.step - slot.run.train.eval_every
+        if slot.finished or slot.step // every > before // every:
+            trial_folder = self._folder.trial(self._trial)
+            self._trainer.save_slot(0, checkpoint_file(trial_folder, slot.step))
+            drop_old_checkpoints(trial_folder)
 
     # Tune's own checkpoints are not used: a trial continues from its folder, under its own id.
     def save_checkpoint(self, checkpoint_dir: str) -> None:

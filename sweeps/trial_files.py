@@ -29,8 +29,11 @@ class TrialFiles:
         """Drop the weights that are no longer among the best, and rewrite best/<size>.yaml."""
         if live.status == col.RUNNING:
             return
+        if live.error is not None:
+            write_text(self._folder.trial(live.id) / "error.txt", live.error)
+        # This trial, or the one that it pushed out of the best three.
         ranking = [t.user_attrs[col.TRIAL] for t in self._ledger.ranking(live.size)]
-        for trial_id in {live.id, *ranking[KEPT_PER_SIZE:]} - set(ranking[:KEPT_PER_SIZE]):
+        for trial_id in {live.id, *ranking[KEPT_PER_SIZE : KEPT_PER_SIZE + 1]} - set(ranking[:KEPT_PER_SIZE]):
             for checkpoint in checkpoint_files(self._folder.trial(trial_id)):
                 checkpoint.unlink()
         if ranking and ranking[0] == live.id:

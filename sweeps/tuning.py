@@ -29,7 +29,8 @@ def tune_all(
     spec = ledger.spec
     total = sum(spec.trials_of(size) for size in spec.size_names)
     trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, tokens=tokens, folder=str(folder.path)), cluster.trial_resources
+        tune.with_parameters(TrialTrainable, tokens=tokens, folder=str(folder.path)),
+        cluster.trial_resources(spec.train),
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # as the dashboard shows it
     tune.Tuner(

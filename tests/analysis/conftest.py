@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import sqlite3
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-# pytest has put tests/ on the path, where this folder would pass for a namespace package of the name `analysis`.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from lmcore import columns as col
 
 BASE = {
     "data": {"source": "stdlib", "val_source": None, "seed": 0},
@@ -34,7 +32,7 @@ MANIFEST = {
     "hardware": {"cpus": 2},
     "seeds": {"train": 0, "data": 0, "search": 0},
     "storage": None,
-    "sizes": ["xs", "s"],
+    "studies": {"xs": "xs", "s": "s"},
     "search": {"method": "optuna", "scheduler": "asha", "trials": 4},
     "data": {
         "source": "stdlib",
@@ -76,10 +74,13 @@ class RunFolder:
         return optuna.storages.RDBStorage(address, engine_kwargs={"creator": connect})
 
     def study(self, size: str) -> optuna.Study:
-        return optuna.create_study(study_name=size, storage=self.storage, load_if_exists=True)
+        return optuna.create_study(study_name=self.manifest["studies"][size], storage=self.storage, load_if_exists=True)
 
     def add(self, size: str, ended: str | None, val_loss: float | None = None, **changes: Any) -> str:
-        """A trial of `size`; ended None leaves it running. Changes: dotted paths (`optim__lr=1e-3`) and attributes."""
+        """A trial of `size`; ended None leaves it running.
+
+        Changes: dotted paths (`optim__lr=1e-3`), counts, columns of its last report, and other attributes.
+        """
         study = self.study(size)
         name = f"{size}-{len(study.get_trials(deepcopy=False)):04d}"
         run = copy.deepcopy(BASE)
@@ -87,14 +88,18 @@ class RunFolder:
             if "__" in path:
                 part, field = path.split("__")
                 run[part][field] = value
-        attributes: dict[str, Any] = {
-            **{"trial": name, "size": size, "run": run},
-            **{"params_estimate": 1000, "params_exact": 1100, "params_non_embedding": 800, "flops_per_token": 7000},
-        }
+        counts = {"params_estimate": 1000, "params_exact": 1100, "params_non_embedding": 800, "flops_per_token": 7000}
+        last = {"step": 100, "tokens": 25_600, "train_loss": 4.0, "val_loss": val_loss, "val_loss_se": 0.01}
+        last |= {"elapsed_s": 12.5, "tokens_per_s": 2048.0}
+        attributes: dict[str, Any] = {"trial": name, "run": run, "counts": counts}
         if ended:
-            attributes |= {"status": ended, "step": 100, "tokens": 25_600, "train_loss": 4.0, "val_loss": val_loss}
-            attributes |= {"val_loss_se": 0.01, "elapsed_s": 12.5, "tokens_per_s": 2048.0}
-        attributes |= {path: value for path, value in changes.items() if "__" not in path}
+            attributes |= {"status": ended, "last": last}
+        for key, value in changes.items():
+            if "__" not in key:
+                group = counts if key in col.COUNT_COLUMNS else last if key in col.LAST_COLUMNS else attributes
+                group[key] = value
+        if attributes.get("last") is None:  # it never reported
+            attributes.pop("last", None)
         # In one transaction: ask, set_user_attr and tell would be fifteen.
         study.add_trial(
             optuna.trial.create_trial(
@@ -140,7 +145,7 @@ def original(tmp_path_factory):
     run.add("xs", "complete", 4.50, model__tie_embeddings=True)  # the best tied
     run.add("xs", "pruned", 4.00, step=25, tokens=6400)  # lower than any complete one, but not final
     run.add("xs", "diverged", None, message="loss is nan at step 3", optim__lr=0.09)
-    run.add("xs", "failed", None, message="MemoryError: 3 GB | 2 GB", step=None, tokens=None, tokens_per_s=None)
+    run.add("xs", "failed", None, message="MemoryError: 3 GB | 2 GB", last=None)
     run.add("s", "complete", 3.90, model__d_model=128)
     run.add("s", "complete", 3.50, model__d_model=128, optim__beta1=0.8)  # s-0001, ahead by far more than the noise
     run.add("s", "pruned", 4.10, model__d_model=128, model__tie_embeddings=True, step=25, tokens=6400)

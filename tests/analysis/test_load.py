@@ -14,7 +14,7 @@ import pytest
 
 import analysis
 from analysis.load import RunError
-from lmcore.columns import ROW_COLUMNS
+from lmcore.columns import COUNT_COLUMNS, LAST_COLUMNS, ROW_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -75,9 +75,17 @@ def test_an_ended_trial_shows_its_record_and_not_its_rows(make_run):
     assert np.isnan(trial["val_loss"])
 
 
+def test_a_trial_that_ended_without_a_report_has_its_counts_and_nothing_measured(folder):
+    folder.row("xs-0005", 25, 4.0)  # a row that its record does not know
+    trial = trial_of(analysis.load(folder.path), "xs-0005")
+    assert trial[list(COUNT_COLUMNS)].tolist() == [1000, 1100, 800, 7000]
+    assert trial[[*LAST_COLUMNS, "train_flops", "perplexity", "bits_per_byte"]].isna().all()
+
+
 def test_status_is_authoritative_over_the_state_of_the_study(make_run):
     run = make_run()
-    run.add("xs", None, status="pruned", step=25, val_loss=4.5)  # killed between the record and telling Optuna
+    # Killed between the record and telling Optuna.
+    run.add("xs", None, status="pruned", last={"step": 25, "val_loss": 4.5})
     assert analysis.load(run.path).trials["status"].tolist() == ["pruned"]
 
 
@@ -152,6 +160,17 @@ def test_another_storage_than_study_db_is_read_from_its_address(make_run, tmp_pa
     assert analysis.load(run.path).trials["val_loss"].tolist() == [4.0]
 
 
+def test_in_a_shared_database_only_the_studies_of_the_manifest_are_read(make_run, tmp_path):
+    shared = f"sqlite:///{tmp_path}/shared.db"
+    other = make_run(storage=shared, studies={"xs": "other/xs"})
+    other.add("xs", "complete", 3.0)
+    run = make_run(storage=shared, studies={"s": "quick/s", "xs": "quick/xs"})
+    run.add("xs", "complete", 4.0)
+    run.add("s", "complete", 5.0)
+    trials = analysis.load(run.path).trials
+    assert trials[["trial", "size", "val_loss"]].values.tolist() == [["s-0000", "s", 5.0], ["xs-0000", "xs", 4.0]]
+
+
 def test_a_folder_with_any_name_is_read_from_anywhere(folder, tmp_path, monkeypatch):
     strange = folder.path.rename(tmp_path / "a b%20#?x")
     monkeypatch.chdir(tmp_path)
@@ -180,15 +199,18 @@ SPOILED = {
     "manifest.json must be JSON": lambda path: (path / "manifest.json").write_text("{"),
     "must have schema 1, but .* has 2": lambda path: (path / "manifest.json").write_text('{"schema": 2}'),
     "must have schema 1, but .* has None": lambda path: (path / "manifest.json").write_text("[]"),
-    "must list the names of its studies": lambda path: (path / "manifest.json").write_text('{"schema": 1}'),
+    "must name the study of each size .* has None": lambda path: (path / "manifest.json").write_text('{"schema": 1}'),
+    "must name the study of each size .* has \\[": lambda path: (path / "manifest.json").write_text(
+        '{"schema": 1, "studies": ["xs"]}'
+    ),
     "must hold study.db": lambda path: (path / "study.db").unlink(),
     r"is not \(.*not a database\)": write_study(lambda good: b"no SQLite at all" * 500),
     r"is not \(.*malformed\)": write_study(lambda good: good[: len(good) // 2]),
     r"is not \(.*no such table": write_study(lambda good: b""),
     r"is not \(Expecting": write_study(lambda good: good.replace(b'{"data": {', b'{"data": [')),
-    "none named other": lambda path: (path / "manifest.json").write_text('{"schema": 1, "sizes": ["other"]}'),
+    "none named other": lambda path: (path / "manifest.json").write_text('{"schema": 1, "studies": {"xs": "other"}}'),
     "the storage named in manifest.json is not": lambda path: (path / "manifest.json").write_text(
-        '{"schema": 1, "sizes": ["xs"], "storage": "nonsense://user:secret@host/x"}'
+        '{"schema": 1, "studies": {"xs": "xs"}, "storage": "nonsense://user:secret@host/x"}'
     ),
 }
 

@@ -1,6 +1,7 @@
 """The report prints and writes what the tables say, and tells a user's mistake in one line."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ def report_of(run):
 
 
 def test_the_main_table_fits_into_a_line_of_the_terminal(make_run):
-    run = make_run(sizes=["main"])
+    run = make_run(studies={"main": "main"})
     big = {"params_estimate": 1_310_720, "params_exact": 1_311_104, "params_non_embedding": 131_072, "tokens": 409_600}
     for tied in (False, True):
         run.add("main", "complete", 4.123, model__tie_embeddings=tied, optim__beta1=0.9341, **big)
@@ -186,6 +187,17 @@ def test_a_report_that_cannot_be_written_is_one_line_and_exit_code_2(folder, tmp
     (tmp_path / "file").write_text("in the way")
     assert main([str(folder.path), "--out", str(tmp_path / "file")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="a system without SIGPIPE")
+def test_a_reader_that_leaves_early_ends_it_quietly(folder):
+    start = [sys.executable, str(ROOT / "analysis" / "report.py"), str(folder.path)]
+    report = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    report.stdout.close()
+    with report:
+        assert report.stderr.read() == b""
+    assert report.returncode == -signal.SIGPIPE
+    assert (folder.path / "report" / "report.md").exists()
 
 
 @pytest.mark.parametrize("command", [[str(ROOT / "analysis" / "report.py")], ["-m", "analysis.report"]])

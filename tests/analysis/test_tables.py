@@ -69,7 +69,7 @@ def test_equal_losses_go_to_the_earlier_trial(make_run):
 
 
 def test_an_ablation_has_a_row_for_each_experiment_in_its_own_order(make_run):
-    run = make_run(sizes=["main"])
+    run = make_run(studies={"main": "main"})
     run.add("main", "complete", 4.0, experiment="baseline")
     run.add("main", "complete", 4.2, experiment="tied", model__tie_embeddings=True)
     run.add("main", "complete", 3.9, experiment="another-seed", train__seed=1)

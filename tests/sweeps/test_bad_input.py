@@ -83,6 +83,7 @@ MISTAKES = [
     ("model.d_ff: 64", "model.num_heads: 5", 18, "sizes.xs.model.num_heads", ["5 does not divide 64"]),
     ("model.d_ff: 64", "model.d_model: 66", 18, "sizes.xs", ["model.num_heads: must divide d_model"]),
     (BETA2, "model.num_heads: [4, 7]", 16, "space.model.num_heads.choices", ["7 does not divide 64"]),
+    (BETA2, "model.d_model: [64, 66]", 16, "space.model.d_model.choices", ["num_heads: must", "4 does not divide 66"]),
     ("tie_embeddings: true", "num_heads: 6", 22, "experiments.tied.model.num_heads", ["6 does not divide 64"]),
     # names
     ("name: tiny", "name: ../x", 1, "name", ["letter or digit", "(got '../x')"]),
@@ -96,8 +97,12 @@ MISTAKES = [
     ("name: tied", "name: baseline", 22, "experiments.baseline.name", ["must be unique", "rename"]),
     ("{name: xs, ", "{", 18, "sizes.0.name", ["must be given"]),
     # what may not vary, or not twice
-    (BETA2, "data.seed: [0, 1]", 16, "space.data.seed", ["same data", "under data:"]),
-    ("model.d_ff: 64", "train.eval_windows: 8", 18, "sizes.xs.train.eval_windows", ["same data"]),
+    (BETA2, "data.seed: [0, 1]", 16, "space.data.seed", ["must not vary", "comparable", "set seed under data:"]),
+    (BETA2, "train.device: [cpu, cuda]", 16, "space.train.device", ["must not vary", "set device under train:"]),
+    ("model.d_ff: 64", "train.eval_windows: 8", 18, "sizes.xs.train.eval_windows", ["must not vary"]),
+    ("model.tie_embeddings", "train.compile", 22, "experiments.tied.train.compile", ["must not vary"]),
+    (BETA2, "model.context_length: [64, 128]", 16, "space.model.context_length", ["same validation windows", "sizes"]),
+    ("tie_embeddings: true", "context_length: 64", 22, "experiments.tied.model.context_length", ["same validation"]),
     ("model.d_ff: 64", "model.vocab_size: 600", 18, "sizes.xs.model.vocab_size", ["must not vary"]),
     ("model.d_ff: 64", "optim.lr: 1e-3", 18, "sizes.xs.optim.lr", ["searched too", "remove space.optim.lr"]),
     ("tie_embeddings: true", "tie_embeddings: true, optim.lr: 1", 22, "experiments.tied.optim.lr", ["searched too"]),
@@ -167,6 +172,7 @@ def test_yaml_that_is_malformed_or_dangerous_is_one_line_with_file_and_line(tmp_
         ("name=../x", "--set name", "(got '../x')"),
         ("space.optim.lr={low: 2, high: 1}", "--set space.optim.lr", "low: must be < high"),
         ("space.optim.nope=[1]", "--set space.optim.nope", "is not a field"),
+        ("space.model.d_model=[64, 66]", "--set space.model.d_model", "4 does not divide 66"),
         ("space={}", "--set space", "must name at least one field for the search method random"),
         ("sizes=[{name: a, model.d_modl: 1}]", "--set sizes", "sizes.a.model.d_modl: is not a field"),
         ("data.source=!!python/name:os.system", "--set data.source", "tags are not allowed"),
@@ -194,6 +200,15 @@ def test_a_mistake_in_a_flag_is_one_line_that_names_it(tmp_path, flags, message)
 def test_a_set_value_that_makes_the_file_wrong_points_at_the_file(tmp_path):
     path, message = message_of(tmp_path, GOOD, ["model.d_model=66"])
     assert message.startswith(f"{path}:6: model.num_heads: must divide d_model, but 4 does not divide 66")
+
+
+def test_entries_of_the_space_that_clash_are_both_named_and_no_other(tmp_path):
+    text = GOOD.replace(BETA2, "optim.eps: [1e-8, 1e-6]\n  model.num_layers: [1, 2]\n  model.num_heads: [4, 5]")
+    path, message = message_of(tmp_path, text, ["space.model.d_model=[80, 64]"])
+    assert message.startswith(
+        f"{path}:18: space.model.num_heads.choices: must divide d_model, but 5 does not divide 64"
+    )
+    assert message.endswith("(space.model.d_model gives 64)")
 
 
 def test_experiments_without_any_listed_are_refused(tmp_path):

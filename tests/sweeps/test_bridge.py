@@ -18,7 +18,7 @@ from lmcore.checkpoint import read_checkpoint
 from lmcore.config import RunSpec
 from lmcore.trainer import Trainer
 from sweeps.folder import RunFolder
-from sweeps.spec import SweepSpec
+from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.storage import open_storage
 from sweeps.sweep import run_on, with_data
 
@@ -107,6 +107,10 @@ def test_a_failed_trial_keeps_its_message_and_the_sweep_goes_on(trials, sweep):
     assert "alloc" in message.lower() or "memory" in message.lower()
     assert trials["better"].state == TrialState.COMPLETE  # it came later
     assert f"crashes failed   {message}" in sweep[1]
+    whole = (sweep[0] / "trials" / trials["crashes"].user_attrs[col.TRIAL] / "error.txt").read_text()
+    assert "lmcore/data.py" in whole
+    assert message in whole
+    assert "\x1b" not in whole
 
 
 def test_the_best_trial_never_diverged(trials, sweep):
@@ -182,9 +186,10 @@ def test_the_resolved_spec_decides_every_auto_and_loads_again(sweep):
     from sweeps.spec_file import load_spec
 
     spec = load_spec(sweep[0] / "sweep.yaml")
-    assert spec.train.model_dump() | {} == spec.train.model_dump()
     assert "auto" not in {spec.train.device, spec.train.dtype, spec.train.compile, spec.train.threads}
     assert spec.train.device == "cpu"
+    assert spec.experiments[0].overrides == GOOD
+    assert dump_yaml(spec) == (sweep[0] / "sweep.yaml").read_text()
 
 
 def test_progress_says_where_everything_goes(sweep):
@@ -192,6 +197,20 @@ def test_progress_says_where_everything_goes(sweep):
     assert "6 trials, 1 at a time, on cpu in float32" in text
     assert "good complete val_loss" in text
     assert sweep[2].exit_code == 0
+
+
+def test_a_worker_bears_the_name_of_its_trial_in_the_dashboards_process_list(cluster):
+    import ray
+
+    from sweeps.trainable import show_in_dashboard
+
+    @ray.remote(num_cpus=1)
+    def title_while_training():
+        show_in_dashboard("xs-0003 baseline")
+        with open("/proc/self/cmdline", "rb") as file:
+            return file.read().rstrip(b"\0").decode()
+
+    assert ray.get(title_while_training.remote()) == "ray::xs-0003 baseline"
 
 
 def test_workers_share_the_tokens_of_the_object_store_without_copies(cluster, small_tokens):

@@ -7,9 +7,10 @@ import pytest
 from optuna.trial import TrialState
 
 from lmcore import columns as col
+from lmcore.errors import InputError
 from sweeps.ledger import Ledger
 from sweeps.spec import METHODS, SweepSpec
-from sweeps.storage import quiet_optuna
+from sweeps.storage import check_unused, quiet_optuna
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -66,7 +67,7 @@ def drive(ledger, crash=()):
     while (live := ledger.ask()) is not None:
         for step in (10, 20, 30, 40):
             if live.trial.number in crash and step == 20:
-                ledger.fail(live.id, "ValueError: boom")
+                ledger.fail(live.id, "ValueError: boom", "Traceback\nValueError: boom\n")
                 break
             if ledger.report(live.id, row(step, loss_of(live, step))) != col.RUNNING:
                 break
@@ -106,7 +107,7 @@ def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
             last = max(trial.intermediate_values)
             assert last < 40
             assert trial.intermediate_values[last] == pytest.approx(loss_of(live, last))
-            assert trial.user_attrs[col.VAL_LOSS] == trial.intermediate_values[last]
+            assert trial.user_attrs[col.LAST][col.VAL_LOSS] == trial.intermediate_values[last]
         if live.status == col.DIVERGED:
             assert trial.value == math.inf
             assert trial.constraints == {"diverged": 1.0}
@@ -189,7 +190,9 @@ def test_trials_know_their_counts_and_their_whole_run(tmp_path):
     attributes = study(tmp_path).trials[0].user_attrs
     run = RunSpec.model_validate(attributes[col.RUN])
     assert run == live.run
-    assert attributes[col.PARAMS_EXACT] == count_parameters(ModelConfig(**attributes[col.RUN]["model"])).total
+    assert (
+        attributes[col.COUNTS][col.PARAMS_EXACT] == count_parameters(ModelConfig(**attributes[col.RUN]["model"])).total
+    )
 
 
 def test_an_interrupted_trial_stays_running_in_the_study(tmp_path):
@@ -199,6 +202,21 @@ def test_an_interrupted_trial_stays_running_in_the_study(tmp_path):
     book.end(live.id)
     assert study(tmp_path).trials[0].state == TrialState.RUNNING
     assert book.statuses() == {"main-0000": col.RUNNING}
+
+
+def test_two_sweeps_in_one_database_have_studies_of_their_own(tmp_path):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/shared.db")
+    specs = [
+        spec("random", trials=2, storage="postgresql://somewhere").model_copy(update={"name": name})
+        for name in ("one", "two")
+    ]
+    for one_spec in specs:
+        names = [one_spec.study_name(size) for size in one_spec.size_names]
+        check_unused(storage, names)
+        drive(Ledger(one_spec, storage))
+        with pytest.raises(InputError, match="--name"):
+            check_unused(storage, names)
+    assert sorted(optuna.get_all_study_names(storage)) == ["one/main", "two/main"]
 
 
 def test_a_grid_is_run_whole_and_each_point_once():

@@ -14,7 +14,7 @@ from lmcore import columns as col
 from sweeps import manifest as module
 from sweeps.cluster import Cluster
 from sweeps.folder import RunFolder, write_json
-from sweeps.ledger import FINAL_COLUMNS, Ledger
+from sweeps.ledger import Ledger
 from sweeps.manifest import manifest
 from sweeps.spec import SweepSpec
 from sweeps.storage import open_storage
@@ -42,7 +42,7 @@ def test_analysis_finds_in_it_all_that_it_asks_for(small_tokens, tmp_path):
     write_json(folder.manifest, manifest(spec(), small_tokens, CLUSTER))
     ledger = Ledger(spec(), open_storage(None, folder))
     live = ledger.ask()
-    ledger.report(live.id, dict.fromkeys(FINAL_COLUMNS, 1.0) | {col.STEP: 200})
+    ledger.report(live.id, dict.fromkeys(col.LAST_COLUMNS, 1.0) | {col.STEP: 200})
     ledger.end(live.id)
     run = analysis.load(tmp_path)
     assert list(run.trials[col.TRIAL]) == [live.id]

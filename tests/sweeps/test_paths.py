@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lmcore.config import RunSpec, flatten
-from sweeps.paths import RUN_DEFAULTS, FieldError, apply, describe, nearest, plain_types
+from sweeps.paths import RUN_DEFAULTS, ClashError, FieldError, apply, describe, nearest, plain_types
 
 
 @given(st.sets(st.sampled_from(sorted(RUN_DEFAULTS))))
@@ -112,3 +112,18 @@ def test_the_types_of_a_field_are_those_it_takes():
 def test_an_error_survives_pickling_as_ray_needs_it():
     error = pickle.loads(pickle.dumps(FieldError("optim.lr", "must be > 0")))
     assert str(error) == "optim.lr: must be > 0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "clash"),
+    [
+        ({"model.d_model": 66}, True),
+        ({"model.num_heads": 128}, True),
+        ({"model.d_model": 0}, False),
+        ({"model.ffn": "relu6"}, False),
+    ],
+)
+def test_values_that_are_wrong_only_together_are_told_from_one_that_is_wrong_alone(overrides, clash):
+    with pytest.raises(FieldError) as error:
+        apply(RunSpec(), overrides)
+    assert isinstance(error.value, ClashError) is clash

@@ -47,10 +47,11 @@ def test_a_space_over_shapes_and_steps_counts_its_costliest_trial():
         "model.d_model": [96, 192],
         "model.num_heads": [3, 6],
         "model.ffn": ["gelu", "swiglu", "relu"],
+        "model.num_layers": {"low": 1, "high": 6},
         "train.steps": {"low": 10, "high": 50},
     }
     spec = SweepSpec(name="a", space=space, search={"trials": 2})
-    largest = spec.run_for("main", {"model.d_model": 192, "model.num_heads": 3, "train.steps": 50})
+    largest = spec.run_for("main", {"model.d_model": 192, "model.num_heads": 3, "model.num_layers": 6})
     flops = 50 * 16 * 128 * flops_per_token(largest.model)
     assert plan(spec).trials[0].train_flops == flops
     assert plan(spec).sizes[0].train_flops == 2 * flops

@@ -92,7 +92,7 @@ def test_each_trials_end_is_a_line_with_status_loss_and_parameters(clock, ledger
         sweep.report(bad, 10, float("nan"))
         sweep.end(bad)
         assert sweep.lines == [f"s-0000   diverged val_loss is nan at step 10  {PARAMS}"]
-        ledger.fail(odd.id, "OSError: [Errno 5] cannot read [/data/x] :warning: [bold]")  # before any row
+        ledger.fail(odd.id, "OSError: [Errno 5] cannot read [/data/x] :warning: [bold]", "")  # before any row
         sweep.end(odd)
         assert sweep.lines == [f"m-0000   failed   OSError: [Errno 5] cannot read [/data/x] :warning: [bold]  {PARAMS}"]
 

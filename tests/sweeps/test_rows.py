@@ -62,3 +62,43 @@ def test_a_file_that_is_opened_again_is_appended_to(live, tmp_path):
         rows.reported(live, row(step))
         rows.close()
     assert [strict(text)[col.STEP] for text in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20]
+
+
+def test_the_torn_last_line_of_a_killed_writer_is_cut_off_before_the_next_row(live, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = RowFile(path)
+    rows.reported(live, row(10))
+    rows.reported(live, row(20))
+    rows.close()
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):
+        path.write_bytes(whole[:cut])
+        rows = RowFile(path)
+        rows.reported(live, row(30))
+        rows.close()
+        assert [strict(text)[col.STEP] for text in path.read_text().splitlines()] == [10, 30]
+
+
+def test_a_disk_that_refuses_leaves_no_half_of_a_row(live, tmp_path):
+    """A real refusal: the kernel's limit on a file's size."""
+    import resource
+    import signal
+
+    path = tmp_path / "metrics.jsonl"
+    rows = RowFile(path)
+    rows.reported(live, row(10))
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+        with pytest.raises(OSError, match="too large"):
+            rows.reported(live, row(20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == whole
+    rows.reported(live, row(20))
+    rows.close()
+    assert len(path.read_text().splitlines()) == 2

@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import TypeAdapter, ValidationError
 
+from lmcore.config import ModelConfig
 from sweeps.paths import describe
 from sweeps.space import (
-    MAX_CORNERS,
+    CONSTRAINED,
+    MAX_COMBINATIONS,
     Choices,
     Range,
     Space,
+    check_combinations,
     check_entry,
     check_grid,
     corners,
@@ -174,9 +177,11 @@ def test_a_grid_too_large_to_lay_out_is_refused_without_laying_it_out():
         check_grid(space)
 
 
-def test_corners_are_all_extremes_and_all_combinations_of_the_models_fields():
+def test_corners_are_all_extremes_and_all_combinations_of_the_fields_that_constrain_one_another():
     space = space_of(
         optim__lr={"low": 0.1, "high": 0.2},
+        model__num_layers={"low": 1, "high": 64},
+        model__d_ff={"low": 64, "high": 256, "step": 2},
         model__d_model=[64, 96],
         model__num_heads={"low": 1, "high": 3},
         optim__beta2=[0.9, 0.99],
@@ -184,15 +189,62 @@ def test_corners_are_all_extremes_and_all_combinations_of_the_models_fields():
     found = list(corners(space))
     shapes = {(corner["model.d_model"], corner["model.num_heads"]) for corner in found}
     assert shapes == {(d, h) for d in (64, 96) for h in (1, 2, 3)}
+    assert len(found) == len(shapes) + 2 * 4
+    assert {corner["model.num_layers"] for corner in found if "model.num_layers" in corner} == {1, 64}
     assert {corner["optim.lr"] for corner in found if "optim.lr" in corner} == {0.1, 0.2}
     assert {corner["optim.beta2"] for corner in found if "optim.beta2" in corner} == {0.9, 0.99}
 
 
-def test_corners_of_a_huge_space_stay_few():
-    space = space_of(
-        model__d_model={"low": 1, "high": 1e9}, model__d_ff={"low": 1, "high": 1e9}, optim__lr={"low": 0.1, "high": 0.2}
-    )
-    assert len(list(corners(space))) == MAX_CORNERS + 2
+@pytest.mark.parametrize(
+    ("heads", "width", "largest", "combinations"),
+    [
+        ([4], {"low": 1, "high": 1e15}, "d_model", 10**15),
+        ([1, 2], {"low": 2, "high": 2e5, "step": 2}, "d_model", 200_000),
+        ({"low": 1, "high": 102}, {"low": 80, "high": 8e3, "step": 80}, "num_heads", 10_200),
+    ],
+)
+def test_more_combinations_than_can_be_checked_are_refused_without_making_them(heads, width, largest, combinations):
+    with pytest.raises(ValueError, match="combinations") as error:
+        check_combinations(space_of(model__num_heads=heads, model__d_model=width))
+    rule = f"must leave at most {MAX_COMBINATIONS:,} combinations of model.num_heads, model.d_model to check"
+    assert str(error.value) == f"space.model.{largest}: {rule} (got {combinations:,}); give a step, or choices"
+
+
+def test_fields_that_do_not_constrain_one_another_are_not_counted_as_combinations():
+    wide = {"low": 1, "high": 1e9}
+    space = space_of(model__d_ff=wide, model__num_layers=wide, model__d_model={"low": 1, "high": MAX_COMBINATIONS})
+    check_combinations(space)
+    assert len(list(corners(space))) == MAX_COMBINATIONS + 4
+
+
+FREE = {
+    "num_layers": st.integers(1, 99),
+    "d_ff": st.integers(1, 999),
+    "vocab_size": st.integers(1, 99),
+    "context_length": st.integers(1, 99),
+    "norm": st.sampled_from(["pre", "post", "none"]),
+    "ffn": st.sampled_from(["swiglu", "gelu", "silu", "relu"]),
+    "tie_embeddings": st.booleans(),
+    "rope_theta": st.floats(1e-3, 1e6),
+    "norm_eps": st.floats(1e-9, 1),
+}
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    heads=st.integers(1, 9),
+    channels=st.integers(1, 9),
+    positions=st.sampled_from(["rope", "none"]),
+    free=st.fixed_dictionaries(FREE),
+)
+def test_only_the_constrained_fields_of_a_model_can_be_right_alone_and_wrong_together(heads, channels, positions, free):
+    assert {*CONSTRAINED, *(f"model.{name}" for name in FREE)} == {f"model.{name}" for name in ModelConfig.model_fields}
+    constrained = {"d_model": heads * channels, "num_heads": heads, "positions": positions}
+    if positions == "none" or channels % 2 == 0:
+        ModelConfig(**constrained, **free)
+    else:
+        with pytest.raises(ValidationError, match="even number of channels"):
+            ModelConfig(**constrained, **free)
 
 
 def test_a_space_is_read_and_checked_without_loading_optuna():

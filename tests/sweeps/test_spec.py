@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from lmcore.config import RunSpec
+from lmcore.config import DEFAULT_VOCAB_SIZE, FIELD_ROLES, RunSpec
 from lmcore.errors import InputError
-from sweeps.paths import apply
+from sweeps.paths import RUN_DEFAULTS, apply, describe
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.spec_file import load_spec
 
@@ -187,7 +187,7 @@ def test_no_trial_is_stopped_before_a_quarter_of_its_steps_and_one_report(steps,
 @pytest.mark.parametrize(
     ("text", "known", "vocab_size"),
     [
-        ("data: {source: stdlib}", True, 2048),
+        ("data: {source: stdlib}", True, DEFAULT_VOCAB_SIZE),
         ("data: {source: texts, vocab_size: 512}", True, 512),
         ("data: {vocab_size: 512}\nmodel: {vocab_size: 640}", True, 640),
         ("data: {source: a.bin, vocab_size: 300}", True, 300),
@@ -206,6 +206,14 @@ def test_the_vocabulary_is_the_datas_own_unless_the_model_is_given_one(tmp_path,
     assert reread(tmp_path, resolved) == resolved
 
 
+def test_a_folder_that_is_named_like_a_token_file_holds_text(tmp_path):
+    folder = tmp_path / "texts.bin"
+    text = f"data: {{source: '{folder}'}}\nsearch: {{trials: 1}}"
+    assert not load(tmp_path, text).vocab_size_known
+    folder.mkdir()
+    assert load(tmp_path, text).model.vocab_size == DEFAULT_VOCAB_SIZE
+
+
 def test_a_vocabulary_smaller_than_the_datas_is_refused_when_the_data_are_known(tmp_path):
     spec = load(tmp_path, "data: {source: a.bin}\nmodel: {vocab_size: 100}\nsearch: {trials: 1}")
     assert spec.with_vocab_size(100) == spec
@@ -222,6 +230,43 @@ def test_a_single_run_is_a_sweep_of_one_trial_that_trains_exactly_it(tmp_path):
     assert alone.run_for("main", {}) == run
 
 
+def test_studies_are_named_after_sizes_and_in_a_shared_storage_after_the_sweep_too():
+    spec = load_spec(CONFIGS / "quick.yaml")
+    assert [spec.study_name(size) for size in spec.size_names] == ["xs", "s"]
+    shared = load_spec(CONFIGS / "quick.yaml", ["search.storage=sqlite:///all.db"], name="mine")
+    assert [shared.study_name(size) for size in shared.size_names] == ["mine/xs", "mine/s"]
+
+
+def test_the_longest_context_is_that_of_the_size_that_has_the_longest():
+    sizes = [{"name": "short", "model.context_length": 64}, {"name": "long", "model.context_length": 256}]
+    assert SweepSpec(name="a", space=SPACE, sizes=[*sizes, {"name": "base"}]).longest_context() == 256
+    assert SweepSpec(name="a", space=SPACE, sizes=[sizes[0], {"name": "base"}]).longest_context() == 128
+    assert SweepSpec(name="a", space=SPACE, model={"context_length": 32}).longest_context() == 32
+
+
+def test_an_absolute_spec_names_the_same_data_from_any_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    data = {"source": "texts/a.txt", "val_source": "../b.txt", "tokenizer": "~/tokenizer.json", "val_fraction": 0.1}
+    spec = SweepSpec(name="a", data=data, space=SPACE, sizes=TWO_SIZES)
+    absolute = spec.absolute()
+    assert Path(absolute.data.source) == tmp_path / "here" / "texts" / "a.txt"
+    assert Path(absolute.data.val_source).resolve() == tmp_path / "b.txt"
+    assert Path(absolute.data.tokenizer) == tmp_path / "home" / "tokenizer.json"
+    monkeypatch.chdir(tmp_path / "there")
+    assert reread(tmp_path, absolute).absolute() == absolute
+    assert absolute.model_copy(update={"data": spec.data}) == spec
+
+
+def test_an_absolute_spec_keeps_the_standard_library_what_is_not_given_and_the_unknown_vocabulary():
+    spec = SweepSpec(name="a", data={"source": "stdlib", "val_source": "stdlib"}, space=SPACE)
+    assert spec.absolute() == spec
+    assert SweepSpec(name="a", space=SPACE).absolute().data.tokenizer is None
+    assert not SweepSpec(name="a", data={"source": "a.bin"}, space=SPACE).absolute().vocab_size_known
+
+
 def test_an_experiment_is_known_by_its_name():
     spec = load_spec(CONFIGS / "ablation.yaml")
     assert spec.experiment("ungated-ffn") == {"model.ffn": "gelu", "model.d_ff": 384}
@@ -231,6 +276,58 @@ def test_an_experiment_is_known_by_its_name():
 def test_fields_that_constrain_one_another_are_checked_together_not_one_by_one():
     space = {"model.d_model": [96, 192], "model.num_heads": [3, 6]}
     assert SweepSpec(name="a", space=space).run_for("main", {"model.d_model": 96, "model.num_heads": 3})
+
+
+def test_a_clash_is_found_however_large_the_rest_of_the_space_is():
+    space = {
+        "model.num_heads": [4, 5],
+        "model.num_layers": {"low": 1, "high": 64},
+        "model.d_ff": {"low": 64, "high": 256, "step": 2},
+    }
+    with pytest.raises(ValidationError, match="5 does not divide 128"):
+        SweepSpec(name="a", space=space)
+
+
+def test_more_heads_and_widths_than_can_be_checked_are_refused_at_once():
+    space = {"model.d_model": {"low": 4, "high": 4e9, "step": 4}}
+    with pytest.raises(ValidationError, match=r"combinations of model\.d_model to check \(got 1,000,000,000\)"):
+        SweepSpec(name="a", space=space)
+
+
+def test_a_rule_over_width_heads_and_positions_names_every_entry_that_takes_part():
+    space = {"model.ffn": ["gelu", "relu"], "model.num_heads": [4, 128], "model.positions": ["none", "rope"]}
+    with pytest.raises(ValidationError, match="rope needs an even number") as error:
+        SweepSpec(name="a", space=space)
+    message = str(describe(error.value))
+    assert message.startswith("space.model.num_heads.choices: model: rope needs")
+    assert message.endswith("(space.model.positions gives 'rope')")
+
+
+def test_a_value_that_is_wrong_alone_names_its_own_entry_only():
+    space = {"model.num_heads": [4, 8], "model.d_model": [128, 0]}
+    with pytest.raises(ValidationError) as error:
+        SweepSpec(name="a", space=space)
+    assert str(describe(error.value)).startswith("space.model.d_model.choices: must be > 0 (got 0)")
+    assert "num_heads" not in str(describe(error.value))
+
+
+@pytest.mark.parametrize("path", [path for path, role in FIELD_ROLES.items() if role == "sweep constant"])
+@pytest.mark.parametrize("section", ["space", "sizes", "experiments"])
+def test_a_sweep_constant_varies_nowhere(path, section):
+    value = RUN_DEFAULTS[path]
+    varied = {path: [value]} if section == "space" else [{"name": "a", path: value}]
+    with pytest.raises(ValidationError, match="must not vary, so that all trials of a sweep stay comparable; set "):
+        SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, section: varied})
+
+
+def test_trials_of_one_size_are_validated_on_the_same_windows():
+    rule = r"must not vary within a size, .*the same validation windows; list sizes"
+    for varied in (
+        {"space": {"model.context_length": [64]}},
+        {"experiments": [{"name": "a", "model.context_length": 64}]},
+    ):
+        with pytest.raises(ValidationError, match=rule):
+            SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, **varied})
 
 
 def test_numbers_inside_a_range_of_the_model_are_checked_too():

@@ -47,7 +47,7 @@ def run_next(ledger, files, folder, loss, step=40, fails=False, verdict=True):
     for saved in (10, step):
         checkpoint_file(folder.trial(live.id), saved).write_bytes(b"weights")
     if fails:
-        ledger.fail(live.id, "ValueError: boom")
+        ledger.fail(live.id, "ValueError: boom", "Traceback\nValueError: boom\n")
     elif verdict:
         ledger.report(live.id, row(step, loss))
     files.ended(ledger.end(live.id))

@@ -54,6 +54,7 @@ def main() -> None:
         run.pop("manifest")
     result = {"command": "python sweeps/run.py --search optuna", "median_seconds": median, **manifest, "runs": runs}
     out = Path(__file__).parent / "results" / "quick.json"
+    out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"median {median:.0f} s of {len(runs)} runs: {out.relative_to(ROOT)}")
 

@@ -84,7 +84,9 @@ def test_without_positions_a_single_layer_cannot_tell_the_order_of_the_past():
 
 @pytest.mark.parametrize(
     ("norm", "ffn", "positions", "tied"),
-    itertools.product(["pre", "post", "none"], ["swiglu", "gelu", "silu", "relu"], ["rope", "none"], [False, True]),
+    list(
+        itertools.product(["pre", "post", "none"], ["swiglu", "gelu", "silu", "relu"], ["rope", "none"], [False, True])
+    ),
 )
 def test_every_switch_has_exactly_the_tensors_it_needs(norm, ffn, positions, tied):
     config = ModelConfig(**SMALL, norm=norm, ffn=ffn, positions=positions, tie_embeddings=tied)

@@ -16,6 +16,8 @@ def checkpoint_files(trial_folder: Path) -> list[Path]:
 
 
 def drop_old_checkpoints(trial_folder: Path) -> None:
-    """Delete all but the newest two: the newest, and the one before should that turn out to be damaged."""
+    """Delete all but the newest two (the newest might turn out to be damaged), and what a killed writer left."""
     for old in checkpoint_files(trial_folder)[:-KEPT]:
         old.unlink()
+    for unfinished in trial_folder.glob(".step-*.tmp"):
+        unfinished.unlink()

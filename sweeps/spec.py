@@ -247,7 +247,10 @@ class SweepSpec(Config):
             raise FieldError("model.vocab_size", f"{rule}; raise it, or leave it out")
 
     def _check_paths(self) -> None:
-        """Every path names a field that may vary, and is not in the space and in a size or experiment as well."""
+        """Every path names a field that may vary, and no size sets what is searched.
+
+        Experiments may: a sweep either searches the space or runs the experiments.
+        """
         for path, entry in self.space.items():
             _check_may_vary("space", f"space.{path}", path)
             spaces.check_entry(path, entry)
@@ -257,7 +260,7 @@ class SweepSpec(Config):
                 for path, value in variant.overrides.items():
                     place = f"{section}.{variant.name}.{path}"
                     _check_may_vary(section, place, path)
-                    if path in self.space:
+                    if section == "sizes" and path in self.space:
                         raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
 
     def _check_runs(self) -> None:

@@ -105,7 +105,6 @@ MISTAKES = [
     ("tie_embeddings: true", "context_length: 64", 22, "experiments.tied.model.context_length", ["same validation"]),
     ("model.d_ff: 64", "model.vocab_size: 600", 18, "sizes.xs.model.vocab_size", ["must not vary"]),
     ("model.d_ff: 64", "optim.lr: 1e-3", 18, "sizes.xs.optim.lr", ["searched too", "remove space.optim.lr"]),
-    ("tie_embeddings: true", "tie_embeddings: true, optim.lr: 1", 22, "experiments.tied.optim.lr", ["searched too"]),
     ("d_model: 64", "vocab_size: 500", 5, "model.vocab_size", [">= the data's vocabulary of 512 (got 500)"]),
 ]  # fmt: skip
 

@@ -337,3 +337,14 @@ def test_numbers_inside_a_range_of_the_model_are_checked_too():
 
 def test_the_defaults_of_a_spec_are_lmcores():
     assert SweepSpec(name="a", space=SPACE).base == RunSpec()
+
+
+def test_one_file_may_search_a_field_and_list_experiments_that_set_it():
+    spec = SweepSpec.model_validate(
+        {
+            "name": "both",
+            "space": {"optim.lr": {"low": 1e-3, "high": 1e-2}},
+            "experiments": [{"name": "high", "optim.lr": 1e-1}],
+        }
+    )
+    assert spec.run_for("main", spec.experiment("high")).optim.lr == 1e-1

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from types import FrameType
 
 # As a script this file has sweeps/ in front of sys.path; its neighbours must not pass for top-level modules there.
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,6 +19,7 @@ from rich.console import Console  # noqa: E402
 
 from lmcore.errors import InputError  # noqa: E402
 from sweeps.folder import FolderInUseError, RunFolder  # noqa: E402
+from sweeps.interrupts import Interrupts  # noqa: E402
 from sweeps.options import parse  # noqa: E402
 from sweeps.plan import print_plan  # noqa: E402
 from sweeps.spec_file import load_spec  # noqa: E402
@@ -30,14 +30,8 @@ def main(argv: list[str] | None = None) -> int:
     """Parse, validate, run, print the table; the process's exit code."""
     options = parse(argv)
     console = Console(soft_wrap=not sys.stdout.isatty())
-    received: list[int] = []
-
-    def terminate(number: int, frame: FrameType | None) -> None:
-        # As Ctrl-C: it is the one exception that Ray lets out of its waits as what it is.
-        received.append(number)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, terminate)
+    interrupts = Interrupts()
+    interrupts.install()
     folder = None
     try:
         spec = load_spec(options.config, options.set, **options.flags)
@@ -47,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
         folder = RunFolder.named(spec.name)
-        outcome = run_sweep(spec, options.address, options.dashboard, console)
+        outcome = run_sweep(spec, options.address, options.dashboard, console, interrupts)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         report = subprocess.run(
             [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's
@@ -66,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as stop:  # SystemExit is how Ray takes a SIGTERM while it starts
         kept = f"; the ended trials are kept in {folder.display}" if folder and folder.metrics.exists() else ""
         print(f"\nstopped{kept}", file=sys.stderr)
-        return 143 if received or isinstance(stop, SystemExit) else 130
+        return 143 if interrupts.received == signal.SIGTERM or isinstance(stop, SystemExit) else 130
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ produces is on disk before the next decision is taken.
 """
 
 import os
-import signal
 import sys
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from lmcore.device import resolve
 from lmcore.prepare import prepare_tokens
 from lmcore.tokens import Tokens, check_windows, save_tokens
 from sweeps.folder import RunFolder, write_json, write_text
+from sweeps.interrupts import Interrupts
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.tracking import Tracking, mode_of
 
@@ -55,7 +55,9 @@ def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
     return spec.absolute(), tokens
 
 
-def run_sweep(spec: SweepSpec, address: str | None, dashboard: bool, console: Console) -> Outcome:
+def run_sweep(
+    spec: SweepSpec, address: str | None, dashboard: bool, console: Console, interrupts: Interrupts
+) -> Outcome:
     """Run `spec` in its folder, on the Ray cluster at `address` or on this machine.
 
     Raises:
@@ -75,16 +77,20 @@ def run_sweep(spec: SweepSpec, address: str | None, dashboard: bool, console: Co
 
         storage = open_storage(spec.search.storage, folder)
         check_unused(storage, [spec.study_name(size) for size in spec.size_names])
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with connect(address, dashboard) as cluster:
-            # Ray takes SIGTERM for itself when it starts, and would abort this process with nothing closed.
-            signal.signal(signal.SIGTERM, on_sigterm)
-            return run_on(cluster, spec, tokens, folder, storage, console)
+            interrupts.install()
+            return run_on(cluster, spec, tokens, folder, storage, console, interrupts)
 
 
 def run_on(
-    cluster: "Cluster", spec: SweepSpec, tokens: Tokens, folder: RunFolder, storage: "BaseStorage", console: Console
+    cluster: "Cluster",
+    spec: SweepSpec,
+    tokens: Tokens,
+    folder: RunFolder,
+    storage: "BaseStorage",
+    console: Console,
+    interrupts: Interrupts,
 ) -> Outcome:
     """Run `spec`, whose data are prepared, on a cluster that is connected, in a folder that is claimed."""
     from sweeps.ledger import Ledger
@@ -117,7 +123,8 @@ def run_on(
     try:
         with Progress(console, total, concurrent) as progress:
             watchers = Watchers([rows, TrialFiles(folder, ledger), progress])
-            tune_all(ledger, watchers, tokens, folder, cluster, concurrent)
+            with interrupts.insisting():
+                tune_all(ledger, watchers, tokens, folder, cluster, concurrent)
     finally:
         seconds = time.monotonic() - began
         rows.close()

@@ -18,6 +18,7 @@ from lmcore.checkpoint import read_checkpoint
 from lmcore.config import RunSpec
 from lmcore.trainer import Trainer
 from sweeps.folder import RunFolder
+from sweeps.interrupts import Interrupts
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.storage import open_storage
 from sweeps.sweep import run_on, with_data
@@ -65,7 +66,9 @@ def sweep(cluster, tmp_path_factory):
         run_folder = RunFolder.named("scripted")
         with run_folder.claimed():
             storage = open_storage(None, run_folder)
-            outcome = run_on(cluster, *with_data(spec), run_folder, storage, Console(file=text, width=200))
+            outcome = run_on(
+                cluster, *with_data(spec), run_folder, storage, Console(file=text, width=200), Interrupts()
+            )
         yield run_folder.path, text.getvalue(), outcome
 
 

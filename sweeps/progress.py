@@ -81,7 +81,7 @@ class Progress:
     def _line(live: LiveTrial) -> str:
         row = live.last_row
         if live.message is not None:
-            detail = live.message
+            detail = live.message + (f"; see trials/{live.id}/error.txt" if live.error else "")
         else:
             detail = f"val_loss {row[col.VAL_LOSS]:.4f} at step {row[col.STEP]}" if row else "no report"
         params = ", ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in live.trial.params.items())

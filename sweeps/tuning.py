@@ -1,5 +1,6 @@
 """The one place that sets up Ray Tune: our trainable, our searcher, our scheduler, and nothing of Tune's own."""
 
+import logging
 import os
 
 from ray import tune
@@ -26,6 +27,8 @@ def tune_all(
 ) -> None:
     """Run every trial that the ledger hands out, `concurrent` at a time."""
     os.environ.update(TUNE_ENVIRONMENT)
+    # A failed trial is told in one line and kept whole in its folder; Tune would print its traceback as well.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     spec = ledger.spec
     total = sum(spec.trials_of(size) for size in spec.size_names)
     trainable = tune.with_resources(

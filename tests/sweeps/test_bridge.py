@@ -109,8 +109,9 @@ def test_a_failed_trial_keeps_its_message_and_the_sweep_goes_on(trials, sweep):
     message = trials["crashes"].user_attrs[col.MESSAGE]
     assert "alloc" in message.lower() or "memory" in message.lower()
     assert trials["better"].state == TrialState.COMPLETE  # it came later
-    assert f"crashes failed   {message}" in sweep[1]
-    whole = (sweep[0] / "trials" / trials["crashes"].user_attrs[col.TRIAL] / "error.txt").read_text()
+    number = trials["crashes"].user_attrs[col.TRIAL]
+    assert f"crashes failed   {message}; see trials/{number}/error.txt" in sweep[1]
+    whole = (sweep[0] / "trials" / number / "error.txt").read_text()
     assert "lmcore/data.py" in whole
     assert message in whole
     assert "\x1b" not in whole

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sweeps.spec import METHODS, SCHEDULERS
+from sweeps.settings import METHODS, SCHEDULERS
 
 DEFAULT_CONFIG = Path(__file__).resolve().parent.parent / "configs" / "quick.yaml"
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
-from sweeps.spec import SearchConfig
+from sweeps.settings import SearchConfig
 
 
 def _tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:

@@ -2,120 +2,35 @@
 
 Validation is eager: every size, every extreme value of the space and every experiment must make a valid run, so that no
 trial fails for its config an hour later. Neither torch nor Optuna is loaded. How a file and a command line become a
-spec is in `sweeps.spec_file`, the entries of the space are in `sweeps.space`.
+spec is in `sweeps.spec_file`; the entries of the space are in `sweeps.space`, sizes and experiments in
+`sweeps.variants`, the search's own settings in `sweeps.settings`.
 """
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from lmcore.columns import VAL_LOSS
 from lmcore.config import (
     FIELD_ROLES,
     Config,
     DataConfig,
     ModelConfig,
     OptimConfig,
-    PositiveInt,
     RunSpec,
-    Seed,
     TrainConfig,
 )
 from lmcore.corpus import STDLIB
 from sweeps import space as spaces
 from sweeps import yaml_file
 from sweeps.paths import RUN_DEFAULTS, ClashError, FieldError, apply, show, unknown
-
-Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
-Scheduler = Literal["asha", "hyperband", "median", "none"]
-WandbMode = Literal["auto", "off", "offline", "online"]
-METHODS: tuple[str, ...] = get_args(Method)
-SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
+from sweeps.settings import SearchConfig, TrackingConfig
+from sweeps.variants import Experiment, Name, Size, check_unique_names
 
 DEFAULT_TRIALS = 16
 ONLY_SIZE = "main"
-
-
-def _name_of(max_length: int) -> Any:
-    pattern = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{max_length - 1}}}")
-
-    def check(name: str) -> str:
-        if not pattern.fullmatch(name) or ".." in name:
-            raise FieldError(
-                "",
-                f"must begin with a letter or digit and go on with up to {max_length - 1} of A-Z a-z 0-9 . _ - "
-                f"without '..' (got {show(name)}); it names files, so leave out what a path could use",
-            )
-        return name
-
-    return Annotated[str, AfterValidator(check)]
-
-
-Name = _name_of(64)
-SizeName = _name_of(32)
-
-
-class SearchConfig(Config):
-    """How hyperparameters are proposed, how many trials there are, and how trials are stopped early."""
-
-    method: Method = "optuna"
-    """optuna is TPE; grid and experiments run what the config lists."""
-    trials: PositiveInt | None = None
-    """Trials of all sizes together, dealt out in turn; null: the whole grid, all experiments, or else 16."""
-    scheduler: Scheduler = "asha"
-    """Which trials are stopped early; none: no trial is."""
-    metric: Literal["val_loss"] = VAL_LOSS
-    """What is minimised."""
-    seed: Seed = 0
-    """Of the sampler, and of the choice from a grid."""
-    concurrent: PositiveInt | None = None
-    """Trials at a time; null: as many as the machine has devices."""
-    grace_steps: PositiveInt | None = None
-    """Updates before which no trial is stopped early; null: a quarter of the trial's, at least one report."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """Of asha and hyperband: one trial in so many is promoted from rung to rung."""
-    startup_trials: PositiveInt | None = None
-    """Random trials of a size before its model-based search; null: a quarter of its trials, from 4 to 10."""
-    storage: Annotated[str, Field(min_length=1)] | None = None
-    """Optuna storage URL; null: study.db in the run's folder."""
-
-
-class TrackingConfig(Config):
-    """Where report rows are copied to; never changes a trial."""
-
-    wandb: WandbMode = "auto"
-    """auto: online where there is a key, else offline files in the run's folder."""
-    project: Annotated[str, Field(min_length=1)] = "lmsweep"
-    """wandb project."""
-
-
-class _Variant(Config):
-    """A name, and overrides of the base run by dotted path beside it."""
-
-    model_config = ConfigDict(extra="allow")
-
-    @property
-    def overrides(self) -> dict[str, Any]:
-        """Values by dotted path."""
-        return dict(self.model_extra or {})
-
-
-class Size(_Variant):
-    """A model size: trials of different sizes are never compared, each has its own study."""
-
-    name: SizeName
-    """Also the name of its study and the beginning of its trials' ids."""
-
-
-class Experiment(_Variant):
-    """One run of an ablation."""
-
-    name: Name
-    """As tables and wandb show it."""
 
 
 class SweepSpec(Config):
@@ -143,7 +58,7 @@ class SweepSpec(Config):
         if self.vocab_size_known and self.data.vocab_size is not None:
             self._check_vocab_size(self.data.vocab_size)
         for section in ("sizes", "experiments"):
-            _check_unique_names(section, getattr(self, section))
+            check_unique_names(section, getattr(self, section))
         self._check_paths()
         self._check_runs()
         self._check_search()
@@ -310,17 +225,6 @@ def dump_yaml(spec: SweepSpec) -> str:
     if not spec.vocab_size_known:
         del values["model"]["vocab_size"]
     return yaml_file.dump_yaml(values)
-
-
-def _check_unique_names(section: str, variants: Sequence[_Variant]) -> None:
-    seen: set[str] = set()
-    for variant in variants:
-        # Names become files, and not every file system tells xs from XS.
-        if variant.name.casefold() in seen:
-            raise FieldError(
-                f"{section}.{variant.name}.name", f"must be unique (got {variant.name!r} twice); rename one"
-            )
-        seen.add(variant.name.casefold())
 
 
 def _check_may_vary(section: str, place: str, path: str) -> None:

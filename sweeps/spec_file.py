@@ -16,7 +16,8 @@ from lmcore.errors import InputError
 from lmcore.token_files import is_token_file
 from sweeps import yaml_file
 from sweeps.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, describe, one_line, show, unknown, whole_numbers
-from sweeps.spec import SearchConfig, SweepSpec, TrackingConfig
+from sweeps.settings import SearchConfig, TrackingConfig
+from sweeps.spec import SweepSpec
 
 SETTABLE: dict[str, Any] = {
     **RUN_DEFAULTS,

@@ -9,7 +9,8 @@ from optuna.trial import TrialState
 from lmcore import columns as col
 from lmcore.errors import InputError
 from sweeps.ledger import Ledger
-from sweeps.spec import METHODS, SweepSpec
+from sweeps.settings import METHODS
+from sweeps.spec import SweepSpec
 from sweeps.storage import check_unused, quiet_optuna
 
 SPACE = {

@@ -8,7 +8,8 @@ import pytest
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.options import DEFAULT_CONFIG, parse
 from sweeps.plan import plan, print_plan
-from sweeps.spec import METHODS, SCHEDULERS, SweepSpec, dump_yaml
+from sweeps.settings import METHODS, SCHEDULERS
+from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.spec_file import FLAGS, load_spec
 
 SIZES = [{"name": "xs", "model.d_model": 64}, {"name": "s", "model.d_model": 128}]

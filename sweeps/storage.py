@@ -28,7 +28,8 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
         return optuna.storages.RDBStorage(url)
     except Exception as error:  # SQLAlchemy's drivers each raise their own
         shown = without_password(url)
-        reason = str(error).strip().splitlines()[0].replace(url, shown)
+        # Behind Optuna's "install an appropriate module" stands the name of that module.
+        reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
         raise InputError(
             f"search.storage: must be a database that Optuna can open, got {shown!r} ({reason}); "
             "correct it, or leave it out for study.db in the run's folder"

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM: one exception for both, raised until it is heard.
 
-Both become KeyboardInterrupt, the one exception that Ray lets out of its waits as what it is. Even that one was once seen
-to have no effect, and the sweep went on; where it was lost is not known. So it is raised again every second until the
+Both become KeyboardInterrupt, the one exception that Ray lets out of its waits as what it is. Even that one was seen to
+have no effect once, and the sweep went on; where it was lost is not known. So it is raised again every second until the
 block that it is to end has been left.
 """
 

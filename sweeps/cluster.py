@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
 from lmcore.config import TrainConfig
 from lmcore.errors import InputError
 
@@ -60,6 +58,10 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
+        _use_token()
+    import ray  # not before: it reads the authentication mode once, as it is imported
+
+    if address:
         try:
             _check_answers(address)
             context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -89,8 +91,15 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         ray.shutdown()
 
 
+def _use_token() -> None:
+    """Present this machine's token where there is one: `ray start` then demands it, and ray.init(address) has none."""
+    places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), "~/.ray/auth_token")
+    if "RAY_AUTH_TOKEN" in os.environ or any(p and Path(p).expanduser().is_file() for p in places):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
 def _check_answers(address: str) -> None:
-    """Raise OSError if nothing listens there: ray.init would try for more than ten minutes before it says so."""
+    """Raise OSError if nothing listens there: ray.init goes on trying for many minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()

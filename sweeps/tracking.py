@@ -19,10 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lmcore import columns as col
 from sweeps.folder import RunFolder
+from sweeps.yaml_file import read_yaml
 
 POLL_S = 1.0
 WAIT_S = 25.0
@@ -130,7 +129,7 @@ class WandbRuns:
             self._runs.pop(trial).finish()
 
     def _open(self, trial: str, size: str) -> Any:
-        config = yaml.safe_load((self._folder.trial(trial) / "run.yaml").read_text())
+        config = read_yaml(self._folder.trial(trial) / "run.yaml").values
         return self._wandb.init(
             name=config["name"],
             config={part: config[part] for part in ("data", "model", "train", "optim")} | {col.TRIAL: trial},

@@ -24,8 +24,15 @@ LR = "lr"  # of the last update
 TOKENS_PER_S = "tokens_per_s"  # of this trial over the interval, evaluation excluded
 ELAPSED_S = "elapsed_s"  # since the trial began, evaluation included, stops excluded
 
+# Where and when a sweep's row was made: rows only, and of no use to a comparison. Unix seconds.
+ENGINE = "engine"  # number of the process that trained it
+BEGAN_AT = "began_at"  # its device began the interval
+REPORTED_AT = "reported_at"  # and had trained and evaluated it
+DECIDED_AT = "decided_at"  # the driver had decided whether the trial goes on
+PLACE_COLUMNS = (ENGINE, SLOT, BEGAN_AT, REPORTED_AT, DECIDED_AT)
+
 REPORT_COLUMNS = (SLOT, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
-ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:])
+ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 
 # Trials: user attributes of an Optuna trial are TRIAL, EXPERIMENT, RUN, COUNTS and, once it has ended, STATUS, MESSAGE
 # and LAST

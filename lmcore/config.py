@@ -112,6 +112,8 @@ class TrainConfig(Config):
     """Of the matrix products; weights and moments stay float32. auto: bfloat16 on cuda, float32 on cpu."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile forward and loss. auto: on cuda only."""
+    cuda_graphs: Literal["auto"] | bool = "auto"
+    """Replay training steps as CUDA graphs. auto: on cuda; elsewhere there are none."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """CPU threads of a trial. auto: 1, so that trials run side by side and bit-reproducibly."""
 
@@ -194,6 +196,7 @@ FIELD_ROLES: dict[str, Role] = {
     # What makes trials of a sweep comparable: one value for all.
     "train.device": "sweep constant",
     "train.compile": "sweep constant",
+    "train.cuda_graphs": "sweep constant",
     "train.threads": "sweep constant",
     "train.eval_every": "sweep constant",
     "train.eval_windows": "sweep constant",

@@ -23,6 +23,7 @@ def resolve(train: TrainConfig, cuda: bool) -> TrainConfig:
             "device": device,
             "dtype": ("bfloat16" if on_cuda else "float32") if train.dtype == "auto" else train.dtype,
             "compile": on_cuda if train.compile == "auto" else train.compile,
+            "cuda_graphs": on_cuda and train.cuda_graphs is not False,
             "threads": 1 if train.threads == "auto" else train.threads,
         }
     )

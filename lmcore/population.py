@@ -20,6 +20,9 @@ from lmcore.optim import Coefficients, adamw_update_
 
 HEAD = "lm_head.weight"
 
+IDLE = Coefficients(step_size=0, beta1=1, one_minus_beta1=0, beta2=1, one_minus_beta2=0, eps=1, decay=0)
+"""Of a slot that rests: with a zero gradient the update changes nothing."""
+
 Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]
 
 
@@ -68,18 +71,24 @@ class Population:
             for moment in moments.values():
                 moment[slot].zero_()
 
-    def step(self, forward: Forward, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor) -> StepResult:
-        """One update of every slot on windows x, y [K, B, T].
+    def step(
+        self, forward: Forward, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor, active: Tensor | None = None
+    ) -> StepResult:
+        """One update of every slot on windows x, y [K, B, T], or of those that `active` [K] (bool) names.
 
-        Each coefficient is a tensor [K], and so are the norms to clip at, infinite where nothing is clipped. Nothing
-        here waits for the device.
+        Each coefficient is a tensor [K] (`IDLE` for slots that rest), and so are the norms to clip at, infinite where
+        nothing is clipped. A resting slot is computed and its result dropped: its weights and moments keep their values
+        whatever its gradient is. Nothing here waits for the device.
         """
         losses = forward(self.model, x, y).flatten(1).mean(1)
         # One seed gradient per slot: nothing, not even the loss, is summed over slots.
         losses.backward(torch.ones_like(losses))  # type: ignore[no-untyped-call]
         with torch.no_grad():
             grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-            norms = slot_grad_norms(list(grads.values()))
+            # The idle head of slots that are all tied counts as the zero that it is elsewhere: the order in which a
+            # norm is summed, and with it the last bit, depends on how many tensors there are.
+            head = [] if HEAD in grads else [torch.zeros_like(losses)[:, None]]
+            norms = slot_grad_norms([*grads.values(), *head])
             scale = clip_scale(norms, max_norms)
             # A tied slot's own head is idle: its gradient is zero, and it must not decay either.
             idle_head = c._replace(decay=torch.where(self.model.tied_mask, 0.0, c.decay))
@@ -88,6 +97,8 @@ class Population:
                     continue
                 lead = (-1, *[1] * (p.ndim - 1))
                 grad = grads[name].mul_(scale.view(lead))
+                if active is not None:
+                    grad = torch.where(active.view(lead), grad, 0.0)  # selected: 0 * nan is nan
                 per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in (idle_head if name == HEAD else c)))
                 adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], per_slot)
                 p.grad = None

@@ -11,6 +11,7 @@ no early stopping here.
 Shapes: K slots, B batch, T time, E validation windows.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -29,9 +30,10 @@ from lmcore.data import get_batch, validation_windows
 from lmcore.device import resolve_run
 from lmcore.errors import InputError
 from lmcore.evaluate import ValLoss, val_loss, window_losses
+from lmcore.graph import GraphedStep
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients
-from lmcore.population import HEAD, Forward, Population, nll_per_token
+from lmcore.population import HEAD, IDLE, Forward, Population, StepResult, nll_per_token
 from lmcore.slot import Slot
 from lmcore.tokens import Tokens, check_windows
 
@@ -76,6 +78,7 @@ class Trainer:
         model = TransformerLM(first.model, len(resolved)).to(self._device)
         self._all = Population.of(model)
         self._views: dict[int, Population] = {}
+        self._graphs: dict[str, GraphedStep] = {}
         for k, run in enumerate(resolved):
             if run is not None:
                 self.load_slot(k, run)
@@ -95,16 +98,30 @@ class Trainer:
         while self.active:
             yield from self.advance()
 
-    def advance(self) -> list[Row]:
-        """Train the active slots up to the nearest report; rows of the slots that reached theirs, in slot order."""
-        active = self.active
+    def advance(self, some: Sequence[int] | None = None, batched: bool | None = None) -> list[Row]:
+        """Train the active slots, or `some` of them, up to the nearest report; rows of those that reached theirs.
+
+        They run as one program or one after the other, as `batched` says, with the same numbers. By default they run
+        as one where no slot rests: a resting slot's share of a batched program is computed in vain. Shapes that do not
+        fill vector registers always run one after the other.
+
+        An error leaves the slots that were to advance in no defined state: restore or reload them.
+
+        Raises:
+            ValueError: one of `some` is not active.
+        """
+        active = self.active if some is None else sorted(some)
         if not active:
             return []
+        if idle := sorted(set(active) - set(self.active)):
+            raise ValueError(f"only active slots can advance, but {idle} are not; the active ones are {self.active}")
         slots = {k: slot for k in active if (slot := self.slots[k]) is not None}
+        if batched is None:
+            batched = len(active) == len(self.slots)
         updates = min(slot.updates_to_report for slot in slots.values())
         began = time.perf_counter()
         with cpu_threads(int(self._train.threads)):
-            loss_sums, grad_norms = self._update(slots, updates)
+            loss_sums, grad_norms = self._update(slots, updates, batched)
             trained_s = time.perf_counter() - began
             for k, slot in slots.items():
                 slot.step += updates
@@ -112,7 +129,7 @@ class Trainer:
                 slot.train_loss_sum += loss_sums[k]
                 slot.train_s += trained_s
             due = [k for k, slot in slots.items() if slot.finished or slot.step % slot.run.train.eval_every == 0]
-            losses = self._validate(due)
+            losses = self._validate(due, batched and len(due) == len(slots))
         elapsed_s = time.perf_counter() - began
         for slot in slots.values():
             slot.elapsed_s += elapsed_s
@@ -139,12 +156,21 @@ class Trainer:
         Raises:
             ValueError: the slot is empty.
         """
+        write_checkpoint(out, *self.snapshot_slot(k))
+
+    def snapshot_slot(self, k: int) -> tuple[dict[str, Tensor], dict[str, JSON]]:
+        """Copies on the host of what `save_slot` writes, for another thread to write while this one trains on.
+
+        Raises:
+            ValueError: the slot is empty.
+        """
         slot = self.slots[k]
         if slot is None:
             raise ValueError(f"slot {k} is empty; only a loaded slot can be saved")
         tensors: dict[str, Tensor] = {}
         for part, named in self._slot_tensors().items():
-            tensors |= {f"{part}.{name}": named[name].detach()[k] for name in self.model.slot_names(k)}
+            for name in self.model.slot_names(k):
+                tensors[f"{part}.{name}"] = named[name].detach()[k].to("cpu", copy=True)
         meta: dict[str, JSON] = {
             "run": slot.run.model_dump(),
             "data_fingerprint": self.tokens.fingerprint,
@@ -155,7 +181,7 @@ class Trainer:
             "elapsed_s": slot.elapsed_s,
             "last_row": slot.last_row,
         }
-        write_checkpoint(out, tensors, meta)
+        return tensors, meta
 
     @torch.no_grad()
     def restore_slot(self, k: int, src: str | PathLike[str]) -> None:
@@ -170,7 +196,7 @@ class Trainer:
             run = RunSpec.model_validate(meta.pop("run"))
             fingerprint = meta.pop("data_fingerprint")
             # The numbers of a run hang on its dtype, and not on where it continues.
-            here = {name: getattr(self._train, name) for name in ("device", "compile", "threads")}
+            here = {name: getattr(self._train, name) for name in ("device", "compile", "cuda_graphs", "threads")}
             run = run.model_copy(update={"train": run.train.model_copy(update=here)})
             slot = Slot(run, **meta)
         except (KeyError, TypeError, ValidationError):
@@ -214,41 +240,60 @@ class Trainer:
         weights: dict[str, Tensor] = dict(self.model.named_parameters())
         return {"model": weights, "exp_avg": self._all.exp_avg, "exp_avg_sq": self._all.exp_avg_sq}
 
-    def _populations(self, slots: Sequence[int], windows: int) -> list[tuple[Population, list[int]]]:
-        """How to run these slots with `windows` windows each: all at once, or one after the other.
-
-        Only a full population runs at once: a slot that has nothing to do is then never touched.
-        """
-        context_length = self.model.config.context_length
-        fills_vectors = len(slots) == 1 or windows * context_length % VECTOR == 0
-        if len(slots) == len(self.slots) and fills_vectors:
-            return [(self._all, list(slots))]
+    def _populations(self, slots: Sequence[int], windows: int, batched: bool) -> list[tuple[Population, list[int]]]:
+        """How to run these slots with `windows` windows each: populations, and which slot each of their rows is."""
+        fills_vectors = windows * self.model.config.context_length % VECTOR == 0
+        if len(self.slots) == 1 or (batched and fills_vectors):
+            return [(self._all, list(range(len(self.slots))))]
         for k in slots:
             if k not in self._views:
                 self._views[k] = self._all.view(k)
         return [(self._views[k], [k]) for k in slots]
 
-    def _update(self, slots: dict[int, Slot], updates: int) -> tuple[dict[int, float], dict[int, float]]:
+    def _update(self, slots: dict[int, Slot], updates: int, batched: bool) -> tuple[dict[int, float], dict[int, float]]:
         """Make `updates` updates; each slot's sum of losses and its last gradient norm."""
         loss_sums: dict[int, float] = {}
         grad_norms: dict[int, float] = {}
-        for population, members in self._populations(list(slots), self._train.batch_size):
-            total = torch.zeros(len(members), dtype=torch.float64, device=self._device)
-            coefficients, max_norms = self._hyperparameters([slots[k] for k in members], updates)
+        for population, members in self._populations(list(slots), self._train.batch_size, batched):
+            rows = [slots.get(k) for k in members]
+            total = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
+            coefficients, max_norms = self._hyperparameters(rows, updates)
+            active = None if None not in rows else self._to_device(torch.tensor([row is not None for row in rows]))
+            # A resting row is given a batch that another needs anyhow.
+            begins = [row.step if row else next(iter(slots.values())).step for row in rows]
             for ahead in range(updates):
-                x, y = self._batches([slots[k].step + ahead for k in members])
-                result = population.step(self._forward, x, y, Coefficients(*coefficients[ahead]), max_norms)
+                x, y = self._batches([step + ahead for step in begins])
+                result = self._step(population, x, y, coefficients[ahead], max_norms, active)
                 total += result.losses
             # The only wait for the device in an interval.
             loss_sums |= dict(zip(members, total.tolist(), strict=True))
             grad_norms |= dict(zip(members, result.grad_norms.tolist(), strict=True))
         return loss_sums, grad_norms
 
-    def _hyperparameters(self, slots: Sequence[Slot], updates: int) -> tuple[Tensor, Tensor]:
+    def _step(
+        self,
+        population: Population,
+        x: Tensor,
+        y: Tensor,
+        coefficients: Tensor,
+        max_norms: Tensor,
+        active: Tensor | None,
+    ) -> StepResult:
+        """One update; as a CUDA graph where that is wanted and the whole population takes part."""
+        if not self._train.cuda_graphs or population is not self._all:
+            return population.step(self._forward, x, y, Coefficients(*coefficients), max_norms, active)
+        tying = self.model.tying  # the one thing besides tensors that a step depends on
+        if tying not in self._graphs:
+            self._graphs[tying] = GraphedStep(population, self._forward, *x.shape[1:])
+        return self._graphs[tying](x, y, coefficients, max_norms, active)
+
+    def _hyperparameters(self, rows: Sequence[Slot | None], updates: int) -> tuple[Tensor, Tensor]:
         """AdamW's coefficients [updates, 7, K] and clipping norms [K], computed on the host and sent in one piece."""
         steps = range(1, updates + 1)
-        table = torch.tensor([[s.coefficients(s.step + n) for s in slots] for n in steps], dtype=torch.float64)
-        norms = torch.tensor([s.max_norm for s in slots], dtype=torch.float64)
+        table = torch.tensor(
+            [[slot.coefficients(slot.step + n) if slot else IDLE for slot in rows] for n in steps], dtype=torch.float64
+        )
+        norms = torch.tensor([slot.max_norm if slot else math.inf for slot in rows], dtype=torch.float64)
         return self._to_device(table.transpose(1, 2).float()), self._to_device(norms.float())
 
     def _to_device(self, host: Tensor) -> Tensor:
@@ -263,14 +308,14 @@ class Trainer:
         known = {b: get_batch(self.tokens.train, *shape, self._device, self._data_seed, b) for b in set(batches)}
         return torch.stack([known[b][0] for b in batches]), torch.stack([known[b][1] for b in batches])
 
-    def _validate(self, due: Sequence[int]) -> dict[int, ValLoss]:
+    def _validate(self, due: Sequence[int], batched: bool) -> dict[int, ValLoss]:
         x, y = self._windows
         losses: dict[int, ValLoss] = {}
         batch_size = min(self._train.batch_size, len(x))
         whole = len(x) % batch_size == 0  # else the last chunk is shorter, and may not fill the vectors
-        for population, members in self._populations(due, batch_size if whole else 1) if due else ():
+        for population, members in self._populations(due, batch_size if whole else 1, batched):
             windows = window_losses(population.model, self._forward, x, y, batch_size)
-            losses |= {k: val_loss(windows[place]) for place, k in enumerate(members)}
+            losses |= {k: val_loss(windows[row]) for row, k in enumerate(members) if k in due}
         return losses
 
     def _report(self, k: int, slot: Slot, loss: ValLoss, grad_norm: float) -> Row:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmcore.config import TrainConfig
 from lmcore.errors import InputError
@@ -13,36 +14,53 @@ from lmcore.errors import InputError
 ROOT = Path(__file__).resolve().parent.parent
 
 
+# Stand-ins of trials each ask for one logical CPU, which they do not use: fractions and zero make the raylet start and
+# stop workers without end. A Ray that we start has logical CPUs for as many trials as anybody would run at a time.
+LOGICAL_CPUS = 256
+
+
 @dataclass(frozen=True)
 class Cluster:
     """What a sweep may use."""
 
     cpus: int
+    """Logical, for engines and trials together."""
     gpus: int
+    cores: int
+    """That engines can keep busy."""
+    memory_bytes: int
     dashboard_url: str | None
     """None where the dashboard is off."""
     local: bool
     """Whether we started it."""
 
-    def trial_resources(self, train: TrainConfig) -> dict[str, float]:
-        """What one trial holds, `train` being resolved: its threads' cores, and a GPU where it trains on one."""
-        gpus = {"gpu": 1.0} if train.device == "cuda" else {}
-        return {"cpu": float(train.threads), **gpus}
-
-    def room_for(self, train: TrainConfig) -> int:
-        """How many trials fit at the same time.
+    def engines(self, train: TrainConfig) -> int:
+        """How many engines it has devices for, `train` being resolved: one per GPU, or per core or its threads' cores.
 
         Raises:
             InputError: not a single one.
         """
-        resources = self.trial_resources(train)
-        room = min(self.cpus // int(resources["cpu"]), self.gpus if "gpu" in resources else self.cpus)
-        if room < 1:
+        threads = int(train.threads)
+        devices = self.gpus if train.device == "cuda" else self.cores // threads
+        engines = min(devices, self.cpus // (threads + 1))  # each with a trial at least
+        if engines < 1:
             raise InputError(
-                f"train.threads: a trial must fit on the cluster, but it needs {resources} and there are {self.cpus} "
-                f"CPUs and {self.gpus} GPUs; lower train.threads"
+                f"train.threads: an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs and "
+                f"there are {self.cpus} CPUs with {self.cores} cores, and {self.gpus} GPUs; lower train.threads"
             )
-        return room
+        return engines
+
+    def room_for_trials(self, train: TrainConfig) -> int:
+        """How many trials fit beside the engines."""
+        return self.cpus - self.engines(train) * int(train.threads)
+
+    def engine_options(self, train: TrainConfig) -> dict[str, Any]:
+        """Ray's options of an engine actor: what it holds, and that it is started again when it dies."""
+        gpus = {"num_gpus": 1} if train.device == "cuda" else {}
+        return {"num_cpus": int(train.threads), **gpus, "max_restarts": -1}
+
+
+TRIAL_RESOURCES = {"cpu": 1.0}
 
 
 @contextmanager
@@ -76,14 +94,19 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
             address="local",  # never by accident a cluster that somebody else started on this machine
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
+            num_cpus=LOGICAL_CPUS,
             log_to_driver=False,
             logging_level="ERROR",
         )
     try:
-        resources = ray.cluster_resources()
+        # Of a cluster that we share, what is free now; of our own, all of it.
+        resources = ray.available_resources() if address else ray.cluster_resources()
+        cpus = int(resources.get("CPU", 0))
         yield Cluster(
-            cpus=int(resources.get("CPU", 0)),
+            cpus=cpus,
             gpus=int(resources.get("GPU", 0)),
+            cores=cpus if address else len(os.sched_getaffinity(0)),
+            memory_bytes=int(resources.get("memory", 0)),
             dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
             local=not address,
         )

@@ -69,6 +69,7 @@ class Ledger:
         by_experiment = self.spec.search.method == "experiments"
         self._space = {} if by_experiment else distributions(self.spec.space)
         # Trials that have left the queue. Counted once, because listing a study's trials takes longer as it grows.
+        self._trials_of = {size: self.spec.trials_of(size) for size in self.spec.size_names}
         self._asked = {
             size: sum(trial.state is not TrialState.WAITING for trial in study.get_trials(deepcopy=False))
             for size, study in self.studies.items()
@@ -91,12 +92,14 @@ class Ledger:
                 study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
         return study
 
-    def ask(self) -> LiveTrial | None:
-        """The next trial, or None when every size has had its number; sizes take turns."""
-        unfinished = [size for size, asked in self._asked.items() if asked < self.spec.trials_of(size)]
-        if not unfinished:
-            return None
-        size = min(unfinished, key=self._asked.__getitem__)
+    @property
+    def sizes_left(self) -> list[str]:
+        """Sizes that have trials left to ask for, those with the fewest so far first."""
+        left = [size for size, asked in self._asked.items() if asked < self._trials_of[size]]
+        return sorted(left, key=self._asked.__getitem__)
+
+    def ask(self, size: str) -> LiveTrial:
+        """The next trial of a size that has trials left."""
         study = self.studies[size]
         study.sampler = sampler_for(self.spec.search, size, self._asked[size], self.spec.startup_trials(size))
         trial = study.ask(self._space)

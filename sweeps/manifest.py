@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 
 from lmcore.tokens import Tokens
 from sweeps.cluster import Cluster
+from sweeps.engines import SlotChoice
 from sweeps.spec import SweepSpec
 from sweeps.storage import without_password
 
 PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
 
 
-def manifest(spec: SweepSpec, tokens: Tokens, cluster: Cluster) -> dict[str, Any]:
+def manifest(
+    spec: SweepSpec, tokens: Tokens, cluster: Cluster, engines: int, choices: Sequence[SlotChoice]
+) -> dict[str, Any]:
     """The manifest of a sweep that starts now. A password in the storage's URL is not in it, nor in `command`."""
     url = spec.search.storage
     storage = None if url is None else without_password(url)
@@ -33,7 +37,8 @@ def manifest(spec: SweepSpec, tokens: Tokens, cluster: Cluster) -> dict[str, Any
             "machine": platform.machine(),
             "processor": _processor(),
             "cores": os.cpu_count(),
-            "cluster_cpus": cluster.cpus,
+            "engines": engines,
+            "cluster_cores": cluster.cores,
             "cluster_gpus": cluster.gpus,
         },
         "seeds": {"search": spec.search.seed, "train": spec.train.seed, "data": spec.data.seed},
@@ -42,6 +47,7 @@ def manifest(spec: SweepSpec, tokens: Tokens, cluster: Cluster) -> dict[str, Any
             "scheduler": spec.search.scheduler,
             "trials": sum(spec.trials_of(size) for size in spec.size_names),
         },
+        "slots": {choice.size: {"per_engine": choice.slots, "measured": choice.paces} for choice in choices},
         "sizes": list(spec.size_names),
         "studies": {size: spec.study_name(size) for size in spec.size_names},
         "storage": storage,

@@ -43,6 +43,7 @@ class Options:
     scheduler: str | None
     trials: int | None
     seed: int | None
+    slots: int | str | None
     set: tuple[str, ...]
     """`PATH=VALUE` texts, in order."""
     name: str | None
@@ -54,7 +55,9 @@ class Options:
     @property
     def flags(self) -> dict[str, Any]:
         """The options that `load_spec` takes by name."""
-        return {name: getattr(self, name) for name in ("search", "scheduler", "trials", "seed", "name", "wandb")}
+        return {
+            name: getattr(self, name) for name in ("search", "scheduler", "trials", "seed", "slots", "name", "wandb")
+        }
 
 
 class _Parser(argparse.ArgumentParser):
@@ -101,6 +104,12 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
     place = p.add_argument_group("where it runs and is shown")
     place.add_argument(
+        "--slots",
+        type=_slots,
+        metavar="auto|N",
+        help="trials that each device trains side by side; auto measures how many are worthwhile (default: the file's)",
+    )
+    place.add_argument(
         "--address", metavar="RAY", help="address of a Ray cluster (default: RAY_ADDRESS, else this machine)"
     )
     place.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="without the Ray dashboard")
@@ -111,6 +120,10 @@ def parser() -> argparse.ArgumentParser:
     )
     place.add_argument("--dry-run", action="store_true", help="print the resolved spec and what it costs, and stop")
     return p
+
+
+def _slots(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def parse(argv: Sequence[str] | None = None) -> Options:

@@ -1,6 +1,7 @@
 """Every result of every trial passes here: recorded, reported to the study, and answered with go on or stop."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,9 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue while the trial is running, else stop."""
         trial_id = trial.config[col.TRIAL]
-        row = {name: result[name] for name in col.REPORT_COLUMNS if name != col.SLOT}
+        row = {name: result[name] for name in (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS) if name in result}
         status = self._ledger.report(trial_id, row)
+        row[col.DECIDED_AT] = time.time()
         self._watchers.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 

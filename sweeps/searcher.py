@@ -5,6 +5,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from lmcore import columns as col
+from sweeps.engines import Engines
 from sweeps.ledger import Ledger
 from sweeps.trainable import TITLE
 from sweeps.watchers import Watchers
@@ -13,24 +14,33 @@ from sweeps.watchers import Watchers
 class StudySearcher(Searcher):
     """A Tune searcher whose every suggestion comes from the sweep's studies."""
 
-    def __init__(self, ledger: Ledger, watchers: Watchers) -> None:
+    def __init__(self, ledger: Ledger, engines: Engines, watchers: Watchers) -> None:
         super().__init__(metric=col.VAL_LOSS, mode="min")
         self._ledger = ledger
+        self._engines = engines
         self._watchers = watchers
         self._ids: dict[str, str] = {}  # Tune's random trial id -> ours
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The next trial's config, `{"trial": "xs-0003", "title": "xs-0003", "run": {...}}`."""
-        live = self._ledger.ask()
-        if live is None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's config, `{"trial": "xs-0003", "engine": 0, ...}`; None while no engine has a free slot."""
+        sizes = self._ledger.sizes_left
+        if not sizes:
             return Searcher.FINISHED
+        offer = self._engines.offer(sizes)
+        if offer is None:
+            return None
+        engine, size = offer
+        live = self._ledger.ask(size)
         self._ids[trial_id] = live.id
         self._watchers.began(live)
-        return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run.model_dump()}
+        self._engines.enter(live, engine)
+        return {col.TRIAL: live.id, TITLE: live.name, col.ENGINE: engine, col.RUN: live.run.model_dump()}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study; the scheduler has already said how the trial ended."""
-        self._watchers.ended(self._ledger.end(self._ids.pop(trial_id)))
+        trial = self._ids.pop(trial_id)
+        self._engines.leave(trial)
+        self._watchers.ended(self._ledger.end(trial))
 
     # Tune pickles its searcher at the start and snapshots it every few seconds; ours has nothing that the study lacks.
     def __getstate__(self) -> dict[str, Any]:

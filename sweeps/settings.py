@@ -27,8 +27,10 @@ class SearchConfig(Config):
     """What is minimised."""
     seed: Seed = 0
     """Of the sampler, and of the choice from a grid."""
+    slots: Literal["auto"] | PositiveInt = "auto"
+    """Trials that a device trains side by side; auto: as many as measurement finds worthwhile."""
     concurrent: PositiveInt | None = None
-    """Trials at a time; null: as many as the machine has devices."""
+    """Trials at a time; null: as many as there are slots."""
     grace_steps: PositiveInt | None = None
     """Updates before which no trial is stopped early; null: a quarter of the trial's, at least one report."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3

@@ -32,6 +32,7 @@ FLAGS = {
     "scheduler": "search.scheduler",
     "trials": "search.trials",
     "seed": "search.seed",
+    "slots": "search.slots",
     "name": "name",
     "wandb": "tracking.wandb",
 }

@@ -93,25 +93,31 @@ def run_on(
     interrupts: Interrupts,
 ) -> Outcome:
     """Run `spec`, whose data are prepared, on a cluster that is connected, in a folder that is claimed."""
+    from sweeps.engines import Engines
     from sweeps.ledger import Ledger
     from sweeps.manifest import manifest
     from sweeps.progress import Progress
     from sweeps.rows import RowFile
     from sweeps.trial_files import TrialFiles
-    from sweeps.tuning import tune_all
     from sweeps.watchers import Watchers
 
     spec = spec.model_copy(update={"train": resolve(spec.train, cuda=cluster.gpus > 0)})
-    room = cluster.room_for(spec.train)
+    total = sum(spec.trials_of(size) for size in spec.size_names)
+    most = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
+    engines = Engines(cluster, spec, tokens, folder, most)
+    # While the engines start and measure:
+    from sweeps.tuning import tune_all
+
     write_text(folder.sweep_yaml, dump_yaml(spec))
-    write_json(folder.manifest, manifest(spec, tokens, cluster))
     ledger = Ledger(spec, storage)
     save_tokens(tokens, folder.tokens)
-    total = sum(spec.trials_of(size) for size in spec.size_names)
-    concurrent = min(spec.search.concurrent or room, room, total)
     if cluster.dashboard_url:
         token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
         console.print(f"Ray dashboard: {cluster.dashboard_url}{token if cluster.local else ''}", highlight=False)
+    choices = engines.choices()
+    concurrent = engines.open(choices, most)
+    write_json(folder.manifest, manifest(spec, tokens, cluster, len(engines.handles), choices))
+    console.print(f"Slots on each of {len(engines.handles)} engines: {', '.join(map(str, choices))}", highlight=False)
     console.print(
         f"{total} trials, {concurrent} at a time, on {spec.train.device} in {spec.train.dtype}; "
         f"everything goes to {folder.display}",
@@ -124,9 +130,10 @@ def run_on(
         with Progress(console, total, concurrent) as progress:
             watchers = Watchers([rows, TrialFiles(folder, ledger), progress])
             with interrupts.insisting():
-                tune_all(ledger, watchers, tokens, folder, cluster, concurrent)
+                tune_all(ledger, engines, watchers, folder, concurrent)
     finally:
         seconds = time.monotonic() - began
+        engines.close()
         rows.close()
         problem = tracking.finish()
         if problem:

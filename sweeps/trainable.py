@@ -1,61 +1,59 @@
-"""The Tune trainable: one trial on one device, an `lmcore.trainer.Trainer` with a single slot.
+"""The Tune trainable: a light stand-in for one trial, which trains in a slot of an engine (`sweeps.engine`).
 
-A worker process outlives its trials (`reuse_actors`): the next trial is loaded into the slot, or into a new trainer
-where its shape differs. Torch is imported here, in the worker, and not in the driver.
+It forwards the engine's rows one by one, and Tune and the study see an ordinary single trial. Its process imports no
+torch, needs no GPU, and outlives its trials (`reuse_actors`). When its engine dies, it enters the trial again in the
+engine that Ray starts in its place, where it continues from its newest checkpoint.
 """
 
-from pathlib import Path
+import time
 from typing import Any
 
+import ray
 from ray import tune
+from ray.exceptions import ActorDiedError, RayActorError
 
 from lmcore import columns as col
-from lmcore.config import RunSpec
-from lmcore.tokens import Tokens
-from sweeps.checkpoint_files import checkpoint_file, drop_old_checkpoints
-from sweeps.folder import RunFolder
+from sweeps.titles import show_in_dashboard
 
 TITLE = "title"  # in a trial's config: what people call it
+ENGINE_LIVES = 3  # that a trial may see; one that keeps killing its engine must not kill its neighbours for ever
+RETRY_S = 1.0
 
 
 class TrialTrainable(tune.Trainable):
-    """Trains the run in `config["run"]` and reports a row per interval; checkpoints go to the run's folder."""
+    """Reports the rows of the trial in `config`, which the driver has sent to the engine `config["engine"]`."""
 
-    def setup(self, config: dict[str, Any], tokens: Tokens, folder: str) -> None:
-        """`tokens` come from Ray's object store: read-only arrays that all workers of a node share."""
+    def setup(self, config: dict[str, Any], engines: list[Any], tokens: list[Any]) -> None:
+        """`engines` are the handles of all engines, `tokens` what they are given with a trial."""
+        self._engines = engines
         self._tokens = tokens
-        self._folder = RunFolder(Path(folder))
-        self._trainer: Any = None
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in this process."""
-        from lmcore.trainer import Trainer
-
-        run = RunSpec.model_validate(new_config[col.RUN])
-        self._trial, self._title = new_config[col.TRIAL], new_config[TITLE]
-        if self._trainer is not None and self._trainer.pack_key == run.pack_key:
-            self._trainer.load_slot(0, run)
-        else:
-            self._trainer = None  # frees the old trainer's memory before the new one takes its own
-            self._trainer = Trainer([run], self._tokens)
+        """Stand for another trial."""
+        self._trial, self._title, self._run = (new_config[name] for name in (col.TRIAL, TITLE, col.RUN))
+        self._engine = self._engines[new_config[col.ENGINE]]
+        self._step = 0
+        self._lives: set[int] = set()
+        show_in_dashboard(self._title)
         return True
 
     def step(self) -> dict[str, Any]:
-        """Train one interval, save, report."""
-        show_in_dashboard(self._title)
-        row = self._trainer.advance()[0]
-        self._save_if_due()
-        return row
-
-    def _save_if_due(self) -> None:
-        slot = self._trainer.slots[0]
-        every = slot.run.train.checkpoint_every or 1
-        before = slot.step - slot.run.train.eval_every
-        if slot.finished or slot.step // every > before // every:
-            trial_folder = self._folder.trial(self._trial)
-            self._trainer.save_slot(0, checkpoint_file(trial_folder, slot.step))
-            drop_old_checkpoints(trial_folder)
+        """The trial's next row; asking for it is what lets the trial go on."""
+        while True:
+            try:
+                row = ray.get(self._engine.row.remote(self._trial, self._step))
+                if row is not None:
+                    self._step = row[col.STEP]
+                    return row
+                entered = self._engine.enter.remote(self._trial, self._title, self._run, self._tokens)
+                self._lives.add(ray.get(entered))
+            except ActorDiedError:
+                raise  # for good: Ray could not start it
+            except RayActorError:
+                time.sleep(RETRY_S)
+            if len(self._lives) > ENGINE_LIVES:
+                raise RuntimeError(f"EngineError: the trial was given up after its engine died {ENGINE_LIVES} times")
 
     # Tune's own checkpoints are not used: a trial continues from its folder, under its own id.
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -63,13 +61,3 @@ class TrialTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Tune gives none."""
-
-
-def show_in_dashboard(title: str) -> None:
-    """Name this worker's process after its present trial: Ray's dashboard and `ps` show process titles.
-
-    An actor's own name is fixed when it is made, and these actors serve one trial after the other.
-    """
-    from ray._raylet import setproctitle
-
-    setproctitle(f"ray::{title}")

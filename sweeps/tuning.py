@@ -6,8 +6,8 @@ import os
 from ray import tune
 
 from lmcore import columns as col
-from lmcore.tokens import Tokens
-from sweeps.cluster import Cluster
+from sweeps.cluster import TRIAL_RESOURCES
+from sweeps.engines import Engines
 from sweeps.folder import RunFolder
 from sweeps.ledger import Ledger
 from sweeps.scheduler import StudyScheduler
@@ -22,9 +22,7 @@ TUNE_ENVIRONMENT = {
 }
 
 
-def tune_all(
-    ledger: Ledger, watchers: Watchers, tokens: Tokens, folder: RunFolder, cluster: Cluster, concurrent: int
-) -> None:
+def tune_all(ledger: Ledger, engines: Engines, watchers: Watchers, folder: RunFolder, concurrent: int) -> None:
     """Run every trial that the ledger hands out, `concurrent` at a time."""
     os.environ.update(TUNE_ENVIRONMENT)
     # A failed trial is told in one line and kept whole in its folder; Tune would print its traceback as well.
@@ -32,14 +30,13 @@ def tune_all(
     spec = ledger.spec
     total = sum(spec.trials_of(size) for size in spec.size_names)
     trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, tokens=tokens, folder=str(folder.path)),
-        cluster.trial_resources(spec.train),
+        tune.with_parameters(TrialTrainable, engines=engines.handles, tokens=engines.tokens), dict(TRIAL_RESOURCES)
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # as the dashboard shows it
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(ledger, watchers),
+            search_alg=StudySearcher(ledger, engines, watchers),
             scheduler=StudyScheduler(ledger, watchers),
             num_samples=total,
             max_concurrent_trials=concurrent,

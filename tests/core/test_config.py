@@ -57,12 +57,13 @@ def test_warmup_is_rounded_to_whole_updates():
 
 
 @pytest.mark.parametrize(
-    ("cuda", "expected"), [(False, ("cpu", "float32", False, 1)), (True, ("cuda", "bfloat16", True, 1))]
+    ("cuda", "expected"), [(False, ("cpu", "float32", False, False, 1)), (True, ("cuda", "bfloat16", True, True, 1))]
 )
 def test_auto_becomes_what_the_device_is_best_at_and_choices_stay(cuda, expected):
     resolved = resolve(TrainConfig(), cuda)
-    assert (resolved.device, resolved.dtype, resolved.compile, resolved.threads) == expected
-    chosen = TrainConfig(device="cpu", dtype="bfloat16", compile=True, threads=2)
+    decided = (resolved.device, resolved.dtype, resolved.compile, resolved.cuda_graphs, resolved.threads)
+    assert decided == expected
+    chosen = TrainConfig(device="cpu", dtype="bfloat16", compile=True, cuda_graphs=False, threads=2)
     assert resolve(chosen, cuda) == chosen
 
 

@@ -134,7 +134,7 @@ def test_the_last_row_of_a_trial_carries_its_status_and_not_a_number_is_null(tri
 
 
 def test_a_trial_in_a_reused_worker_equals_the_same_run_alone_bitwise(sweep, trials, rows):
-    """They came after a trial that went to NaN and one that killed its worker, and had another shape."""
+    """They came after a trial that went to NaN and one that ran out of memory, and had another shape."""
     from lmcore.tokens import load_tokens
 
     tokens = load_tokens(sweep[0] / "tokens")
@@ -206,7 +206,7 @@ def test_progress_says_where_everything_goes(sweep):
 def test_a_worker_bears_the_name_of_its_trial_in_the_dashboards_process_list(cluster):
     import ray
 
-    from sweeps.trainable import show_in_dashboard
+    from sweeps.titles import show_in_dashboard
 
     @ray.remote(num_cpus=1)
     def title_while_training():

@@ -1,0 +1,263 @@
+"""The engine: one process per device that trains the slots of many trials, an interval at a time.
+
+A Ray actor. Trials enter, ask for row after row, and leave; asking for the row after the newest one is what lets a
+trial go on. Which trial sits where is decided in `sweeps.slots`, on this process's event loop; tensors are touched by
+one device thread alone (`sweeps.trainers`), and another writes checkpoints while it trains on.
+
+What goes wrong stays small. Where memory runs out, trainers that nobody uses are dropped, then the slots are halved,
+and their trials continue from their checkpoints; an error of one trial fails that trial. An engine that dies is started
+again by Ray, and its trials enter anew (`sweeps.trainable`).
+"""
+
+import asyncio
+import os
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lmcore import columns as col
+from lmcore.config import RunSpec
+from sweeps.folder import RunFolder
+from sweeps.slots import Costs, Shape, SlotTable, Work
+from sweeps.titles import show_in_dashboard
+
+Row = dict[str, Any]
+Shared = list[Any]
+"""One reference to the sweep's data in the object store: read-only arrays that all engines of a node share."""
+
+
+@dataclass
+class _Trial:
+    """A trial that has entered."""
+
+    run: RunSpec
+    title: str
+    known_step: int = 0
+    """Step of the last row that the driver has; a row up to it is not wanted again."""
+    row: Row | None = None
+    """The newest row."""
+    error: Exception | None = None
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    saving: asyncio.Task[None] | None = None
+    """Kept because a task that nothing refers to may be collected."""
+
+
+class Engine:
+    """Trains trials on this process's device.
+
+    Args:
+        number: of this engine, as rows name it.
+        folder: the run's folder, which all engines can write to.
+        slots: per shape; None measures how many are worthwhile.
+        memory_bytes: that this engine may fill on a CPU; a GPU is its own.
+    """
+
+    def __init__(self, number: int, folder: str, slots: int | None, memory_bytes: int) -> None:
+        from sweeps.trainers import Trainers  # and torch, in the worker, not in the driver that names this class
+
+        self._number = number
+        self._folder = RunFolder(Path(folder))
+        self._trainers = Trainers(slots, memory_bytes)
+        self._table = SlotTable()
+        self._trials: dict[str, _Trial] = {}
+        self._one_by_one: set[Shape] = set()
+        """Shapes whose batched program failed."""
+        self._device = ThreadPoolExecutor(1, "device")
+        self._writer = ThreadPoolExecutor(1, "writer")
+        self._changed = asyncio.Event()
+        self._driving: asyncio.Task[None] | None = None
+
+    async def measure(self, run: dict[str, Any], tokens: Shared) -> tuple[int, list[dict[str, Any]]]:
+        """How many slots the shape of `run` gets here, and the paces that say so (`lmcore.throughput.Pace`)."""
+        self._trainers.take(await tokens[0])
+        spec = RunSpec.model_validate(run)
+        slots = await self._on_device(self._trainers.slots, spec)
+        return slots, [pace._asdict() for pace in self._trainers.paces(spec)]
+
+    async def enter(self, trial: str, title: str, run: dict[str, Any], tokens: Shared) -> int:
+        """Take a trial in, to continue from its newest checkpoint if it has one; this process's id.
+
+        A trial that is here already stays as it is. The data come with each trial, because an engine that was started
+        again has none, and Ray warns of references among what it is started with.
+        """
+        self._trainers.take(await tokens[0])
+        if self._driving is None:
+            self._driving = asyncio.create_task(self._drive())
+            self._driving.add_done_callback(self._broke)
+        if trial not in self._trials:
+            self._trials[trial] = _Trial(RunSpec.model_validate(run), title)
+            self._table.enter(trial, self._trials[trial].run.pack_key)
+            self._changed.set()
+        return os.getpid()
+
+    async def row(self, trial: str, step: int) -> Row | None:
+        """The first row after `step` updates, once there is one; None if the trial is not here.
+
+        Raises:
+            RuntimeError: the trial failed; the message is the traceback.
+        """
+        while (here := self._trials.get(trial)) is not None:
+            here.known_step = max(here.known_step, step)
+            if here.error is not None:
+                raise here.error
+            if here.row is not None and here.row[col.STEP] > step:
+                return here.row
+            self._go_on_if_known(trial)
+            here.news.clear()
+            await here.news.wait()
+        return None
+
+    async def leave(self, trial: str) -> None:
+        """Give the trial's slot to the next one; a trial that is not here has none to give."""
+        self._table.leave(trial)
+        gone = self._trials.pop(trial, None)
+        if gone is not None:
+            gone.news.set()
+            self._changed.set()
+
+    async def _drive(self) -> None:
+        """Train what is ready, for ever."""
+        while True:
+            self._changed.clear()
+            self._show()
+            if shape_and_trial := self._table.shape_in_need():
+                await self._open(*shape_and_trial)
+            elif trial_and_slot := self._table.seat_next():
+                await self._load(*trial_and_slot)
+            else:
+                work = self._table.next_work(time.monotonic())
+                if isinstance(work, Work):
+                    await self._train(work)
+                else:
+                    try:
+                        await asyncio.wait_for(self._changed.wait(), work)
+                    except TimeoutError:
+                        continue
+
+    def _broke(self, driving: asyncio.Task[None]) -> None:
+        """An error of the engine itself: whoever waits for a row is told rather than left waiting."""
+        error = None if driving.cancelled() else driving.exception()
+        if error is not None:
+            for trial in tuple(self._trials):
+                self._fail(trial, error)
+
+    async def _open(self, shape: Shape, first: str) -> None:
+        """Make the slots of a shape that a trial waits for."""
+        run = self._trials[first].run
+        try:
+            slots = await self._on_device(self._trainers.open, run)
+        except Exception as error:
+            await self._mend(shape, (first,), error)
+            return
+        costs = Costs(0.0, 0.0) if shape in self._one_by_one else self._trainers.costs(run)
+        self._table.add_group(shape, slots, costs)
+
+    async def _load(self, trial: str, slot: int) -> None:
+        """Begin or continue a trial in a slot that is free."""
+        run = self._trials[trial].run
+        folder = self._folder.trial(trial)
+        try:
+            last_row = await self._on_device(self._trainers.fill, run.pack_key, slot, run, folder)
+        except Exception as error:
+            await self._mend(run.pack_key, (trial,), error)
+            return
+        if trial not in self._table:
+            return
+        if last_row is None:
+            self._table.ready(trial, time.monotonic())
+        else:
+            now = time.time()
+            self._report(trial, last_row, slot, now, now)
+
+    async def _train(self, work: Work) -> None:
+        """Train an interval; rows reach their trials when their checkpoints are on disk."""
+        trials = {self._table.slot(trial): trial for trial in work.trials}
+        began_at = time.time()
+        try:
+            rows, snapshots = await self._on_device(self._trainers.advance, work.shape, list(trials), work.batched)
+        except Exception as error:
+            await self._mend(work.shape, work.trials, error)
+            return
+        reported_at = time.time()
+        self._table.rests(work.shape, time.monotonic())
+        for slot, trial in trials.items():
+            if trial not in self._table:
+                continue  # it left while it trained
+            if slot in rows:
+                self._trials[trial].saving = asyncio.create_task(
+                    self._save_and_report(trial, rows[slot], snapshots.get(slot), slot, began_at, reported_at)
+                )
+            else:  # the others ran up to their report, this one is not at its own yet
+                self._table.ready(trial, time.monotonic())
+
+    async def _save_and_report(
+        self, trial: str, row: Row, snapshot: Any, slot: int, began_at: float, reported_at: float
+    ) -> None:
+        if snapshot is not None:
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(self._writer, self._trainers.save, self._folder.trial(trial), snapshot)
+            except OSError as error:
+                self._fail(trial, error)
+                return
+        self._report(trial, row, slot, began_at, reported_at)
+
+    def _report(self, trial: str, row: Row, slot: int, began_at: float, reported_at: float) -> None:
+        if trial not in self._table:
+            return
+        place = {col.ENGINE: self._number, col.SLOT: slot, col.BEGAN_AT: began_at, col.REPORTED_AT: reported_at}
+        here = self._trials[trial]
+        here.row = {**row, **place}
+        self._table.reported(trial)
+        self._go_on_if_known(trial)
+        here.news.set()
+
+    def _go_on_if_known(self, trial: str) -> None:
+        """Let a trial go on whose newest row the driver has and has not stopped it for."""
+        here = self._trials[trial]
+        known = here.row is not None and here.row[col.STEP] <= here.known_step
+        if known and trial in self._table and self._table.state(trial) == "reported":
+            self._table.ready(trial, time.monotonic())
+            self._changed.set()
+
+    def _fail(self, trial: str, error: BaseException) -> None:
+        """Free the trial's slot; its next question is answered with its error."""
+        self._table.leave(trial)
+        here = self._trials.get(trial)
+        if here is not None:
+            # The traceback as text: the object would hold on to tensors, and Ray's own would hide where it came from.
+            here.error = RuntimeError("".join(traceback.format_exception(error)).rstrip())
+            here.news.set()
+
+    async def _mend(self, shape: Shape, trials: Sequence[str], error: Exception) -> None:
+        """After an error in `trials`, whose slots hold nothing of use now: begin them anew, or fail the only one."""
+        idle = [other for other in self._table.shapes if other != shape and not self._table.seated(other)]
+        if self._trainers.is_out_of_memory(error) and idle:
+            for other in idle:
+                await self._close(other)
+        elif self._trainers.is_out_of_memory(error) and self._trainers.halve(shape):
+            print(f"engine {self._number}: out of memory, going on with half the slots")
+        elif len(trials) > 1:
+            self._one_by_one.add(shape)
+        else:
+            self._fail(trials[0], error)
+            return
+        error.__traceback__ = None  # it holds on to the memory that is to be freed
+        await self._close(shape)
+
+    async def _close(self, shape: Shape) -> None:
+        """Give up a shape's slots; its trials wait in line, and continue from their checkpoints."""
+        if shape in self._table.shapes:
+            self._table.remove_group(shape)
+        await self._on_device(self._trainers.close, shape)
+
+    def _show(self) -> None:
+        titles = [self._trials[trial].title for trial in self._table.trials if self._table.slot(trial) is not None]
+        show_in_dashboard(f"engine {self._number}: {', '.join(titles) or 'idle'}")
+
+    async def _on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._device, function, *arguments)

@@ -1,0 +1,144 @@
+"""The trainers of one device, one per shape, and what an engine does with them, all of it in its device thread.
+
+How many slots a shape gets is decided here: what was asked for, or what is worthwhile by measurement, or what memory
+has room for once it ran out.
+"""
+
+import gc
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lmcore import columns as col
+from lmcore.checkpoint import CheckpointError, write_checkpoint
+from lmcore.config import RunSpec
+from lmcore.throughput import Pace, doubling_paces, is_out_of_memory, pace, worthwhile_slots
+from lmcore.tokens import Tokens
+from lmcore.trainer import Row, Trainer
+from sweeps.checkpoint_files import checkpoint_file, checkpoint_files, drop_old_checkpoints
+from sweeps.slots import Costs, Shape
+
+Snapshot = tuple[Any, Any]
+
+
+class Trainers:
+    """An `lmcore.trainer.Trainer` for each shape that trials came in.
+
+    Args:
+        slots: per shape; None measures how many are worthwhile.
+        memory_bytes: that this process may fill on a CPU; a GPU is its own.
+    """
+
+    def __init__(self, slots: int | None, memory_bytes: int) -> None:
+        self._tokens: Tokens | None = None
+        self._wanted = slots
+        self._memory_bytes = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else memory_bytes
+        self._most: dict[Shape, int] = {}
+        """Slots for which there was memory, where it ran out at more."""
+        self._paces: dict[Shape, list[Pace]] = {}
+        self._trainers: dict[Shape, Trainer] = {}
+
+    def take(self, tokens: Tokens) -> None:
+        """The data that all trials train on."""
+        self._tokens = self._tokens or tokens
+
+    def paces(self, run: RunSpec) -> list[Pace]:
+        """Measured once per shape; none where there is nothing to choose."""
+        shape = run.pack_key
+        if shape not in self._paces:
+            if self._wanted is None:
+                self._paces[shape] = doubling_paces(run, self._tokens, self._memory_bytes)
+            elif self._wanted == 1:
+                self._paces[shape] = []
+            else:
+                self._paces[shape] = self._paces_at(run, self._wanted)
+        return self._paces[shape]
+
+    def _paces_at(self, run: RunSpec, slots: int) -> list[Pace]:
+        """Paces of one slot and of `slots`, or of as many as memory has room for."""
+        paces = [pace(run, self._tokens, 1)]
+        while slots > 1:
+            try:
+                return [*paces, pace(run, self._tokens, slots)]
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            slots //= 2
+            self._most[run.pack_key] = slots
+        return paces
+
+    def slots(self, run: RunSpec) -> int:
+        """How many slots its shape has, or would have."""
+        wanted = worthwhile_slots(self.paces(run)) if self._wanted is None else self._wanted
+        return min(wanted, self._most.get(run.pack_key, wanted))
+
+    def costs(self, run: RunSpec) -> Costs:
+        """Of an interval of its shape."""
+        paces, slots = self.paces(run), self.slots(run)
+        if not paces:
+            return Costs(single_s=0.0, batched_s=0.0)
+        tokens = run.train.eval_every * run.tokens_per_step
+        together = max((p for p in paces if p.slots <= slots), key=lambda p: p.slots)
+        return Costs(tokens / paces[0].tokens_per_s, slots * tokens / together.tokens_per_s)
+
+    def open(self, run: RunSpec) -> int:
+        """Make the trainer of its shape; the number of its slots."""
+        slots = self.slots(run)
+        self._trainers[run.pack_key] = Trainer([run] + [None] * (slots - 1), self._tokens)
+        return slots
+
+    def close(self, shape: Shape) -> None:
+        """Give up a shape's trainer and its memory."""
+        self._trainers.pop(shape, None)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def halve(self, shape: Shape) -> bool:
+        """Open the shape with half its slots from now on; False if it has one slot only."""
+        trainer = self._trainers.get(shape)
+        if trainer is None or len(trainer.slots) == 1:
+            return False
+        self._most[shape] = len(trainer.slots) // 2
+        return True
+
+    def fill(self, shape: Shape, slot: int, run: RunSpec, folder: Path) -> Row | None:
+        """Restore the newest whole checkpoint in the trial's folder, or begin its run; its last row."""
+        trainer = self._trainers[shape]
+        for file in reversed(checkpoint_files(folder)):
+            try:
+                trainer.restore_slot(slot, file)
+            except CheckpointError as error:
+                print(error)
+                continue
+            restored = trainer.slots[slot]
+            assert restored is not None
+            return restored.last_row
+        trainer.load_slot(slot, run)
+        return None
+
+    def advance(self, shape: Shape, slots: list[int], batched: bool) -> tuple[dict[int, Row], dict[int, Snapshot]]:
+        """Train an interval: rows by slot, and snapshots of those that are to be saved."""
+        trainer = self._trainers[shape]
+        rows = {row[col.SLOT]: row for row in trainer.advance(slots, batched)}
+        return rows, {k: trainer.snapshot_slot(k) for k in rows if _save_is_due(trainer, k)}
+
+    @staticmethod
+    def save(folder: Path, snapshot: Snapshot) -> None:
+        """Write a snapshot as the newest checkpoint of the trial that has this folder; in any thread."""
+        write_checkpoint(checkpoint_file(folder, snapshot[1]["step"]), *snapshot)
+        drop_old_checkpoints(folder)
+
+    @staticmethod
+    def is_out_of_memory(error: Exception) -> bool:
+        """Whether less at a time might have gone well."""
+        return is_out_of_memory(error)
+
+
+def _save_is_due(trainer: Trainer, k: int) -> bool:
+    slot = trainer.slots[k]
+    assert slot is not None
+    every = slot.run.train.checkpoint_every or 1
+    before = slot.step - slot.run.train.eval_every
+    return slot.finished or slot.step // every > before // every

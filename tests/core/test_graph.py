@@ -1,0 +1,43 @@
+"""Training through CUDA graphs against the same training without them."""
+
+import pytest
+import torch
+
+from lmcore import columns as col
+from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
+from lmcore.trainer import Trainer
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+MODEL = {"vocab_size": 97, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 16}
+
+
+def runs(graphs):
+    train = {"steps": 30, "batch_size": 4, "eval_every": 5, "eval_windows": 8, "compile": False, "dtype": "float32"}
+    return [
+        RunSpec(
+            model=ModelConfig(**MODEL, tie_embeddings=tied),
+            train=TrainConfig(**train, seed=seed, cuda_graphs=graphs),
+            optim=OptimConfig(lr=lr),
+        )
+        for seed, tied, lr in [(0, False, 1e-3), (1, True, 1e-2), (2, False, 3e-3)]
+    ]
+
+
+def test_replayed_steps_train_as_launched_ones_do_while_slots_rest_and_are_refilled(small_tokens):
+    curves = []
+    for graphs in (False, True):
+        first, second, third = runs(graphs)
+        trainer = Trainer([first, second, None], small_tokens)
+        rows = []
+        for _ in range(2):
+            rows += trainer.advance([0, 1], batched=True)
+        rows += trainer.advance([1], batched=True)  # slot 0 rests
+        trainer.load_slot(2, third)  # in slot 2 until now there was nothing
+        trainer.load_slot(0, second)
+        rows += [row for _ in range(3) for row in trainer.advance([0, 1, 2], batched=True)]
+        curves.append([(row[col.SLOT], row[col.STEP], row[col.TRAIN_LOSS], row[col.VAL_LOSS]) for row in rows])
+    plain, replayed = curves
+    assert [row[:2] for row in plain] == [row[:2] for row in replayed]
+    for mine, theirs in zip(replayed, plain, strict=True):
+        assert mine[2:] == pytest.approx(theirs[2:], rel=1e-4)

@@ -26,10 +26,11 @@ ELAPSED_S = "elapsed_s"  # since the trial began, evaluation included, stops exc
 
 # Where and when a sweep's row was made: rows only, and of no use to a comparison. Unix seconds.
 ENGINE = "engine"  # number of the process that trained it
+WIDTH = "width"  # slots that were computed as one program, this one among them; others may have rested
 BEGAN_AT = "began_at"  # its device began the interval
 REPORTED_AT = "reported_at"  # and had trained and evaluated it
 DECIDED_AT = "decided_at"  # the driver had decided whether the trial goes on
-PLACE_COLUMNS = (ENGINE, SLOT, BEGAN_AT, REPORTED_AT, DECIDED_AT)
+PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT)
 
 REPORT_COLUMNS = (SLOT, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)

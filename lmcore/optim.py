@@ -54,8 +54,13 @@ def adamw_coefficients(
 
 
 @torch.no_grad()
-def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients) -> None:
+def adamw_update_(
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients, active: Tensor | None = None
+) -> None:
     """Update `param` and both moments in place; all four have one shape, `grad` is left as it was.
+
+    Where `active` (bool, broadcasts like a coefficient) is false, `param` keeps its bits, infinite ones included; the
+    moments do with the coefficients `IDLE` of `lmcore.population` and a gradient of -0.0.
 
     One temporary of the parameter's size. Every operation is elementwise and rounds once, so a slot's result is bitwise
     the same alone and in any population, and (float32, float64) for a number as for a tensor of it. The fused addcmul,
@@ -67,9 +72,9 @@ def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tens
     exp_avg_sq.mul_(c.beta2).add_(buffer)
     torch.sqrt(exp_avg_sq, out=buffer).add_(c.eps)
     torch.div(exp_avg, buffer, out=buffer).mul_(c.step_size)
-    param.sub_(buffer)
+    param.sub_(buffer if active is None else torch.where(active, buffer, 0.0))
     torch.mul(param, c.decay, out=buffer)
-    param.sub_(buffer)
+    param.sub_(buffer if active is None else torch.where(active, buffer, 0.0))
 
 
 class AdamW(torch.optim.Optimizer):

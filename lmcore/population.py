@@ -77,8 +77,8 @@ class Population:
         """One update of every slot on windows x, y [K, B, T], or of those that `active` [K] (bool) names.
 
         Each coefficient is a tensor [K] (`IDLE` for slots that rest), and so are the norms to clip at, infinite where
-        nothing is clipped. A resting slot is computed and its result dropped: its weights and moments keep their values
-        whatever its gradient is. Nothing here waits for the device.
+        nothing is clipped. A resting slot is computed and its result dropped: its weights and moments keep their bits
+        whatever they and its gradient are. Nothing here waits for the device.
         """
         losses = forward(self.model, x, y).flatten(1).mean(1)
         # One seed gradient per slot: nothing, not even the loss, is summed over slots.
@@ -97,9 +97,11 @@ class Population:
                     continue
                 lead = (-1, *[1] * (p.ndim - 1))
                 grad = grads[name].mul_(scale.view(lead))
-                if active is not None:
-                    grad = torch.where(active.view(lead), grad, 0.0)  # selected: 0 * nan is nan
+                trains = None if active is None else active.view(lead)
+                if trains is not None:
+                    # Selected, as 0 * nan is nan; of this sign, because 0.0 added to a moment of -0.0 would change it.
+                    grad = torch.where(trains, grad, -0.0)
                 per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in (idle_head if name == HEAD else c)))
-                adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], per_slot)
+                adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], per_slot, trains)
                 p.grad = None
         return StepResult(losses.detach(), norms)

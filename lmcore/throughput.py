@@ -8,6 +8,8 @@ import resource
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -70,18 +72,32 @@ def pace(run: RunSpec, tokens: Tokens, slots: int) -> Pace:
         update={"steps": 2**40, "eval_every": 1, "eval_windows": 1, "checkpoint_every": None, "compile": False}
     )
     probe = run.model_copy(update={"train": train})
-    cuda = torch.cuda.is_available() and train.device != "cpu"
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    _reset_peak(cuda := torch.cuda.is_available() and train.device != "cpu")
     trainer = Trainer([probe] * slots, tokens)
     trainer.advance(batched=True)  # allocates, and reads the data for the first time
     rates: list[float] = []
     began = time.perf_counter()
     while len(rates) < 3 or time.perf_counter() - began < LEAST_S:
         rates.append(slots * trainer.advance(batched=True)[0][col.TOKENS_PER_S])
-    peak = torch.cuda.max_memory_allocated() if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Pace(slots, statistics.median(rates), peak)
+    return Pace(slots, statistics.median(rates), _peak_bytes(cuda))
+
+
+def _reset_peak(cuda: bool) -> None:
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process, and too high
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak_bytes(cuda: bool) -> int:
+    if cuda:
+        return torch.cuda.max_memory_allocated()
+    with suppress(OSError):
+        status = Path("/proc/self/status").read_text()
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def is_out_of_memory(error: BaseException) -> bool:

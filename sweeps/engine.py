@@ -75,8 +75,11 @@ class Engine:
         """How many slots the shape of `run` gets here, and the paces that say so (`lmcore.throughput.Pace`)."""
         self._trainers.take(await tokens[0])
         spec = RunSpec.model_validate(run)
-        slots = await self._on_device(self._trainers.slots, spec)
-        return slots, [pace._asdict() for pace in self._trainers.paces(spec)]
+        try:
+            paces = await self._on_device(self._trainers.paces, spec)
+            return self._trainers.slots(spec), [pace._asdict() for pace in paces]
+        except Exception:  # what does not train at all says why when its first trial fails of it
+            return 1, []
 
     async def enter(self, trial: str, title: str, run: dict[str, Any], tokens: Shared) -> int:
         """Take a trial in, to continue from its newest checkpoint if it has one; this process's id.
@@ -85,7 +88,7 @@ class Engine:
         again has none, and Ray warns of references among what it is started with.
         """
         self._trainers.take(await tokens[0])
-        if self._driving is None:
+        if self._driving is None or self._driving.done():
             self._driving = asyncio.create_task(self._drive())
             self._driving.add_done_callback(self._broke)
         if trial not in self._trials:
@@ -149,12 +152,11 @@ class Engine:
         """Make the slots of a shape that a trial waits for."""
         run = self._trials[first].run
         try:
-            slots = await self._on_device(self._trainers.open, run)
+            slots, costs = await self._on_device(self._trainers.open, run)
         except Exception as error:
             await self._mend(shape, (first,), error)
             return
-        costs = Costs(0.0, 0.0) if shape in self._one_by_one else self._trainers.costs(run)
-        self._table.add_group(shape, slots, costs)
+        self._table.add_group(shape, slots, Costs(0.0, 0.0) if shape in self._one_by_one else costs)
 
     async def _load(self, trial: str, slot: int) -> None:
         """Begin or continue a trial in a slot that is free."""
@@ -171,7 +173,7 @@ class Engine:
             self._table.ready(trial, time.monotonic())
         else:
             now = time.time()
-            self._report(trial, last_row, slot, now, now)
+            self._report(trial, last_row | {col.WIDTH: 1, col.BEGAN_AT: now, col.REPORTED_AT: now})
 
     async def _train(self, work: Work) -> None:
         """Train an interval; rows reach their trials when their checkpoints are on disk."""
@@ -182,36 +184,33 @@ class Engine:
         except Exception as error:
             await self._mend(work.shape, work.trials, error)
             return
-        reported_at = time.time()
+        times = {col.BEGAN_AT: began_at, col.REPORTED_AT: time.time()}
+        width = self._table.slots(work.shape) if work.batched else 1
         self._table.rests(work.shape, time.monotonic())
         for slot, trial in trials.items():
             if trial not in self._table:
                 continue  # it left while it trained
             if slot in rows:
-                self._trials[trial].saving = asyncio.create_task(
-                    self._save_and_report(trial, rows[slot], snapshots.get(slot), slot, began_at, reported_at)
-                )
+                row = rows[slot] | {col.WIDTH: width} | times
+                self._trials[trial].saving = asyncio.create_task(self._save_and_report(trial, row, snapshots.get(slot)))
             else:  # the others ran up to their report, this one is not at its own yet
                 self._table.ready(trial, time.monotonic())
 
-    async def _save_and_report(
-        self, trial: str, row: Row, snapshot: Any, slot: int, began_at: float, reported_at: float
-    ) -> None:
+    async def _save_and_report(self, trial: str, row: Row, snapshot: Any) -> None:
         if snapshot is not None:
             loop = asyncio.get_running_loop()
             try:
                 await loop.run_in_executor(self._writer, self._trainers.save, self._folder.trial(trial), snapshot)
-            except OSError as error:
+            except Exception as error:
                 self._fail(trial, error)
                 return
-        self._report(trial, row, slot, began_at, reported_at)
+        self._report(trial, row)
 
-    def _report(self, trial: str, row: Row, slot: int, began_at: float, reported_at: float) -> None:
+    def _report(self, trial: str, row: Row) -> None:
         if trial not in self._table:
             return
-        place = {col.ENGINE: self._number, col.SLOT: slot, col.BEGAN_AT: began_at, col.REPORTED_AT: reported_at}
         here = self._trials[trial]
-        here.row = {**row, **place}
+        here.row = row | {col.ENGINE: self._number, col.SLOT: self._table.slot(trial)}
         self._table.reported(trial)
         self._go_on_if_known(trial)
         here.news.set()
@@ -227,6 +226,7 @@ class Engine:
     def _fail(self, trial: str, error: BaseException) -> None:
         """Free the trial's slot; its next question is answered with its error."""
         self._table.leave(trial)
+        self._changed.set()
         here = self._trials.get(trial)
         if here is not None:
             # The traceback as text: the object would hold on to tensors, and Ray's own would hide where it came from.
@@ -235,23 +235,33 @@ class Engine:
 
     async def _mend(self, shape: Shape, trials: Sequence[str], error: Exception) -> None:
         """After an error in `trials`, whose slots hold nothing of use now: begin them anew, or fail the only one."""
-        idle = [other for other in self._table.shapes if other != shape and not self._table.seated(other)]
-        if self._trainers.is_out_of_memory(error) and idle:
-            for other in idle:
-                await self._close(other)
-        elif self._trainers.is_out_of_memory(error) and self._trainers.halve(shape):
-            print(f"engine {self._number}: out of memory, going on with half the slots")
+        to_close = [shape]
+        if self._trainers.is_out_of_memory(error):
+            if idle := [other for other in self._table.idle_shapes if other != shape]:
+                to_close += idle
+            else:
+                candidates = [shape, *(other for other in self._table.shapes if other != shape)]
+                halved = next((some for some in candidates if self._trainers.halve(some)), None)
+                if halved is None:
+                    self._fail(trials[0], error)
+                else:
+                    to_close.append(halved)
+                    print(f"engine {self._number}: out of memory, going on with half the slots")
         elif len(trials) > 1:
             self._one_by_one.add(shape)
         else:
             self._fail(trials[0], error)
             return
         error.__traceback__ = None  # it holds on to the memory that is to be freed
-        await self._close(shape)
+        for some in to_close:
+            await self._close(some)
 
     async def _close(self, shape: Shape) -> None:
         """Give up a shape's slots; its trials wait in line, and continue from their checkpoints."""
         if shape in self._table.shapes:
+            # First of all those checkpoints that are being written: they are the newest.
+            saving = [self._trials[trial].saving for trial in self._table.seated(shape)]
+            await asyncio.gather(*(task for task in saving if task is not None))
             self._table.remove_group(shape)
         await self._on_device(self._trainers.close, shape)
 

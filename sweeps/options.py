@@ -123,6 +123,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _slots(text: str) -> int | str:
+    if text != "auto" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be auto or a number of slots (got {text!r}); write --slots 4")
     return text if text == "auto" else int(text)
 
 

@@ -21,7 +21,7 @@ class Progress:
     def __init__(self, console: Console, total: int, concurrent: int) -> None:
         self._console = console
         self._total = total
-        self._concurrent = max(1, min(concurrent, total))
+        self._concurrent = max(1, min(concurrent, total))  # slots, or trials at a time where those are fewer
         self._began = time.monotonic()
         self._running: dict[str, dict[str, Any]] = {}
         self._trial_began: dict[str, float] = {}
@@ -103,9 +103,11 @@ class Progress:
     def _summary(self) -> str:
         done = sum(self._counts.values())
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
+        free = self._concurrent - len(self._running)
+        idle = f", {free} slot{'s' if free > 1 else ''} idle" if free else ""
         best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
         return (
-            f"{done}/{self._total} trials{f' ({counts})' if counts else ''}, {len(self._running)} running, "
+            f"{done}/{self._total} trials{f' ({counts})' if counts else ''}, {len(self._running)} running{idle}, "
             f"best {best or 'none yet'}, {self._tokens_per_s():,.0f} tokens/s, about {self._time_left()} left"
         )
 

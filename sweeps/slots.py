@@ -86,6 +86,10 @@ class SlotTable:
         """Trials that have a slot of this shape."""
         return [trial for trial in self._groups[shape].trials if trial is not None]
 
+    def slots(self, shape: Shape) -> int:
+        """How many slots a shape has."""
+        return len(self._groups[shape].trials)
+
     def add_group(self, shape: Shape, slots: int, costs: Costs) -> None:
         """Offer `slots` slots of a shape."""
         self._groups[shape] = _Group([None] * slots, costs)
@@ -109,6 +113,12 @@ class SlotTable:
             group = self._groups[entry.shape]
             group.trials[entry.slot] = None
             group.unexpected.discard(entry.slot)  # somebody may well come to refill it
+
+    @property
+    def idle_shapes(self) -> list[Shape]:
+        """Shapes that have slots and no trial, not even one that waits."""
+        used = {entry.shape for entry in self._entries.values()}
+        return [shape for shape in self._groups if shape not in used]
 
     def shape_in_need(self) -> tuple[Shape, str] | None:
         """A shape that somebody waits for and that has no slots yet, and the first who does."""
@@ -136,8 +146,9 @@ class SlotTable:
 
     def reported(self, trial: str) -> None:
         """The trial has a row, and waits for what the driver decides."""
-        if trial in self._entries:  # it may have left while it trained
-            self._entries[trial].state = "reported"
+        entry = self._entries.get(trial)
+        if entry is not None and entry.slot is not None:  # it may have left, or lost its slot, while it trained
+            entry.state = "reported"
 
     def rests(self, shape: Shape, now: float) -> None:
         """An interval of this shape has ended."""
@@ -163,19 +174,19 @@ class SlotTable:
             return min(waits, default=None)
         work = min(works, key=lambda w: w[0])[1]
         group = self._groups[work.shape]
+        group.unexpected |= self._missing(group)
         for trial in work.trials:
             self._entries[trial].state = "training"
-        group.unexpected |= self._missing(group)
         return work
 
     def _missing(self, group: _Group) -> set[int]:
-        """Slots that are not ready, though they may be soon."""
-        not_ready = {
+        """Slots that are not ready, though they may be soon: free ones too, and those whose row is being saved."""
+        ready = {
             slot
             for slot, trial in enumerate(group.trials)
-            if trial is None or self._entries[trial].state not in ("ready", "training")
+            if trial is not None and self._entries[trial].state == "ready"
         }
-        return not_ready - group.unexpected
+        return set(range(len(group.trials))) - ready - group.unexpected
 
     def _patience(self, group: _Group, ready: Sequence[str], now: float) -> float:
         """Seconds that waiting for the missing slots is still worth."""

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from sweeps.cluster import Cluster
 
+SPARE_CPUS = 1  # for the next trial's process, while the last one's is ending
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -96,6 +98,7 @@ def run_on(
     from sweeps.engines import Engines
     from sweeps.ledger import Ledger
     from sweeps.manifest import manifest
+    from sweeps.occupancy import Occupancy
     from sweeps.progress import Progress
     from sweeps.rows import RowFile
     from sweeps.trial_files import TrialFiles
@@ -116,7 +119,8 @@ def run_on(
         console.print(f"Ray dashboard: {cluster.dashboard_url}{token if cluster.local else ''}", highlight=False)
     choices = engines.choices()
     concurrent = engines.open(choices, most)
-    write_json(folder.manifest, manifest(spec, tokens, cluster, len(engines.handles), choices))
+    about = manifest(spec, tokens, cluster, len(engines.handles), choices)
+    write_json(folder.manifest, about)
     console.print(f"Slots on each of {len(engines.handles)} engines: {', '.join(map(str, choices))}", highlight=False)
     console.print(
         f"{total} trials, {concurrent} at a time, on {spec.train.device} in {spec.train.dtype}; "
@@ -124,17 +128,24 @@ def run_on(
         highlight=False,
     )
     rows = RowFile(folder.metrics)
+    occupancy = Occupancy(len(engines.handles))
     tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb))
     began = time.monotonic()
     try:
         with Progress(console, total, concurrent) as progress:
-            watchers = Watchers([rows, TrialFiles(folder, ledger), progress])
-            with interrupts.insisting():
+            watchers = Watchers([rows, TrialFiles(folder, ledger), occupancy, progress])
+            cpus = len(engines.handles) * int(spec.train.threads) + concurrent + SPARE_CPUS
+            with interrupts.insisting(), cluster.only(cpus):
                 tune_all(ledger, engines, watchers, folder, concurrent)
     finally:
         seconds = time.monotonic() - began
         engines.close()
         rows.close()
+        if occupancy.share is not None:
+            console.print(
+                f"Until the last trial started, engines trained {occupancy.share:.0%} of the time", highlight=False
+            )
+            write_json(folder.manifest, about | {"occupancy": occupancy.share})
         problem = tracking.finish()
         if problem:
             console.print(problem, highlight=False)

@@ -36,6 +36,8 @@ class Trainers:
         self._memory_bytes = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else memory_bytes
         self._most: dict[Shape, int] = {}
         """Slots for which there was memory, where it ran out at more."""
+        self._tried: dict[Shape, int] = {}
+        """Slots that shapes were last opened with."""
         self._paces: dict[Shape, list[Pace]] = {}
         self._trainers: dict[Shape, Trainer] = {}
 
@@ -73,6 +75,13 @@ class Trainers:
         wanted = worthwhile_slots(self.paces(run)) if self._wanted is None else self._wanted
         return min(wanted, self._most.get(run.pack_key, wanted))
 
+    def open(self, run: RunSpec) -> tuple[int, Costs]:
+        """Make the trainer of its shape: the number of its slots, and what an interval costs."""
+        slots = self.slots(run)
+        self._tried[run.pack_key] = slots
+        self._trainers[run.pack_key] = Trainer([run] + [None] * (slots - 1), self._tokens)
+        return slots, self.costs(run)
+
     def costs(self, run: RunSpec) -> Costs:
         """Of an interval of its shape."""
         paces, slots = self.paces(run), self.slots(run)
@@ -82,12 +91,6 @@ class Trainers:
         together = max((p for p in paces if p.slots <= slots), key=lambda p: p.slots)
         return Costs(tokens / paces[0].tokens_per_s, slots * tokens / together.tokens_per_s)
 
-    def open(self, run: RunSpec) -> int:
-        """Make the trainer of its shape; the number of its slots."""
-        slots = self.slots(run)
-        self._trainers[run.pack_key] = Trainer([run] + [None] * (slots - 1), self._tokens)
-        return slots
-
     def close(self, shape: Shape) -> None:
         """Give up a shape's trainer and its memory."""
         self._trainers.pop(shape, None)
@@ -96,12 +99,11 @@ class Trainers:
             torch.cuda.empty_cache()
 
     def halve(self, shape: Shape) -> bool:
-        """Open the shape with half its slots from now on; False if it has one slot only."""
-        trainer = self._trainers.get(shape)
-        if trainer is None or len(trainer.slots) == 1:
-            return False
-        self._most[shape] = len(trainer.slots) // 2
-        return True
+        """Open the shape with half its slots from now on; False if that was one slot, or it was never opened."""
+        slots = self._tried.get(shape, 1) // 2
+        if slots:
+            self._most[shape] = self._tried[shape] = slots
+        return bool(slots)
 
     def fill(self, shape: Shape, slot: int, run: RunSpec, folder: Path) -> Row | None:
         """Restore the newest whole checkpoint in the trial's folder, or begin its run; its last row."""

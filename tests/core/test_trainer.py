@@ -280,3 +280,131 @@ def test_training_leaves_the_number_of_threads_as_it_was(small_tokens):
     torch.set_num_threads(2)
     Trainer([run(steps=1)], small_tokens).advance()
     assert torch.get_num_threads() == 2
+
+
+def test_a_tied_slots_gradient_norm_does_not_depend_on_whether_its_neighbours_are_tied(small_tokens):
+    """Its idle head is a zero in the norm beside untied slots, and no tensor at all where every slot is tied."""
+    small = MODEL | {"num_layers": 5, "d_model": 32, "d_ff": 64}  # 47 tensors: most sensitive to one more
+    every_step = {"eval_every": 1, "eval_windows": 1}
+    tied = [run(seed=seed, tied=True, lr=1e-2, model=small, train=every_step) for seed in range(2)]
+    mixed = Trainer([*tied, run(model=small, train=every_step)], small_tokens)
+    alike = Trainer(tied, small_tokens)
+    assert curves(mixed)[:2] == curves(alike)
+
+
+def bits(trainer, k):
+    """Slot k's weights and moments as integers: NaN equals itself, and -0.0 is not 0.0."""
+    tensors, _ = trainer.snapshot_slot(k)
+    return {name: tensor.view(torch.int32) for name, tensor in tensors.items()}
+
+
+def assert_same_bits(before, after):
+    assert before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+def rests(trainer, slots):
+    """Rows of three batched intervals in which all but `slots` rest, and rests do not change bit by bit."""
+    resting = [k for k in range(len(trainer.slots)) if k not in slots and trainer.slots[k] is not None]
+    before = [bits(trainer, k) for k in resting]
+    rows = [row for _ in range(3) for row in trainer.advance(slots, batched=True)]
+    for k, there in zip(resting, before, strict=True):
+        assert_same_bits(there, bits(trainer, k))
+    return rows
+
+
+def test_a_batched_advance_of_some_slots_leaves_the_others_as_they_are_and_none_notices(small_tokens):
+    """Among the resting ones: a finished slot, an empty one, one that reported earlier, and one that went to NaN."""
+    short = run(steps=5, seed=5, lr=1e-2)
+    runs = [*FIVE, short, None]
+    trainer = Trainer(runs, small_tokens)
+    rows = trainer.advance([0, 1, 2, 3, 4, 5], batched=True)
+    rows += rests(trainer, [0, 3])
+    rows += rests(trainer, [1, 4])
+    rows += trainer.advance([0, 2], batched=True)
+    for k in (0, 1, 3, 4, 5):
+        curve = curves(Trainer([runs[k]], small_tokens))[0]
+        together = numbers(row for row in rows if row[col.SLOT] == k)
+        assert together == curve[: len(together)]
+        assert len(together) >= 1 + 3 * (k in (0, 1, 3, 4))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.0])
+def test_whatever_a_resting_slot_holds_stays_in_it_and_out_of_its_neighbours(small_tokens, value):
+    trainer = Trainer([FIVE[0], FIVE[1], FIVE[3]], small_tokens)
+    trainer.advance(batched=True)
+    for part, named in trainer._slot_tensors().items():
+        for tensor in named.values():
+            tensor.detach()[1].view(-1)[::3] = abs(value) if part == "exp_avg_sq" else value  # of squares
+    rows = rests(trainer, [0, 2])
+    for k, alone in ((0, FIVE[0]), (2, FIVE[3])):
+        assert numbers(row for row in rows if row[col.SLOT] == k) == curves(Trainer([alone], small_tokens))[0][1:4]
+
+
+def test_a_resting_slot_whose_gradient_would_not_be_finite_keeps_its_weights(small_tokens):
+    wild = run(lr=1e18, clip_norm=None, warmup_fraction=0.0, train={"eval_every": 1, "eval_windows": 1})
+    calm = run(lr=1e-2, train={"eval_every": 1, "eval_windows": 1})
+    trainer = Trainer([wild, calm], small_tokens)
+    trainer.advance([0], batched=True)
+    assert all(weight.isfinite().all() for weight in trainer.model.slot_state_dict(0).values())
+    rows = rests(trainer, [1])
+    assert numbers(rows) == curves(Trainer([calm], small_tokens))[0][:3]
+    (row,) = trainer.advance([0], batched=True)
+    assert not math.isfinite(row[col.GRAD_NORM])  # it was so all the while
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_batched_and_looped_advances_of_the_same_slots_give_the_same_rows(small_tokens, tied):
+    runs = [run(seed=k, lr=10.0 ** -(k + 1), tied=tied or k == 1) for k in range(4)]
+    steps = [[0, 1, 2, 3], [1, 3], [0], [0, 1, 2], [2]]
+    batched, looped = (
+        (trainer, [row for some in steps for row in trainer.advance(some, batched=way)])
+        for way, trainer in ((True, Trainer(runs, small_tokens)), (False, Trainer(runs, small_tokens)))
+    )
+    assert numbers(batched[1]) == numbers(looped[1])
+    for k in range(4):
+        assert_same_bits(bits(batched[0], k), bits(looped[0], k))
+
+
+def test_only_active_slots_advance_and_a_refusal_changes_nothing(small_tokens):
+    trainer = Trainer([run(steps=5), run(seed=1), None], small_tokens)
+    trainer.advance()
+    before = bits(trainer, 1)
+    for wrong in ([0], [2], [1, 0], [3], [-1]):
+        with pytest.raises(ValueError, match="only active slots can advance"):
+            trainer.advance(wrong, batched=True)
+    assert_same_bits(before, bits(trainer, 1))
+    assert trainer.slots[1].step == 5
+    assert trainer.advance([]) == []
+
+
+def test_a_snapshot_written_later_is_the_file_that_save_slot_writes_now(small_tokens, tmp_path):
+    trainer = Trainer([run(lr=1e-2), run(lr=1e-2, seed=1, tied=True)], small_tokens)
+    trainer.advance()
+    for k in (0, 1):
+        trainer.save_slot(k, tmp_path / f"now-{k}.safetensors")
+    snapshots = [trainer.snapshot_slot(k) for k in (0, 1)]
+    trainer.advance()
+    trainer.load_slot(0, FIVE[1])
+    for k, snapshot in enumerate(snapshots):
+        write_checkpoint(tmp_path / f"later-{k}.safetensors", *snapshot)
+        now, later = ((tmp_path / f"{when}-{k}.safetensors").read_bytes() for when in ("now", "later"))
+        assert now == later
+    with pytest.raises(ValueError, match="slot 2 is empty"):
+        Trainer([run(), run(), None], small_tokens).snapshot_slot(2)
+
+
+def test_compiled_slots_beside_a_resting_one_equal_their_compiled_runs_alone_bitwise(small_tokens):
+    small = {
+        "model": MODEL | {"num_layers": 1},
+        "train": {"compile": True, "eval_every": 2, "eval_windows": 4},
+        "steps": 8,
+    }
+    runs = [run(seed=k, lr=10.0 ** -(k + 1), **small) for k in range(3)]
+    trainer = Trainer(runs, small_tokens)
+    together = trainer.advance([0, 1, 2], batched=True) + rests(trainer, [0, 2])
+    alone = Trainer([runs[0]], small_tokens)
+    for k in (0, 2):
+        alone.load_slot(0, runs[k])
+        assert numbers(row for row in together if row[col.SLOT] == k) == curves(alone)[0]
+        assert_same_bits(bits(trainer, k), bits(alone, 0))

@@ -65,7 +65,8 @@ def loss_of(live, step):
 def drive(ledger, crash=()):
     """Run every trial to its end; live trials by id."""
     ended = {}
-    while (live := ledger.ask()) is not None:
+    while sizes := ledger.sizes_left:
+        live = ledger.ask(sizes[0])
         for step in (10, 20, 30, 40):
             if live.trial.number in crash and step == 20:
                 ledger.fail(live.id, "ValueError: boom", "Traceback\nValueError: boom\n")
@@ -167,7 +168,7 @@ def test_a_diverged_trial_is_never_the_best_and_tpe_moves_away():
 
 def test_a_validation_loss_far_above_knowing_nothing_is_divergence_with_its_value_kept(tmp_path):
     book = ledger(tmp_path, "random", trials=2)
-    live = book.ask()
+    live = book.ask("main")
     assert book.report(live.id, row(10, 2 * math.log(2048) - 0.01)) == col.RUNNING
     assert book.report(live.id, row(20, 2 * math.log(2048) + 0.01)) == col.DIVERGED
     book.end(live.id)
@@ -179,7 +180,7 @@ def test_a_validation_loss_far_above_knowing_nothing_is_divergence_with_its_valu
 
 def test_an_infinite_training_loss_is_divergence_though_validation_is_finite():
     book = in_memory("random", trials=2)
-    live = book.ask()
+    live = book.ask("main")
     assert book.report(live.id, row(10, 4.0, train_loss=math.inf)) == col.DIVERGED
 
 
@@ -187,7 +188,7 @@ def test_trials_know_their_counts_and_their_whole_run(tmp_path):
     from lmcore.config import ModelConfig, RunSpec
     from lmcore.params import count_parameters
 
-    live = ledger(tmp_path, "random").ask()
+    live = ledger(tmp_path, "random").ask("main")
     attributes = study(tmp_path).trials[0].user_attrs
     run = RunSpec.model_validate(attributes[col.RUN])
     assert run == live.run
@@ -198,7 +199,7 @@ def test_trials_know_their_counts_and_their_whole_run(tmp_path):
 
 def test_an_interrupted_trial_stays_running_in_the_study(tmp_path):
     book = ledger(tmp_path, "random")
-    live = book.ask()
+    live = book.ask("main")
     book.report(live.id, row(10, 4.0))
     book.end(live.id)
     assert study(tmp_path).trials[0].state == TrialState.RUNNING

@@ -13,13 +13,16 @@ from analysis.report import build_report
 from lmcore import columns as col
 from sweeps import manifest as module
 from sweeps.cluster import Cluster
+from sweeps.engines import SlotChoice
 from sweeps.folder import RunFolder, write_json
 from sweeps.ledger import Ledger
 from sweeps.manifest import manifest
 from sweeps.spec import SweepSpec
 from sweeps.storage import open_storage
 
-CLUSTER = Cluster(cpus=3, gpus=0, dashboard_url=None, local=True)
+CLUSTER = Cluster(cpus=256, gpus=0, cores=3, memory_bytes=2**30, dashboard_url=None, local=True)
+PACES = [{"slots": 1, "tokens_per_s": 100.0, "peak_bytes": 10}, {"slots": 2, "tokens_per_s": 180.0, "peak_bytes": 20}]
+CHOICES = [SlotChoice("xs", 2, PACES), SlotChoice("s", 1, [])]
 SECRET = "postgresql://reader:p%40ss@db.example:5432/sweeps"
 
 
@@ -39,9 +42,9 @@ def spec(**search):
 
 def test_analysis_finds_in_it_all_that_it_asks_for(small_tokens, tmp_path):
     folder = RunFolder(tmp_path)
-    write_json(folder.manifest, manifest(spec(), small_tokens, CLUSTER))
+    write_json(folder.manifest, manifest(spec(), small_tokens, CLUSTER, 3, CHOICES))
     ledger = Ledger(spec(), open_storage(None, folder))
-    live = ledger.ask()
+    live = ledger.ask(ledger.sizes_left[0])
     ledger.report(live.id, dict.fromkeys(col.LAST_COLUMNS, 1.0) | {col.STEP: 200})
     ledger.end(live.id)
     run = analysis.load(tmp_path)
@@ -55,12 +58,15 @@ def test_analysis_finds_in_it_all_that_it_asks_for(small_tokens, tmp_path):
 
 def test_it_records_seeds_search_hardware_and_command(small_tokens, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/sweeps/run.py", "--trials", "5"])
-    values = manifest(spec(), small_tokens, CLUSTER)
+    values = manifest(spec(), small_tokens, CLUSTER, 3, CHOICES)
     assert values["schema"] == 1
     assert values["seeds"] == {"search": 5, "train": 4, "data": 3}
     assert values["search"] == {"method": "random", "scheduler": "asha", "trials": 5}
     assert values["sizes"] == ["xs", "s"]
-    assert (values["hardware"]["cluster_cpus"], values["hardware"]["cluster_gpus"]) == (3, 0)
+    hardware = values["hardware"]
+    assert (hardware["engines"], hardware["cluster_cores"], hardware["cluster_gpus"]) == (3, 3, 0)
+    assert values["slots"] == {"xs": {"per_engine": 2, "measured": PACES}, "s": {"per_engine": 1, "measured": []}}
+    assert json.loads(json.dumps(values)) == values
     assert values["command"] == ["run.py", "--trials", "5"]
     assert values["storage"] is None
     assert values["versions"]["ray"]
@@ -75,7 +81,7 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
         return done.stdout.strip()
 
     def commit():
-        return manifest(spec(), small_tokens, CLUSTER)["commit"]
+        return manifest(spec(), small_tokens, CLUSTER, 3, CHOICES)["commit"]
 
     (tmp_path / "sweeps").mkdir()
     monkeypatch.setattr(module, "__file__", str(tmp_path / "sweeps" / "manifest.py"))
@@ -93,7 +99,7 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
 
 def test_a_password_of_the_storage_is_not_in_it(small_tokens, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run.py", "--set", f"search.storage={SECRET}"])
-    values = manifest(spec(storage=SECRET), small_tokens, CLUSTER)
+    values = manifest(spec(storage=SECRET), small_tokens, CLUSTER, 3, CHOICES)
     assert "p%40ss" not in json.dumps(values)
     assert values["storage"] == "postgresql://reader:***@db.example:5432/sweeps"
     assert values["command"] == ["run.py", "--set", f"search.storage={values['storage']}"]
@@ -104,11 +110,11 @@ def test_a_password_of_the_storage_is_not_in_it(small_tokens, monkeypatch):
     ["sqlite:////data/a%20b/study.db", "postgresql://reader@db.example/sweeps", "mysql://db.example/x?charset=utf8"],
 )
 def test_a_storage_without_a_password_is_recorded_as_it_is(url, small_tokens):
-    assert manifest(spec(storage=url), small_tokens, CLUSTER)["storage"] == url
+    assert manifest(spec(storage=url), small_tokens, CLUSTER, 3, CHOICES)["storage"] == url
 
 
 def test_analysis_says_where_a_password_that_is_not_recorded_belongs(small_tokens, tmp_path):
-    write_json(tmp_path / "manifest.json", manifest(spec(storage=SECRET), small_tokens, CLUSTER))
+    write_json(tmp_path / "manifest.json", manifest(spec(storage=SECRET), small_tokens, CLUSTER, 3, CHOICES))
     with pytest.raises(
         RunError, match=r"keeps no password: take :\*\*\* out of its storage and set PGPASSWORD"
     ) as error:

@@ -122,14 +122,22 @@ def test_without_options_the_shipped_quick_sweep_runs_wherever_one_stands(monkey
 
 
 def test_every_option_reaches_the_spec():
-    argv = "--search random --scheduler none --trials 3 --seed 5 --name mine --wandb off"
+    argv = "--search random --scheduler none --trials 3 --seed 5 --slots 4 --name mine --wandb off"
     sets = ["--set", "optim.eps=1e-6", "--set", "sizes=[]"]
     options = parse([*argv.split(), *sets, "--address", "head:6379", "--no-dashboard", "--dry-run"])
     spec = load_spec(options.config, options.set, **options.flags)
     assert (spec.search.method, spec.search.scheduler, spec.search.trials) == ("random", "none", 3)
-    assert (spec.search.seed, spec.name, spec.tracking.wandb) == (5, "mine", "off")
+    assert (spec.search.seed, spec.search.slots, spec.name, spec.tracking.wandb) == (5, 4, "mine", "off")
     assert (spec.optim.eps, spec.sizes) == (1e-6, ())
     assert (options.address, options.dashboard, options.dry_run) == ("head:6379", False, True)
+
+
+def test_slots_of_a_file_can_be_left_to_measurement_again(tmp_path):
+    path = tmp_path / "fixed.yaml"
+    path.write_text("search: {trials: 1, slots: 4}\n")
+    assert load_spec(path).search.slots == 4
+    options = parse(["--slots", "auto"])
+    assert load_spec(path, options.set, **options.flags).search.slots == "auto"
 
 
 @pytest.mark.parametrize(
@@ -140,6 +148,7 @@ def test_every_option_reaches_the_spec():
         ["--scheduler", "pbt"],
         ["--trials", "many"],
         ["--seed", "0.5"],
+        ["--slots", "many"],
         ["--wandb", "auto"],
         ["--set"],
         ["--tri", "3"],
@@ -154,6 +163,7 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(capsys, argv):
     assert error.count("\n") == 1
     assert "--help" in error
     assert argv[0].lstrip("-") in error
+    assert " _" not in error  # no name of our own code
 
 
 def test_help_names_every_search_and_scheduler_and_shows_examples(capsys):

@@ -16,12 +16,12 @@ from sweeps.spec import SweepSpec
 def live():
     """A trial that runs: main-0000."""
     spec = SweepSpec.model_validate({"name": "rows", "space": {"optim.lr": {"low": 1e-3, "high": 1e-2}}})
-    return Ledger(spec, optuna.storages.InMemoryStorage()).ask()
+    return Ledger(spec, optuna.storages.InMemoryStorage()).ask("main")
 
 
 def row(step, **values):
     """A report row as the scheduler passes it on, its columns in another order than the file's."""
-    columns = {name: float(place) for place, name in enumerate(col.REPORT_COLUMNS) if name != col.SLOT}
+    columns = {name: float(place) for place, name in enumerate((*col.REPORT_COLUMNS, *col.PLACE_COLUMNS))}
     return dict(reversed({col.TRIAL: "main-0000", **columns, col.STEP: step, **values}.items()))
 
 

@@ -1,0 +1,420 @@
+"""What a trial costs besides its training: trials that do nothing, through the real driver and through Tune's own ways.
+
+    python tests/bench/control.py [--trials 1000] [--peer-trials 50] [--blocks 2]    # writes results/control.json
+
+Every trial answers four reports at once, and eight run at a time. Three contenders, each start in a process and a Ray
+of its own:
+
+    ours        the driver as it is (ledger in SQLite, random search, searcher, scheduler, stand-ins of trials, files),
+                with an engine that has its rows ready: `sweeps.engines.Engine` is replaced and nothing else
+    defaults    Tune as it comes: a function trainable, OptunaSearch with Optuna's RandomSampler
+    reuse       the same with a class trainable and reuse_actors=True
+
+In each block they take turns with a few trials each; then ours has a long run, in which the cost of a trial must not
+grow, and a short one whose engine withholds the rows for ten seconds, in which the stand-ins are looked at.
+
+A trial's cost is taken between the end of the 16th trial and the end of the last one: the start of Ray and of the
+workers is not in it, of which a long run has less per trial than a short one (`whole_ms` has it).
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+
+import sweeps.engines
+from lmcore import columns as col
+from lmcore.config import TrainConfig
+from lmcore.device import resolve
+from lmcore.tokens import Tokens
+from sweeps.cluster import Cluster, connect
+from sweeps.engines import Engines
+from sweeps.folder import RunFolder
+from sweeps.ledger import Ledger
+from sweeps.manifest import manifest
+from sweeps.rows import RowFile
+from sweeps.spec import ONLY_SIZE, SweepSpec
+from sweeps.storage import open_storage, quiet_optuna
+from sweeps.sweep import SPARE_CPUS
+from sweeps.trainable import TrialTrainable
+from sweeps.trial_files import TrialFiles
+from sweeps.tuning import tune_all
+from sweeps.watchers import Watchers
+
+ROOT = Path(__file__).resolve().parents[2]
+REPORTS = 4
+CONCURRENT = 8
+WARM = 2 * CONCURRENT  # trials that have ended before the clock starts
+HUNDRED = 100
+SETTLE_S, WAIT_S = 3.0, 10.0
+CONTENDERS = ("defaults", "reuse", "ours")
+
+
+def row_of(trial: str, step: int) -> dict[str, Any]:
+    """A report row whose loss is random, so that the best trial changes now and then."""
+    row: dict[str, Any] = dict.fromkeys(col.REPORT_COLUMNS, 1.0)
+    return row | {col.STEP: step, col.SLOT: 0, col.VAL_LOSS: random.Random(f"{trial} {step}").uniform(3, 5)}
+
+
+class StandIn:
+    """An engine that has every row ready, or withholds all but the first ones."""
+
+    def __init__(self, number: int, folder: str, slots: int | None, memory_bytes: int) -> None:
+        self._number, self._slots = number, slots
+        self._released = asyncio.Event()
+        self._released.set()
+
+    async def measure(self, run: dict[str, Any], tokens: list[Any]) -> tuple[int, list[dict[str, Any]]]:
+        """What it was told."""
+        return self._slots or 1, []
+
+    async def enter(self, trial: str, title: str, run: dict[str, Any], tokens: list[Any]) -> int:
+        """Nothing to prepare."""
+        return os.getpid()
+
+    async def row(self, trial: str, step: int) -> dict[str, Any] | None:
+        """The row after `step`."""
+        if step > 0:
+            await self._released.wait()
+        now = time.time()
+        place = dict.fromkeys(col.PLACE_COLUMNS, 0) | {col.ENGINE: self._number}
+        return row_of(trial, step + 1) | place | {col.BEGAN_AT: now, col.REPORTED_AT: now}
+
+    async def leave(self, trial: str) -> None:
+        """Nothing to free."""
+
+    async def withhold(self) -> None:
+        """Withhold rows from now on."""
+        self._released.clear()
+
+    async def release(self) -> None:
+        """Give out what was withheld."""
+        self._released.set()
+
+
+class Idle:
+    """An actor that does nothing: what Ray itself uses in a process."""
+
+    def pid(self) -> int:
+        """This process's id."""
+        return os.getpid()
+
+
+@dataclass(frozen=True)
+class Course:
+    """When the trials of a run ended, in Unix seconds, and how long the run took as a whole."""
+
+    ends: list[float]
+    whole_s: float
+
+    @property
+    def summary(self) -> dict[str, float]:
+        """Milliseconds of a trial."""
+        ends = sorted(self.ends)
+        return {
+            "trials": len(ends),
+            "trial_ms": round(1000 * (ends[-1] - ends[WARM - 1]) / (len(ends) - WARM), 1),
+            "whole_ms": round(1000 * self.whole_s / len(ends), 1),
+        }
+
+    @property
+    def growth(self) -> dict[str, float]:
+        """Milliseconds of a trial among the first hundred after the start, and among the last hundred."""
+        ends = sorted(self.ends)
+        few = min(HUNDRED, (len(ends) - WARM) // 2)
+        first, last = ((ends[n + few - 1] - ends[n - 1]) / few for n in (WARM, len(ends) - few))
+        return {
+            "trials_each": few,
+            "first_ms": round(1000 * first, 1),
+            "last_ms": round(1000 * last, 1),
+            "ratio": round(last / first, 3),
+        }
+
+
+def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
+    """`trials` trials through the driver, and the manifest; with `waits`, instead what the waiting stand-ins use."""
+    sweeps.engines.Engine = StandIn  # what Engines makes actors of
+    path.mkdir()
+    folder = RunFolder(path)
+    engines = cluster.engines(resolve(TrainConfig(device="cpu"), cuda=False))
+    spec = SweepSpec(
+        name="control",
+        train=resolve(TrainConfig(steps=REPORTS, eval_every=1, device="cpu"), cuda=False),
+        space={"optim.lr": {"low": 3e-4, "high": 3e-2, "log": True}, "optim.beta2": [0.9, 0.95, 0.99]},
+        search={
+            "method": "random",
+            "scheduler": "none",
+            "trials": trials,
+            "concurrent": CONCURRENT,
+            "slots": math.ceil(CONCURRENT / min(engines, CONCURRENT)),
+        },
+    )
+    tokens = Tokens.of([1, 2] * 200, [1, 2] * 200, spec.model.vocab_size)
+    most = min(CONCURRENT, trials)
+    engines = Engines(cluster, spec, tokens, folder, most)
+    ledger = Ledger(spec, open_storage(None, folder))
+    choices = engines.choices()
+    concurrent = engines.open(choices, most)
+    rows = RowFile(folder.metrics)
+    watchers = Watchers([rows, TrialFiles(folder, ledger)])
+    look = Look(engines, folder) if waits else None
+    began = time.time()
+    with cluster.only(len(engines.handles) + concurrent + SPARE_CPUS):
+        tune_all(ledger, engines, watchers, folder, concurrent)
+    whole_s = time.time() - began
+    rows.close()
+    last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}
+    statuses = list(ledger.statuses().values())
+    assert statuses.count(col.COMPLETE) == trials, f"{trials} trials must complete, got {statuses}"
+    facts = manifest(spec, tokens, cluster, len(engines.handles), choices)
+    for handle in engines.handles:
+        ray.kill(handle)
+    return Course([row[col.DECIDED_AT] for row in last.values()], whole_s), look.seen if look else facts
+
+
+class Look:
+    """Looks at the stand-ins of trials from a thread of the driver, while their engines withhold the rows."""
+
+    def __init__(self, engines: Engines, folder: RunFolder) -> None:
+        self.seen: dict[str, Any] = {}
+        self._engines, self._folder = engines, folder
+        ray.get([handle.withhold.remote() for handle in engines.handles])
+        self._idle = ray.remote(Idle).options(num_cpus=1).remote()
+        self._idle_pid = ray.get(self._idle.pid.remote())
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        while self._folder.metrics.read_bytes().count(b"\n") < CONCURRENT:
+            time.sleep(0.1)
+        time.sleep(SETTLE_S)
+        stand_ins = [
+            pid
+            for pid, title in descendants(os.getpid()).items()
+            if title.startswith((f"ray::{TrialTrainable.__name__}", f"ray::{ONLY_SIZE}-"))
+        ]
+        before = {pid: cpu_s(pid) for pid in (*stand_ins, self._idle_pid)}
+        time.sleep(WAIT_S)
+        uses = [
+            {"pss_mb": pss_mb(pid), "cpu_ms": round(1000 * (cpu_s(pid) - before_s))} for pid, before_s in before.items()
+        ]
+        self.seen = {"seconds": WAIT_S, "stand_ins": uses[:-1], "idle_actor": uses[-1]}
+        ray.get([handle.release.remote() for handle in self._engines.handles])
+
+
+def descendants(ancestor: int) -> dict[int, str]:
+    """Titles of all processes below `ancestor`, by process id."""
+    parents: dict[int, int] = {}
+    titles: dict[int, str] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(process.name)] = int(_stat(int(process.name))[1])
+            titles[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+        except OSError:
+            continue  # it has ended
+    below, fresh = set(), {ancestor}
+    while fresh:
+        fresh = {pid for pid, parent in parents.items() if parent in fresh}
+        below |= fresh
+    return {pid: titles[pid] for pid in below}
+
+
+def cpu_s(pid: int) -> float:
+    """User and system time of a process; the kernel counts in ticks of a hundredth of a second."""
+    fields = _stat(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def pss_mb(pid: int) -> float:
+    """Proportional set size: memory of its own, and its share of what it shares, in units of 10**6 bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return round(next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:")), 1)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat from the state on; the name before it may hold anything."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+
+
+def reporting_function(config: dict[str, Any]) -> None:
+    """A trial as Tune's tutorials write it."""
+    for step in range(1, REPORTS + 1):
+        tune.report(row_of(str(config["lr"]), step))
+
+
+class ReportingClass(tune.Trainable):
+    """A trial whose process outlives it."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin the first trial."""
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial."""
+        self._trial, self._made = str(new_config["lr"]), 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The next row."""
+        self._made += 1
+        return {**row_of(self._trial, self._made), "done": self._made == REPORTS}
+
+
+class Ends(tune.Callback):
+    """When trials ended."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Note the time."""
+        self.times.append(time.time())
+
+
+def run_peer(path: Path, trials: int, reuse: bool) -> Course:
+    """`trials` trials as Tune runs them."""
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    quiet_optuna()
+    ends = Ends()
+    tuner = tune.Tuner(
+        ReportingClass if reuse else reporting_function,
+        param_space={"lr": tune.loguniform(3e-4, 3e-2), "beta2": tune.choice([0.9, 0.95, 0.99])},
+        tune_config=tune.TuneConfig(
+            metric=col.VAL_LOSS,
+            mode="min",
+            search_alg=OptunaSearch(sampler=optuna.samplers.RandomSampler(seed=0)),
+            num_samples=trials,
+            max_concurrent_trials=CONCURRENT,
+            reuse_actors=reuse,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(path),
+            verbose=0,
+            callbacks=[ends],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # there is nothing to save
+        ),
+    )
+    began = time.time()
+    tuner.fit()
+    whole_s = time.time() - began
+    assert len(ends.times) == trials, f"{trials} trials must complete, but {len(ends.times)} did"
+    return Course(ends.times, whole_s)
+
+
+def contend(contender: str, trials: int, long_run: bool, out: Path) -> None:
+    """One contender's part, in this process; what it measured goes to `out`."""
+    with tempfile.TemporaryDirectory() as folder:
+        if contender == "ours":
+            with connect(None, dashboard=False) as cluster:
+                course, facts = run_ours(cluster, Path(folder) / "run", trials)
+                result: dict[str, Any] = {**course.summary}
+                if long_run:
+                    result |= {"growth": course.growth}
+                    result |= {"waiting": run_ours(cluster, Path(folder) / "waits", CONCURRENT, waits=True)[1]}
+                    result |= {name: facts[name] for name in ("versions", "hardware", "commit")}
+        else:
+            ray.init(
+                address="local",  # never a cluster that somebody else started on this machine
+                num_cpus=CONCURRENT + 1,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+            result = {**run_peer(Path(folder), trials, reuse=contender == "reuse").summary}
+            ray.shutdown()
+    out.write_text(json.dumps(result))
+
+
+def in_own_process(contender: str, trials: int, long_run: bool = False) -> dict[str, Any]:
+    """`contend` in a process of its own, from an environment in which Tune is as it comes."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "result.json"
+        command = [sys.executable, __file__, "--part", contender, "--trials", str(trials), "--out", str(out)]
+        subprocess.run([*command, *(["--long"] if long_run else [])], cwd=folder, check=True)
+        return json.loads(out.read_text())
+
+
+def goals(blocks: Sequence[dict[str, Any]], long_run: dict[str, Any]) -> list[dict[str, Any]]:
+    """What was aimed at, and whether it is so."""
+    medians = {name: statistics.median(block[name]["trial_ms"] for block in blocks) for name in CONTENDERS}
+    waiting = long_run["waiting"]["stand_ins"]
+    aims = [
+        *((f"ours / {peer}, a short run each", medians["ours"] / medians[peer], most) for peer, most in PEER_GOALS),
+        *((f"ours (long run) / {peer}", long_run["trial_ms"] / medians[peer], most) for peer, most in PEER_GOALS),
+        ("last hundred / first hundred", long_run["growth"]["ratio"], 1.2),
+        ("PSS of a waiting stand-in, MB", max(worker["pss_mb"] for worker in waiting), 150.0),
+        ("CPU time of a waiting stand-in, ms in 10 s", statistics.median(w["cpu_ms"] for w in waiting), 0.0),
+    ]
+    return [{"goal": goal, "is": round(value, 3), "at_most": most, "met": value <= most} for goal, value, most in aims]
+
+
+PEER_GOALS = (("defaults", 0.6), ("reuse", 1.5))
+
+
+def main() -> None:
+    """Run the blocks and the long run, print, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=1000, help="of ours, in the long run")
+    parser.add_argument("--peer-trials", type=int, default=50, help="of each contender in each block")
+    parser.add_argument("--blocks", type=int, default=2)
+    parser.add_argument("--part", choices=CONTENDERS, help=argparse.SUPPRESS)
+    parser.add_argument("--long", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "control.json")
+    args = parser.parse_args()
+    if min(args.trials, args.peer_trials) < WARM + 4:
+        parser.error(f"--trials, --peer-trials: must be {WARM + 4} or more, as the first {WARM} are not counted")
+    if args.part:
+        contend(args.part, args.trials, args.long, args.out)
+        return
+    blocks = []
+    for number in range(args.blocks):
+        # The other way round in every second block, so that no contender always comes first.
+        order = CONTENDERS[:: 1 if number % 2 == 0 else -1]
+        blocks.append({contender: in_own_process(contender, args.peer_trials) for contender in order})
+        for contender in CONTENDERS:
+            print(
+                f"block {number + 1}: {contender:<9} {blocks[-1][contender]['trial_ms']:>7.1f} ms a trial", flush=True
+            )
+    long_run = in_own_process("ours", args.trials, long_run=True)
+    growth = long_run["growth"]
+    print(
+        f"ours, {args.trials} trials: {long_run['trial_ms']:.1f} ms a trial; "
+        f"first {growth['trials_each']} {growth['first_ms']:.1f}, last {growth['last_ms']:.1f}"
+    )
+    circumstances = {name: long_run.pop(name) for name in ("versions", "hardware", "commit")}
+    print(f"waiting stand-ins: {long_run['waiting']}")
+    met = goals(blocks, long_run)
+    for goal in met:
+        print(f"{goal['goal']:<45} {goal['is']:>8}  goal <= {goal['at_most']}: {'met' if goal['met'] else 'NOT met'}")
+    result = {
+        "command": " ".join(["python", "tests/bench/control.py", *sys.argv[1:]]),
+        **circumstances,
+        "reports_per_trial": REPORTS,
+        "concurrent": CONCURRENT,
+        "goals": met,
+        "long_run": long_run,
+        "blocks": blocks,
+    }
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

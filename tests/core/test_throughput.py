@@ -1,0 +1,115 @@
+"""Paces are measured on the real device; how many slots are worthwhile follows from them alone."""
+
+import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.throughput import MIN_GAIN, Pace, doubling_paces, is_out_of_memory, pace, worthwhile_slots
+from lmcore.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = RunSpec(
+    model=ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=64, context_length=16),
+    train=TrainConfig(steps=5, batch_size=4, device="cpu"),
+)
+
+
+def paces(*tokens_per_s):
+    return [Pace(2**n, float(rate), 0) for n, rate in enumerate(tokens_per_s)]
+
+
+@pytest.mark.parametrize(
+    ("rates", "slots"),
+    [
+        ([100], 1),
+        ([100, 111], 2),  # a tenth is enough
+        ([100, 109], 1),
+        ([100, 190, 350, 380], 4),
+        ([100, 190, 350, 380, 900], 4),  # nothing beyond the first doubling that did not pay
+        ([100, 90, 300], 1),
+        ([100, 200, 400, 800], 8),
+    ],
+)
+def test_slots_are_doubled_as_long_as_that_gains_a_tenth(rates, slots):
+    assert worthwhile_slots(paces(*rates)) == slots
+
+
+def test_paces_of_doubled_slots_end_at_the_first_that_gains_less_than_a_tenth(small_tokens):
+    before = torch.random.get_rng_state()
+    measured = doubling_paces(TINY, small_tokens, memory_bytes=2**40, max_slots=16)
+    slots, rates, _ = zip(*measured, strict=True)
+    assert list(slots) == [2**n for n in range(len(slots))]
+    gains = [faster / slower for slower, faster in itertools.pairwise(rates)]
+    assert all(gain >= MIN_GAIN for gain in gains[:-1])
+    assert gains[-1] < MIN_GAIN or slots[-1] == 16
+    assert 0 < rates[0] < 1e9
+    assert all(p.peak_bytes > 2**20 for p in measured)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_a_pace_counts_the_tokens_of_all_slots(small_tokens):
+    """Reference: the wall clock around updates of the same population."""
+    wide = TINY.model_copy(update={"train": TrainConfig(steps=50, batch_size=4, eval_every=50, eval_windows=1)})
+    trainer = Trainer([wide] * 4, small_tokens)
+    began = time.perf_counter()
+    trainer.advance(batched=True)
+    by_the_clock = 4 * 50 * wide.tokens_per_step / (time.perf_counter() - began)
+    assert 0.4 < pace(wide, small_tokens, 4).tokens_per_s / by_the_clock < 2.5
+
+
+def test_doubling_ends_where_the_next_would_pass_the_memory(small_tokens):
+    """Two numbers of slots are needed to know what one costs; no more are measured where there is no room."""
+    assert [p.slots for p in doubling_paces(TINY, small_tokens, memory_bytes=1)] in ([1], [1, 2])
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**60)
+    assert is_out_of_memory(error.value)
+    assert is_out_of_memory(MemoryError())
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+OUT_OF_MEMORY = """
+import resource
+import numpy as np
+import torch
+from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.throughput import doubling_paces, pace
+from lmcore.tokens import Tokens
+
+torch.set_num_threads(1)
+ids = np.arange(6000) % 61
+tokens = Tokens.of(ids[:4000], ids[4000:], 61)
+# Nearly all its memory is logits: 2048 windows' tokens x 16384 x 4 bytes = 128 MiB a slot and tensor.
+model = ModelConfig(vocab_size=16384, d_model=16, num_layers=1, num_heads=2, d_ff=16, context_length=64)
+run = RunSpec(model=model, train=TrainConfig(steps=5, batch_size=32, device="cpu"))
+pace(run, tokens, 1)  # loads and reserves whatever the process will need once
+size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (size + 900 * 2**20, resource.RLIM_INFINITY))
+import lmcore.throughput
+lmcore.throughput.MIN_GAIN = 0.0  # only memory ends it here
+print([p.slots for p in doubling_paces(run, tokens, memory_bytes=2**50)])
+torch.empty(256 * 2**20, dtype=torch.uint8)  # and what it took is there again
+"""
+
+
+def test_doubling_ends_where_memory_runs_out_in_truth():
+    """A real refusal by the kernel: an address space that holds one slot, but not eight of 128 MiB and more."""
+    done = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY],
+        cwd=ROOT,
+        env={"MALLOC_ARENA_MAX": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in {"[1]", "[1, 2]", "[1, 2, 4]"}

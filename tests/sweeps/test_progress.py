@@ -122,7 +122,8 @@ def test_a_summary_comes_every_quarter_minute_with_the_numbers_of_that_moment(cl
     # 9000 + 7000 tokens in 40 s; 4 trials less 1 done less half of 1 running, 30 s each, 2 at a time: 37.5 s.
     sweep.report(second, 20, 3.2, 7000)
     (line,) = sweep.lines
-    assert line == ("1/4 trials (1 complete), 1 running, 1 slot idle, best xs 3.5000 (xs-0000), 400 tokens/s, about 0:37 left")
+    counts = "1/4 trials (1 complete), 1 running, 1 slot idle"
+    assert line == f"{counts}, best xs 3.5000 (xs-0000), 400 tokens/s, about 0:37 left"
     clock.now += 55
     # Only the last 60 s count: the 9000 tokens before them do not.
     sweep.report(second, 30, 3.1, 10_000)
@@ -146,7 +147,8 @@ def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):
         sweep.end(live)
     clock.now += 15
     sweep.progress.reported(live, row(10, 1.0))
-    assert sweep.lines[-1].startswith("4/4 trials (3 complete, 1 diverged), 1 running, 1 slot idle, best main 3.5000 (main-0001)")
+    counts = "4/4 trials (3 complete, 1 diverged), 1 running, 1 slot idle"
+    assert sweep.lines[-1].startswith(f"{counts}, best main 3.5000 (main-0001)")
     assert sweep.lines == []
 
 

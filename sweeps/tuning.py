@@ -2,8 +2,12 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ray import tune
+from ray.tune.execution.tune_controller import TuneController
+from ray.tune.experiment import Trial
 
 from lmcore import columns as col
 from sweeps.cluster import TRIAL_RESOURCES
@@ -33,7 +37,7 @@ def tune_all(ledger: Ledger, engines: Engines, watchers: Watchers, folder: RunFo
         tune.with_parameters(TrialTrainable, engines=engines.handles, tokens=engines.tokens), dict(TRIAL_RESOURCES)
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # as the dashboard shows it
-    tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, engines, watchers),
@@ -45,8 +49,31 @@ def tune_all(ledger: Ledger, engines: Engines, watchers: Watchers, folder: RunFo
             trial_dirname_creator=_trial_id,
         ),
         run_config=tune.RunConfig(name="tune", storage_path=str(folder.tune), verbose=0),
-    ).fit()
+    )
+    with starting_processes_kept():
+        tuner.fit()
 
 
-def _trial_id(trial: tune.experiment.trial.Trial) -> str:
+@contextmanager
+def starting_processes_kept() -> Iterator[None]:
+    """Keep Tune from ending processes that are starting.
+
+    When a trial ends, Tune gives its process to a trial whose own one is still starting, ends that one, and starts
+    another for the next trial, which meets the same fate: with trials shorter than the start of a process (a second or
+    two) `reuse_actors` starts a process per trial. There is no setting for it; the process of a trial that has ended is
+    kept for the next trial here. A test counts processes, should Ray change.
+    """
+    original = TuneController._maybe_reuse_cached_actor
+
+    def reuse(controller: TuneController, trial: Trial) -> bool:
+        return trial not in controller._trial_to_actor and original(controller, trial)
+
+    TuneController._maybe_reuse_cached_actor = reuse
+    try:
+        yield
+    finally:
+        TuneController._maybe_reuse_cached_actor = original
+
+
+def _trial_id(trial: Trial) -> str:
     return str(trial.config[col.TRIAL])

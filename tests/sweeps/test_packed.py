@@ -152,3 +152,18 @@ def test_an_engine_that_is_killed_takes_nothing_with_it_its_trials_go_on_bitwise
         assert [row[col.STEP] for row in reported] == list(range(10, 401, 10))  # every row once, none lost
         assert reported[-1][col.STATUS] == col.COMPLETE
     assert_each_trial_equals_its_run_alone(folder, rows)
+
+
+def test_short_trials_share_a_process_per_slot_instead_of_starting_one_each(sweep, monkeypatch):
+    from sweeps.scheduler import StudyScheduler
+
+    processes, answer = set(), StudyScheduler.on_trial_result
+
+    def note_process(self, controller, trial, result):
+        processes.add(result["pid"])
+        return answer(self, controller, trial, result)
+
+    monkeypatch.setattr(StudyScheduler, "on_trial_result", note_process)
+    _, rows, _ = sweep("short", {"slots": 2, "trials": 24}, train={"steps": 4, "eval_every": 2})
+    assert len(rows) == 24
+    assert len(processes) <= 4

@@ -64,8 +64,8 @@ class Cluster:
         """Leave no more than `cpus` logical CPUs free while in this block, on a cluster that is ours.
 
         Where there are more, Tune starts a process for a new trial, then gives the trial one that has just become free,
-        and ends the one that is still starting: short trials then cost a process each (measured: 650 ms a trial, 160 ms
-        without).
+        and ends the one that is still starting: short trials then cost a process each. `sweeps.tuning` keeps it from
+        that as well; whether both are needed is not measured yet.
         """
         from ray.util import placement_group, remove_placement_group
 

@@ -12,6 +12,7 @@ The study is the sweep's only memory. What it is told is the truth:
 Ray does not appear here: `sweeps.searcher` and `sweeps.scheduler` translate.
 """
 
+import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -68,12 +69,14 @@ class Ledger:
         # Experiments search nothing: their overrides come from the config, by name.
         by_experiment = self.spec.search.method == "experiments"
         self._space = {} if by_experiment else distributions(self.spec.space)
-        # Trials that have left the queue. Counted once, because listing a study's trials takes longer as it grows.
+        # Trials that have left the queue, and the complete ones: counted and ranked once, because listing a study's
+        # trials takes longer as it grows.
         self._trials_of = {size: self.spec.trials_of(size) for size in self.spec.size_names}
         self._asked = {
             size: sum(trial.state is not TrialState.WAITING for trial in study.get_trials(deepcopy=False))
             for size, study in self.studies.items()
         }
+        self._complete = {size: _complete_trials(study) for size, study in self.studies.items()}
 
     def _create(self, size: str) -> optuna.Study:
         search = self.spec.search
@@ -157,14 +160,14 @@ class Ledger:
         elif live.status == col.DIVERGED:
             study.tell(trial, math.inf)
         else:
-            study.tell(trial, live.last_row[col.VAL_LOSS])
+            loss = live.last_row[col.VAL_LOSS]
+            study.tell(trial, loss)
+            bisect.insort(self._complete[live.size], (loss, trial.number, live.id))
         return live
 
-    def ranking(self, size: str) -> list[optuna.trial.FrozenTrial]:
-        """Complete trials of `size`, best first; diverged ones are not among them."""
-        trials = self.studies[size].get_trials(deepcopy=False, states=[TrialState.COMPLETE])
-        complete = [t for t in trials if t.user_attrs[col.STATUS] == col.COMPLETE]
-        return sorted(complete, key=lambda t: (t.value, t.number))
+    def ranking(self, size: str) -> list[str]:
+        """Ids of the complete trials of `size`, best first; diverged ones are not among them."""
+        return [trial_id for _, _, trial_id in self._complete[size]]
 
     def statuses(self) -> dict[str, str]:
         """Status of every trial that has been asked for, by trial id."""
@@ -181,6 +184,14 @@ def finite_row(row: Mapping[str, Any]) -> Row:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
+
+
+def _complete_trials(study: optuna.Study) -> list[tuple[float, int, str]]:
+    """Loss, number and id of each, best first, and of equal ones the earliest first."""
+    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+    return sorted(
+        (t.value, t.number, t.user_attrs[col.TRIAL]) for t in trials if t.user_attrs[col.STATUS] == col.COMPLETE
+    )
 
 
 def _counts(model: ModelConfig) -> dict[str, int]:

@@ -32,7 +32,7 @@ class TrialFiles:
         if live.error is not None:
             write_text(self._folder.trial(live.id) / "error.txt", live.error)
         # This trial, or the one that it pushed out of the best three.
-        ranking = [t.user_attrs[col.TRIAL] for t in self._ledger.ranking(live.size)]
+        ranking = self._ledger.ranking(live.size)
         for trial_id in {live.id, *ranking[KEPT_PER_SIZE : KEPT_PER_SIZE + 1]} - set(ranking[:KEPT_PER_SIZE]):
             for checkpoint in checkpoint_files(self._folder.trial(trial_id)):
                 checkpoint.unlink()

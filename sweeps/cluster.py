@@ -59,23 +59,6 @@ class Cluster:
         gpus = {"num_gpus": 1} if train.device == "cuda" else {}
         return {"num_cpus": int(train.threads), **gpus, "max_restarts": -1}
 
-    @contextmanager
-    def only(self, cpus: int) -> Iterator[None]:
-        """Leave no more than `cpus` logical CPUs free while in this block, on a cluster that is ours.
-
-        Where there are more, Tune starts a process for a new trial, then gives the trial one that has just become free,
-        and ends the one that is still starting: short trials then cost a process each. `sweeps.tuning` keeps it from
-        that as well; whether both are needed is not measured yet.
-        """
-        from ray.util import placement_group, remove_placement_group
-
-        surplus = placement_group([{"CPU": self.cpus - cpus}]) if self.local and self.cpus > cpus else None
-        try:
-            yield
-        finally:
-            if surplus is not None:
-                remove_placement_group(surplus)
-
 
 TRIAL_RESOURCES = {"cpu": 1.0}
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
     from sweeps.cluster import Cluster
 
-SPARE_CPUS = 1  # for the next trial's process, while the last one's is ending
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -134,8 +132,7 @@ def run_on(
     try:
         with Progress(console, total, concurrent) as progress:
             watchers = Watchers([rows, TrialFiles(folder, ledger), occupancy, progress])
-            cpus = len(engines.handles) * int(spec.train.threads) + concurrent + SPARE_CPUS
-            with interrupts.insisting(), cluster.only(cpus):
+            with interrupts.insisting():
                 tune_all(ledger, engines, watchers, folder, concurrent)
     finally:
         seconds = time.monotonic() - began

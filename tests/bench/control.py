@@ -50,7 +50,6 @@ from sweeps.manifest import manifest
 from sweeps.rows import RowFile
 from sweeps.spec import ONLY_SIZE, SweepSpec
 from sweeps.storage import open_storage, quiet_optuna
-from sweeps.sweep import SPARE_CPUS
 from sweeps.trainable import TrialTrainable
 from sweeps.trial_files import TrialFiles
 from sweeps.tuning import tune_all
@@ -174,8 +173,7 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     watchers = Watchers([rows, TrialFiles(folder, ledger)])
     look = Look(engines, folder) if waits else None
     began = time.time()
-    with cluster.only(len(engines.handles) + concurrent + SPARE_CPUS):
-        tune_all(ledger, engines, watchers, folder, concurrent)
+    tune_all(ledger, engines, watchers, folder, concurrent)
     whole_s = time.time() - began
     rows.close()
     last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}

@@ -1,103 +1,127 @@
-"""How fast K slots of a shape train on this device, and how many are worth having: measured, in seconds.
+"""Measures how fast K slots of a shape train on this device, in seconds.
 
-Training is measured uncompiled: compiling would take minutes, and what the slots share (launches, matrix products that
-are too small for the device) is much the same. Whatever is allocated here is freed again.
+Numbers of slots are compared by updates in turn, so that whatever else the machine does meets both. Training is
+measured uncompiled: compiling would take minutes, and what the slots share (launches, matrix products that are too
+small for the device) is much the same. Whatever is allocated here is freed again.
 """
 
 import resource
 import statistics
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
+from lmcore.pace import MIN_GAIN, Pace
 from lmcore.tokens import Tokens
 from lmcore.trainer import Trainer
 
-MIN_GAIN = 1.1  # of doubling the slots, in tokens/s
 MEMORY_SHARE = 0.8
 MAX_SLOTS = 64
-LEAST_S = 0.3  # spent on each number of slots, and at least three updates after a first one
+LEAST_S, LEAST_PAIRS = 1.0, 3  # spent on each comparison
 
 
-class Pace(NamedTuple):
-    """What was measured for one number of slots that advance as one program."""
+class _Probe:
+    """Copies of a run that train as one program, an update at a time."""
 
-    slots: int
-    tokens_per_s: float
-    """Of all slots together, evaluation excluded."""
-    peak_bytes: int
-    """Memory: of the GPU, or of this process."""
+    def __init__(self, run: RunSpec, tokens: Tokens, slots: int) -> None:
+        train = run.train.model_copy(
+            update={"steps": 2**40, "eval_every": 1, "eval_windows": 1, "checkpoint_every": None, "compile": False}
+        )
+        self.slots = slots
+        memory = _GpuMemory() if torch.cuda.is_available() and train.device != "cpu" else _HostMemory()
+        self._trainer = Trainer([run.model_copy(update={"train": train})] * slots, tokens)
+        self.tokens_per_s()  # allocates, and reads the data for the first time
+        self.bytes = memory.peak() - memory.before
+        """That it took at most, beside what was taken already."""
+
+    def tokens_per_s(self) -> float:
+        """Of one more update of all slots together."""
+        return self.slots * float(self._trainer.advance(batched=True)[0][col.TOKENS_PER_S])
 
 
 def doubling_paces(run: RunSpec, tokens: Tokens, memory_bytes: int, max_slots: int = MAX_SLOTS) -> list[Pace]:
     """Paces at K = 1, 2, 4, ... up to the first K whose gain is below 10 %, or until memory would pass 80 %."""
-    paces: list[Pace] = []
-    slots = 1
-    while slots <= max_slots:
+    used = _used_bytes(run)
+    few = _Probe(run, tokens, 1)
+    paces = [Pace(1, few.tokens_per_s(), 1.0, used + few.bytes)]
+    while 2 * few.slots <= max_slots:
         try:
-            paces.append(pace(run, tokens, slots))
+            many = _Probe(run, tokens, 2 * few.slots)
+            paces = [*paces[:-1], *_compare(few, many, paces[-1], used)]
         except (RuntimeError, MemoryError) as error:
-            if not paces or not is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             break
-        if len(paces) > 1:
-            before, now = paces[-2:]
-            per_slot = (now.peak_bytes - before.peak_bytes) / (now.slots - before.slots)
-            full = now.peak_bytes + now.slots * per_slot > MEMORY_SHARE * memory_bytes
-            if now.tokens_per_s < MIN_GAIN * before.tokens_per_s or full:
-                break
-        slots *= 2
+        full = used + 2 * many.bytes > MEMORY_SHARE * memory_bytes
+        if paces[-1].gain < MIN_GAIN or full:
+            break
+        few = many
     return paces
 
 
-def worthwhile_slots(paces: Sequence[Pace]) -> int:
-    """The largest K of doubling paces whose last doubling gained 10 % or more."""
-    chosen = paces[0]
-    for doubled in paces[1:]:
-        if doubled.tokens_per_s < MIN_GAIN * chosen.tokens_per_s:
-            break
-        chosen = doubled
-    return chosen.slots
+def paces_at(run: RunSpec, tokens: Tokens, slots: int) -> list[Pace]:
+    """Paces of one slot and of `slots`.
+
+    Raises:
+        RuntimeError, MemoryError: among others, where memory runs out (`is_out_of_memory`).
+    """
+    used = _used_bytes(run)
+    one = _Probe(run, tokens, 1)
+    return _compare(one, _Probe(run, tokens, slots), Pace(1, 0.0, 1.0, used + one.bytes), used)
 
 
-def pace(run: RunSpec, tokens: Tokens, slots: int) -> Pace:
-    """Train `slots` copies of `run` for a moment, as one program."""
-    train = run.train.model_copy(
-        update={"steps": 2**40, "eval_every": 1, "eval_windows": 1, "checkpoint_every": None, "compile": False}
-    )
-    probe = run.model_copy(update={"train": train})
-    _reset_peak(cuda := torch.cuda.is_available() and train.device != "cpu")
-    trainer = Trainer([probe] * slots, tokens)
-    trainer.advance(batched=True)  # allocates, and reads the data for the first time
-    rates: list[float] = []
+def _compare(few: _Probe, many: _Probe, before: Pace, used: int) -> list[Pace]:
+    """The pace of `few`, which was `before`, and that of `many`."""
+    rates: list[tuple[float, float]] = []
     began = time.perf_counter()
-    while len(rates) < 3 or time.perf_counter() - began < LEAST_S:
-        rates.append(slots * trainer.advance(batched=True)[0][col.TOKENS_PER_S])
-    return Pace(slots, statistics.median(rates), _peak_bytes(cuda))
+    while len(rates) < LEAST_PAIRS or time.perf_counter() - began < LEAST_S:
+        rates.append((few.tokens_per_s(), many.tokens_per_s()))
+    slower, faster = (statistics.median(rate) for rate in zip(*rates, strict=True))
+    gain = statistics.median(b / a for a, b in rates)
+    return [before._replace(tokens_per_s=slower), Pace(many.slots, faster, gain, used + many.bytes)]
 
 
-def _reset_peak(cuda: bool) -> None:
-    if cuda:
+def _used_bytes(run: RunSpec) -> int:
+    """Memory that is in use before anything is measured."""
+    return (_GpuMemory() if torch.cuda.is_available() and run.train.device != "cpu" else _HostMemory()).before
+
+
+class _GpuMemory:
+    """Allocated bytes of the current GPU."""
+
+    def __init__(self) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    else:
+        self.before: int = torch.cuda.memory_allocated()
+
+    def peak(self) -> int:
+        """Since this object was made."""
+        return int(torch.cuda.max_memory_allocated())
+
+
+class _HostMemory:
+    """Resident bytes of this process."""
+
+    def __init__(self) -> None:
+        self.before = 0
         with suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process, and too high
             Path("/proc/self/clear_refs").write_text("5")
+            self.before = _status_bytes("VmRSS")
+
+    def peak(self) -> int:
+        """Since this object was made."""
+        with suppress(OSError):
+            return _status_bytes("VmHWM")
+        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _peak_bytes(cuda: bool) -> int:
-    if cuda:
-        return torch.cuda.max_memory_allocated()
-    with suppress(OSError):
-        status = Path("/proc/self/status").read_text()
-        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def _status_bytes(name: str) -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

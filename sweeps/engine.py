@@ -21,13 +21,15 @@ from typing import Any
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
+from lmcore.pace import Pace
 from sweeps.folder import RunFolder
 from sweeps.slots import Costs, Shape, SlotTable, Work
 from sweeps.titles import show_in_dashboard
 
 Row = dict[str, Any]
 Shared = list[Any]
-"""One reference to the sweep's data in the object store: read-only arrays that all engines of a node share."""
+"""References into the object store: the sweep's data, read-only arrays that all engines of a node share, and the paces
+by shape that the engines agreed on (not yet there while they measure)."""
 
 
 @dataclass
@@ -71,23 +73,21 @@ class Engine:
         self._changed = asyncio.Event()
         self._driving: asyncio.Task[None] | None = None
 
-    async def measure(self, run: dict[str, Any], tokens: Shared) -> tuple[int, list[dict[str, Any]]]:
-        """How many slots the shape of `run` gets here, and the paces that say so (`lmcore.throughput.Pace`)."""
-        self._trainers.take(await tokens[0])
-        spec = RunSpec.model_validate(run)
+    async def measure(self, run: dict[str, Any], shared: Shared) -> list[Pace]:
+        """Paces of the shape of `run` here; none where there is nothing to choose."""
+        self._trainers.take(await shared[0])
         try:
-            paces = await self._on_device(self._trainers.paces, spec)
-            return self._trainers.slots(spec), [pace._asdict() for pace in paces]
+            return await self._on_device(self._trainers.paces, RunSpec.model_validate(run))
         except Exception:  # what does not train at all says why when its first trial fails of it
-            return 1, []
+            return []
 
-    async def enter(self, trial: str, title: str, run: dict[str, Any], tokens: Shared) -> int:
+    async def enter(self, trial: str, title: str, run: dict[str, Any], shared: Shared) -> int:
         """Take a trial in, to continue from its newest checkpoint if it has one; this process's id.
 
-        A trial that is here already stays as it is. The data come with each trial, because an engine that was started
-        again has none, and Ray warns of references among what it is started with.
+        A trial that is here already stays as it is. What is shared comes with each trial, because an engine that was
+        started again has none of it, and Ray warns of references among what it is started with.
         """
-        self._trainers.take(await tokens[0])
+        self._trainers.take(*[await part for part in shared])
         if self._driving is None or self._driving.done():
             self._driving = asyncio.create_task(self._drive())
             self._driving.add_done_callback(self._broke)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import ray
 from ray.actor import ActorHandle
 
+from lmcore.pace import Pace, agreed_paces, chosen_slots, speedup
 from lmcore.tokens import Tokens
 from sweeps.cluster import Cluster
 from sweeps.engine import Engine
@@ -22,14 +22,14 @@ class SlotChoice:
 
     size: str
     slots: int
-    paces: list[dict[str, Any]]
-    """What was measured: slots that advance as one program, tokens/s of all together, peak bytes."""
+    paces: list[Pace]
+    """What the engines measured of slots that advance as one program."""
 
     def __str__(self) -> str:
-        if not self.paces:
-            return f"{self.size} {self.slots}"
-        gains = [f"{p['tokens_per_s'] / self.paces[0]['tokens_per_s']:.2f}x with {p['slots']}" for p in self.paces[1:]]
-        return f"{self.size} {self.slots} (tokens/s of slots trained as one: {', '.join(gains)})"
+        gains = [f"{speedup(self.paces, pace.slots):.2f}x with {pace.slots}" for pace in self.paces[1:]]
+        return f"{self.size} {self.slots}" + (
+            f" (tokens/s of slots trained as one: {', '.join(gains)})" if gains else ""
+        )
 
 
 class Engines:
@@ -42,30 +42,41 @@ class Engines:
     def __init__(self, cluster: Cluster, spec: SweepSpec, tokens: Tokens, folder: RunFolder, most: int) -> None:
         """No more engines than `most` trials at a time need; `spec` is resolved for the cluster's devices."""
         number = min(cluster.engines(spec.train), most)
-        self.tokens = [ray.put(tokens)]  # the list travels as it is, where Ray would replace a bare reference
+        self.shared = [ray.put(tokens)]  # the list travels as it is, where Ray would replace a bare reference
         actor = ray.remote(Engine).options(**cluster.engine_options(spec.train))
-        slots = None if spec.search.slots == "auto" else spec.search.slots
+        self._slots = None if spec.search.slots == "auto" else spec.search.slots
         memory_bytes = cluster.memory_bytes // number
         self.handles: list[ActorHandle] = [
-            actor.remote(n, str(folder.path), slots, memory_bytes) for n in range(number)
+            actor.remote(n, str(folder.path), self._slots, memory_bytes) for n in range(number)
         ]
-        # A size each, side by side, so that they are measured on a machine that is as busy as it will be.
+        # All engines measure the same at the same time: the machine is then as busy as it will be.
+        self._runs = {size: spec.run_for(size, {}) for size in spec.size_names}
         self._measuring = {
-            size: self.handles[n % number].measure.remote(spec.run_for(size, {}).model_dump(), self.tokens)
-            for n, size in enumerate(spec.size_names)
+            size: [handle.measure.remote(run.model_dump(), list(self.shared)) for handle in self.handles]
+            for size, run in self._runs.items()
         }
         self._placement: Placement | None = None
 
     def choices(self) -> list[SlotChoice]:
-        """How many slots each size gets.
+        """How many slots each size gets, on every engine.
 
         Raises:
-            ray.exceptions.RayError: no engine could be started, or a size does not train at all.
+            ray.exceptions.RayError: no engine could be started.
         """
-        return [SlotChoice(size, *ray.get(measured)) for size, measured in self._measuring.items()]
+        choices = []
+        for size, measuring in self._measuring.items():
+            measured = ray.get(measuring)
+            if self._slots is not None:  # where an engine had memory for fewer, that many it is on all of them
+                slots = min(chosen_slots(paces, self._slots) for paces in measured)
+                measured = [paces for paces in measured if chosen_slots(paces, self._slots) == slots]
+            paces = agreed_paces(measured)
+            choices.append(SlotChoice(size, chosen_slots(paces, self._slots), paces))
+        return choices
 
     def open(self, choices: Sequence[SlotChoice], most: int) -> int:
         """Take trials from now on; how many at a time."""
+        paces = {self._runs[choice.size].pack_key: choice.paces for choice in choices if choice.paces}
+        self.shared = [*self.shared, ray.put(paces)]
         self._placement = Placement(len(self.handles), {choice.size: choice.slots for choice in choices})
         return min(self._placement.capacity, most)
 
@@ -79,7 +90,7 @@ class Engines:
         """Send a trial to the engine, which begins at once, before Tune has a process for it."""
         assert self._placement is not None
         self._placement.put(live.id, live.size, engine)
-        self.handles[engine].enter.remote(live.id, live.name, live.run.model_dump(), self.tokens)
+        self.handles[engine].enter.remote(live.id, live.name, live.run.model_dump(), self.shared)
 
     def leave(self, trial_id: str) -> None:
         """Free the slot of a trial that has ended."""

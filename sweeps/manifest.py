@@ -47,7 +47,10 @@ def manifest(
             "scheduler": spec.search.scheduler,
             "trials": sum(spec.trials_of(size) for size in spec.size_names),
         },
-        "slots": {choice.size: {"per_engine": choice.slots, "measured": choice.paces} for choice in choices},
+        "slots": {
+            choice.size: {"per_engine": choice.slots, "measured": [pace._asdict() for pace in choice.paces]}
+            for choice in choices
+        },
         "sizes": list(spec.size_names),
         "studies": {size: spec.study_name(size) for size in spec.size_names},
         "storage": storage,

@@ -23,10 +23,10 @@ RETRY_S = 1.0
 class TrialTrainable(tune.Trainable):
     """Reports the rows of the trial in `config`, which the driver has sent to the engine `config["engine"]`."""
 
-    def setup(self, config: dict[str, Any], engines: list[Any], tokens: list[Any]) -> None:
-        """`engines` are the handles of all engines, `tokens` what they are given with a trial."""
+    def setup(self, config: dict[str, Any], engines: list[Any], shared: list[Any]) -> None:
+        """`engines` are the handles of all engines, `shared` what they are given with a trial."""
         self._engines = engines
-        self._tokens = tokens
+        self._shared = shared
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -46,7 +46,7 @@ class TrialTrainable(tune.Trainable):
                 if row is not None:
                     self._step = row[col.STEP]
                     return row
-                entered = self._engine.enter.remote(self._trial, self._title, self._run, self._tokens)
+                entered = self._engine.enter.remote(self._trial, self._title, self._run, self._shared)
                 self._lives.add(ray.get(entered))
             except ActorDiedError:
                 raise  # for good: Ray could not start it

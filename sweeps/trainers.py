@@ -5,6 +5,7 @@ has room for once it ran out.
 """
 
 import gc
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ import torch
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError, write_checkpoint
 from lmcore.config import RunSpec
-from lmcore.throughput import Pace, doubling_paces, is_out_of_memory, pace, worthwhile_slots
+from lmcore.pace import Pace, chosen_slots, speedup
+from lmcore.throughput import doubling_paces, is_out_of_memory, paces_at
 from lmcore.tokens import Tokens
 from lmcore.trainer import Row, Trainer
 from sweeps.checkpoint_files import checkpoint_file, checkpoint_files, drop_old_checkpoints
@@ -41,9 +43,10 @@ class Trainers:
         self._paces: dict[Shape, list[Pace]] = {}
         self._trainers: dict[Shape, Trainer] = {}
 
-    def take(self, tokens: Tokens) -> None:
-        """The data that all trials train on."""
+    def take(self, tokens: Tokens, paces: Mapping[Shape, list[Pace]] | None = None) -> None:
+        """The data that all trials train on, and what all engines together found of the shapes that they measured."""
         self._tokens = self._tokens or tokens
+        self._paces |= paces or {}
 
     def paces(self, run: RunSpec) -> list[Pace]:
         """Measured once per shape; none where there is nothing to choose."""
@@ -51,29 +54,25 @@ class Trainers:
         if shape not in self._paces:
             if self._wanted is None:
                 self._paces[shape] = doubling_paces(run, self._tokens, self._memory_bytes)
-            elif self._wanted == 1:
-                self._paces[shape] = []
             else:
-                self._paces[shape] = self._paces_at(run, self._wanted)
+                self._paces[shape] = self._paces_at(run, self._wanted) if self._wanted > 1 else []
         return self._paces[shape]
 
     def _paces_at(self, run: RunSpec, slots: int) -> list[Pace]:
         """Paces of one slot and of `slots`, or of as many as memory has room for."""
-        paces = [pace(run, self._tokens, 1)]
         while slots > 1:
             try:
-                return [*paces, pace(run, self._tokens, slots)]
+                return paces_at(run, self._tokens, slots)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
             slots //= 2
-            self._most[run.pack_key] = slots
-        return paces
+        return []
 
     def slots(self, run: RunSpec) -> int:
-        """How many slots its shape has, or would have."""
-        wanted = worthwhile_slots(self.paces(run)) if self._wanted is None else self._wanted
-        return min(wanted, self._most.get(run.pack_key, wanted))
+        """How many slots its shape has."""
+        slots = chosen_slots(self.paces(run), self._wanted)
+        return min(slots, self._most.get(run.pack_key, slots))
 
     def open(self, run: RunSpec) -> tuple[int, Costs]:
         """Make the trainer of its shape: the number of its slots, and what an interval costs."""
@@ -87,9 +86,8 @@ class Trainers:
         paces, slots = self.paces(run), self.slots(run)
         if not paces:
             return Costs(single_s=0.0, batched_s=0.0)
-        tokens = run.train.eval_every * run.tokens_per_step
-        together = max((p for p in paces if p.slots <= slots), key=lambda p: p.slots)
-        return Costs(tokens / paces[0].tokens_per_s, slots * tokens / together.tokens_per_s)
+        single_s = run.train.eval_every * run.tokens_per_step / paces[0].tokens_per_s
+        return Costs(single_s, slots * single_s / speedup(paces, slots))
 
     def close(self, shape: Shape) -> None:
         """Give up a shape's trainer and its memory."""

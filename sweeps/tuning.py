@@ -34,7 +34,7 @@ def tune_all(ledger: Ledger, engines: Engines, watchers: Watchers, folder: RunFo
     spec = ledger.spec
     total = sum(spec.trials_of(size) for size in spec.size_names)
     trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, engines=engines.handles, tokens=engines.tokens), dict(TRIAL_RESOURCES)
+        tune.with_parameters(TrialTrainable, engines=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # as the dashboard shows it
     tuner = tune.Tuner(

@@ -41,6 +41,7 @@ import sweeps.engines
 from lmcore import columns as col
 from lmcore.config import TrainConfig
 from lmcore.device import resolve
+from lmcore.pace import Pace
 from lmcore.tokens import Tokens
 from sweeps.cluster import Cluster, connect
 from sweeps.engines import Engines
@@ -78,11 +79,11 @@ class StandIn:
         self._released = asyncio.Event()
         self._released.set()
 
-    async def measure(self, run: dict[str, Any], tokens: list[Any]) -> tuple[int, list[dict[str, Any]]]:
-        """What it was told."""
-        return self._slots or 1, []
+    async def measure(self, run: dict[str, Any], shared: list[Any]) -> list[Pace]:
+        """It holds as many trials as it was told."""
+        return [Pace(self._slots or 1, 1.0, 1.0, 0)]
 
-    async def enter(self, trial: str, title: str, run: dict[str, Any], tokens: list[Any]) -> int:
+    async def enter(self, trial: str, title: str, run: dict[str, Any], shared: list[Any]) -> int:
         """Nothing to prepare."""
         return os.getpid()
 

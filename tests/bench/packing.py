@@ -39,8 +39,9 @@ import torch
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.pace import MIN_GAIN, Pace, agreed_paces, worthwhile_slots
 from lmcore.params import count_parameters
-from lmcore.throughput import MIN_GAIN, doubling_paces, is_out_of_memory, worthwhile_slots
+from lmcore.throughput import doubling_paces, is_out_of_memory
 from lmcore.tokens import Tokens
 from lmcore.trainer import Trainer
 
@@ -136,11 +137,9 @@ class Bench:
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
         self._memory_bytes = torch.cuda.mem_get_info()[1] if device == "cuda" else ram
 
-    def choose(self, setting: Setting) -> tuple[Setting, list[dict[str, float]]]:
-        """The setting with as many slots as are worthwhile, and the paces that say so."""
-        paces = doubling_paces(self._run(setting), self._tokens, self._memory_bytes)
-        slots = worthwhile_slots(paces)
-        return setting._replace(slots=slots, batched=slots > 1), [pace._asdict() for pace in paces]
+    def paces(self, setting: Setting) -> list[Pace]:
+        """What an engine measures."""
+        return doubling_paces(self._run(setting), self._tokens, self._memory_bytes)
 
     def prepare(self, setting: Setting) -> float | None:
         """Make and warm up the setting's trainer: seconds of an interval, None where memory ran out."""
@@ -280,9 +279,9 @@ class Measurement:
         self._arms = arms_of(self._size, self._args.device, self._number, self._args.compile)
         one = self._arms[single(self._args.device, self._args.compile)][0]
         # All at once, as engines find the machine when they measure.
-        choices = self._processes.ask("choose", [one] * self._number)
-        self._arms["auto"] = [setting for setting, _ in choices]
-        self._paces = [paces for _, paces in choices]
+        self._paces = agreed_paces(self._processes.ask("paces", [one] * self._number))
+        slots = worthwhile_slots(self._paces)
+        self._arms["auto"] = [one._replace(slots=slots, batched=slots > 1)] * self._number
         for arm, settings in list(self._arms.items()):
             took = self._processes.ask("prepare", settings)
             if None in took:
@@ -328,7 +327,7 @@ class Measurement:
             "processes": self._number,
             "arms": arms,
             "out_of_memory": self._dropped,
-            "auto_paces": self._paces,
+            "auto_paces": [pace._asdict() for pace in self._paces],
             "gain_of_doubling_to": gains,
             "first_k_below_min_gain": next((k for k, gain in gains.items() if gain < MIN_GAIN), None),
             "losing": [arm for arm in arms if arm.startswith("packed") and arms[arm]["vs_better"] < 1],

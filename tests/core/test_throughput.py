@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.throughput import MIN_GAIN, Pace, doubling_paces, is_out_of_memory, pace, worthwhile_slots
+from lmcore.pace import MIN_GAIN
+from lmcore.throughput import doubling_paces, is_out_of_memory, paces_at
 from lmcore.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,35 +21,15 @@ TINY = RunSpec(
 )
 
 
-def paces(*tokens_per_s):
-    return [Pace(2**n, float(rate), 0) for n, rate in enumerate(tokens_per_s)]
-
-
-@pytest.mark.parametrize(
-    ("rates", "slots"),
-    [
-        ([100], 1),
-        ([100, 111], 2),  # a tenth is enough
-        ([100, 109], 1),
-        ([100, 190, 350, 380], 4),
-        ([100, 190, 350, 380, 900], 4),  # nothing beyond the first doubling that did not pay
-        ([100, 90, 300], 1),
-        ([100, 200, 400, 800], 8),
-    ],
-)
-def test_slots_are_doubled_as_long_as_that_gains_a_tenth(rates, slots):
-    assert worthwhile_slots(paces(*rates)) == slots
-
-
 def test_paces_of_doubled_slots_end_at_the_first_that_gains_less_than_a_tenth(small_tokens):
     before = torch.random.get_rng_state()
     measured = doubling_paces(TINY, small_tokens, memory_bytes=2**40, max_slots=16)
-    slots, rates, _ = zip(*measured, strict=True)
-    assert list(slots) == [2**n for n in range(len(slots))]
-    gains = [faster / slower for slower, faster in itertools.pairwise(rates)]
-    assert all(gain >= MIN_GAIN for gain in gains[:-1])
-    assert gains[-1] < MIN_GAIN or slots[-1] == 16
-    assert 0 < rates[0] < 1e9
+    assert [p.slots for p in measured] == [2**n for n in range(len(measured))]
+    assert all(p.gain >= MIN_GAIN for p in measured[1:-1])
+    assert measured[-1].gain < MIN_GAIN or measured[-1].slots == 16
+    for slower, faster in itertools.pairwise(measured[:2]):
+        assert 0.5 < faster.gain / (faster.tokens_per_s / slower.tokens_per_s) < 2.0
+    assert all(0 < p.tokens_per_s < 1e9 for p in measured)
     assert all(p.peak_bytes > 2**20 for p in measured)
     assert torch.equal(before, torch.random.get_rng_state())
 
@@ -60,7 +41,7 @@ def test_a_pace_counts_the_tokens_of_all_slots(small_tokens):
     began = time.perf_counter()
     trainer.advance(batched=True)
     by_the_clock = 4 * 50 * wide.tokens_per_step / (time.perf_counter() - began)
-    assert 0.4 < pace(wide, small_tokens, 4).tokens_per_s / by_the_clock < 2.5
+    assert 0.4 < paces_at(wide, small_tokens, 4)[1].tokens_per_s / by_the_clock < 2.5
 
 
 def test_doubling_ends_where_the_next_would_pass_the_memory(small_tokens):
@@ -82,7 +63,7 @@ import resource
 import numpy as np
 import torch
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.throughput import doubling_paces, pace
+from lmcore.throughput import doubling_paces, paces_at
 from lmcore.tokens import Tokens
 
 torch.set_num_threads(1)
@@ -91,7 +72,7 @@ tokens = Tokens.of(ids[:4000], ids[4000:], 61)
 # Nearly all its memory is logits: 2048 windows' tokens x 16384 x 4 bytes = 128 MiB a slot and tensor.
 model = ModelConfig(vocab_size=16384, d_model=16, num_layers=1, num_heads=2, d_ff=16, context_length=64)
 run = RunSpec(model=model, train=TrainConfig(steps=5, batch_size=32, device="cpu"))
-pace(run, tokens, 1)  # loads and reserves whatever the process will need once
+paces_at(run, tokens, 1)  # loads and reserves whatever the process will need once
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 900 * 2**20, resource.RLIM_INFINITY))
 import lmcore.throughput

@@ -13,7 +13,8 @@ import pytest
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
-from lmcore.throughput import pace
+from lmcore.pace import Pace, worthwhile_slots
+from lmcore.throughput import _Probe
 from lmcore.tokens import Tokens
 from lmcore.trainer import Trainer
 from sweeps.checkpoint_files import checkpoint_files
@@ -53,20 +54,27 @@ def alone(spec, tokens):
     return numbers(Trainer([spec], tokens))
 
 
+def in_store(value):
+    """What an engine can wait for, as for a reference into Ray's object store."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
+
+
 class Host:
     """An engine, and a driver of its trials that answers each row at once."""
 
     def __init__(self, folder, tokens, slots, costs=None):
         self.folder = RunFolder(folder)
         self.engine = Engine(0, str(folder), slots, 2**40)
-        self.tokens = [asyncio.get_running_loop().create_future()]
-        self.tokens[0].set_result(tokens)
+        self.shared = [in_store(tokens)]
         if costs is not None:
+            self.engine._trainers.paces = lambda run: [Pace(slots, 1.0, 1.0, 0)]
             self.engine._trainers.costs = lambda run: costs
 
     async def enter(self, trial, spec):
         self.folder.trial(trial).mkdir(parents=True, exist_ok=True)
-        await self.engine.enter(trial, trial, spec.model_dump(), self.tokens)
+        await self.engine.enter(trial, trial, spec.model_dump(), self.shared)
 
     async def rows(self, trial, spec, stop_at=None):
         """All rows of a trial that has entered, up to step `stop_at`; then it leaves."""
@@ -87,8 +95,9 @@ class Host:
 
 
 @pytest.fixture(autouse=True)
-def _keeps_its_title(monkeypatch):
+def _keeps_its_title_and_measures_quickly(monkeypatch):
     """An engine names its process, and this one is pytest's."""
+    monkeypatch.setattr("lmcore.throughput.LEAST_S", 0.05)
     monkeypatch.setattr("sweeps.engine.show_in_dashboard", lambda title: None)
 
 
@@ -127,11 +136,27 @@ def test_four_trials_in_two_slots_have_the_rows_of_their_runs_alone_bitwise(driv
 
 def test_how_many_slots_are_worthwhile_is_measured_where_nobody_says(drive, small_tokens):
     async def scenario(host):
-        slots, paces = await host.engine.measure(FOUR["a"].model_dump(), host.tokens)
-        return slots, paces, await host.all(FOUR)
+        paces = await host.engine.measure(FOUR["a"].model_dump(), host.shared)
+        return paces, host.engine._trainers.slots(FOUR["a"]), await host.all(FOUR)
 
-    slots, paces, results = drive(scenario, slots=None, costs=None)
-    assert slots in [pace["slots"] for pace in paces]
+    paces, slots, results = drive(scenario, slots=None, costs=None)
+    assert slots == worthwhile_slots(paces)
+    for trial, spec in FOUR.items():
+        assert numbers(results[trial]) == alone(spec, small_tokens)
+
+
+def test_what_the_engines_agreed_on_counts_more_than_what_this_one_measured(drive, small_tokens):
+    agreed = [Pace(1, 1000.0, 1.0, 0), Pace(2, 1500.0, 1.5, 0), Pace(4, 2400.0, 1.6, 0), Pace(8, 2400.0, 1.0, 0)]
+
+    async def scenario(host):
+        await host.engine.measure(FOUR["a"].model_dump(), host.shared)
+        host.shared.append(in_store({FOUR["a"].pack_key: agreed}))
+        return await host.all(FOUR), host.engine._trainers
+
+    results, trainers = drive(scenario, slots=None, costs=None)
+    assert trainers.slots(FOUR["a"]) == 4
+    interval_s = 5 * 4 * 16 / 1000.0  # updates, windows and their tokens
+    assert trainers.costs(FOUR["a"]) == pytest.approx((interval_s, 4 * interval_s / 2.4))
     for trial, spec in FOUR.items():
         assert numbers(results[trial]) == alone(spec, small_tokens)
 
@@ -222,15 +247,15 @@ def test_a_trial_whose_batch_fits_into_no_memory_fails_alone_however_many_slots_
 def test_paces_are_measured_in_the_device_thread_so_that_the_engine_answers_meanwhile(drive, monkeypatch, slots):
     threads = []
 
-    def watched(*arguments):
-        threads.append(threading.current_thread().name)
-        return pace(*arguments)
+    class Watched(_Probe):
+        def __init__(self, *arguments):
+            threads.append(threading.current_thread().name)
+            super().__init__(*arguments)
 
-    monkeypatch.setattr("sweeps.trainers.pace", watched)
-    monkeypatch.setattr("lmcore.throughput.pace", watched)
+    monkeypatch.setattr("lmcore.throughput._Probe", Watched)
 
     async def scenario(host):
-        await host.engine.measure(run(model={"d_ff": 128}).model_dump(), host.tokens)
+        await host.engine.measure(run(model={"d_ff": 128}).model_dump(), host.shared)
         return await host.all({"a": FOUR["a"]})  # of a shape that another engine was asked to measure
 
     drive(scenario, slots=slots, costs=None)
@@ -253,7 +278,7 @@ def test_a_trial_whose_checkpoint_is_of_other_data_fails_alone(drive, tmp_path, 
 def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_goes_on(drive, tmp_path, small_tokens):
     async def scenario(host):
         await host.enter("a", FOUR["a"])
-        await host.engine.enter("homeless", "homeless", FOUR["b"].model_dump(), host.tokens)  # it has no folder
+        await host.engine.enter("homeless", "homeless", FOUR["b"].model_dump(), host.shared)  # it has no folder
         await host.enter("c", FOUR["c"])
         return await asyncio.gather(
             *(host.rows(trial, FOUR["a"]) for trial in ("a", "homeless", "c")), return_exceptions=True

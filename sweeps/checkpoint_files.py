@@ -18,6 +18,12 @@ def checkpoint_files(trial_folder: Path) -> list[Path]:
 def drop_old_checkpoints(trial_folder: Path) -> None:
     """Delete all but the newest two (the newest might turn out to be damaged), and what a killed writer left."""
     for old in checkpoint_files(trial_folder)[:-KEPT]:
-        old.unlink()
+        old.unlink(missing_ok=True)
     for unfinished in trial_folder.glob(".step-*.tmp"):
-        unfinished.unlink()
+        unfinished.unlink(missing_ok=True)
+
+
+def drop_checkpoints(trial_folder: Path) -> None:
+    """Delete all of them: nobody wants these weights. The driver and an engine may both do it, at the same time."""
+    for file in checkpoint_files(trial_folder):
+        file.unlink(missing_ok=True)

@@ -16,12 +16,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
 from lmcore.pace import Pace
+from sweeps.checkpoint_files import drop_checkpoints
 from sweeps.folder import RunFolder
 from sweeps.slots import Costs, Shape, SlotTable, Work
 from sweeps.titles import show_in_dashboard
@@ -115,7 +117,7 @@ class Engine:
         return None
 
     async def leave(self, trial: str) -> None:
-        """Give the trial's slot to the next one; a trial that is not here has none to give."""
+        """Give the slot of a trial that has ended to the next one; a trial that is not here has none to give."""
         self._table.leave(trial)
         gone = self._trials.pop(trial, None)
         if gone is not None:
@@ -176,7 +178,7 @@ class Engine:
             self._report(trial, last_row | {col.WIDTH: 1, col.BEGAN_AT: now, col.REPORTED_AT: now})
 
     async def _train(self, work: Work) -> None:
-        """Train an interval; rows reach their trials when their checkpoints are on disk."""
+        """Train an interval; reporting its rows and writing checkpoints goes on beside the next one."""
         trials = {self._table.slot(trial): trial for trial in work.trials}
         began_at = time.time()
         try:
@@ -192,19 +194,37 @@ class Engine:
                 continue  # it left while it trained
             if slot in rows:
                 row = rows[slot] | {col.WIDTH: width} | times
-                self._trials[trial].saving = asyncio.create_task(self._save_and_report(trial, row, snapshots.get(slot)))
+                here = self._trials[trial]
+                here.saving = asyncio.create_task(self._report_and_save(trial, row, snapshots.get(slot), here.saving))
             else:  # the others ran up to their report, this one is not at its own yet
                 self._table.ready(trial, time.monotonic())
 
-    async def _save_and_report(self, trial: str, row: Row, snapshot: Any) -> None:
+    async def _report_and_save(self, trial: str, row: Row, snapshot: Any, earlier: asyncio.Task[None] | None) -> None:
+        """A row waits for the checkpoint of the row before; the last one for its own, because a complete trial has it.
+
+        So no more than one interval is trained again if this process dies, and the driver decides while a checkpoint
+        is being written.
+        """
+        if earlier is not None:
+            await earlier
+        here = self._trials.get(trial)
+        if here is None:
+            return
+        last = row[col.STEP] >= here.run.train.steps
+        if not last:
+            self._report(trial, row)
         if snapshot is not None:
-            loop = asyncio.get_running_loop()
+            folder = self._folder.trial(trial)
+            write = partial(asyncio.get_running_loop().run_in_executor, self._writer)
             try:
-                await loop.run_in_executor(self._writer, self._trainers.save, self._folder.trial(trial), snapshot)
+                await write(self._trainers.save, folder, snapshot)
+                if trial not in self._trials:  # it ended meanwhile, and its weights are not wanted
+                    await write(drop_checkpoints, folder)
             except Exception as error:
                 self._fail(trial, error)
                 return
-        self._report(trial, row)
+        if last:
+            self._report(trial, row)
 
     def _report(self, trial: str, row: Row) -> None:
         if trial not in self._table:

@@ -73,15 +73,16 @@ class Engines:
             choices.append(SlotChoice(size, chosen_slots(paces, self._slots), paces))
         return choices
 
-    def open(self, choices: Sequence[SlotChoice], most: int) -> int:
-        """Take trials from now on; how many at a time."""
+    def open(self, choices: Sequence[SlotChoice], most: int) -> tuple[int, int]:
+        """Take trials from now on: how many train at a time, and how many are in line for the next free slot."""
         paces = {self._runs[choice.size].pack_key: choice.paces for choice in choices if choice.paces}
         self.shared = [*self.shared, ray.put(paces)]
         self._placement = Placement(len(self.handles), {choice.size: choice.slots for choice in choices})
-        return min(self._placement.capacity, most)
+        training = min(self._placement.capacity, most)
+        return training, min(self._placement.in_line, most - training)
 
     def offer(self, sizes: Sequence[str]) -> tuple[int, str] | None:
-        """An engine with a free slot, and which of `sizes` suits it; None where all are taken."""
+        """An engine with room for a trial, and which of `sizes` suits it; None where no engine has any."""
         assert self._placement is not None
         engine = self._placement.free_engine()
         return None if engine is None or not sizes else (engine, self._placement.best_size(engine, sizes))

@@ -18,10 +18,10 @@ THROUGHPUT_WINDOW_S = 60.0
 class Progress:
     """Watcher that says: trials done and running, best so far of each size, tokens/s, time left."""
 
-    def __init__(self, console: Console, total: int, concurrent: int) -> None:
+    def __init__(self, console: Console, total: int, slots: int, in_line: int) -> None:
         self._console = console
         self._total = total
-        self._concurrent = max(1, min(concurrent, total))  # slots, or trials at a time where those are fewer
+        self._slots, self._concurrent = slots, slots + in_line
         self._began = time.monotonic()
         self._running: dict[str, dict[str, Any]] = {}
         self._trial_began: dict[str, float] = {}
@@ -103,11 +103,12 @@ class Progress:
     def _summary(self) -> str:
         done = sum(self._counts.values())
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
-        free = self._concurrent - len(self._running)
-        idle = f", {free} slot{'s' if free > 1 else ''} idle" if free else ""
+        running = min(len(self._running), self._slots)
+        in_line, free = len(self._running) - running, self._slots - running
+        idle = f", {free} slot{'s' if free > 1 else ''} idle" if free else f", {in_line} in line" if in_line else ""
         best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
         return (
-            f"{done}/{self._total} trials{f' ({counts})' if counts else ''}, {len(self._running)} running{idle}, "
+            f"{done}/{self._total} trials{f' ({counts})' if counts else ''}, {running} running{idle}, "
             f"best {best or 'none yet'}, {self._tokens_per_s():,.0f} tokens/s, about {self._time_left()} left"
         )
 

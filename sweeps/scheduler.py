@@ -9,6 +9,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.text import Text
 
 from lmcore import columns as col
+from sweeps.engines import Engines
 from sweeps.ledger import Ledger
 from sweeps.watchers import Watchers
 
@@ -20,9 +21,10 @@ class StudyScheduler(FIFOScheduler):
     here like every other, and the trial is stopped because its status is no longer running.
     """
 
-    def __init__(self, ledger: Ledger, watchers: Watchers) -> None:
+    def __init__(self, ledger: Ledger, engines: Engines, watchers: Watchers) -> None:
         super().__init__()
         self._ledger = ledger
+        self._engines = engines
         self._watchers = watchers
 
     def __getstate__(self) -> dict[str, Any]:
@@ -34,6 +36,8 @@ class StudyScheduler(FIFOScheduler):
         row = {name: result[name] for name in (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS) if name in result}
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()
+        if status != col.RUNNING:
+            self._engines.leave(trial_id)  # at once: the next trial trains while this one's end is written down
         self._watchers.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 

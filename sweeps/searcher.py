@@ -39,8 +39,10 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study; the scheduler has already said how the trial ended."""
         trial = self._ids.pop(trial_id)
-        self._engines.leave(trial)
-        self._watchers.ended(self._ledger.end(trial))
+        live = self._ledger.end(trial)
+        if live.status != col.RUNNING:  # an interrupted trial will want its checkpoints, which an engine drops
+            self._engines.leave(trial)
+        self._watchers.ended(live)
 
     # Tune pickles its searcher at the start and snapshots it every few seconds; ours has nothing that the study lacks.
     def __getstate__(self) -> dict[str, Any]:

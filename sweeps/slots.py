@@ -199,9 +199,10 @@ class SlotTable:
 
 
 class Placement:
-    """Which engine each trial is on; an engine is full when its trials fill their shares of its slots.
+    """Which engine each trial is on; an engine has no room when its slots are taken and one more trial is in line.
 
-    `slots` says how many trials of a size an engine holds, at least 1.
+    The one in line is there when a slot becomes free: its engine does not wait until the driver has told the study how
+    the last trial ended and asked it for another. `slots` says how many trials of a size an engine holds, at least 1.
     """
 
     def __init__(self, engines: int, slots: dict[str, int]) -> None:
@@ -210,17 +211,25 @@ class Placement:
 
     @property
     def capacity(self) -> int:
-        """Most trials that can be placed at a time."""
+        """Most trials that can train at a time."""
         return len(self._engines) * max(self._slots.values())
 
+    @property
+    def in_line(self) -> int:
+        """Most trials that can be in line beside those."""
+        return len(self._engines)
+
     def load(self, engine: int) -> float:
-        """Part of the engine's slots that are taken."""
-        return sum(1 / self._slots[size] for size in self._engines[engine].values())
+        """Part of the engine's slots that are taken; more than 1 where a trial is in line."""
+        return self._load(list(self._engines[engine].values()))
 
     def free_engine(self) -> int | None:
-        """The engine with the most room, None where none has any."""
-        emptiest = min(range(len(self._engines)), key=self.load)
-        return emptiest if self.load(emptiest) < 1 - 1e-9 else None
+        """Of the engines that have room, the one with the most; None where none has any."""
+        room = [n for n, trials in enumerate(self._engines) if self._load(list(trials.values())[:-1]) < 1 - 1e-9]
+        return min(room, key=self.load, default=None)
+
+    def _load(self, sizes: Sequence[str]) -> float:
+        return sum(1 / self._slots[size] for size in sizes)
 
     def best_size(self, engine: int, sizes: Sequence[str]) -> str:
         """Of `sizes`, in order of preference, the one that suits the engine: one that it has, else the rarest."""

@@ -116,13 +116,13 @@ def run_on(
         token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
         console.print(f"Ray dashboard: {cluster.dashboard_url}{token if cluster.local else ''}", highlight=False)
     choices = engines.choices()
-    concurrent = engines.open(choices, most)
+    training, in_line = engines.open(choices, most)
     about = manifest(spec, tokens, cluster, len(engines.handles), choices)
     write_json(folder.manifest, about)
     console.print(f"Slots on each of {len(engines.handles)} engines: {', '.join(map(str, choices))}", highlight=False)
     console.print(
-        f"{total} trials, {concurrent} at a time, on {spec.train.device} in {spec.train.dtype}; "
-        f"everything goes to {folder.display}",
+        f"{total} trials, {training} at a time{f' and {in_line} next in line' if in_line else ''}, "
+        f"on {spec.train.device} in {spec.train.dtype}; everything goes to {folder.display}",
         highlight=False,
     )
     rows = RowFile(folder.metrics)
@@ -130,10 +130,10 @@ def run_on(
     tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb))
     began = time.monotonic()
     try:
-        with Progress(console, total, concurrent) as progress:
+        with Progress(console, total, training, in_line) as progress:
             watchers = Watchers([rows, TrialFiles(folder, ledger), occupancy, progress])
             with interrupts.insisting():
-                tune_all(ledger, engines, watchers, folder, concurrent)
+                tune_all(ledger, engines, watchers, folder, training + in_line)
     finally:
         seconds = time.monotonic() - began
         engines.close()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmcore import columns as col
-from sweeps.checkpoint_files import checkpoint_files
+from sweeps.checkpoint_files import drop_checkpoints
 from sweeps.folder import RunFolder, write_text
 from sweeps.ledger import Ledger, LiveTrial
 from sweeps.spec import dump_yaml
@@ -34,8 +34,7 @@ class TrialFiles:
         # This trial, or the one that it pushed out of the best three.
         ranking = self._ledger.ranking(live.size)
         for trial_id in {live.id, *ranking[KEPT_PER_SIZE : KEPT_PER_SIZE + 1]} - set(ranking[:KEPT_PER_SIZE]):
-            for checkpoint in checkpoint_files(self._folder.trial(trial_id)):
-                checkpoint.unlink()
+            drop_checkpoints(self._folder.trial(trial_id))
         if ranking and ranking[0] == live.id:
             write_text(self._folder.best / f"{live.size}.yaml", self._alone(f"best-{live.size}", live))
 

@@ -41,7 +41,7 @@ def tune_all(ledger: Ledger, engines: Engines, watchers: Watchers, folder: RunFo
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, engines, watchers),
-            scheduler=StudyScheduler(ledger, watchers),
+            scheduler=StudyScheduler(ledger, engines, watchers),
             num_samples=total,
             max_concurrent_trials=concurrent,
             reuse_actors=True,

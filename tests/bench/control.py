@@ -169,12 +169,12 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     engines = Engines(cluster, spec, tokens, folder, most)
     ledger = Ledger(spec, open_storage(None, folder))
     choices = engines.choices()
-    concurrent = engines.open(choices, most)
+    training, in_line = engines.open(choices, most)
     rows = RowFile(folder.metrics)
     watchers = Watchers([rows, TrialFiles(folder, ledger)])
     look = Look(engines, folder) if waits else None
     began = time.time()
-    tune_all(ledger, engines, watchers, folder, concurrent)
+    tune_all(ledger, engines, watchers, folder, training + in_line)
     whole_s = time.time() - began
     rows.close()
     last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}

@@ -374,6 +374,45 @@ def test_a_trial_whose_checkpoint_is_being_written_when_its_slots_are_withdrawn_
         assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
 
 
+def slow_saves(host):
+    """Steps whose checkpoints are on disk, in the order of their writing, which takes a while."""
+    save, written = host.engine._trainers.save, []
+
+    def slow_save(folder, snapshot):
+        time.sleep(0.2)
+        save(folder, snapshot)
+        written.append(snapshot[1]["step"])
+
+    host.engine._trainers.save = slow_save
+    return written
+
+
+def test_the_driver_decides_while_a_checkpoint_is_written_but_a_complete_trial_has_its_own(drive):
+    async def scenario(host):
+        written = slow_saves(host)
+        await host.enter("a", FOUR["a"])
+        seen = []
+        for step in (0, 5, 10, 15):
+            seen.append(((await host.engine.row("a", step))[col.STEP], list(written)))
+        return seen
+
+    # Never more than the checkpoint of one known row is missing.
+    assert drive(scenario, slots=1) == [(5, []), (10, [5]), (15, [5, 10]), (20, [5, 10, 15, 20])]
+
+
+def test_a_trial_that_is_stopped_while_its_checkpoint_is_written_leaves_none(drive):
+    async def scenario(host):
+        written = slow_saves(host)
+        await host.enter("a", FOUR["a"])
+        await host.engine.row("a", 0)
+        saving = host.engine._trials["a"].saving
+        await host.engine.leave("a")
+        await saving
+        return written, checkpoint_files(host.folder.trial("a"))
+
+    assert drive(scenario, slots=1) == ([5], [])
+
+
 def test_after_an_error_of_the_engine_itself_nobody_waits_for_ever(drive):
     async def scenario(host):
         host.engine._table.next_work = lambda now: 1 / 0

@@ -56,9 +56,9 @@ def row(step, val_loss, tokens=0):
 class Sweep:
     """Events of a sweep told to the ledger and to a progress of `total` trials, as searcher and scheduler do."""
 
-    def __init__(self, ledger, total=4, concurrent=2, **console):
+    def __init__(self, ledger, total=4, slots=2, in_line=0, **console):
         self.file = io.StringIO()
-        self.progress = Progress(Console(file=self.file, width=200, **console), total, concurrent)
+        self.progress = Progress(Console(file=self.file, width=200, **console), total, slots, in_line)
         self.ledger = ledger
 
     def begin(self):
@@ -129,6 +129,15 @@ def test_a_summary_comes_every_quarter_minute_with_the_numbers_of_that_moment(cl
     sweep.report(second, 30, 3.1, 10_000)
     (line,) = sweep.lines
     assert "167 tokens/s" in line  # (7000 + 3000) / 60
+
+
+def test_trials_that_wait_for_a_slot_are_not_said_to_run(ledger, clock):
+    sweep = Sweep(ledger, slots=1, in_line=1)
+    first = sweep.begin()
+    sweep.begin()
+    clock.now += 20
+    sweep.report(first, 20, 3.9, 6000)
+    assert sweep.lines == ["0/4 trials, 1 running, 1 in line, best none yet, 300 tokens/s, about ? left"]
 
 
 def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.text import Text
 
@@ -40,6 +41,12 @@ class StudyScheduler(FIFOScheduler):
             self._engines.leave(trial_id)  # at once: the next trial trains while this one's end is written down
         self._watchers.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Any:
+        """The first trial that waits for a process, Tune's own goes through all that have ended as well."""
+        live = tune_controller.get_live_trials()
+        pending = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
+        return next((pending[trial_id] for trial_id in self._ledger.live if trial_id in pending), None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Keep the error; Tune asks the searcher to complete the trial right after."""

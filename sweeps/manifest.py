@@ -74,12 +74,12 @@ def _version(package: str) -> str | None:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with `+changes` where files differ from it."""
+    """The checkout's commit, with `+changes` where files differ from it, results of benchmarks left aside."""
     root = Path(__file__).resolve().parent.parent
     try:
         commit, changes = (
             subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain"])
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ".", ":!tests/bench/results"])
         )
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+import statistics
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,32 @@ def test_the_quoted_sweep_is_the_committed_one():
     for row in measured["runs"][0]["table"]:
         assert f"{float(row['val_loss']):.3f}" in README
         assert row["trial"] in README
+
+
+def results(name):
+    return json.loads((ROOT / "tests" / "bench" / "results" / f"{name}.json").read_text())
+
+
+def test_the_quoted_gains_of_packing_are_the_committed_ones():
+    for name, size in results("packing-cpu")["uncompiled"]["sizes"].items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| {name} parameters |"))
+        arms = {arm: f"{values['vs_better']:.2f}x" for arm, values in size["arms"].items()}
+        quoted = re.findall(r"[\d.]+x", row)
+        assert quoted == [arms[arm] for arm in ("packed 2", "packed 4", "packed 8", "packed 16", "auto") if arm in arms]
+        assert f"(K = {size['arms']['auto']['slots'][0]})" in row
+
+
+def test_the_quoted_sweeps_and_costs_of_a_trial_are_the_committed_ones():
+    for key, label in (("16x80", "16 trials of 80 steps"), ("64x20", "64 trials of 20 steps")):
+        measured = results("sweep")[f"{key} slots=auto"]
+        row = next(line for line in README.splitlines() if line.startswith(f"| {label} |"))
+        assert re.findall(r"[\d.]+x", row) == [f"{ratio:.2f}x" for ratio in measured["plain_over_ours"].values()]
+        for side, digits in (("ours", 2), ("plain", 1)):
+            rounds = [measured_round[side] for measured_round in measured["rounds"]]
+            assert f"{statistics.median(r['useful_share'] for r in rounds):.0%}" in row
+            assert f"{statistics.median(r['refill_s']['median'] for r in rounds):.{digits}f} s" in row
+    control = results("control")
+    text = " ".join(README.split())
+    assert f"costs {control['long_run']['trial_ms']:.0f} ms in a sweep of {control['long_run']['trials']}" in text
+    for peer, place in (("defaults", "in Tune as it comes"), ("reuse", "with `reuse_actors`")):
+        assert f"{statistics.median(block[peer]['trial_ms'] for block in control['blocks']):.0f} ms {place}" in text

@@ -11,6 +11,7 @@ import analysis
 from analysis.load import RunError
 from analysis.report import build_report
 from lmcore import columns as col
+from lmcore.pace import Pace
 from sweeps import manifest as module
 from sweeps.cluster import Cluster
 from sweeps.engines import SlotChoice
@@ -21,7 +22,7 @@ from sweeps.spec import SweepSpec
 from sweeps.storage import open_storage
 
 CLUSTER = Cluster(cpus=256, gpus=0, cores=3, memory_bytes=2**30, dashboard_url=None, local=True)
-PACES = [{"slots": 1, "tokens_per_s": 100.0, "peak_bytes": 10}, {"slots": 2, "tokens_per_s": 180.0, "peak_bytes": 20}]
+PACES = [Pace(1, 100.0, 1.0, 10), Pace(2, 180.0, 1.8, 20)]
 CHOICES = [SlotChoice("xs", 2, PACES), SlotChoice("s", 1, [])]
 SECRET = "postgresql://reader:p%40ss@db.example:5432/sweeps"
 
@@ -65,7 +66,10 @@ def test_it_records_seeds_search_hardware_and_command(small_tokens, monkeypatch)
     assert values["sizes"] == ["xs", "s"]
     hardware = values["hardware"]
     assert (hardware["engines"], hardware["cluster_cores"], hardware["cluster_gpus"]) == (3, 3, 0)
-    assert values["slots"] == {"xs": {"per_engine": 2, "measured": PACES}, "s": {"per_engine": 1, "measured": []}}
+    assert values["slots"] == {
+        "xs": {"per_engine": 2, "measured": [pace._asdict() for pace in PACES]},
+        "s": {"per_engine": 1, "measured": []},
+    }
     assert json.loads(json.dumps(values)) == values
     assert values["command"] == ["run.py", "--trials", "5"]
     assert values["storage"] is None
@@ -93,6 +97,10 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
     git("add", "file")
     git("commit", "-m", "first")
     assert commit() == git("rev-parse", "HEAD")
+    results = tmp_path / "tests" / "bench" / "results"
+    results.mkdir(parents=True)
+    (results / "new.json").write_text("{}")
+    assert commit() == git("rev-parse", "HEAD")  # what a benchmark has just measured changes no code
     (tmp_path / "file").write_text("two")
     assert commit() == git("rev-parse", "HEAD") + "+changes"
 

@@ -26,6 +26,20 @@ class RunFolder:
     path: Path
 
     @classmethod
+    def of_sweep(cls, path: Path) -> "RunFolder":
+        """The folder of a sweep that was begun there.
+
+        Raises:
+            InputError: no sweep was.
+        """
+        folder = cls(path.absolute())
+        if not folder.sweep_yaml.is_file():
+            raise InputError(
+                f"--resume: must be the folder of a sweep, with its sweep.yaml (got {path}); give runs/<name>"
+            )
+        return folder
+
+    @classmethod
     def named(cls, name: str) -> "RunFolder":
         """The folder of the sweep `name` under the working directory; `SweepSpec` has checked the name."""
         return cls((RUNS / name).absolute())
@@ -80,11 +94,11 @@ class RunFolder:
         return os.path.relpath(self.path)
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, resume: bool = False) -> Iterator[None]:
         """Make the folder and hold it for this process; the kernel lets go when the process dies, however it dies.
 
         Raises:
-            InputError: it holds a sweep already, or cannot be made.
+            InputError: it holds a sweep already which is not to be resumed, or it cannot be made.
             FolderInUseError: another process holds it.
         """
         try:
@@ -102,10 +116,10 @@ class RunFolder:
                 f"{self.display}: one writer at a time, and process {pid} is writing; wait, or choose another --name"
             ) from None
         with held:
-            if self.sweep_yaml.exists():
+            if self.sweep_yaml.exists() and not resume:
                 raise InputError(
                     f"name: each sweep has a folder of its own, and {self.display} holds a sweep already; "
-                    "choose another --name, or delete the folder"
+                    f"continue it with --resume {self.display}, or choose another --name"
                 )
             holder.write_text(f"{os.getpid()}\n")
             yield

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec
@@ -62,6 +63,8 @@ class Ledger:
 
     spec: SweepSpec
     storage: optuna.storages.BaseStorage
+    last_rows: Mapping[str, Row] = field(default_factory=dict)
+    """Of a sweep that is resumed: the last row of every trial, as the driver before had written it down."""
     live: dict[str, LiveTrial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -77,6 +80,10 @@ class Ledger:
             for size, study in self.studies.items()
         }
         self._complete = {size: _complete_trials(study) for size, study in self.studies.items()}
+        self._unfinished: dict[str, list[LiveTrial]] = {size: [] for size in self.studies}
+        for size, study in self.studies.items():
+            for frozen in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
+                self._take_over(size, frozen)
 
     def _create(self, size: str) -> optuna.Study:
         search = self.spec.search
@@ -85,37 +92,77 @@ class Ledger:
             study_name=self.spec.study_name(size),
             storage=self.storage,
             direction="minimize",
+            load_if_exists=True,  # whether there may be one is asked before: `check_unused`
             pruner=pruner_for(search.scheduler, self.spec.grace_steps(size), run.train.steps, search.reduction_factor),
         )
+        # The queue of a sweep that is resumed may have been cut off by a kill, or be short of trials to come on top.
+        total, queued = self.spec.trials_of(size), study.get_trials(deepcopy=False)
         if search.method == "grid":
-            for params in limited(grid(self.spec.space), self.spec.trials_of(size), search.seed):
-                study.enqueue_trial(params)
+            taken = [trial.system_attrs["fixed_params"] for trial in queued]
+            points = [point for point in limited(grid(self.spec.space), total, search.seed) if point not in taken]
+            for point in points[: total - len(queued)]:
+                study.enqueue_trial(point)
         if search.method == "experiments":
-            for experiment in self.spec.experiments[: self.spec.trials_of(size)]:
+            for experiment in self.spec.experiments[len(queued) : total]:
                 study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
         return study
 
     @property
     def sizes_left(self) -> list[str]:
-        """Sizes that have trials left to ask for, those with the fewest so far first."""
+        """Sizes that have trials left to ask for: unfinished ones first, then by how few there were so far."""
+        unfinished = [size for size, trials in self._unfinished.items() if trials]
         left = [size for size, asked in self._asked.items() if asked < self._trials_of[size]]
-        return sorted(left, key=self._asked.__getitem__)
+        return unfinished or sorted(left, key=self._asked.__getitem__)
 
     def ask(self, size: str) -> LiveTrial:
-        """The next trial of a size that has trials left."""
-        study = self.studies[size]
-        study.sampler = sampler_for(self.spec.search, size, self._asked[size], self.spec.startup_trials(size))
-        trial = study.ask(self._space)
-        self._asked[size] += 1
+        """The next trial of a size that has trials left; one that was left unfinished comes first."""
+        if self._unfinished[size]:
+            live = self._unfinished[size].pop(0)
+        else:
+            study = self.studies[size]
+            study.sampler = self._sampler(size, self._asked[size])
+            live = self._described(size, study.ask(self._space))
+            self._asked[size] += 1
+        self.live[live.id] = live
+        return live
+
+    def _sampler(self, size: str, number: int) -> BaseSampler:
+        return sampler_for(self.spec.search, size, number, self.spec.startup_trials(size))
+
+    def _described(self, size: str, trial: optuna.Trial) -> LiveTrial:
+        """The trial as a run, which its attributes tell everybody."""
         experiment = trial.user_attrs.get(col.EXPERIMENT)
         overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
         live = LiveTrial(f"{size}-{trial.number:04d}", size, experiment, self.spec.run_for(size, overrides), trial)
-        # Few and large: every attribute is a transaction of its own, some milliseconds with SQLite.
-        trial.set_user_attr(col.TRIAL, live.id)
-        trial.set_user_attr(col.RUN, live.run.model_dump())
-        trial.set_user_attr(col.COUNTS, _counts(live.run.model))
-        self.live[live.id] = live
+        if col.COUNTS not in trial.user_attrs:
+            # Few and large: every attribute is a transaction of its own, some milliseconds with SQLite.
+            trial.set_user_attr(col.TRIAL, live.id)
+            trial.set_user_attr(col.RUN, live.run.model_dump())
+            trial.set_user_attr(col.COUNTS, _counts(live.run.model))
         return live
+
+    def _take_over(self, size: str, frozen: FrozenTrial) -> None:
+        """A trial that the driver before left RUNNING: told its end if that was decided, or else to be finished."""
+        study = self.studies[size]
+        study.sampler = self._sampler(size, frozen.number)
+        trial = optuna.Trial(study, frozen._trial_id)
+        for name, distribution in self._space.items():
+            if name not in frozen.params:
+                trial._suggest(name, distribution)
+            elif name not in trial.relative_params and not distribution.single():
+                # Drawn once more for nothing, so that those after it are what they would have been.
+                study.sampler.sample_independent(study, frozen, name, distribution)
+        live = self._described(size, trial)
+        live.last_row = self.last_rows.get(live.id)
+        live.status = frozen.user_attrs.get(col.STATUS, (live.last_row or {}).get(col.STATUS, col.RUNNING))
+        if live.status == col.RUNNING:
+            self._unfinished[size].append(live)
+            return
+        live.message = frozen.user_attrs.get(col.MESSAGE)
+        if live.message is None and live.last_row is not None:
+            live.message = divergence(live.last_row, live.run.model.vocab_size)
+        self.live[live.id] = live
+        self.end(live.id)
 
     def report(self, trial_id: str, row: Row) -> str:
         """Take a trial's report row; its status from now on. Anything but running means: stop it."""
@@ -168,6 +215,23 @@ class Ledger:
     def ranking(self, size: str) -> list[str]:
         """Ids of the complete trials of `size`, best first; diverged ones are not among them."""
         return [trial_id for _, _, trial_id in self._complete[size]]
+
+    @property
+    def unfinished(self) -> int:
+        """Trials that a driver before left unfinished, and that have not been asked for yet."""
+        return sum(len(trials) for trials in self._unfinished.values())
+
+    @property
+    def best_losses(self) -> dict[str, tuple[float, str]]:
+        """Lowest loss and its trial's id, of the sizes that have a complete trial."""
+        return {size: (trials[0][0], trials[0][2]) for size, trials in self._complete.items() if trials}
+
+    def best_run(self, size: str) -> RunSpec | None:
+        """What the best complete trial of `size` trained."""
+        if not self._complete[size]:
+            return None
+        _, number, _ = self._complete[size][0]
+        return RunSpec.model_validate(self.studies[size].get_trials(deepcopy=False)[number].user_attrs[col.RUN])
 
     def statuses(self) -> dict[str, str]:
         """Status of every trial that has been asked for, by trial id."""

@@ -26,6 +26,8 @@ examples:
       your own text, longer runs, more trials
   python sweeps/run.py --set optim.lr=1e-3 --set 'space.optim.beta2=[0.9, 0.99]'
       fix a field that the file searches, search another one differently
+  python sweeps/run.py --resume runs/quick --trials 32
+      go on with a sweep that was stopped or killed, or that is to have more trials
   python sweeps/run.py --address head:6379
       the same on a Ray cluster
 
@@ -33,12 +35,15 @@ exit codes:
   0 done   1 no trial completed   2 wrong input   3 the run's folder is in use   130 interrupted   143 terminated
 """
 
+FIXED = ("config", "name", "search", "scheduler", "seed")  # options that a sweep cannot be resumed with
+
 
 @dataclass(frozen=True)
 class Options:
     """The command line, parsed; None where an option was not given."""
 
     config: Path
+    resume: Path | None
     search: str | None
     scheduler: str | None
     trials: int | None
@@ -78,7 +83,6 @@ def parser() -> argparse.ArgumentParser:
     sweep.add_argument(
         "--config",
         type=Path,
-        default=DEFAULT_CONFIG,
         metavar="FILE",
         help="the sweep's YAML file (default: configs/quick.yaml of this repository)",
     )
@@ -89,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH=VALUE",
         help="change one field of the file, e.g. optim.lr=1e-3, search.concurrent=2, sizes=[]; may be repeated; "
         "a field that is set is no longer searched",
+    )
+    sweep.add_argument(
+        "--resume",
+        type=Path,
+        metavar="RUN",
+        help="go on with the sweep in this folder: its unfinished trials, then the rest, or more of them with --trials",
     )
     sweep.add_argument("--name", help="name of the run's folder below runs/ (default: the file's)")
     search = p.add_argument_group("how it is searched")
@@ -130,5 +140,15 @@ def _slots(text: str) -> int | str:
 
 def parse(argv: Sequence[str] | None = None) -> Options:
     """The options in `argv`, by default the process's own; SystemExit(2) after one line if they are wrong."""
-    values = vars(parser().parse_args(argv))
-    return Options(**{**values, "set": tuple(values["set"])})
+    command_line = parser()
+    values = vars(command_line.parse_args(argv))
+    if values["resume"] is not None:
+        fixed = [f"--{name}" for name in FIXED if values[name] is not None]
+        if fixed:
+            rule = "goes on with a sweep as it was begun"
+            command_line.error(
+                f"--resume: {rule} (got also {', '.join(fixed)}); leave that out, or begin another sweep"
+            )
+        values["config"] = values["resume"] / "sweep.yaml"
+    config = values["config"] or DEFAULT_CONFIG
+    return Options(**{**values, "config": config, "set": tuple(values["set"])})

@@ -1,6 +1,7 @@
 """Live progress in the terminal: a table that redraws itself, or plain lines where the output is not a terminal."""
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,10 +16,22 @@ LINE_EVERY_S = 15.0
 THROUGHPUT_WINDOW_S = 60.0
 
 
+Best = dict[str, tuple[float, str]]
+
+
 class Progress:
     """Watcher that says: trials done and running, best so far of each size, tokens/s, time left."""
 
-    def __init__(self, console: Console, total: int, slots: int, in_line: int) -> None:
+    def __init__(
+        self,
+        console: Console,
+        total: int,
+        slots: int,
+        in_line: int,
+        ended: Iterable[str] = (),
+        best: Best | None = None,
+    ) -> None:
+        """`ended` and `best` are those of a sweep that is resumed: statuses of its trials, loss and id by size."""
         self._console = console
         self._total = total
         self._slots, self._concurrent = slots, slots + in_line
@@ -27,7 +40,9 @@ class Progress:
         self._trial_began: dict[str, float] = {}
         self._durations: list[float] = []
         self._counts = dict.fromkeys((col.COMPLETE, col.PRUNED, col.DIVERGED, col.FAILED), 0)
-        self._best: dict[str, tuple[float, str]] = {}
+        for status in ended:
+            self._counts[status] += 1
+        self._best: Best = dict(best or {})
         self._tokens: dict[str, int] = {}
         self._arrivals: list[tuple[float, int]] = []
         self._next_line = self._began + LINE_EVERY_S

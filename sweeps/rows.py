@@ -1,11 +1,13 @@
 """metrics.jsonl: every report row of every trial, one JSON line each, appended and synced as it arrives."""
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 from lmcore import columns as col
+from lmcore.errors import InputError
 from sweeps.ledger import LiveTrial, finite_row
 
 
@@ -48,3 +50,22 @@ class RowFile:
         except OSError:
             self._file.truncate(end)
             raise
+
+
+def last_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """The last row of each trial in a file of rows that nobody writes; a line that was cut off is none.
+
+    Losses that were not finite are NaN. Raises InputError if a line is damaged.
+    """
+    rows = {}
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            losses = {name: math.nan for name in (col.TRAIN_LOSS, col.VAL_LOSS) if row[name] is None}
+            rows[row[col.TRIAL]] = {**row, **losses}
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}:{number}: must be a report row, but is damaged ({error!r}); restore the file from a copy"
+            ) from None
+    return rows

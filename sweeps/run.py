@@ -22,6 +22,7 @@ from sweeps.folder import FolderInUseError, RunFolder  # noqa: E402
 from sweeps.interrupts import Interrupts  # noqa: E402
 from sweeps.options import parse  # noqa: E402
 from sweeps.plan import print_plan  # noqa: E402
+from sweeps.resume import resumed_spec  # noqa: E402
 from sweeps.spec_file import load_spec  # noqa: E402
 from sweeps.sweep import run_sweep  # noqa: E402
 
@@ -34,14 +35,19 @@ def main(argv: list[str] | None = None) -> int:
     interrupts.install()
     folder = None
     try:
-        spec = load_spec(options.config, options.set, **options.flags)
+        if options.resume is None:
+            spec = load_spec(options.config, options.set, **options.flags)
+        else:
+            folder = RunFolder.of_sweep(options.resume)
+            spec = resumed_spec(folder, options.set, **options.flags)
         if options.dry_run:
             print_plan(spec)
             return 0
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
-        folder = RunFolder.named(spec.name)
-        outcome = run_sweep(spec, options.address, options.dashboard, console, interrupts)
+        folder = folder or RunFolder.named(spec.name)
+        resume = options.resume is not None
+        outcome = run_sweep(spec, folder, options.address, options.dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         report = subprocess.run(
             [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's
@@ -58,8 +64,10 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 3
     except (KeyboardInterrupt, SystemExit) as stop:  # SystemExit is how Ray takes a SIGTERM while it starts
-        kept = f"; the ended trials are kept in {folder.display}" if folder and folder.metrics.exists() else ""
-        print(f"\nstopped{kept}", file=sys.stderr)
+        again = (
+            f"; go on with python sweeps/run.py --resume {folder.display}" if folder and folder.metrics.exists() else ""
+        )
+        print(f"\nstopped{again}", file=sys.stderr)
         return 143 if interrupts.received == signal.SIGTERM or isinstance(stop, SystemExit) else 130
 
 

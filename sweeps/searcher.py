@@ -7,7 +7,7 @@ from ray.tune.search import Searcher
 from lmcore import columns as col
 from sweeps.engines import Engines
 from sweeps.ledger import Ledger
-from sweeps.trainable import TITLE
+from sweeps.trainable import KNOWN_STEP, TITLE
 from sweeps.watchers import Watchers
 
 
@@ -34,7 +34,9 @@ class StudySearcher(Searcher):
         self._ids[trial_id] = live.id
         self._watchers.began(live)
         self._engines.enter(live, engine)
-        return {col.TRIAL: live.id, TITLE: live.name, col.ENGINE: engine, col.RUN: live.run.model_dump()}
+        known_step = 0 if live.last_row is None else live.last_row[col.STEP]
+        place = {col.ENGINE: engine, KNOWN_STEP: known_step}
+        return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run.model_dump(), **place}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study; the scheduler has already said how the trial ended."""

@@ -61,6 +61,8 @@ def quiet_optuna() -> None:
     for message in (
         "QMCSampler is experimental",  # offered all the same; its interface is used in one place
         "Clip non-finite values",  # the +inf of diverged trials, which is what GP is to do with it
+        "The reported value is ignored",  # what a killed driver had told half comes again
+        "The constraint value is ignored",
         "Constraints have been set, but CmaEsSampler",  # CMA-ES ranks: the +inf alone keeps it away
     ):
         warnings.filterwarnings("ignore", message=message)

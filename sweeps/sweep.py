@@ -19,6 +19,7 @@ from lmcore.prepare import prepare_tokens
 from lmcore.tokens import Tokens, check_windows, save_tokens
 from sweeps.folder import RunFolder, write_json, write_text
 from sweeps.interrupts import Interrupts
+from sweeps.resume import differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.tracking import Tracking, mode_of
 
@@ -56,9 +57,15 @@ def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
 
 
 def run_sweep(
-    spec: SweepSpec, address: str | None, dashboard: bool, console: Console, interrupts: Interrupts
+    spec: SweepSpec,
+    folder: RunFolder,
+    address: str | None,
+    dashboard: bool,
+    console: Console,
+    interrupts: Interrupts,
+    resume: bool = False,
 ) -> Outcome:
-    """Run `spec` in its folder, on the Ray cluster at `address` or on this machine.
+    """Run `spec` in `folder`, or with `resume` what is left of it, on the Ray cluster at `address` or on this machine.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
@@ -68,15 +75,19 @@ def run_sweep(
         import torch  # only who demands a GPU of this machine waits for this import
 
         resolve(spec.train, torch.cuda.is_available())
-    spec, tokens = with_data(spec)
-    folder = RunFolder.named(spec.name)
-    with folder.claimed():
+    if not resume:
+        spec, tokens = with_data(spec)
+    with folder.claimed(resume):
+        if resume:
+            kept = resumed_tokens(folder)
+            spec, tokens = with_data(spec) if kept is None else (spec, kept)
         # Ray and Optuna are imported only now, when hardly anything of the user's input can be wrong any more.
         from sweeps.cluster import connect
         from sweeps.storage import check_unused, open_storage
 
         storage = open_storage(spec.search.storage, folder)
-        check_unused(storage, [spec.study_name(size) for size in spec.size_names])
+        if not resume:
+            check_unused(storage, [spec.study_name(size) for size in spec.size_names])
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with connect(address, dashboard) as cluster:
             interrupts.install()
@@ -98,7 +109,7 @@ def run_on(
     from sweeps.manifest import manifest
     from sweeps.occupancy import Occupancy
     from sweeps.progress import Progress
-    from sweeps.rows import RowFile
+    from sweeps.rows import RowFile, last_rows
     from sweeps.trial_files import TrialFiles
     from sweeps.watchers import Watchers
 
@@ -110,14 +121,22 @@ def run_on(
     from sweeps.tuning import tune_all
 
     write_text(folder.sweep_yaml, dump_yaml(spec))
-    ledger = Ledger(spec, storage)
-    save_tokens(tokens, folder.tokens)
+    begun = manifest_of(folder)  # nothing, unless this sweep is resumed
+    ledger = Ledger(spec, storage, last_rows(folder.metrics))
+    if not (folder.tokens / "meta.json").exists():
+        save_tokens(tokens, folder.tokens)
     if cluster.dashboard_url:
         token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
         console.print(f"Ray dashboard: {cluster.dashboard_url}{token if cluster.local else ''}", highlight=False)
     choices = engines.choices()
     training, in_line = engines.open(choices, most)
     about = manifest(spec, tokens, cluster, len(engines.handles), choices)
+    if begun:
+        for line in differences(begun, about):
+            console.print(
+                f"Note: {line}; trials that go on may differ from what they would have been.", highlight=False
+            )
+        about = resumed_manifest(begun, about)
     write_json(folder.manifest, about)
     console.print(f"Slots on each of {len(engines.handles)} engines: {', '.join(map(str, choices))}", highlight=False)
     console.print(
@@ -125,15 +144,22 @@ def run_on(
         f"on {spec.train.device} in {spec.train.dtype}; everything goes to {folder.display}",
         highlight=False,
     )
+    ended = [status for status in ledger.statuses().values() if status != col.RUNNING]
+    if begun:
+        console.print(f"Resumed: {len(ended)} trials have ended, {ledger.unfinished} go on", highlight=False)
     rows = RowFile(folder.metrics)
+    files = TrialFiles(folder, ledger)
+    files.catch_up()
     occupancy = Occupancy(len(engines.handles))
-    tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb))
+    logged = folder.metrics.stat().st_size
+    tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb), logged)
     began = time.monotonic()
     try:
-        with Progress(console, total, training, in_line) as progress:
-            watchers = Watchers([rows, TrialFiles(folder, ledger), occupancy, progress])
+        with Progress(console, total, training, in_line, ended, ledger.best_losses) as progress:
+            watchers = Watchers([rows, files, occupancy, progress])
             with interrupts.insisting():
-                tune_all(ledger, engines, watchers, folder, training + in_line)
+                if ledger.sizes_left:
+                    tune_all(ledger, engines, watchers, folder, training + in_line)
     finally:
         seconds = time.monotonic() - began
         engines.close()

@@ -54,7 +54,8 @@ def mode_of(setting: str) -> str:
 class Tracking:
     """The tracking process of a sweep, or none where the mode is off."""
 
-    def __init__(self, folder: RunFolder, project: str, mode: str) -> None:
+    def __init__(self, folder: RunFolder, project: str, mode: str, start: int = 0) -> None:
+        """`start` is the first byte of metrics.jsonl to log: an earlier driver had the rest logged."""
         self._mode = mode
         self._process: subprocess.Popen[bytes] | None = None
         if mode == "off":
@@ -64,7 +65,7 @@ class Tracking:
         path = [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]
         # -P: a sweeps/ or a wandb.py of the user's in the working directory is not ours.
         python = [sys.executable, "-P", "-m", "sweeps.tracking"]
-        command = [*python, str(folder.path), "--project", project, "--mode", mode]
+        command = [*python, str(folder.path), "--project", project, "--mode", mode, "--start", str(start)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -92,10 +93,11 @@ class Tracking:
         return None
 
 
-def follow(path: Path, ended: threading.Event) -> Iterator[dict[str, Any]]:
-    """Rows of metrics.jsonl as they are appended, until `ended` is set and the file is read to its end."""
+def follow(path: Path, ended: threading.Event, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Rows of metrics.jsonl from byte `start` on, as they come, until `ended` is set and all is read."""
     rest = b""
     with path.open("rb") as file:
+        file.seek(start)
         while True:
             last = ended.is_set()
             rest += file.read()
@@ -151,13 +153,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--project", required=True)
     parser.add_argument("--mode", choices=("offline", "online"), required=True)
+    parser.add_argument("--start", type=int, default=0, help="first byte of metrics.jsonl to follow")
     args = parser.parse_args(argv)
     ended = threading.Event()
     threading.Thread(target=lambda: (sys.stdin.buffer.read(), ended.set()), daemon=True).start()
     folder = RunFolder(args.folder)
     runs = WandbRuns(folder, args.project, args.mode)
     try:
-        for row in follow(folder.metrics, ended):
+        for row in follow(folder.metrics, ended, args.start):
             runs.log(row)
     finally:
         runs.close()

@@ -16,6 +16,7 @@ from lmcore import columns as col
 from sweeps.titles import show_in_dashboard
 
 TITLE = "title"  # in a trial's config: what people call it
+KNOWN_STEP = "known_step"  # of the last row that the driver has; 0 for a trial that begins
 ENGINE_LIVES = 3  # that a trial may see; one that keeps killing its engine must not kill its neighbours for ever
 RETRY_S = 1.0
 
@@ -33,7 +34,7 @@ class TrialTrainable(tune.Trainable):
         """Stand for another trial."""
         self._trial, self._title, self._run = (new_config[name] for name in (col.TRIAL, TITLE, col.RUN))
         self._engine = self._engines[new_config[col.ENGINE]]
-        self._step = 0
+        self._step = new_config[KNOWN_STEP]
         self._lives: set[int] = set()
         show_in_dashboard(self._title)
         return True

@@ -3,6 +3,7 @@
 from typing import Any
 
 from lmcore import columns as col
+from lmcore.config import RunSpec
 from sweeps.checkpoint_files import drop_checkpoints
 from sweeps.folder import RunFolder, write_text
 from sweeps.ledger import Ledger, LiveTrial
@@ -18,9 +19,20 @@ class TrialFiles:
         self._folder = folder
         self._ledger = ledger
 
+    def catch_up(self) -> None:
+        """Do what a driver that was killed may not have come to, for the trials that have ended."""
+        for size in self._ledger.studies:
+            best = self._ledger.best_run(size)
+            if best is not None:
+                self._write_best(size, best)
+        kept = {trial for size in self._ledger.studies for trial in self._ledger.ranking(size)[:KEPT_PER_SIZE]}
+        for trial_id, status in self._ledger.statuses().items():
+            if status != col.RUNNING and trial_id not in kept:
+                drop_checkpoints(self._folder.trial(trial_id))
+
     def began(self, live: LiveTrial) -> None:
         """Write trials/<id>/run.yaml, a config that trains this trial alone."""
-        write_text(self._folder.trial(live.id) / "run.yaml", self._alone(live.experiment or live.id, live))
+        write_text(self._folder.trial(live.id) / "run.yaml", self._alone(live.experiment or live.id, live.run))
 
     def reported(self, live: LiveTrial, row: dict[str, Any]) -> None:
         """The trial's worker has written its checkpoint itself."""
@@ -36,7 +48,10 @@ class TrialFiles:
         for trial_id in {live.id, *ranking[KEPT_PER_SIZE : KEPT_PER_SIZE + 1]} - set(ranking[:KEPT_PER_SIZE]):
             drop_checkpoints(self._folder.trial(trial_id))
         if ranking and ranking[0] == live.id:
-            write_text(self._folder.best / f"{live.size}.yaml", self._alone(f"best-{live.size}", live))
+            self._write_best(live.size, live.run)
 
-    def _alone(self, name: str, live: LiveTrial) -> str:
-        return dump_yaml(self._ledger.spec.single(name, live.run))
+    def _write_best(self, size: str, run: RunSpec) -> None:
+        write_text(self._folder.best / f"{size}.yaml", self._alone(f"best-{size}", run))
+
+    def _alone(self, name: str, run: RunSpec) -> str:
+        return dump_yaml(self._ledger.spec.single(name, run))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,6 +30,7 @@ TUNE_ENVIRONMENT = {
 def tune_all(ledger: Ledger, engines: Engines, watchers: Watchers, folder: RunFolder, concurrent: int) -> None:
     """Run every trial that the ledger hands out, `concurrent` at a time."""
     os.environ.update(TUNE_ENVIRONMENT)
+    shutil.rmtree(folder.tune, ignore_errors=True)  # of a driver before
     # A failed trial is told in one line and kept whole in its folder; Tune would print its traceback as well.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     spec = ledger.spec

@@ -81,7 +81,7 @@ def test_a_sweep_that_is_told_to_stop_keeps_its_ended_trials_and_leaves_no_proce
     finally:
         process.kill()
     assert process.returncode == code, out + error
-    assert error == "\nstopped; the ended trials are kept in runs/stopped\n"
+    assert error == "\nstopped; go on with python sweeps/run.py --resume runs/stopped\n"
     assert len(family) > 5  # Ray's servers, its worker, tracking
     wait_until(lambda: not running(family), 10, "processes were left")
 

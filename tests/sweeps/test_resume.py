@@ -1,0 +1,236 @@
+"""A driver that was killed at any write is followed by one that ends the sweep as if nothing had happened."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from test_ledger import loss_of, row, spec
+
+from lmcore import columns as col
+from lmcore.errors import InputError
+from sweeps.folder import RunFolder, write_json, write_text
+from sweeps.ledger import Ledger
+from sweeps.resume import differences, manifest_of, resumed_manifest, resumed_spec
+from sweeps.rows import last_rows
+from sweeps.spec import dump_yaml
+
+RUN = Path(__file__).resolve().parents[2] / "sweeps" / "run.py"
+WRITES = (
+    "create_new_trial",
+    "set_trial_param",
+    "set_trial_state_values",
+    "set_trial_intermediate_value",
+    "set_trial_user_attr",
+    "set_trial_system_attr",
+)
+
+
+class Killed(BaseException):
+    """What no handler of ours or of Optuna's may catch."""
+
+
+class MortalStorage(optuna.storages.InMemoryStorage):
+    """Dies instead of its write number `fatal`, and works again afterwards, as a database does."""
+
+    fatal = None
+    written = 0
+
+    def __getattribute__(self, name):
+        if name in WRITES:
+            if self.written == self.fatal:
+                self.fatal = None
+                raise Killed
+            self.written += 1
+        return super().__getattribute__(name)
+
+
+def drive(ledger, rows):
+    """Run trials one by one, from where their last rows are; `rows` is what metrics.jsonl would hold."""
+    while sizes := ledger.sizes_left:
+        live = ledger.ask(sizes[0])
+        known = live.last_row[col.STEP] if live.last_row else 0
+        for step in (10, 20, 30, 40):
+            if step > known:
+                status = ledger.report(live.id, row(step, loss_of(live, step)))
+                rows[live.id] = row(step, loss_of(live, step)) | {col.STATUS: status}
+                if status != col.RUNNING:
+                    break
+        ledger.end(live.id)
+
+
+def outcome(storage):
+    """All that the studies say in the end."""
+    return {
+        study.study_name: [
+            (t.state, t.params, t.values, t.intermediate_values, t.user_attrs)
+            for t in storage.get_all_trials(study._study_id)
+        ]
+        for study in storage.get_all_studies()
+    }
+
+
+@pytest.mark.filterwarnings("ignore:The (reported|constraint) value is ignored")
+@pytest.mark.parametrize("scheduler", ["none", "asha"])
+@pytest.mark.parametrize("method", ["random", "optuna", "grid", "experiments"])
+def test_whichever_write_was_the_last_the_same_trials_end_the_same_way(method, scheduler):
+    sweep = spec(method, trials=5, scheduler=scheduler)
+    whole = MortalStorage()
+    drive(Ledger(sweep, whole), {})
+    wanted = repr(outcome(whole))  # repr: NaN is equal to itself there
+    kills = 0
+    for fatal in range(whole.written):
+        storage, rows = MortalStorage(), {}
+        storage.fatal = fatal
+        try:
+            drive(Ledger(sweep, storage), rows)
+        except Killed:
+            kills += 1
+            drive(Ledger(sweep, storage, rows), rows)
+        assert repr(outcome(storage)) == wanted, fatal
+    assert kills == whole.written > 40
+
+
+def test_a_finished_sweep_goes_on_with_more_trials_and_repeats_none():
+    for method in ("random", "optuna", "grid", "experiments"):
+        storage = optuna.storages.InMemoryStorage()
+        drive(Ledger(spec(method, trials=4), storage), {})
+        before = outcome(storage)["main"]
+        drive(Ledger(spec(method, trials=7), storage), {})
+        after = outcome(storage)["main"]
+        assert repr(after[:4]) == repr(before)
+        runs = {json.dumps(attributes[col.RUN], sort_keys=True) for _, _, _, _, attributes in after}
+        assert len(after) == 7
+        assert len(runs) == (4 if method == "experiments" else 7)  # twelve experiments have four rates
+
+
+@pytest.fixture
+def folder(in_tmp):
+    """runs/contract, in which a sweep of four trials was begun."""
+    begun = RunFolder.named("contract")
+    write_text(begun.sweep_yaml, dump_yaml(spec("random", trials=4)))
+    return begun
+
+
+def test_more_trials_other_slots_and_other_tracking_are_what_a_resumed_sweep_may_have(folder):
+    same = resumed_spec(folder, ())
+    assert same == spec("random", trials=4)
+    more = resumed_spec(folder, ("search.concurrent=3",), trials=9, slots=2, wandb="off")
+    assert (more.search.trials, more.search.concurrent, more.search.slots, more.tracking.wandb) == (9, 3, 2, "off")
+    assert more.space == same.space
+
+
+@pytest.mark.parametrize(
+    ("overrides", "flags", "message"),
+    [
+        (
+            ("train.steps=400",),
+            {},
+            "train.steps: must stay 40, so that trials to come compare with those so far (got 400)",
+        ),
+        (("optim.lr=0.001",), {}, "optim.lr: must stay"),
+        (("model.d_model=32",), {}, "model.d_model: must stay"),
+        ((), {"trials": 3}, "search.trials: must not shrink (got 3 for main, which began with 4)"),
+    ],
+)
+def test_what_would_make_other_trials_of_them_is_refused_in_one_line(folder, overrides, flags, message):
+    with pytest.raises(InputError) as refusal:
+        resumed_spec(folder, overrides, **flags)
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_folder_without_a_sweep_is_not_resumed(in_tmp):
+    with pytest.raises(InputError, match=r"--resume: must be the folder of a sweep"):
+        RunFolder.of_sweep(Path("runs/nothing"))
+
+
+def test_the_manifest_keeps_its_beginning_and_tells_what_has_changed_since(folder):
+    begun = {
+        **{"created": "2026-01-01", "command": ["run.py"], "commit": "a", "hardware": {"processor": "x"}},
+        **{"versions": {"torch": "2.13.0", "optuna": "5.0.0", "numpy": "2"}, "slots": 1},
+    }
+    now = {**begun, "created": "2026-01-02", "commit": "b", "slots": 2}
+    assert manifest_of(folder) == {}
+    write_json(folder.manifest, begun)
+    assert differences(manifest_of(folder), now) == ["commit was a, and is b now"]
+    twice = resumed_manifest(resumed_manifest(begun, now), now)
+    assert (twice["created"], twice["commit"], twice["slots"]) == ("2026-01-01", "a", 2)
+    assert [entry["commit"] for entry in twice["resumed"]] == ["b", "b"]
+
+
+def test_rows_that_were_cut_off_are_none_and_losses_that_were_not_finite_are_nan(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    assert last_rows(path) == {}
+    lines = [{col.TRIAL: "a", **row(10, 3.0)}, {col.TRIAL: "a", **row(20, 2.0)}, {col.TRIAL: "b", **row(10, None)}]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    path.write_text(text + json.dumps(lines[0])[:-1])
+    rows = last_rows(path)
+    assert rows["a"][col.STEP] == 20
+    assert math.isnan(rows["b"][col.VAL_LOSS])
+    path.write_text("{]\n" + text)
+    with pytest.raises(InputError, match=r"metrics.jsonl:1: must be a report row"):
+        last_rows(path)
+
+
+def sweep_command(name, *more):
+    settings = {
+        "sizes": "[{name: xs, model.d_model: 32, model.d_ff: 64, model.num_layers: 1}]",
+        "model.context_length": "64",
+        "train.steps": "200",
+        "train.eval_every": "20",
+        "data.source": "tokens.npy",
+        "data.vocab_size": "61",
+    }
+    options = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    flags = ["--trials", "6", "--search", "random", "--scheduler", "none", "--name", name, "--slots", "2"]
+    return [sys.executable, str(RUN), *options, *flags, *QUIET, *more]
+
+
+QUIET = ("--no-dashboard", "--wandb", "off")
+NOT_NUMBERS = {*col.PLACE_COLUMNS, col.TOKENS_PER_S, col.ELAPSED_S}
+
+
+def curves(folder):
+    """Rows by trial, in order, without what hangs on time and place."""
+    by_trial = {}
+    for line in (folder / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        by_trial.setdefault(values[col.TRIAL], []).append({k: v for k, v in values.items() if k not in NOT_NUMBERS})
+    return by_trial
+
+
+@pytest.mark.ray
+def test_a_driver_that_is_killed_and_resumed_ends_with_the_rows_of_one_that_was_not(tmp_path):
+    tokens = np.cumsum(np.random.default_rng(0).integers(0, 3, 20_000)).astype(np.uint16) % 61
+    np.save(tmp_path / "tokens.npy", tokens)
+    subprocess.run(sweep_command("whole"), cwd=tmp_path, check=True, capture_output=True, timeout=200)
+    killed = subprocess.Popen(
+        sweep_command("killed"),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    rows = tmp_path / "runs" / "killed" / "metrics.jsonl"
+    deadline = time.monotonic() + 100
+    while (not rows.exists() or rows.read_bytes().count(b"\n") < 25) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    before = curves(tmp_path / "runs" / "killed")
+    assert 0 < sum(map(len, before.values())) < 60
+    (tmp_path / "tokens.npy").unlink()  # the run has its own
+    command = [sys.executable, str(RUN), "--resume", "runs/killed", *QUIET]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert curves(tmp_path / "runs" / "killed") == curves(tmp_path / "runs" / "whole")
+    ended = sum(trial[-1][col.STATUS] != col.RUNNING for trial in before.values())
+    assert f"Resumed: {ended} trials have ended, " in done.stdout

@@ -43,7 +43,7 @@ class StudyScheduler(FIFOScheduler):
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The first trial that waits for a process, Tune's own goes through all that have ended as well."""
+        """The first trial that waits for a process; Tune's own goes through all that have ended as well."""
         live = tune_controller.get_live_trials()
         pending = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
         return next((pending[trial_id] for trial_id in self._ledger.live if trial_id in pending), None)

@@ -4,13 +4,17 @@ PYTHON ?= python3
 NAME ?= quick
 BIN := .venv/bin
 
-.PHONY: sweep test lint format
+.PHONY: sweep test faults lint format
 
 sweep: .venv/installed
 	$(BIN)/python sweeps/run.py --search optuna --name $(NAME)
 
 test: .venv/installed
 	$(BIN)/python -m pytest
+
+# Everything that a sweep must survive, and a table of it; `make test` has a part.
+faults: .venv/installed
+	$(BIN)/python -m pytest tests/faults --faults
 
 lint: .venv/installed
 	$(BIN)/ruff check .

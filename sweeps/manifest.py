@@ -31,11 +31,11 @@ def manifest(
         "name": spec.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *arguments],
-        "commit": _commit(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "commit": commit(),
+        "versions": versions(),
         "hardware": {
             "machine": platform.machine(),
-            "processor": _processor(),
+            "processor": processor(),
             "cores": os.cpu_count(),
             "engines": engines,
             "cluster_cores": cluster.cores,
@@ -66,6 +66,11 @@ def manifest(
     }
 
 
+def versions() -> dict[str, str | None]:
+    """Of Python and of all that a number may hang on."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
 def _version(package: str) -> str | None:
     try:
         return version(package)
@@ -73,7 +78,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, with `+changes` where files differ from it, results of benchmarks left aside."""
     root = Path(__file__).resolve().parent.parent
     try:
@@ -86,7 +91,7 @@ def _commit() -> str | None:
     return f"{commit}+changes" if changes else commit
 
 
-def _processor() -> str | None:
+def processor() -> str | None:
     """The processor's name as Linux gives it; platform.processor() is often empty."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

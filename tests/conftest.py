@@ -10,6 +10,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 
+def pytest_addoption(parser):
+    """Here because pytest reads options before it comes to tests/faults."""
+    parser.addoption("--faults", action="store_true", help="of tests/faults run every test, not only the smoke test")
+    parser.addoption("--faults-json", metavar="FILE", help="write the table of faults to this file")
+
+
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Bitwise promises hold for one thread, and two cores are shared by everything that runs."""

@@ -1,0 +1,147 @@
+"""Small real sweeps in processes of their own, to be broken, and what is left of them."""
+
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from lmcore import columns as col
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "sweeps" / "run.py"
+QUIET = ("--no-dashboard", "--wandb", "off")
+SETTINGS = {
+    "sizes": "[{name: xs, model.d_model: 32, model.d_ff: 64, model.num_layers: 1}]",
+    "model.context_length": "64",
+    "train.steps": "200",
+    "train.eval_every": "20",
+    "data.source": "tokens.npy",
+    "data.vocab_size": "61",
+}
+NOT_NUMBERS = {*col.PLACE_COLUMNS, col.TOKENS_PER_S, col.ELAPSED_S}
+"""Columns of a row that hang on time and place."""
+
+
+def write_tokens(folder):
+    """tokens.npy: a random walk over 61 symbols."""
+    steps = np.random.default_rng(0).integers(0, 3, 20_000)
+    np.save(folder / "tokens.npy", np.cumsum(steps).astype(np.uint16) % 61)
+
+
+def sweep_command(name, *more, trials=6, search="random", scheduler="none", slots=2, quiet=QUIET, **settings):
+    """A sweep of six trials with ten rows each, some seconds long; `train__steps="400"` sets train.steps."""
+    changed = {path.replace("__", "."): value for path, value in settings.items()}
+    options = [word for path, value in (SETTINGS | changed).items() for word in ("--set", f"{path}={value}")]
+    flags = [f"--trials={trials}", f"--search={search}", f"--scheduler={scheduler}", f"--slots={slots}"]
+    return [sys.executable, str(RUN), "--name", name, *flags, *options, *quiet, *more]
+
+
+def resume_command(name, *more, quiet=QUIET):
+    """What goes on with it."""
+    return [sys.executable, str(RUN), "--resume", f"runs/{name}", *quiet, *more]
+
+
+def run(command, cwd, timeout=250, check=None, **environment):
+    """The finished process; with `check`, its exit code must be that."""
+    done = subprocess.run(
+        *(command,),
+        **{"cwd": cwd, "env": os.environ | environment, "timeout": timeout},
+        **{"capture_output": True, "text": True, "check": False},
+    )
+    assert check is None or done.returncode == check, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done
+
+
+def start(command, cwd, **environment):
+    """The process, in a session of its own."""
+    return subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill(process):
+    """SIGKILL it and wait."""
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def rows_of(folder):
+    """Rows by trial, in order; whole lines only."""
+    path = folder / "metrics.jsonl"
+    by_trial = {}
+    for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
+        row = json.loads(line)
+        by_trial.setdefault(row[col.TRIAL], []).append(row)
+    return by_trial
+
+
+def count_rows(folder):
+    """Whole lines of metrics.jsonl."""
+    return sum(map(len, rows_of(folder).values()))
+
+
+def curves(folder):
+    """Rows by trial, in order, without what hangs on time and place."""
+    return {
+        trial: [{name: value for name, value in row.items() if name not in NOT_NUMBERS} for row in rows]
+        for trial, rows in rows_of(folder).items()
+    }
+
+
+def table_of(folder):
+    """The report's table of the best trials, as text."""
+    return (folder / "report" / "parameters.csv").read_text()
+
+
+def wait_until(condition, seconds, what):
+    """Until `condition()` is true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"{what} in {seconds} s"
+        time.sleep(0.05)
+
+
+def processes():
+    """Parent, state and title of every process, by pid."""
+    listing = ["ps", "-A", "-ww", "-o", "pid=,ppid=,stat=,args="]
+    table = subprocess.run(listing, capture_output=True, text=True, check=True).stdout
+    rows = [line.split(None, 3) for line in table.splitlines()]
+    return {int(row[0]): (int(row[1]), row[2], row[3] if len(row) > 3 else "") for row in rows}
+
+
+def descendants(pid):
+    """The process and everything it has started that has not been orphaned."""
+    table, family = processes(), {pid}
+    while more := {child for child, (parent, _, _) in table.items() if parent in family} - family:
+        family |= more
+    return family
+
+
+def running(pids):
+    """Those of `pids` that have not ended; one that nobody has waited for yet has."""
+    return {pid for pid, (_, state, _) in processes().items() if pid in pids and not state.startswith("Z")}
+
+
+def titled(pids, title):
+    """Those of `pids` whose title holds this text."""
+    return {pid for pid, (_, _, args) in processes().items() if pid in pids and title in args}
+
+
+def measured_on():
+    """Commit, versions and hardware, for a table of figures."""
+    from sweeps.manifest import commit, processor, versions
+
+    hardware = {"machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()}
+    return {"command": "make faults", "commit": commit(), "versions": versions(), "hardware": hardware}

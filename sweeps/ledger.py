@@ -13,6 +13,7 @@ Ray does not appear here: `sweeps.searcher` and `sweeps.scheduler` translate.
 """
 
 import bisect
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from sweeps.verdict import divergence
 
 Row = dict[str, Any]
 CONSTRAINT = "diverged"
+RUNG = "completed_rung_"
+"""How names of trial attributes begin in which Optuna's successive halving, and hyperband with it, keeps its state."""
 
 
 @dataclass
@@ -50,6 +53,8 @@ class LiveTrial:
     """Why it diverged or failed, in one line."""
     error: str | None = None
     """The whole text of the error that it failed of."""
+    reported_before: frozenset[int] = frozenset()
+    """Steps that a killed driver had reported to the study; their rows it may not have written down."""
 
     @property
     def name(self) -> str:
@@ -154,6 +159,7 @@ class Ledger:
                 study.sampler.sample_independent(study, frozen, name, distribution)
         live = self._described(size, trial)
         live.last_row = self.last_rows.get(live.id)
+        live.reported_before = frozenset(frozen.intermediate_values)
         live.status = frozen.user_attrs.get(col.STATUS, (live.last_row or {}).get(col.STATUS, col.RUNNING))
         if live.status == col.RUNNING:
             self._unfinished[size].append(live)
@@ -175,9 +181,29 @@ class Ledger:
             live.status = col.DIVERGED
         elif row[col.STEP] >= live.run.train.steps:
             live.status = col.COMPLETE
-        elif live.trial.should_prune():
+        elif self._should_prune(live):
             live.status = col.PRUNED
         return live.status
+
+    def _should_prune(self, live: LiveTrial) -> bool:
+        """The pruner's decision, made as for the first time where a killed driver had made it and not written it down.
+
+        Optuna's pruners note in the trial which rungs it has completed, with the value; those of the newest report are
+        not shown to the pruner when that report comes again.
+        """
+        step = live.last_row[col.STEP]
+        if step not in live.reported_before:
+            return live.trial.should_prune()
+        study = self.studies[live.size]
+        frozen = self.storage.get_trial(live.trial._trial_id)
+        value = frozen.intermediate_values[step]
+        frozen.system_attrs = {
+            name: noted for name, noted in frozen.system_attrs.items() if not (name.startswith(RUNG) and noted == value)
+        }
+        frozen.intermediate_values = {at: loss for at, loss in frozen.intermediate_values.items() if at <= step}
+        view = copy.copy(study)
+        view._storage = _With(study._storage, frozen)
+        return study.pruner.prune(view, frozen)
 
     def fail(self, trial_id: str, message: str, error: str) -> None:
         """Note that a trial died of an error of its own; `end` tells the study."""
@@ -241,6 +267,21 @@ class Ledger:
             for t in study.get_trials(deepcopy=False)
             if col.TRIAL in t.user_attrs
         }
+
+
+class _With:
+    """A storage in which one trial is as given; everything else is the storage's own."""
+
+    def __init__(self, storage: optuna.storages.BaseStorage, frozen: FrozenTrial) -> None:
+        self._storage = storage
+        self._frozen = frozen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._storage, name)
+
+    def get_all_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
+        trials = self._storage.get_all_trials(*arguments, **options)
+        return [self._frozen if trial._trial_id == self._frozen._trial_id else trial for trial in trials]
 
 
 def finite_row(row: Mapping[str, Any]) -> Row:

@@ -24,7 +24,7 @@ MANIFEST_SCHEMA = 1
 DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
 
 STRINGS = {col.TRIAL, col.SIZE, col.STATUS, col.EXPERIMENT, col.MESSAGE}
-INTEGERS = {*col.COUNT_COLUMNS, col.STEP, col.TOKENS}  # nullable: a trial that failed at once has no step
+INTEGERS = {*col.COUNT_COLUMNS, col.STEP, col.TOKENS, col.RETRIES}  # nullable: a trial that failed at once has no step
 
 
 class RunError(ValueError):

@@ -30,7 +30,8 @@ WIDTH = "width"  # slots that were computed as one program, this one among them;
 BEGAN_AT = "began_at"  # its device began the interval
 REPORTED_AT = "reported_at"  # and had trained and evaluated it
 DECIDED_AT = "decided_at"  # the driver had decided whether the trial goes on
-PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT)
+RETRIES = "retries"  # how often it was begun anew: its engine died or hung, or memory ran out
+PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT, RETRIES)
 
 REPORT_COLUMNS = (SLOT, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)

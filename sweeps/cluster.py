@@ -33,6 +33,8 @@ class Cluster:
     """None where the dashboard is off."""
     local: bool
     """Whether we started it."""
+    head: str = ""
+    """host:port of its control service."""
 
     def engines(self, train: TrainConfig) -> int:
         """How many engines it has devices for, `train` being resolved: one per GPU, or per core or its threads' cores.
@@ -109,6 +111,7 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
             memory_bytes=int(resources.get("memory", 0)),
             dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
             local=not address,
+            head=ray.get_runtime_context().gcs_address,
         )
     finally:
         ray.shutdown()

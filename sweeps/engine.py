@@ -5,8 +5,9 @@ trial go on. Which trial sits where is decided in `sweeps.slots`, on this proces
 one device thread alone (`sweeps.trainers`), and another writes checkpoints while it trains on.
 
 What goes wrong stays small. Where memory runs out, trainers that nobody uses are dropped, then the slots are halved,
-and their trials continue from their checkpoints; an error of one trial fails that trial. An engine that dies is started
-again by Ray, and its trials enter anew (`sweeps.trainable`).
+then a single slot is tried again, and trials continue from their checkpoints; an error of one trial fails that trial.
+An engine that dies or hangs (`sweeps.watchdog`) is started again by Ray, and its trials enter anew
+(`sweeps.trainable`).
 """
 
 import asyncio
@@ -16,7 +17,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ from sweeps.slots import Costs, Shape, SlotTable, Work
 from sweeps.titles import show_in_dashboard
 
 Row = dict[str, Any]
+MEMORY_TRIES = 3
+"""How often a trial may run out of memory with a trainer of one slot to itself."""
+MEMORY_PAUSE_S = 2.0
+"""Before the next try: whoever else took the memory may give it back."""
 Shared = list[Any]
 """References into the object store: the sweep's data, read-only arrays that all engines of a node share, and the paces
 by shape that the engines agreed on (not yet there while they measure)."""
@@ -45,6 +49,8 @@ class _Trial:
     row: Row | None = None
     """The newest row."""
     error: Exception | None = None
+    out_of_memory: int = 0
+    """How often memory ran out when nothing was left to give up."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
     saving: asyncio.Task[None] | None = None
     """Kept because a task that nothing refers to may be collected."""
@@ -73,6 +79,8 @@ class Engine:
         self._device = ThreadPoolExecutor(1, "device")
         self._writer = ThreadPoolExecutor(1, "writer")
         self._changed = asyncio.Event()
+        self._stopping = False
+        self._busy_since: float | None = None
         self._driving: asyncio.Task[None] | None = None
 
     async def measure(self, run: dict[str, Any], shared: Shared) -> list[Pace]:
@@ -106,7 +114,7 @@ class Engine:
             RuntimeError: the trial failed; the message is the traceback.
         """
         while (here := self._trials.get(trial)) is not None:
-            here.known_step = max(here.known_step, step)
+            step = here.known_step = max(here.known_step, step)  # a stand-in that was started again knows less
             if here.error is not None:
                 raise here.error
             if here.row is not None and here.row[col.STEP] > step:
@@ -124,9 +132,26 @@ class Engine:
             gone.news.set()
             self._changed.set()
 
+    async def busy_s(self) -> float:
+        """Seconds since the device began what it is doing; 0 while it rests."""
+        return 0.0 if (since := self._busy_since) is None else time.monotonic() - since
+
+    async def stop(self) -> None:
+        """Train no further than the interval that is under way, and leave a checkpoint of every trial as it is then."""
+        self._stopping = True
+        self._changed.set()
+        if self._driving is not None:
+            await asyncio.wait([self._driving])
+        await asyncio.gather(*(here.saving for here in self._trials.values() if here.saving is not None))
+        for shape in self._table.shapes:
+            for trial in self._table.seated(shape):
+                snapshot = await self._on_device(self._trainers.unsaved, shape, self._table.slot(trial))
+                if snapshot is not None:
+                    await self._write(self._trainers.save, self._folder.trial(trial), snapshot)
+
     async def _drive(self) -> None:
-        """Train what is ready, for ever."""
-        while True:
+        """Train what is ready, until told to stop."""
+        while not self._stopping:
             self._changed.clear()
             self._show()
             if shape_and_trial := self._table.shape_in_need():
@@ -215,11 +240,10 @@ class Engine:
             self._report(trial, row)
         if snapshot is not None:
             folder = self._folder.trial(trial)
-            write = partial(asyncio.get_running_loop().run_in_executor, self._writer)
             try:
-                await write(self._trainers.save, folder, snapshot)
+                await self._write(self._trainers.save, folder, snapshot)
                 if trial not in self._trials:  # it ended meanwhile, and its weights are not wanted
-                    await write(drop_checkpoints, folder)
+                    await self._write(drop_checkpoints, folder)
             except Exception as error:
                 self._fail(trial, error)
                 return
@@ -230,7 +254,8 @@ class Engine:
         if trial not in self._table:
             return
         here = self._trials[trial]
-        here.row = row | {col.ENGINE: self._number, col.SLOT: self._table.slot(trial)}
+        place = {col.ENGINE: self._number, col.SLOT: self._table.slot(trial), col.RETRIES: here.out_of_memory}
+        here.row = row | place
         self._table.reported(trial)
         self._go_on_if_known(trial)
         here.news.set()
@@ -263,7 +288,12 @@ class Engine:
                 candidates = [shape, *(other for other in self._table.shapes if other != shape)]
                 halved = next((some for some in candidates if self._trainers.halve(some)), None)
                 if halved is None:
-                    self._fail(trials[0], error)
+                    here = self._trials.get(trials[0])
+                    if here is None or here.out_of_memory + 1 >= MEMORY_TRIES:
+                        self._fail(trials[0], error)
+                    else:
+                        here.out_of_memory += 1
+                        await asyncio.sleep(MEMORY_PAUSE_S)
                 else:
                     to_close.append(halved)
                     print(f"engine {self._number}: out of memory, going on with half the slots")
@@ -290,4 +320,14 @@ class Engine:
         show_in_dashboard(f"engine {self._number}: {', '.join(titles) or 'idle'}")
 
     async def _on_device(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._device, function, *arguments)
+        def timed() -> Any:
+            self._busy_since = time.monotonic()
+            try:
+                return function(*arguments)
+            finally:
+                self._busy_since = None
+
+        return await asyncio.get_running_loop().run_in_executor(self._device, timed)
+
+    async def _write(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)

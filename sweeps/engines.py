@@ -93,12 +93,22 @@ class Engines:
         self._placement.put(live.id, live.size, engine)
         self.handles[engine].enter.remote(live.id, live.name, live.run.model_dump(), self.shared)
 
+    def is_on(self, trial_id: str, engine: int) -> None:
+        """Note where a trial's row came from: it goes to another engine when its own is gone."""
+        assert self._placement is not None
+        self._placement.move(trial_id, engine)
+
     def leave(self, trial_id: str) -> None:
         """Free the slot of a trial that has ended."""
         assert self._placement is not None
         engine = self._placement.remove(trial_id)
         if engine is not None:
             self.handles[engine].leave.remote(trial_id)
+
+    def stop(self, wait_s: float) -> bool:
+        """Have every engine end its interval and write checkpoints; False where one was not done after `wait_s`."""
+        stopping = [handle.stop.remote() for handle in self.handles]
+        return not ray.wait(stopping, num_returns=len(stopping), timeout=wait_s)[1]
 
     def close(self) -> None:
         """End the engines' processes."""

@@ -11,7 +11,11 @@ from sweeps.paths import show
 from sweeps.spec import SweepSpec
 from sweeps.spec_file import load_spec
 
-MAY_CHANGE = ("notes", "search.trials", "search.concurrent", "search.slots", "tracking.project", "tracking.wandb")
+MAY_CHANGE = (
+    "notes",
+    *("search.trials", "search.concurrent", "search.slots", "search.hung_after_s"),
+    *("tracking.project", "tracking.wandb"),
+)
 COMPARED = ("commit", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
 """Entries of the manifest that later numbers may hang on."""
 

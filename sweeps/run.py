@@ -5,7 +5,7 @@ Exit codes: 0 done, 1 no trial completed, 2 wrong input (one line, before Ray st
 """
 
 import os
-import signal
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> int:
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
         folder = folder or RunFolder.named(spec.name)
+        interrupts.remedy = f"; go on with python sweeps/run.py --resume {shlex.quote(folder.display)}"
         resume = options.resume is not None
         outcome = run_sweep(spec, folder, options.address, options.dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
@@ -64,11 +65,9 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 3
     except (KeyboardInterrupt, SystemExit) as stop:  # SystemExit is how Ray takes a SIGTERM while it starts
-        again = (
-            f"; go on with python sweeps/run.py --resume {folder.display}" if folder and folder.metrics.exists() else ""
-        )
-        print(f"\nstopped{again}", file=sys.stderr)
-        return 143 if interrupts.received == signal.SIGTERM or isinstance(stop, SystemExit) else 130
+        begun = folder is not None and folder.sweep_yaml.exists()
+        print(f"\nstopped{interrupts.remedy if begun else ''}", file=sys.stderr)
+        return 143 if isinstance(stop, SystemExit) else interrupts.exit_code
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from rich.text import Text
 from lmcore import columns as col
 from sweeps.engines import Engines
 from sweeps.ledger import Ledger
+from sweeps.trainable import ERROR
 from sweeps.watchers import Watchers
 
 
@@ -34,9 +35,17 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue while the trial is running, else stop."""
         trial_id = trial.config[col.TRIAL]
+        if ERROR in result:
+            error = Text.from_ansi(result[ERROR]).plain  # Ray colours it
+            self._fail(trial_id, error)
+            return TrialScheduler.STOP
+        known = self._ledger.live[trial_id].last_row
+        if known is not None and result[col.STEP] <= known[col.STEP]:
+            return TrialScheduler.CONTINUE  # it comes again, after processes or a node died
         row = {name: result[name] for name in (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS) if name in result}
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()
+        self._engines.is_on(trial_id, row[col.ENGINE])
         if status != col.RUNNING:
             self._engines.leave(trial_id)  # at once: the next trial trains while this one's end is written down
         self._watchers.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
@@ -49,10 +58,14 @@ class StudyScheduler(FIFOScheduler):
         return next((pending[trial_id] for trial_id in self._ledger.live if trial_id in pending), None)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Keep the error; Tune asks the searcher to complete the trial right after."""
-        # Tune's trial.get_error() looks where the file will be copied to later; this is where it has just been written.
-        error = Text.from_ansi(Path(trial.error_file).read_text()).plain  # Ray colours it
-        self._ledger.fail(trial.config[col.TRIAL], error_line(error), error)
+        """Its stand-in died. Tune starts another one, or after too many asks the searcher to complete the trial."""
+        if not trial.should_recover():
+            # Tune's trial.get_error() looks where the file will be copied to later; this is where it has been written.
+            self._fail(trial.config[col.TRIAL], Text.from_ansi(Path(trial.error_file).read_text()).plain)
+
+    def _fail(self, trial_id: str, error: str) -> None:
+        self._ledger.fail(trial_id, error_line(error), error)
+        self._engines.leave(trial_id)
 
 
 def error_line(text: str) -> str:

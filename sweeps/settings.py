@@ -37,6 +37,9 @@ class SearchConfig(Config):
     """Of asha and hyperband: one trial in so many is promoted from rung to rung."""
     startup_trials: PositiveInt | None = None
     """Random trials of a size before its model-based search; null: a quarter of its trials, from 4 to 10."""
+    hung_after_s: Annotated[float, Field(gt=0)] = 1800.0
+    """Seconds for one interval of training, compilation included, after which an engine is taken for hung: it is
+    killed, and its trials go on from their checkpoints in the one that is started in its place."""
     storage: Annotated[str, Field(min_length=1)] | None = None
     """Optuna storage URL; null: study.db in the run's folder."""
 

@@ -241,6 +241,15 @@ class Placement:
         """Note that the trial is on the engine."""
         self._engines[engine][trial] = size
 
+    def move(self, trial: str, engine: int) -> None:
+        """Note that a trial is on this engine, if it is on any."""
+        if trial in self._engines[engine]:
+            return
+        for trials in self._engines:
+            if trial in trials:
+                self._engines[engine][trial] = trials.pop(trial)
+                return
+
     def remove(self, trial: str) -> int | None:
         """Forget a trial; the engine that it was on."""
         for engine, trials in enumerate(self._engines):

@@ -19,9 +19,14 @@ from lmcore.prepare import prepare_tokens
 from lmcore.tokens import Tokens, check_windows, save_tokens
 from sweeps.folder import RunFolder, write_json, write_text
 from sweeps.interrupts import Interrupts
+from sweeps.reaper import reaped
 from sweeps.resume import differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.tracking import Tracking, mode_of
+
+STOP_S = 12.0
+"""For engines to end their intervals after Ctrl-C; with wandb's and Ray's part the end takes less than 30 s."""
+STOP_WANDB_S = 8.0
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -89,7 +94,7 @@ def run_sweep(
         if not resume:
             check_unused(storage, [spec.study_name(size) for size in spec.size_names])
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
-        with connect(address, dashboard) as cluster:
+        with reaped(), connect(address, dashboard) as cluster:
             interrupts.install()
             return run_on(cluster, spec, tokens, folder, storage, console, interrupts)
 
@@ -111,6 +116,7 @@ def run_on(
     from sweeps.progress import Progress
     from sweeps.rows import RowFile, last_rows
     from sweeps.trial_files import TrialFiles
+    from sweeps.watchdog import Watchdog
     from sweeps.watchers import Watchers
 
     spec = spec.model_copy(update={"train": resolve(spec.train, cuda=cluster.gpus > 0)})
@@ -157,11 +163,20 @@ def run_on(
     try:
         with Progress(console, total, training, in_line, ended, ledger.best_losses) as progress:
             watchers = Watchers([rows, files, occupancy, progress])
-            with interrupts.insisting():
+            watchdog = Watchdog(
+                engines.handles,
+                spec.search.hung_after_s,
+                cluster.head,
+                say=lambda line: console.print(line, highlight=False),
+                head_lost=lambda line: interrupts.end_at_once(line, 1),
+            )
+            with watchdog, interrupts.insisting():
                 if ledger.sizes_left:
                     tune_all(ledger, engines, watchers, folder, training + in_line)
     finally:
         seconds = time.monotonic() - began
+        if interrupts.received is not None and not engines.stop(STOP_S):
+            console.print(f"An interval was not done in {STOP_S:.0f} s; it will be trained again.", highlight=False)
         engines.close()
         rows.close()
         if occupancy.share is not None:
@@ -169,7 +184,7 @@ def run_on(
                 f"Until the last trial started, engines trained {occupancy.share:.0%} of the time", highlight=False
             )
             write_json(folder.manifest, about | {"occupancy": occupancy.share})
-        problem = tracking.finish()
+        problem = tracking.finish(*([] if interrupts.received is None else [STOP_WANDB_S]))
         if problem:
             console.print(problem, highlight=False)
     return Outcome(ledger.statuses(), seconds)

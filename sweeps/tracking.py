@@ -76,18 +76,18 @@ class Tracking:
         )
         log.close()
 
-    def finish(self) -> str | None:
-        """Let the process write what is left; a line for the user where something went wrong."""
+    def finish(self, wait_s: float = WAIT_S) -> str | None:
+        """Let the process write what is left, for `wait_s` at most; a line for the user where something went wrong."""
         if self._process is None:
             return None
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            code = self._process.wait(WAIT_S)
+            code = self._process.wait(wait_s)
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)  # with the service that wandb starts
             self._process.wait()
-            return f"wandb did not finish in {WAIT_S:.0f} s and was stopped; no result is affected (see {self._log})"
+            return f"wandb did not finish in {wait_s:.0f} s and was stopped; no result is affected (see {self._log})"
         if code:
             return f"wandb failed; no result is affected (see {self._log})"
         return None

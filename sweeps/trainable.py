@@ -2,23 +2,28 @@
 
 It forwards the engine's rows one by one, and Tune and the study see an ordinary single trial. Its process imports no
 torch, needs no GPU, and outlives its trials (`reuse_actors`). When its engine dies, it enters the trial again in the
-engine that Ray starts in its place, where it continues from its newest checkpoint.
+engine that Ray starts in its place, or in another one where Ray has no place, and there it continues from its newest
+checkpoint. The trial's own error is a result
+like any other: what Tune hears as an error is that this process died, after which it starts another one.
 """
 
+import math
 import time
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import ActorDiedError, RayActorError
+from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
 
 from lmcore import columns as col
 from sweeps.titles import show_in_dashboard
 
 TITLE = "title"  # in a trial's config: what people call it
+ERROR = "error"  # in a result: the text of the error that the trial failed of
 KNOWN_STEP = "known_step"  # of the last row that the driver has; 0 for a trial that begins
-ENGINE_LIVES = 3  # that a trial may see; one that keeps killing its engine must not kill its neighbours for ever
+ENGINE_LIVES = 3  # that a trial may see without a new row: one that keeps killing its engine must not do so for ever
 RETRY_S = 1.0
+MOVE_AFTER_S = 45.0  # longer than an engine takes to start: where its node is lost, there may be no place for it
 
 
 class TrialTrainable(tune.Trainable):
@@ -33,28 +38,43 @@ class TrialTrainable(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Stand for another trial."""
         self._trial, self._title, self._run = (new_config[name] for name in (col.TRIAL, TITLE, col.RUN))
-        self._engine = self._engines[new_config[col.ENGINE]]
+        self._number = new_config[col.ENGINE]
         self._step = new_config[KNOWN_STEP]
         self._lives: set[int] = set()
+        self._deaths = 0
+        self._gone_since: float | None = None
         show_in_dashboard(self._title)
         return True
 
     def step(self) -> dict[str, Any]:
-        """The trial's next row; asking for it is what lets the trial go on."""
+        """The trial's next row, or its error; asking for a row is what lets the trial go on."""
         while True:
             try:
-                row = ray.get(self._engine.row.remote(self._trial, self._step))
+                engine = self._engines[self._number]
+                row = ray.get(engine.row.remote(self._trial, self._step))
+                self._gone_since = None
                 if row is not None:
                     self._step = row[col.STEP]
-                    return row
-                entered = self._engine.enter.remote(self._trial, self._title, self._run, self._shared)
+                    self._lives.clear()
+                    return row | {col.RETRIES: row[col.RETRIES] + self._deaths}
+                entered = engine.enter.remote(self._trial, self._title, self._run, self._shared)
                 self._lives.add(ray.get(entered))
-            except ActorDiedError:
-                raise  # for good: Ray could not start it
+            except (ActorDiedError, RayTaskError) as error:  # Ray could not start it at all; or the trial's own
+                return _failed(str(error))
             except RayActorError:
-                time.sleep(RETRY_S)
+                self._wait_or_move(time.monotonic())
             if len(self._lives) > ENGINE_LIVES:
-                raise RuntimeError(f"EngineError: the trial was given up after its engine died {ENGINE_LIVES} times")
+                return _failed(f"EngineError: the trial was given up after its engine died {ENGINE_LIVES} times")
+
+    def _wait_or_move(self, now: float) -> None:
+        """Give the engine time to come back; after a while go to the next one, whose rows tell the driver so."""
+        if self._gone_since is None:
+            self._gone_since = now
+            self._deaths += 1
+        elif now - self._gone_since > MOVE_AFTER_S:
+            self._gone_since = now
+            self._number = (self._number + 1) % len(self._engines)
+        time.sleep(RETRY_S)
 
     # Tune's own checkpoints are not used: a trial continues from its folder, under its own id.
     def save_checkpoint(self, checkpoint_dir: str) -> None:
@@ -62,3 +82,8 @@ class TrialTrainable(tune.Trainable):
 
     def load_checkpoint(self, checkpoint: Any) -> None:
         """Tune gives none."""
+
+
+def _failed(error: str) -> dict[str, Any]:
+    """A result of a trial that has failed; Tune wants the metric in every one."""
+    return {ERROR: error, col.VAL_LOSS: math.nan}

@@ -124,6 +124,15 @@ class Trainers:
         rows = {row[col.SLOT]: row for row in trainer.advance(slots, batched)}
         return rows, {k: trainer.snapshot_slot(k) for k in rows if _save_is_due(trainer, k)}
 
+    def unsaved(self, shape: Shape, slot: int) -> Snapshot | None:
+        """A snapshot of a slot that has trained since the last one that was due."""
+        trainer = self._trainers[shape]
+        here = trainer.slots[slot]
+        if here is None or here.step == 0:
+            return None
+        at_report = here.last_row is not None and here.last_row[col.STEP] == here.step
+        return None if at_report and _save_is_due(trainer, slot) else trainer.snapshot_slot(slot)
+
     @staticmethod
     def save(folder: Path, snapshot: Snapshot) -> None:
         """Write a snapshot as the newest checkpoint of the trial that has this folder; in any thread."""

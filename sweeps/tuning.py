@@ -20,6 +20,8 @@ from sweeps.searcher import StudySearcher
 from sweeps.trainable import TrialTrainable
 from sweeps.watchers import Watchers
 
+STAND_IN_DEATHS = 5  # of one trial; with more of them something kills them on purpose
+
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's own result files, and an import of torch for tensorboardX
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with it, fit() returns normally after Ctrl-C
@@ -50,7 +52,13 @@ def tune_all(ledger: Ledger, engines: Engines, watchers: Watchers, folder: RunFo
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,
         ),
-        run_config=tune.RunConfig(name="tune", storage_path=str(folder.tune), verbose=0),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(folder.tune),
+            verbose=0,
+            # Only of stand-ins whose process died: a trial's own error is a result (`sweeps.trainable`).
+            failure_config=tune.FailureConfig(max_failures=STAND_IN_DEATHS),
+        ),
     )
     with starting_processes_kept():
         tuner.fit()

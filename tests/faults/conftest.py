@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 from rich.console import Console
 from rich.table import Table
-from sweeping import write_tokens
+from sweeping import curves, run, sweep_command, table_of, write_tokens
 
 _RECORDS = pytest.StashKey[dict[str, "Record"]]()
 
@@ -36,6 +36,15 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
 
 
+@dataclass(frozen=True)
+class Control:
+    """A sweep that nothing happened to."""
+
+    curves: dict[str, list[dict[str, object]]]
+    table: str
+    seconds: float
+
+
 class Fault:
     """Counts what a test injects and what was survived, and times recoveries."""
 
@@ -61,6 +70,16 @@ def fault(request):
         return Fault(request.config.stash[_RECORDS].setdefault(name, Record()))
 
     return named
+
+
+@pytest.fixture(scope="session")
+def control(tmp_path_factory):
+    """What an unharmed sweep leaves, `Control(curves, table, seconds)`."""
+    folder = tmp_path_factory.mktemp("control")
+    write_tokens(folder)
+    began = time.monotonic()
+    run(sweep_command("whole"), folder, check=0)
+    return Control(curves(folder / "runs/whole"), table_of(folder / "runs/whole"), time.monotonic() - began)
 
 
 @pytest.fixture

@@ -183,14 +183,13 @@ def test_a_wandb_that_fails_costs_one_line_and_no_exception(folder, fake_wandb, 
     assert reason in (folder.path / "wandb.log").read_text()
 
 
-def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp, monkeypatch):
+def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp):
     fake_wandb(FAKE_THAT_HANGS)
-    monkeypatch.setattr(tracking, "WAIT_S", 0.5)
     process = Tracking(folder, "p", "offline")
     folder.metrics.write_text(line("xs-0000", 10))
     wait_until(lambda: (in_tmp / "pid").exists() and (in_tmp / "pid").read_text())
     began = time.monotonic()
-    problem = process.finish()
+    problem = process.finish(0.5)
     assert time.monotonic() - began < 5
     assert problem.startswith("wandb did not finish")
     assert "\n" not in problem

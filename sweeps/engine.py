@@ -33,6 +33,8 @@ MEMORY_TRIES = 3
 """How often a trial may run out of memory with a trainer of one slot to itself."""
 MEMORY_PAUSE_S = 2.0
 """Before the next try: whoever else took the memory may give it back."""
+FORSAKEN_S = 10.0
+"""Without anybody who asks for its row, before a trial has to make room for one that is asked for."""
 Shared = list[Any]
 """References into the object store: the sweep's data, read-only arrays that all engines of a node share, and the paces
 by shape that the engines agreed on (not yet there while they measure)."""
@@ -51,6 +53,10 @@ class _Trial:
     error: Exception | None = None
     out_of_memory: int = 0
     """How often memory ran out when nothing was left to give up."""
+    asking: int = 0
+    """Stand-ins that wait for a row."""
+    asked_at: float = field(default_factory=time.monotonic)
+    """When one last did."""
     news: asyncio.Event = field(default_factory=asyncio.Event)
     saving: asyncio.Task[None] | None = None
     """Kept because a task that nothing refers to may be collected."""
@@ -121,7 +127,12 @@ class Engine:
                 return here.row
             self._go_on_if_known(trial)
             here.news.clear()
-            await here.news.wait()
+            here.asking += 1
+            try:
+                await here.news.wait()
+            finally:
+                here.asking -= 1
+                here.asked_at = time.monotonic()
         return None
 
     async def leave(self, trial: str) -> None:
@@ -145,9 +156,7 @@ class Engine:
         await asyncio.gather(*(here.saving for here in self._trials.values() if here.saving is not None))
         for shape in self._table.shapes:
             for trial in self._table.seated(shape):
-                snapshot = await self._on_device(self._trainers.unsaved, shape, self._table.slot(trial))
-                if snapshot is not None:
-                    await self._write(self._trainers.save, self._folder.trial(trial), snapshot)
+                await self._save_now(trial)
 
     async def _drive(self) -> None:
         """Train what is ready, until told to stop."""
@@ -158,11 +167,15 @@ class Engine:
                 await self._open(*shape_and_trial)
             elif trial_and_slot := self._table.seat_next():
                 await self._load(*trial_and_slot)
+            elif forsaken := self._forsaken():
+                await self._unseat(forsaken)
             else:
                 work = self._table.next_work(time.monotonic())
                 if isinstance(work, Work):
                     await self._train(work)
                 else:
+                    if work is None and any(self._table.waiting(shape) for shape in self._table.shapes):
+                        work = FORSAKEN_S / 2
                     try:
                         await asyncio.wait_for(self._changed.wait(), work)
                     except TimeoutError:
@@ -201,6 +214,39 @@ class Engine:
         else:
             now = time.time()
             self._report(trial, last_row | {col.WIDTH: 1, col.BEGAN_AT: now, col.REPORTED_AT: now})
+
+    def _forsaken(self) -> str | None:
+        """A trial whose row nobody fetches while others, who are asked for, wait for its slot.
+
+        The processes of some stand-ins may have no place any more, on a cluster that has lost a node: those that have
+        one must not wait for those that have none.
+        """
+        now = time.monotonic()
+        for shape in self._table.shapes:
+            if any(self._trials[trial].asking for trial in self._table.waiting(shape)):
+                for trial in self._table.seated(shape):
+                    here = self._trials[trial]
+                    left_alone = not here.asking and now - here.asked_at > FORSAKEN_S
+                    if left_alone and self._table.state(trial) == "reported":
+                        return trial
+        return None
+
+    async def _unseat(self, trial: str) -> None:
+        """Send a trial back to the line, to go on from the checkpoint that it leaves."""
+        here = self._trials[trial]
+        if here.saving is not None:
+            await here.saving
+        if trial in self._table:  # it may have ended meanwhile
+            await self._save_now(trial)
+        if trial in self._table:
+            self._table.unseat(trial)
+
+    async def _save_now(self, trial: str) -> None:
+        """Write a checkpoint of a trial in a slot, unless it has one of its newest row."""
+        shape = self._trials[trial].run.pack_key
+        snapshot = await self._on_device(self._trainers.unsaved, shape, self._table.slot(trial))
+        if snapshot is not None:
+            await self._write(self._trainers.save, self._folder.trial(trial), snapshot)
 
     async def _train(self, work: Work) -> None:
         """Train an interval; reporting its rows and writing checkpoints goes on beside the next one."""

@@ -137,6 +137,16 @@ class SlotTable:
                 return trial, entry.slot
         return None
 
+    def waiting(self, shape: Shape) -> list[str]:
+        """Trials in line for a slot of this shape."""
+        return [trial for trial, entry in self._entries.items() if entry.shape == shape and entry.state == "waiting"]
+
+    def unseat(self, trial: str) -> None:
+        """Send a trial that has a slot to the end of the line."""
+        shape = self._entries[trial].shape
+        self.leave(trial)
+        self.enter(trial, shape)
+
     def ready(self, trial: str, now: float) -> None:
         """The trial may train its next interval."""
         entry = self._entries[trial]

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import ActorDiedError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from lmcore import columns as col
 from sweeps.titles import show_in_dashboard
@@ -23,7 +23,8 @@ ERROR = "error"  # in a result: the text of the error that the trial failed of
 KNOWN_STEP = "known_step"  # of the last row that the driver has; 0 for a trial that begins
 ENGINE_LIVES = 3  # that a trial may see without a new row: one that keeps killing its engine must not do so for ever
 RETRY_S = 1.0
-MOVE_AFTER_S = 45.0  # longer than an engine takes to start: where its node is lost, there may be no place for it
+ASK_S, ANSWER_S = 5.0, 10.0
+MOVE_AFTER_S = 30.0  # longer than an engine takes to start: where its node is lost, there may be no place for it
 
 
 class TrialTrainable(tune.Trainable):
@@ -33,6 +34,7 @@ class TrialTrainable(tune.Trainable):
         """`engines` are the handles of all engines, `shared` what they are given with a trial."""
         self._engines = engines
         self._shared = shared
+        self._gone_since: dict[int, float] = {}  # engines that do not answer
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -42,7 +44,6 @@ class TrialTrainable(tune.Trainable):
         self._step = new_config[KNOWN_STEP]
         self._lives: set[int] = set()
         self._deaths = 0
-        self._gone_since: float | None = None
         show_in_dashboard(self._title)
         return True
 
@@ -51,28 +52,43 @@ class TrialTrainable(tune.Trainable):
         while True:
             try:
                 engine = self._engines[self._number]
-                row = ray.get(engine.row.remote(self._trial, self._step))
-                self._gone_since = None
+                row = self._answer(engine, engine.row.remote(self._trial, self._step))
+                self._gone_since.pop(self._number, None)
                 if row is not None:
                     self._step = row[col.STEP]
                     self._lives.clear()
                     return row | {col.RETRIES: row[col.RETRIES] + self._deaths}
                 entered = engine.enter.remote(self._trial, self._title, self._run, self._shared)
-                self._lives.add(ray.get(entered))
+                self._lives.add(self._answer(engine, entered))
             except (ActorDiedError, RayTaskError) as error:  # Ray could not start it at all; or the trial's own
                 return _failed(str(error))
+            except GetTimeoutError:
+                self._wait_or_move(time.monotonic() - ANSWER_S)
             except RayActorError:
                 self._wait_or_move(time.monotonic())
             if len(self._lives) > ENGINE_LIVES:
                 return _failed(f"EngineError: the trial was given up after its engine died {ENGINE_LIVES} times")
 
-    def _wait_or_move(self, now: float) -> None:
-        """Give the engine time to come back; after a while go to the next one, whose rows tell the driver so."""
-        if self._gone_since is None:
-            self._gone_since = now
+    @staticmethod
+    def _answer(engine: Any, asked: Any) -> Any:
+        """What was asked of an engine, waited for as long as it answers anything at all.
+
+        A question to an engine that Ray has no place for raises nothing: it waits until there is one.
+        """
+        while not ray.wait([asked], timeout=ASK_S)[0]:
+            ray.get(engine.busy_s.remote(), timeout=ANSWER_S)
+        return ray.get(asked)
+
+    def _wait_or_move(self, since: float) -> None:
+        """Give the engine, gone since then at least, time to come back; after a while go to the next one.
+
+        Rows tell the driver so.
+        """
+        if self._number not in self._gone_since:
+            self._gone_since[self._number] = since
             self._deaths += 1
-        elif now - self._gone_since > MOVE_AFTER_S:
-            self._gone_since = now
+        elif time.monotonic() - self._gone_since[self._number] > MOVE_AFTER_S:
+            self._engines[self._number].leave.remote(self._trial)  # should it come back
             self._number = (self._number + 1) % len(self._engines)
         time.sleep(RETRY_S)
 

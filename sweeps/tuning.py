@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -21,6 +22,8 @@ from sweeps.trainable import TrialTrainable
 from sweeps.watchers import Watchers
 
 STAND_IN_DEATHS = 5  # of one trial; with more of them something kills them on purpose
+
+STARTS_WITHIN_S = 5.0  # a process that has a place; longer only where the machine is very busy
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's own result files, and an import of torch for tensorboardX
@@ -71,12 +74,21 @@ def starting_processes_kept() -> Iterator[None]:
     When a trial ends, Tune gives its process to a trial whose own one is still starting, ends that one, and starts
     another for the next trial, which meets the same fate: with trials shorter than the start of a process (a second or
     two) `reuse_actors` starts a process per trial. There is no setting for it; the process of a trial that has ended is
-    kept for the next trial here. A test counts processes, should Ray change.
+    kept for the next trial here. A trial that has waited for its own for long takes any, though: where a node is lost,
+    there may be no place to start another one. A test counts processes, should Ray change.
     """
     original = TuneController._maybe_reuse_cached_actor
+    starting_since: dict[str, float] = {}
 
     def reuse(controller: TuneController, trial: Trial) -> bool:
-        return trial not in controller._trial_to_actor and original(controller, trial)
+        if trial in controller._trial_to_actor:
+            since = starting_since.setdefault(trial.trial_id, time.monotonic())
+            if time.monotonic() - since < STARTS_WITHIN_S:
+                return False
+        if not original(controller, trial):
+            return False
+        starting_since.pop(trial.trial_id, None)
+        return True
 
     TuneController._maybe_reuse_cached_actor = reuse
     try:

@@ -197,6 +197,48 @@ def test_a_trial_trains_no_further_than_one_row_beyond_what_the_driver_knows(dri
     assert drive(scenario, slots=2) == 5
 
 
+def test_an_engine_that_is_stopped_leaves_a_checkpoint_of_every_trial_and_trains_no_further(drive, small_tokens):
+    rarely = {
+        name: run(lr=lr, train={"steps": 2000, "checkpoint_every": 1000}) for name, lr in (("a", 1e-3), ("b", 1e-2))
+    }
+
+    async def scenario(host):
+        for trial, spec in rarely.items():
+            await host.enter(trial, spec)
+        tasks = [asyncio.create_task(host.rows(trial, spec)) for trial, spec in rarely.items()]
+        while min(host.engine._trials[trial].known_step for trial in rarely) < 30:
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(host.engine.stop(), 20)
+        known = {trial: host.engine._trials[trial].known_step for trial in rarely}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        saved = {trial: read_checkpoint(checkpoint_files(host.folder.trial(trial))[-1])[1] for trial in rarely}
+        return known, saved
+
+    known, saved = drive(scenario, slots=2)
+    for trial, spec in rarely.items():
+        assert known[trial] <= saved[trial]["step"] <= known[trial] + 5
+        last_row = numbers([saved[trial]["last_row"]])
+        assert last_row == [row for row in alone(spec, small_tokens) if row[col.STEP] == saved[trial]["step"]]
+
+
+def test_a_trial_that_nobody_asks_for_makes_room_and_goes_on_from_where_it_was(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr("sweeps.engine.FORSAKEN_S", 0.2)
+
+    async def main(host):
+        await host.enter("a", FOUR["a"])
+        assert (await host.engine.row("a", 0))[col.STEP] == 5  # and its stand-in dies before it asks again
+        await host.enter("b", FOUR["b"])
+        b = await asyncio.wait_for(host.rows("b", FOUR["b"]), 20)
+        a = await asyncio.wait_for(host.rows("a", FOUR["a"]), 20)
+        return a, b
+
+    a, b = drive(main, slots=1)
+    assert numbers(b) == alone(FOUR["b"], small_tokens)
+    assert numbers(a)[-3:] == alone(FOUR["a"], small_tokens)[-3:]
+
+
 def test_a_trial_that_leaves_at_any_moment_disturbs_nobody(drive, small_tokens):
     async def scenario(host):
         for trial in "abcd":

@@ -23,6 +23,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from lmcore.durable import replace
+
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Place: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
@@ -208,16 +210,11 @@ def _replace_file(path: str, parts: Sequence[bytes | memoryview]) -> None:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    descriptor = os.open(folder, os.O_RDONLY)  # without this a power cut may undo the replacement
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _split(value: object, name: str, tensors: dict[str, Tensor]) -> JSON:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmcore.config import Config
+from lmcore.durable import replace
 from lmcore.errors import InputError
 
 FORMAT: Final = 1  # of the folder; part of the cache's key too, so that a new format never meets an old entry
@@ -126,7 +127,7 @@ def save_tokens(tokens: Tokens, folder: Path) -> None:
                     _sync(file)
         if folder.exists():
             folder.rename(replaced)
-        temporary.rename(folder)
+        replace(temporary, folder)
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -43,6 +43,8 @@ Row = dict[str, Any]
 # and a slot's last bits would depend on its place. Shapes that do not fill them run one slot after the other.
 VECTOR = 64
 PROGRAMS = 200  # that one process may compile
+PLACE = ("device", "compile", "cuda_graphs", "threads")
+"""Fields of `TrainConfig` that a run may change in the middle: where it trains, not what."""
 
 
 class Trainer:
@@ -196,8 +198,7 @@ class Trainer:
             run = RunSpec.model_validate(meta.pop("run"))
             fingerprint = meta.pop("data_fingerprint")
             # The numbers of a run hang on its dtype, and not on where it continues.
-            here = {name: getattr(self._train, name) for name in ("device", "compile", "cuda_graphs", "threads")}
-            run = run.model_copy(update={"train": run.train.model_copy(update=here)})
+            run = moved(run, self._train)
             slot = Slot(run, **meta)
         except (KeyError, TypeError, ValidationError):
             raise CheckpointError(f"{src}: is a checkpoint, but not a slot's; give one that save_slot wrote") from None
@@ -335,6 +336,12 @@ class Trainer:
         slot.updates_since_report, slot.train_loss_sum, slot.train_s = 0, 0.0, 0.0
         slot.last_row = row
         return row
+
+
+def moved(run: RunSpec, train: TrainConfig) -> RunSpec:
+    """The run as it goes on where `train` does."""
+    here = {name: getattr(train, name) for name in PLACE}
+    return run.model_copy(update={"train": run.train.model_copy(update=here)})
 
 
 def _forward(train: TrainConfig) -> Forward:

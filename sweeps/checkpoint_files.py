@@ -12,7 +12,12 @@ def checkpoint_file(trial_folder: Path, step: int) -> Path:
 
 def checkpoint_files(trial_folder: Path) -> list[Path]:
     """A trial's checkpoints, oldest first."""
-    return sorted(trial_folder.glob("step-*.safetensors"))
+    return sorted(trial_folder.glob(f"step-{'[0-9]' * 9}.safetensors"))
+
+
+def step_of(file: Path) -> int:
+    """The number in a checkpoint's name, which is what orders a trial's checkpoints: no clock does."""
+    return int(file.stem.removeprefix("step-"))
 
 
 def drop_old_checkpoints(trial_folder: Path) -> None:

@@ -18,12 +18,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
 from lmcore.pace import Pace
 from sweeps.checkpoint_files import drop_checkpoints
+from sweeps.disk import full_line, is_full
 from sweeps.folder import RunFolder
 from sweeps.slots import Costs, Shape, SlotTable, Work
 from sweeps.titles import show_in_dashboard
@@ -33,11 +34,24 @@ MEMORY_TRIES = 3
 """How often a trial may run out of memory with a trainer of one slot to itself."""
 MEMORY_PAUSE_S = 2.0
 """Before the next try: whoever else took the memory may give it back."""
+FULL_PAUSE_S = 1.0
+"""Before the next try to write to a full disk."""
 FORSAKEN_S = 10.0
 """Without anybody who asks for its row, before a trial has to make room for one that is asked for."""
 Shared = list[Any]
 """References into the object store: the sweep's data, read-only arrays that all engines of a node share, and the paces
 by shape that the engines agreed on (not yet there while they measure)."""
+
+
+class Pulse(NamedTuple):
+    """How an engine fares."""
+
+    busy_s: float
+    """See `Engine.busy_s`."""
+    notes: list[str]
+    """For the user, a line each."""
+    full: str | None
+    """Of the disk that its checkpoints do not fit on any more."""
 
 
 @dataclass
@@ -87,6 +101,8 @@ class Engine:
         self._changed = asyncio.Event()
         self._stopping = False
         self._busy_since: float | None = None
+        self._notes: list[str] = []
+        self._full: str | None = None
         self._driving: asyncio.Task[None] | None = None
 
     async def measure(self, run: dict[str, Any], shared: Shared) -> list[Pace]:
@@ -147,6 +163,11 @@ class Engine:
         """Seconds since the device began what it is doing; 0 while it rests."""
         return 0.0 if (since := self._busy_since) is None else time.monotonic() - since
 
+    async def pulse(self) -> Pulse:
+        """How it goes; each note is told once."""
+        notes, self._notes = self._notes, []
+        return Pulse(await self.busy_s(), notes, self._full)
+
     async def stop(self) -> None:
         """Train no further than the interval that is under way, and leave a checkpoint of every trial as it is then."""
         self._stopping = True
@@ -203,10 +224,11 @@ class Engine:
         run = self._trials[trial].run
         folder = self._folder.trial(trial)
         try:
-            last_row = await self._on_device(self._trainers.fill, run.pack_key, slot, run, folder)
+            last_row, skipped = await self._on_device(self._trainers.fill, run.pack_key, slot, run, folder)
         except Exception as error:
             await self._mend(run.pack_key, (trial,), error)
             return
+        self._notes += skipped
         if trial not in self._table:
             return
         if last_row is None:
@@ -342,7 +364,7 @@ class Engine:
                         await asyncio.sleep(MEMORY_PAUSE_S)
                 else:
                     to_close.append(halved)
-                    print(f"engine {self._number}: out of memory, going on with half the slots")
+                    self._notes.append(f"engine {self._number}: out of memory, going on with half the slots")
         elif len(trials) > 1:
             self._one_by_one.add(shape)
         else:
@@ -376,4 +398,15 @@ class Engine:
         return await asyncio.get_running_loop().run_in_executor(self._device, timed)
 
     async def _write(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
+        """Where the disk is full, wait for space: that is no trial's fault, and the driver ends the sweep anyway."""
+        while True:
+            try:
+                written = await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
+            except OSError as error:
+                if self._stopping or not is_full(error):
+                    raise
+                self._full = full_line(self._folder.path)
+            else:
+                self._full = None
+                return written
+            await asyncio.sleep(FULL_PAUSE_S)

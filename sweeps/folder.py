@@ -10,6 +10,7 @@ from typing import Any
 
 import filelock
 
+from lmcore.durable import replace
 from lmcore.errors import InputError
 
 RUNS = Path("runs")
@@ -133,7 +134,7 @@ def write_text(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    part.replace(path)
+    replace(part, path)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -49,5 +49,6 @@ def useful_share(rows: Iterable[Mapping[str, Any]], engines: int) -> float | Non
     if not rows or min(first.values()) == max(first.values()):
         return None
     end = max(first.values())
+    # A clock that was set back in the middle makes a time too small, never a negative one.
     used = sum(max(0.0, min(until, end) - began_at) * part for (_, began_at), (until, part) in intervals.items())
     return used / (engines * (end - min(first.values())))

@@ -1,4 +1,7 @@
-"""metrics.jsonl: every report row of every trial, one JSON line each, appended and synced as it arrives."""
+"""metrics.jsonl: every report row of every trial, one JSON line each, appended and synced as it arrives.
+
+A trial's rows are ordered by their step, which is their sequence number: clocks may be set back.
+"""
 
 import json
 import math

@@ -1,7 +1,7 @@
 """Search hyperparameters: `python sweeps/run.py --search optuna`. See `--help`.
 
-Exit codes: 0 done, 1 no trial completed, 2 wrong input (one line, before Ray starts), 3 the folder is in use,
-130 interrupted, 143 terminated.
+Exit codes: 0 done, 1 no trial completed, or the disk is full or the cluster gone, 2 wrong input (one line, before Ray
+starts), 3 the folder is in use, 130 interrupted, 143 terminated. After 1, 130 and 143 a sweep can be resumed.
 """
 
 import os
@@ -18,6 +18,7 @@ if sys.path and Path(sys.path[0]).resolve() == ROOT / "sweeps":
 from rich.console import Console  # noqa: E402
 
 from lmcore.errors import InputError  # noqa: E402
+from sweeps.disk import DiskFullError, full_disk_ends_the_sweep, full_line  # noqa: E402
 from sweeps.folder import FolderInUseError, RunFolder  # noqa: E402
 from sweeps.interrupts import Interrupts  # noqa: E402
 from sweeps.options import parse  # noqa: E402
@@ -48,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = folder or RunFolder.named(spec.name)
         interrupts.remedy = f"; go on with python sweeps/run.py --resume {shlex.quote(folder.display)}"
         resume = options.resume is not None
-        outcome = run_sweep(spec, folder, options.address, options.dashboard, console, interrupts, resume)
+        with full_disk_ends_the_sweep():
+            outcome = run_sweep(spec, folder, options.address, options.dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         report = subprocess.run(
             [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's
@@ -61,6 +63,11 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except DiskFullError as error:
+        assert folder is not None
+        begun = folder.sweep_yaml.exists()
+        print(f"\n{full_line(error.place or folder.path)}{interrupts.remedy if begun else ''}", file=sys.stderr)
+        return 1
     except FolderInUseError as error:
         print(error, file=sys.stderr)
         return 3

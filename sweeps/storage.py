@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 
 import optuna
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from lmcore.errors import InputError
@@ -23,7 +23,7 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
     """
     quiet_optuna()
     if url is None:
-        return optuna.storages.RDBStorage(f"sqlite:///{folder.study_db}")
+        return optuna.storages.RDBStorage(URL.create("sqlite", database=str(folder.study_db)).render_as_string())
     try:
         return optuna.storages.RDBStorage(url)
     except Exception as error:  # SQLAlchemy's drivers each raise their own

@@ -5,11 +5,14 @@ produces is on disk before the next decision is taken.
 """
 
 import os
+import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -27,6 +30,7 @@ from sweeps.tracking import Tracking, mode_of
 STOP_S = 12.0
 """For engines to end their intervals after Ctrl-C; with wandb's and Ray's part the end takes less than 30 s."""
 STOP_WANDB_S = 8.0
+Row = Mapping[str, Any]
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -88,15 +92,24 @@ def run_sweep(
             spec, tokens = with_data(spec) if kept is None else (spec, kept)
         # Ray and Optuna are imported only now, when hardly anything of the user's input can be wrong any more.
         from sweeps.cluster import connect
-        from sweeps.storage import check_unused, open_storage
+        from sweeps.rows import last_rows
+        from sweeps.storage import check_unused, open_storage, without_password
+        from sweeps.study_file import check_file, check_trials
 
-        storage = open_storage(spec.search.storage, folder)
-        if not resume:
+        url = spec.search.storage
+        database = f"{folder.display}/study.db" if url is None else without_password(url)
+        rows, begun = (last_rows(folder.metrics), manifest_of(folder)) if resume else ({}, {})
+        if url is None:
+            check_file(folder.study_db, rows, database)
+        storage = open_storage(url, folder)
+        if resume:
+            check_trials(storage, spec, rows, database)
+        else:
             check_unused(storage, [spec.study_name(size) for size in spec.size_names])
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with reaped(), connect(address, dashboard) as cluster:
             interrupts.install()
-            return run_on(cluster, spec, tokens, folder, storage, console, interrupts)
+            return run_on(cluster, spec, tokens, folder, storage, console, interrupts, rows, begun)
 
 
 def run_on(
@@ -107,14 +120,19 @@ def run_on(
     storage: "BaseStorage",
     console: Console,
     interrupts: Interrupts,
+    known: Mapping[str, Row] = MappingProxyType({}),
+    begun: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
-    """Run `spec`, whose data are prepared, on a cluster that is connected, in a folder that is claimed."""
+    """Run `spec`, whose data are prepared, on a cluster that is connected, in a folder that is claimed.
+
+    Of a sweep that is resumed, `known` is the last row of each trial so far, and `begun` its manifest.
+    """
     from sweeps.engines import Engines
     from sweeps.ledger import Ledger
     from sweeps.manifest import manifest
     from sweeps.occupancy import Occupancy
     from sweeps.progress import Progress
-    from sweeps.rows import RowFile, last_rows
+    from sweeps.rows import RowFile
     from sweeps.trial_files import TrialFiles
     from sweeps.watchdog import Watchdog
     from sweeps.watchers import Watchers
@@ -127,9 +145,10 @@ def run_on(
     from sweeps.tuning import tune_all
 
     write_text(folder.sweep_yaml, dump_yaml(spec))
-    begun = manifest_of(folder)  # nothing, unless this sweep is resumed
-    ledger = Ledger(spec, storage, last_rows(folder.metrics))
+    ledger = Ledger(spec, storage, known)
     if not (folder.tokens / "meta.json").exists():
+        for unfinished in folder.path.glob(".tokens.*"):  # of a driver that was killed
+            shutil.rmtree(unfinished)
         save_tokens(tokens, folder.tokens)
     if cluster.dashboard_url:
         token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
@@ -168,7 +187,7 @@ def run_on(
                 spec.search.hung_after_s,
                 cluster.head,
                 say=lambda line: console.print(line, highlight=False),
-                head_lost=lambda line: interrupts.end_at_once(line, 1),
+                end=lambda line: interrupts.end_at_once(line, 1),
             )
             with watchdog, interrupts.insisting():
                 if ledger.sizes_left:
@@ -179,12 +198,12 @@ def run_on(
             console.print(f"An interval was not done in {STOP_S:.0f} s; it will be trained again.", highlight=False)
         engines.close()
         rows.close()
+        problem = tracking.finish(*([] if interrupts.received is None else [STOP_WANDB_S]))
+        if problem:
+            console.print(problem, highlight=False)
         if occupancy.share is not None:
             console.print(
                 f"Until the last trial started, engines trained {occupancy.share:.0%} of the time", highlight=False
             )
             write_json(folder.manifest, about | {"occupancy": occupancy.share})
-        problem = tracking.finish(*([] if interrupts.received is None else [STOP_WANDB_S]))
-        if problem:
-            console.print(problem, highlight=False)
     return Outcome(ledger.statuses(), seconds)

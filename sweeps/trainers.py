@@ -14,11 +14,12 @@ import torch
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError, write_checkpoint
 from lmcore.config import RunSpec
+from lmcore.device import resolve_run
 from lmcore.pace import Pace, chosen_slots, speedup
 from lmcore.throughput import doubling_paces, is_out_of_memory, paces_at
 from lmcore.tokens import Tokens
-from lmcore.trainer import Row, Trainer
-from sweeps.checkpoint_files import checkpoint_file, checkpoint_files, drop_old_checkpoints
+from lmcore.trainer import Row, Trainer, moved
+from sweeps.checkpoint_files import checkpoint_file, checkpoint_files, drop_old_checkpoints, step_of
 from sweeps.slots import Costs, Shape
 
 Snapshot = tuple[Any, Any]
@@ -103,20 +104,27 @@ class Trainers:
             self._most[shape] = self._tried[shape] = slots
         return bool(slots)
 
-    def fill(self, shape: Shape, slot: int, run: RunSpec, folder: Path) -> Row | None:
-        """Restore the newest whole checkpoint in the trial's folder, or begin its run; its last row."""
+    def fill(self, shape: Shape, slot: int, run: RunSpec, folder: Path) -> tuple[Row | None, list[str]]:
+        """Restore the newest checkpoint in the trial's folder that is whole and its own, or begin its run.
+
+        Its last row, and why checkpoints were skipped, a line each.
+        """
         trainer = self._trainers[shape]
+        wanted = resolve_run(run, torch.cuda.is_available())
+        skipped = []
         for file in reversed(checkpoint_files(folder)):
             try:
                 trainer.restore_slot(slot, file)
-            except CheckpointError as error:
-                print(error)
+                restored = trainer.slots[slot]
+                assert restored is not None
+                if restored.step != step_of(file) or restored.run != moved(wanted, restored.run.train):
+                    raise CheckpointError(f"{file}: is a checkpoint of another step or run; delete it")
+            except (CheckpointError, ValueError, OSError) as error:
+                skipped.append(f"{folder.name}: a checkpoint was skipped ({error})")
                 continue
-            restored = trainer.slots[slot]
-            assert restored is not None
-            return restored.last_row
+            return restored.last_row, skipped
         trainer.load_slot(slot, run)
-        return None
+        return None, skipped
 
     def advance(self, shape: Shape, slots: list[int], batched: bool) -> tuple[dict[int, Row], dict[int, Snapshot]]:
         """Train an interval: rows by slot, and snapshots of those that are to be saved."""

@@ -4,6 +4,7 @@ import json
 import statistics
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -40,6 +41,7 @@ def pytest_collection_modifyitems(config, items):
 class Control:
     """A sweep that nothing happened to."""
 
+    folder: Path
     curves: dict[str, list[dict[str, object]]]
     table: str
     seconds: float
@@ -74,12 +76,13 @@ def fault(request):
 
 @pytest.fixture(scope="session")
 def control(tmp_path_factory):
-    """What an unharmed sweep leaves, `Control(curves, table, seconds)`."""
+    """What an unharmed sweep leaves, `Control(folder, curves, table, seconds)`."""
     folder = tmp_path_factory.mktemp("control")
     write_tokens(folder)
     began = time.monotonic()
     run(sweep_command("whole"), folder, check=0)
-    return Control(curves(folder / "runs/whole"), table_of(folder / "runs/whole"), time.monotonic() - began)
+    whole = folder / "runs" / "whole"
+    return Control(whole, curves(whole), table_of(whole), time.monotonic() - began)
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """The real engine without Ray: its rows are those of the runs alone, whatever happens around them."""
 
 import asyncio
+import errno
+import os
 import subprocess
 import sys
 import threading
@@ -305,16 +307,52 @@ def test_paces_are_measured_in_the_device_thread_so_that_the_engine_answers_mean
     assert {name.split("_")[0] for name in threads} == {"device"}
 
 
-def test_a_trial_whose_checkpoint_is_of_other_data_fails_alone(drive, tmp_path, small_tokens):
+def test_a_checkpoint_of_other_data_is_skipped_and_told_of_once(drive, tmp_path, small_tokens):
     other = Trainer([FOUR["c"]], Tokens.of(small_tokens.train[1:], small_tokens.val, 97))
     other.advance()
     folder = RunFolder(tmp_path).trial("c")
     folder.mkdir(parents=True)
     other.save_slot(0, folder / "step-000000005.safetensors")
-    results = drive(lambda host: host.all({trial: FOUR[trial] for trial in "acd"}), slots=2)
-    assert "was trained on other data" in str(results["c"])
-    for trial in "ad":
+
+    async def scenario(host):
+        results = await host.all({trial: FOUR[trial] for trial in "acd"})
+        return results, await host.engine.pulse(), await host.engine.pulse()
+
+    results, pulse, again = drive(scenario, slots=2)
+    (note,) = pulse.notes
+    assert note.startswith("c: a checkpoint was skipped (")
+    assert "was trained on other data" in note
+    assert again.notes == []
+    for trial in "acd":
         assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
+
+
+def test_a_disk_that_is_full_fails_no_trial_and_when_there_is_room_they_go_on(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr("sweeps.engine.FULL_PAUSE_S", 0.05)
+
+    room = threading.Event()
+
+    async def scenario(host):
+        really_save = host.engine._trainers.save
+
+        def save(*arguments):
+            if not room.is_set():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            really_save(*arguments)
+
+        host.engine._trainers.save = save
+        results = asyncio.create_task(host.all(FOUR))
+        while (line := (await host.engine.pulse()).full) is None:
+            await asyncio.sleep(0.01)
+        assert not results.done()
+        room.set()
+        return line, await results, (await host.engine.pulse()).full
+
+    line, results, later = drive(scenario, slots=2)
+    assert line.endswith(" is full; free space there")
+    assert later is None
+    for trial, spec in FOUR.items():
+        assert numbers(results[trial]) == alone(spec, small_tokens)
 
 
 def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_goes_on(drive, tmp_path, small_tokens):
@@ -512,6 +550,7 @@ async def main():
         same = rows if isinstance(rows, BaseException) else test_engine.numbers(rows) == alone[trial]
         print(trial, same)
     print(host.engine._table.shapes and "slots", sorted(host.engine._trainers._most.values()))
+    print(*(await host.engine.pulse()).notes, sep="\\n")
 
 
 asyncio.run(main())

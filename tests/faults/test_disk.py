@@ -1,0 +1,118 @@
+"""A disk that runs full: the sweep says which one and ends; when there is room again it goes on as if nothing was."""
+
+import os
+import subprocess
+
+import optuna
+import pytest
+from sweeping import (
+    count_rows,
+    curves,
+    resume_command,
+    rows_of,
+    run,
+    start,
+    sweep_command,
+    table_of,
+    wait_until,
+    write_tokens,
+)
+
+from lmcore import columns as col
+from lmcore.checkpoint import read_checkpoint
+from sweeps.checkpoint_files import checkpoint_files
+from sweeps.disk import DiskFullError, full_disk_ends_the_sweep, full_line
+from sweeps.folder import RunFolder
+from sweeps.rows import RowFile, last_rows
+from sweeps.storage import open_storage
+
+MIB = 2**20
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 4 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small tmpfs needs more rights")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def fill(disk, leave):
+    """Take all of the disk's room but `leave` bytes; the file that does."""
+    filler = disk / "filler"
+    room = os.statvfs(disk)
+    with filler.open("wb") as file:
+        file.write(b"x" * (room.f_bavail * room.f_bsize - leave))
+    return filler
+
+
+@pytest.mark.smoke
+def test_a_full_disk_is_named_with_its_type_and_size(small_disk):
+    assert full_line(small_disk / "runs" / "none") == f"{small_disk} (tmpfs, 4.2 MB) is full; free space there"
+
+
+@pytest.mark.smoke
+def test_rows_and_studies_on_a_full_disk_stay_as_they_were_and_go_on_when_there_is_room(small_disk, control, fault):
+    full = fault("disk full under rows and studies")
+    path = small_disk / "metrics.jsonl"
+    rows = RowFile(path)
+    study = optuna.create_study(storage=open_storage(None, RunFolder(small_disk)), study_name="xs")
+    study.tell(study.ask(), 1.0)
+    *_, line = (control.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    rows._append(line)
+    filler = fill(small_disk, 0)
+
+    @full_disk_ends_the_sweep()
+    def write_rows():
+        for _ in range(100):
+            rows._append(line)
+
+    @full_disk_ends_the_sweep()
+    def write_study():
+        for _ in range(100):
+            study.ask().set_user_attr("x", "x" * 1000)
+
+    for write in (write_rows, write_study):
+        full.injected()
+        with pytest.raises(DiskFullError):
+            write()
+        assert len(last_rows(path)) == 1
+        assert path.read_bytes().endswith(line)
+        assert study.trials[0].value == 1.0
+    filler.unlink()
+    rows._append(line)
+    study.tell(study.ask(), 0.5)
+    assert study.best_value == 0.5
+    assert len(last_rows(path)) == 1
+    rows.close()
+    full.survived(2)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("leave", [200_000, 700_000])
+def test_a_sweep_on_a_full_disk_names_it_and_goes_on_when_there_is_room(leave, small_disk, control, fault):
+    full = fault("disk full under a sweep")
+    full.injected()
+    write_tokens(small_disk)
+    folder = small_disk / "runs" / "full"
+    process = start(sweep_command("full"), small_disk)
+    wait_until(lambda: count_rows(folder) >= 5, 100, "no 5 rows")
+    filler = fill(small_disk, leave)
+    out, error = process.communicate(timeout=100)
+    print(out, error)
+    assert process.returncode == 1
+    remedy = "go on with python sweeps/run.py --resume runs/full"
+    assert error == f"\n{small_disk} (tmpfs, 4.2 MB) is full; free space there; {remedy}\n"
+    for trial, rows in rows_of(folder).items():  # what was written is whole
+        for file in checkpoint_files(folder / "trials" / trial):
+            read_checkpoint(file)
+        assert rows[-1][col.STATUS] in (col.RUNNING, col.COMPLETE)
+    filler.unlink()
+    run(resume_command("full"), small_disk, check=0)
+    assert curves(folder) == control.curves
+    assert table_of(folder) == control.table
+    full.survived()

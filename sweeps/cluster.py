@@ -10,6 +10,7 @@ from typing import Any
 
 from lmcore.config import TrainConfig
 from lmcore.errors import InputError
+from sweeps.access import secure, use_token
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -66,8 +67,11 @@ TRIAL_RESOURCES = {"cpu": 1.0}
 
 
 @contextmanager
-def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
+def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine, and leave it at the end.
+
+    One that is started is reached from this machine alone, with a token; but for its dashboard, which listens on the
+    host `dashboard`, or is not there (None).
 
     Raises:
         InputError: nothing answers at that address.
@@ -78,7 +82,9 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
-        _use_token()
+        use_token()
+    else:
+        secure()
     import ray  # not before: it reads the authentication mode once, as it is imported
 
     if address:
@@ -94,8 +100,8 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
     else:
         context = ray.init(
             address="local",  # never by accident a cluster that somebody else started on this machine
-            include_dashboard=dashboard,
-            dashboard_host="127.0.0.1",
+            include_dashboard=dashboard is not None,
+            dashboard_host=dashboard or "127.0.0.1",
             num_cpus=LOGICAL_CPUS,
             log_to_driver=False,
             logging_level="ERROR",
@@ -115,13 +121,6 @@ def connect(address: str | None, dashboard: bool) -> Iterator[Cluster]:
         )
     finally:
         ray.shutdown()
-
-
-def _use_token() -> None:
-    """Present this machine's token where there is one: `ray start` then demands it, and ray.init(address) has none."""
-    places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), "~/.ray/auth_token")
-    if "RAY_AUTH_TOKEN" in os.environ or any(p and Path(p).expanduser().is_file() for p in places):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _check_answers(address: str) -> None:

@@ -99,9 +99,11 @@ class RunFolder:
         """Make the folder and hold it for this process; the kernel lets go when the process dies, however it dies.
 
         Raises:
-            InputError: it holds a sweep already which is not to be resumed, or it cannot be made.
+            InputError: it holds a sweep already which is not to be resumed, it cannot be made, or something of it lies
+                elsewhere.
             FolderInUseError: another process holds it.
         """
+        self._check_inside()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -124,6 +126,22 @@ class RunFolder:
                 )
             holder.write_text(f"{os.getpid()}\n")
             yield
+
+    def _check_inside(self) -> None:
+        """Refuse symbolic links in place of the folder or of what is in it: what is written there would go elsewhere.
+
+        wandb makes links of its own, which nothing of ours follows.
+        """
+        found = [self.path] if self.path.is_symlink() else []
+        for parent, folders, files in os.walk(self.path):
+            found += [path for name in (*folders, *files) if (path := Path(parent, name)).is_symlink()]
+            if parent == str(self.path) and "wandb" in folders and not (self.path / "wandb").is_symlink():
+                folders.remove("wandb")
+        if found:
+            raise InputError(
+                f"{os.path.relpath(found[0])}: must be in the run's folder itself, but is a symbolic link to "
+                f"{os.readlink(found[0])}; put what it leads to in its place"
+            )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -32,7 +32,8 @@ examples:
       the same on a Ray cluster
 
 exit codes:
-  0 done   1 no trial completed   2 wrong input   3 the run's folder is in use   130 interrupted   143 terminated
+  0 done   1 no trial completed, or the disk is full or the cluster gone   2 wrong input
+  3 the run's folder is in use   130 interrupted   143 terminated; after 1, 130 and 143 the sweep can be resumed
 """
 
 FIXED = ("config", "name", "search", "scheduler", "seed")  # options that a sweep cannot be resumed with
@@ -54,6 +55,7 @@ class Options:
     name: str | None
     address: str | None
     dashboard: bool
+    dashboard_host: str
     wandb: str | None
     dry_run: bool
 
@@ -123,6 +125,12 @@ def parser() -> argparse.ArgumentParser:
         "--address", metavar="RAY", help="address of a Ray cluster (default: RAY_ADDRESS, else this machine)"
     )
     place.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="without the Ray dashboard")
+    place.add_argument(
+        "--dashboard-host",
+        metavar="HOST",
+        default="127.0.0.1",
+        help="where the dashboard of a Ray that is started here listens (default: this machine alone)",
+    )
     place.add_argument(
         "--wandb",
         choices=("off", "offline", "online"),

@@ -10,6 +10,7 @@ from sweeps.folder import RunFolder
 from sweeps.paths import show
 from sweeps.spec import SweepSpec
 from sweeps.spec_file import load_spec
+from sweeps.storage import password_left_out
 
 MAY_CHANGE = (
     "notes",
@@ -28,6 +29,7 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     """
     begun, spec = load_spec(folder.sweep_yaml), load_spec(folder.sweep_yaml, overrides, **flags)
     before, after = _flat(begun), _flat(spec)
+    after["search.storage"] = password_left_out(after["search.storage"])  # sweep.yaml keeps none
     for path in before:
         if before[path] != after[path] and path not in MAY_CHANGE:
             raise InputError(

@@ -18,6 +18,7 @@ if sys.path and Path(sys.path[0]).resolve() == ROOT / "sweeps":
 from rich.console import Console  # noqa: E402
 
 from lmcore.errors import InputError  # noqa: E402
+from sweeps.access import check_dashboard_host  # noqa: E402
 from sweeps.disk import DiskFullError, full_disk_ends_the_sweep, full_line  # noqa: E402
 from sweeps.folder import FolderInUseError, RunFolder  # noqa: E402
 from sweeps.interrupts import Interrupts  # noqa: E402
@@ -47,10 +48,12 @@ def main(argv: list[str] | None = None) -> int:
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
         folder = folder or RunFolder.named(spec.name)
+        dashboard = options.dashboard_host if options.dashboard else None
+        check_dashboard_host(options.dashboard_host)
         interrupts.remedy = f"; go on with python sweeps/run.py --resume {shlex.quote(folder.display)}"
         resume = options.resume is not None
         with full_disk_ends_the_sweep():
-            outcome = run_sweep(spec, folder, options.address, options.dashboard, console, interrupts, resume)
+            outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         report = subprocess.run(
             [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's

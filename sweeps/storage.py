@@ -1,7 +1,7 @@
 """Where the studies live: SQLite in the run's folder, or any database that Optuna knows.
 
 A password is better kept out of the URL and given through the database's own means (PGPASSWORD or ~/.pgpass for
-PostgreSQL): sweep.yaml keeps the URL as it was written. Whatever else we write or print masks a password in it.
+PostgreSQL). No file keeps one that is in it, and nothing prints it: a sweep that is resumed is given it again.
 """
 
 import warnings
@@ -48,11 +48,29 @@ def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> 
 
 def without_password(url: str) -> str:
     """The URL as it may be shown: `***` in place of a password; otherwise, or if it is no URL, as it is."""
+    return _rendered(url, "***").replace("%2A%2A%2A", "***")
+
+
+def password_left_out(url: str | None) -> str | None:
+    """The URL as it may be kept, to be used again: a password is gone from it."""
+    return None if url is None else _rendered(url, None)
+
+
+def _rendered(url: str, password: str | None) -> str:
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
         return url
-    return parsed.render_as_string(hide_password=True) if parsed.password else url
+    in_query = sorted({"password", "passwd"} & set(parsed.query))
+    if parsed.password is None and not in_query:
+        return url
+    if parsed.password is not None:  # `set` takes None for `leave it as it is`
+        place = (parsed.host, parsed.port, parsed.database, parsed.query)
+        parsed = URL.create(parsed.drivername, parsed.username, password, *place)
+    parsed = parsed.difference_update_query(in_query)
+    if password is not None:
+        parsed = parsed.update_query_dict(dict.fromkeys(in_query, password))
+    return parsed.render_as_string(hide_password=False)
 
 
 def quiet_optuna() -> None:

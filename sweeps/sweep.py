@@ -69,12 +69,14 @@ def run_sweep(
     spec: SweepSpec,
     folder: RunFolder,
     address: str | None,
-    dashboard: bool,
+    dashboard: str | None,
     console: Console,
     interrupts: Interrupts,
     resume: bool = False,
 ) -> Outcome:
     """Run `spec` in `folder`, or with `resume` what is left of it, on the Ray cluster at `address` or on this machine.
+
+    `dashboard` is the host that the dashboard of a Ray that is started listens on; None for no dashboard.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
@@ -133,6 +135,7 @@ def run_on(
     from sweeps.occupancy import Occupancy
     from sweeps.progress import Progress
     from sweeps.rows import RowFile
+    from sweeps.storage import password_left_out
     from sweeps.trial_files import TrialFiles
     from sweeps.watchdog import Watchdog
     from sweeps.watchers import Watchers
@@ -144,7 +147,8 @@ def run_on(
     # While the engines start and measure:
     from sweeps.tuning import tune_all
 
-    write_text(folder.sweep_yaml, dump_yaml(spec))
+    kept = spec.search.model_copy(update={"storage": password_left_out(spec.search.storage)})
+    write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": kept})))
     ledger = Ledger(spec, storage, known)
     if not (folder.tokens / "meta.json").exists():
         for unfinished in folder.path.glob(".tokens.*"):  # of a driver that was killed

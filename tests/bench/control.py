@@ -321,7 +321,7 @@ def contend(contender: str, trials: int, long_run: bool, out: Path) -> None:
     """One contender's part, in this process; what it measured goes to `out`."""
     with tempfile.TemporaryDirectory() as folder:
         if contender == "ours":
-            with connect(None, dashboard=False) as cluster:
+            with connect(None, dashboard=None) as cluster:
                 course, facts = run_ours(cluster, Path(folder) / "run", trials)
                 result: dict[str, Any] = {**course.summary}
                 if long_run:

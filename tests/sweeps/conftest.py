@@ -8,7 +8,7 @@ def cluster():
     """A local cluster of two CPUs without a dashboard."""
     from sweeps.cluster import connect
 
-    with connect(None, dashboard=False) as cluster:
+    with connect(None, dashboard=None) as cluster:
         yield cluster
 
 

@@ -1,0 +1,317 @@
+"""Nobody else reaches a sweep, nothing that it reads is executed, nothing leaves its folder, no secret is written."""
+
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from sweeping import (
+    ROOT,
+    SETTINGS,
+    count_rows,
+    curves,
+    descendants,
+    processes,
+    resume_command,
+    run,
+    start,
+    sweep_command,
+    wait_until,
+)
+
+from lmcore.errors import InputError
+from sweeps import access
+from sweeps.folder import RunFolder
+from sweeps.resume import resumed_spec
+from sweeps.spec import dump_yaml
+from sweeps.spec_file import load_spec
+from sweeps.storage import password_left_out, without_password
+
+CANARIES = {"WANDB_API_KEY": "canary0" * 5 + "12345", "RAY_AUTH_TOKEN": "canary1" * 9 + "1"}
+QUICK = ROOT / "configs" / "quick.yaml"
+PASSWORD = "canary2-of-the-database"
+ASK = """
+import sys
+from ray._raylet import GcsClient
+print(len(GcsClient(address=sys.argv[1]).get_all_node_info(timeout=5)))
+"""
+
+
+def listening(pids):
+    """Local address and port of every TCP socket on which one of these processes listens, from /proc (Linux)."""
+    sockets = set()
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").glob("*"):
+            try:
+                sockets.add(os.readlink(entry))
+            except OSError:  # closed meanwhile
+                continue
+    found = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
+                host, port = fields[1].split(":")
+                found.append((host, int(port, 16)))
+    return found
+
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+@pytest.fixture
+def short():
+    """A temporary folder with a path short enough for Ray's sockets."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@pytest.mark.ray
+def test_a_sweep_listens_on_loopback_refuses_strangers_and_writes_no_secret(tiny, short, fault):
+    home = tiny / "home"
+    home.mkdir()
+    url = f"sqlite:///file:{tiny}/studies.db?uri=true&password={PASSWORD}"  # SQLite makes nothing of the last
+    space = "space: {optim.lr: {low: 1e-3, high: 1e-2, log: true}}"
+    (tiny / "sweep.yaml").write_text(f"search: {{storage: '{url}'}}\n{space}\n")
+    canary = fault("canary keys in the environment and a storage URL")
+    stranger = fault("stranger who has no token, or another")
+    environment = {**CANARIES, "RAY_TMPDIR": str(short), "HOME": str(home)}
+    flags = ("--wandb", "offline", "--dashboard-host", "127.0.0.1")
+    settings = SETTINGS | {"train.steps": "400"}
+    options = [word for path, value in settings.items() for word in ("--set", f"{path}={value}")]
+    command = sweep_command("quiet")
+    base = [*command[:4], "--config", "sweep.yaml", "--trials=6", "--search=random", "--scheduler=none", "--slots=2"]
+    process = start([*base, *options, *flags], tiny, **environment)
+    folder = tiny / "runs" / "quiet"
+    titles = []
+    over = threading.Event()
+
+    def watch():
+        while not over.wait(0.2):
+            titles.extend(title for _, _, title in processes().values())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        wait_until(lambda: count_rows(folder) >= 3, 100, "no 3 rows")
+        family = descendants(process.pid)
+        places = listening(family)
+        assert len(places) >= 5
+        assert {host for host, _ in places} <= LOOPBACK
+        gcs = next(pid for pid in family if "gcs_server" in processes()[pid][2])
+        stranger.injected(2)
+        for token in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}, {}):
+            own = token or {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": CANARIES["RAY_AUTH_TOKEN"]}
+            # Of the ports of the control service, one speaks this protocol.
+            answers = [ask(port, own) for _, port in listening({gcs})]
+            assert any(answer.returncode == 0 for answer in answers) == (not token)
+            assert token == {} or any("Authentication" in answer.stderr for answer in answers)
+        stranger.survived(2)
+    finally:
+        out, error = process.communicate(timeout=200)
+        over.set()
+        watcher.join()
+    assert process.returncode == 0, out + error
+    for name, secret in {**CANARIES, "password": PASSWORD}.items():
+        canary.injected()
+        for place in (folder, short, home):
+            holders = [path for path in place.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+            assert holders == [], name
+        assert not [title for title in titles if secret in title], name
+        assert secret not in out + error, name
+        canary.survived()
+    assert resumed_spec(RunFolder(folder), [f"search.storage={url}"]).search.storage == url
+
+
+def ask(port, environment):
+    return subprocess.run(
+        [sys.executable, "-c", ASK, f"127.0.0.1:{port}"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def clean(monkeypatch, tmp_path):
+    """No token, and no word of Ray's authentication."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", access.LOOPBACK_ONLY):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that what is set during the test is undone after it
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path / ".ray" / "auth_token"
+
+
+@pytest.mark.smoke
+def test_the_token_is_made_for_its_owner_alone_and_one_that_all_can_read_is_closed(clean, monkeypatch):
+    access.secure()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert stat.S_IMODE(clean.stat().st_mode) == 0o600
+    token = clean.read_text()
+    assert len(token) == 64
+    clean.chmod(0o644)
+    access.secure()
+    assert stat.S_IMODE(clean.stat().st_mode) == 0o600
+    assert clean.read_text() == token
+    elsewhere = clean.with_name("another")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(elsewhere))
+    access.secure()
+    assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o600
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::"])
+def test_a_dashboard_for_other_machines_is_refused_without_a_token(host, tiny, fault):
+    opened = fault("dashboard for other machines without a token")
+    opened.injected()
+    refused = run(sweep_command("open", "--dashboard-host", host), tiny, check=2, RAY_AUTH_MODE="disabled")
+    assert refused.stderr == (
+        f"--dashboard-host: one that other machines reach must demand a token (got {host} with "
+        "RAY_AUTH_MODE=disabled); unset RAY_AUTH_MODE, or leave the host out\n"
+    )
+    assert not (tiny / "runs").exists()
+    opened.survived()
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_dashboard_for_this_machine_needs_none(host, clean, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    access.check_dashboard_host(host)
+
+
+BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}]\n" for n in range(40))
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("what", "text", "said"),
+    [
+        (
+            "!!python/object as config",
+            "name: !!python/object/apply:os.system ['touch fired']\n",
+            "tags are not allowed",
+        ),
+        ("!!python/name as config", "name: !!python/name:os.system\n", "tags are not allowed"),
+        ("alias bomb as config", BOMB, "aliases are not allowed"),
+        ("config of 8 MiB", "notes: [" + "x, " * 3_000_000 + "x]\n", "a config may hold 1 MiB"),
+        ("deep nesting as config", "notes: " + "[" * 100_000 + "\n", ""),
+    ],
+)
+def test_a_config_that_would_do_more_than_say_is_refused(what, text, said, tiny, fault):
+    bad = fault(what)
+    bad.injected()
+    (tiny / "bad.yaml").write_text(text)
+    refused = run([*sweep_command("bad"), "--config", "bad.yaml"], tiny, timeout=20, check=2)
+    assert said in refused.stderr
+    assert refused.stderr.count("\n") == 1
+    assert len(refused.stderr) < 400
+    assert not (tiny / "fired").exists()
+    bad.survived()
+
+
+@pytest.mark.smoke
+def test_a_name_that_leads_elsewhere_is_refused(tiny, fault):
+    names = fault("../ and the like as names")
+    for name in ("../x", "../../x", "/tmp/x", "a/b", "..", ".", "", "a\\b", "x\n", "~", ".hidden"):
+        names.injected()
+        with pytest.raises(InputError, match="name"):
+            load_spec(QUICK, name=name)
+        names.survived()
+    refused = run(sweep_command("../x"), tiny, check=2)
+    assert refused.stderr.startswith("--name: ")
+    assert refused.stderr.count("\n") == 1
+    assert sorted(path.name for path in tiny.iterdir()) == ["tokens.npy"]
+
+
+LINKS = (
+    "",
+    "study.db",
+    "metrics.jsonl",
+    "manifest.json",
+    "trials",
+    "trials/xs-0000",
+    "best",
+    "tokens",
+    "wandb",
+    ".tune",
+)
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("link", LINKS)
+def test_a_symbolic_link_in_place_of_a_part_of_the_folder_is_refused(link, tmp_path, fault):
+    linked = fault("symbolic link as a part of a run's folder")
+    linked.injected()
+    folder, outside = tmp_path / "runs" / "x", tmp_path / "outside"
+    outside.mkdir()
+    (folder / link).parent.mkdir(parents=True)
+    (folder / link).symlink_to(outside)
+    for resume in (False, True):
+        with (
+            pytest.raises(InputError, match="must be in the run's folder itself, but is a symbolic link to"),
+            RunFolder(folder).claimed(resume),
+        ):
+            pass
+    assert list(outside.iterdir()) == []
+    linked.survived()
+
+
+@pytest.mark.smoke
+def test_a_resume_through_a_symbolic_link_ends_with_exit_code_2(control, tmp_path, fault):
+    linked = fault("symbolic link as a part of a run's folder")
+    linked.injected()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "link").symlink_to(control.folder)
+    refused = run(resume_command("link"), tmp_path, check=2)
+    assert refused.stderr.startswith("runs/link: must be in the run's folder itself, but is a symbolic link to ")
+    assert curves(control.folder) == control.curves
+    linked.survived()
+
+
+@pytest.mark.smoke
+def test_links_that_wandb_makes_and_a_runs_folder_elsewhere_are_the_users_right(tmp_path, monkeypatch):
+    (tmp_path / "big").mkdir()
+    (tmp_path / "runs").symlink_to(tmp_path / "big")
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder.named("x")
+    (folder.wandb / "wandb").mkdir(parents=True)
+    (folder.wandb / "wandb" / "latest-run").symlink_to("run-1")
+    with folder.claimed():
+        pass
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize(
+    ("url", "shown", "kept"),
+    [
+        (
+            "postgresql+psycopg://ann:s3cret@db.example/lm",
+            "postgresql+psycopg://ann:***@db.example/lm",
+            "postgresql+psycopg://ann@db.example/lm",
+        ),
+        (
+            "postgresql://db.example/lm?user=ann&password=s3cret",
+            "postgresql://db.example/lm?password=***&user=ann",
+            "postgresql://db.example/lm?user=ann",
+        ),
+        ("sqlite:////data/study.db", "sqlite:////data/study.db", "sqlite:////data/study.db"),
+    ],
+)
+def test_a_password_in_the_storages_url_is_neither_shown_nor_kept_and_given_again_on_resume(url, shown, kept, tmp_path):
+    assert without_password(url) == shown
+    assert password_left_out(url) == kept
+    spec = load_spec(QUICK, [f"search.storage={kept}"]).absolute()
+    folder = RunFolder(tmp_path)
+    folder.sweep_yaml.write_text(dump_yaml(spec))
+    assert resumed_spec(folder, []).search.storage == kept
+    assert resumed_spec(folder, [f"search.storage={url}"]).search.storage == url
+    with pytest.raises(InputError, match=r"search\.storage: must stay"):
+        resumed_spec(folder, [f"search.storage={url.replace('lm', 'other').replace('study', 'other')}"])

@@ -53,6 +53,8 @@ class LiveTrial:
     """Why it diverged or failed, in one line."""
     error: str | None = None
     """The whole text of the error that it failed of."""
+    given_back: int = 0
+    """How often it lost its place."""
     reported_before: frozenset[int] = frozenset()
     """Steps that a killed driver had reported to the study; their rows it may not have written down."""
 
@@ -204,6 +206,12 @@ class Ledger:
         view = copy.copy(study)
         view._storage = _With(study._storage, frozen)
         return study.pruner.prune(view, frozen)
+
+    def give_back(self, trial_id: str) -> None:
+        """Have a trial that lost its place before it had a verdict asked for again, before all others."""
+        live = self.live.pop(trial_id)
+        live.given_back += 1
+        self._unfinished[live.size].insert(0, live)
 
     def fail(self, trial_id: str, message: str, error: str) -> None:
         """Note that a trial died of an error of its own; `end` tells the study."""

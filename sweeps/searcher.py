@@ -11,6 +11,8 @@ from sweeps.ledger import Ledger
 from sweeps.trainable import KNOWN_STEP, TITLE
 from sweeps.watchers import Watchers
 
+GIVEN_BACK_MOST = 5  # times of one trial; with more of them something kills its stand-ins on purpose
+
 
 class StudySearcher(Searcher):
     """A Tune searcher whose every suggestion comes from the sweep's studies."""
@@ -44,6 +46,15 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study; the scheduler has already said how the trial ended."""
         trial = self._ids.pop(trial_id)
+        if error and self._ledger.live[trial].status == col.RUNNING:
+            # Tune starts another stand-in for one that died, but not where it died as it was handed over from a trial
+            # to the next: that trial it gives up, for no fault of its own.
+            self._engines.leave(trial)
+            if self._ledger.live[trial].given_back < GIVEN_BACK_MOST:
+                self._ledger.give_back(trial)
+                return
+            message = f"ActorDiedError: the trial's stand-in died {GIVEN_BACK_MOST + 1} times as it was handed over"
+            self._ledger.fail(trial, message, message)
         live = self._ledger.end(trial)
         if live.status != col.RUNNING:  # an interrupted trial will want its checkpoints, which an engine drops
             self._engines.leave(trial)

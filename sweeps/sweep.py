@@ -155,8 +155,9 @@ def run_on(
             shutil.rmtree(unfinished)
         save_tokens(tokens, folder.tokens)
     if cluster.dashboard_url:
+        demands_token = cluster.local and os.environ.get("RAY_AUTH_MODE") == "token"
         token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
-        console.print(f"Ray dashboard: {cluster.dashboard_url}{token if cluster.local else ''}", highlight=False)
+        console.print(f"Ray dashboard: {cluster.dashboard_url}{token if demands_token else ''}", highlight=False)
     choices = engines.choices()
     training, in_line = engines.open(choices, most)
     about = manifest(spec, tokens, cluster, len(engines.handles), choices)
@@ -194,7 +195,7 @@ def run_on(
                 end=lambda line: interrupts.end_at_once(line, 1),
             )
             with watchdog, interrupts.insisting():
-                if ledger.sizes_left:
+                while ledger.sizes_left:  # after the last one was asked for, a trial may have been given back
                     tune_all(ledger, engines, watchers, folder, training + in_line)
     finally:
         seconds = time.monotonic() - began

@@ -71,3 +71,45 @@ def test_the_quoted_sweeps_and_costs_of_a_trial_are_the_committed_ones():
     assert f"costs {control['long_run']['trial_ms']:.0f} ms in a sweep of {control['long_run']['trials']}" in text
     for peer, place in (("defaults", "in Tune as it comes"), ("reuse", "with `reuse_actors`")):
         assert f"{statistics.median(block[peer]['trial_ms'] for block in control['blocks']):.0f} ms {place}" in text
+
+
+FAULTS = {  # which faults of `make faults` a row of the README counts
+    "driver killed, at once or in eight moments": r"^driver kill",
+    "engine or stand-in of a trial killed, engine that hangs": r"^engine|^trial worker",
+    "node or head of the cluster lost": r"^node|^head",
+    "Ctrl-C, SIGTERM": r"^SIG",
+    "second driver on the folder": r"^two drivers",
+    "writer killed at every write, sync, renaming or statement": r"killed at every",
+    "metrics.jsonl, SQLite's journal cut anywhere": r"cut at",
+    "study.db or metrics.jsonl damaged or missing": r"damaged or missing",
+    "newest checkpoint damaged, forged or another trial's": r"^newest checkpoint",
+    "disk full": r"^disk full",
+    "clock set back an hour": r"^clock",
+    "loss that is NaN, x100 or explodes": r"^NaN|^loss|^lr =|explode",
+    "wandb killed, raising, without network": r"wandb raising|^wandb killed|^network",
+    "config that executes or explodes; names and links that lead elsewhere": r"config$|^config|as names|^symbolic",
+    "strangers without the token; keys and passwords in files, logs, titles": r"^stranger|^dashboard|^canary",
+}
+
+
+def test_the_quoted_faults_are_the_committed_ones():
+    measured = results("faults")["faults"]
+    counted = []
+    for label, pattern in FAULTS.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| {label} |"))
+        faults = [fault for fault in measured if re.search(pattern, fault["fault"])]
+        counted += [fault["fault"] for fault in faults]
+        injected = sum(fault["injected"] for fault in faults)
+        assert injected == sum(fault["survived"] for fault in faults)
+        seconds = [s for fault in faults for s in fault["recovery_s"]]
+        assert [cell.strip() for cell in row.split("|")][2] == str(injected)
+        assert [cell.strip() for cell in row.split("|")][4] == (f"{statistics.median(seconds):.0f}" if seconds else "")
+    assert sorted(counted) == sorted(fault["fault"] for fault in measured)
+
+
+def test_the_quoted_cost_of_a_kill_is_the_committed_one():
+    measured = results("resume")
+    goal = measured["median"]["start_up_s"] + measured["median"]["interval_s"]
+    text = " ".join(README.split())
+    assert f"{measured['median']['extra_s']:.0f} s more than one left alone" in text
+    assert f"(start-up and one interval: {goal:.0f} s)" in text

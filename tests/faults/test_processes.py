@@ -47,6 +47,7 @@ def test_what_is_killed_or_hangs_costs_an_interval_at_most(what, title, number, 
     wait_until(lambda: count_rows(folder) >= 15, 100, "no 15 rows")
     hurt = fault(what)
     hurt.injected()
+    wait_until(lambda: victims(process, title), 10, f"no {title}")  # Ray changes titles for moments
     victim = min(victims(process, title))
     os.kill(victim, number)
     began, struck = time.monotonic(), time.time()

@@ -1,0 +1,71 @@
+"""What Tune asks and tells reaches the study, and no trial is lost where Tune gives one up."""
+
+import optuna
+import pytest
+from ray.tune.search import Searcher
+from test_ledger import row, spec
+
+from lmcore import columns as col
+from sweeps.ledger import Ledger
+from sweeps.searcher import GIVEN_BACK_MOST, StudySearcher
+from sweeps.trainable import KNOWN_STEP
+from sweeps.watchers import Watchers
+
+
+class OneEngine:
+    """An engine with room for everybody, as far as the searcher is concerned."""
+
+    def __init__(self):
+        self.trials = set()
+
+    def offer(self, sizes):
+        return 0, sizes[0]
+
+    def enter(self, live, engine):
+        self.trials.add(live.id)
+
+    def leave(self, trial):
+        self.trials.discard(trial)
+
+
+@pytest.fixture
+def parts():
+    """Ledger, engine and searcher of two trials."""
+    ledger, engine = Ledger(spec("random", trials=2), optuna.storages.InMemoryStorage()), OneEngine()
+    return ledger, engine, StudySearcher(ledger, engine, Watchers([]))
+
+
+def test_a_trial_whose_stand_in_died_without_a_verdict_is_handed_out_again_from_its_last_row(parts):
+    ledger, engine, searcher = parts
+    first = searcher.suggest("a")
+    ledger.report(first[col.TRIAL], row(10, 3.0))
+    searcher.on_trial_complete("a", error=True)
+    assert engine.trials == set()
+    again = searcher.suggest("b")
+    assert again == first | {KNOWN_STEP: 10}
+    assert engine.trials == {first[col.TRIAL]}
+    other = searcher.suggest("c")
+    assert searcher.suggest("d") == Searcher.FINISHED
+    for name, trial in (("b", again), ("c", other)):
+        ledger.report(trial[col.TRIAL], row(40, 2.0))
+        searcher.on_trial_complete(name)
+    assert set(ledger.statuses().values()) == {col.COMPLETE}
+    assert len(ledger.statuses()) == 2
+
+
+def test_the_last_trial_is_left_to_be_run_though_tune_has_been_told_that_all_were_handed_out(parts):
+    ledger, _, searcher = parts
+    for name in ("a", "b"):
+        searcher.suggest(name)
+    assert not ledger.sizes_left
+    searcher.on_trial_complete("b", error=True)
+    assert ledger.sizes_left
+
+
+def test_a_trial_that_is_given_up_again_and_again_fails(parts):
+    ledger, _, searcher = parts
+    for time in range(GIVEN_BACK_MOST + 1):
+        trial = searcher.suggest(f"a{time}")[col.TRIAL]
+        searcher.on_trial_complete(f"a{time}", error=True)
+    assert ledger.statuses() == {trial: col.FAILED}
+    assert "died 6 times" in ledger.studies["main"].trials[0].user_attrs[col.MESSAGE]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from lmcore.pace import Pace, agreed_paces, chosen_slots, speedup
 from lmcore.tokens import Tokens
@@ -58,14 +59,10 @@ class Engines:
         self._placement: Placement | None = None
 
     def choices(self) -> list[SlotChoice]:
-        """How many slots each size gets, on every engine.
-
-        Raises:
-            ray.exceptions.RayError: no engine could be started.
-        """
+        """How many slots each size gets, on every engine; one that dies while it measures has no say."""
         choices = []
         for size, measuring in self._measuring.items():
-            measured = ray.get(measuring)
+            measured = [paces for paces in map(_measured, measuring) if paces is not None] or [[]]
             if self._slots is not None:  # where an engine had memory for fewer, that many it is on all of them
                 slots = min(chosen_slots(paces, self._slots) for paces in measured)
                 measured = [paces for paces in measured if chosen_slots(paces, self._slots) == slots]
@@ -98,12 +95,12 @@ class Engines:
         assert self._placement is not None
         self._placement.move(trial_id, engine)
 
-    def leave(self, trial_id: str) -> None:
-        """Free the slot of a trial that has ended."""
+    def leave(self, trial_id: str, ended: bool = True) -> None:
+        """Free the slot of a trial that has ended, or is to begin anew elsewhere."""
         assert self._placement is not None
         engine = self._placement.remove(trial_id)
         if engine is not None:
-            self.handles[engine].leave.remote(trial_id)
+            self.handles[engine].leave.remote(trial_id, ended)
 
     def stop(self, wait_s: float) -> bool:
         """Have every engine end its interval and write checkpoints; False where one was not done after `wait_s`."""
@@ -114,3 +111,10 @@ class Engines:
         """End the engines' processes."""
         for handle in self.handles:
             ray.kill(handle)
+
+
+def _measured(measuring: ray.ObjectRef) -> list[Pace] | None:
+    try:
+        return list(ray.get(measuring))
+    except RayActorError:
+        return None

@@ -1,6 +1,7 @@
 """manifest.json: whatever a reader asks of it is there, and no password is."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -102,7 +103,11 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
     (results / "new.json").write_text("{}")
     assert commit() == git("rev-parse", "HEAD")  # what a benchmark has just measured changes no code
     (tmp_path / "file").write_text("two")
-    assert commit() == git("rev-parse", "HEAD") + "+changes"
+    changed = commit()
+    assert re.fullmatch(re.escape(git("rev-parse", "HEAD")) + r"\+changes-[0-9a-f]{8}", changed)
+    (tmp_path / "file").write_text("three")
+    assert commit()[:48] == changed[:48]
+    assert commit() != changed  # other changes are another program
 
 
 def test_a_password_of_the_storage_is_not_in_it(small_tokens, monkeypatch):

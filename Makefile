@@ -14,7 +14,7 @@ test: .venv/installed
 
 # Everything that a sweep must survive, and a table of it; `make test` has a part.
 faults: .venv/installed
-	$(BIN)/python -m pytest tests/faults --faults -n 2 --dist worksteal
+	$(BIN)/python -m pytest tests/faults --faults
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -3,7 +3,7 @@
 import json
 import statistics
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -22,30 +22,9 @@ class Record:
     survived: int = 0
     recovery_s: list[float] = field(default_factory=list)
 
-    def add(self, other):
-        """Count what another process has."""
-        self.injected += other.injected
-        self.survived += other.survived
-        self.recovery_s += other.recovery_s
-
 
 def pytest_configure(config):
     config.stash[_RECORDS] = {}
-
-
-def pytest_sessionfinish(session):
-    """Of several processes that share the tests (pytest -n), each hands in what it has counted."""
-    if hasattr(session.config, "workeroutput"):
-        counted = session.config.stash[_RECORDS]
-        session.config.workeroutput["faults"] = {name: asdict(record) for name, record in counted.items()}
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_testnodedown(node, error):
-    """Put together what they have handed in."""
-    records = node.config.stash[_RECORDS]
-    for name, counted in getattr(node, "workeroutput", {}).get("faults", {}).items():
-        records.setdefault(name, Record()).add(Record(**counted))
 
 
 def pytest_collection_modifyitems(config, items):
@@ -130,7 +109,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if not records:
         return
     table = Table("fault", "injected", "survived", "seconds to recovery", title="Faults", title_justify="left")
-    for name, record in sorted(records.items()):
+    for name, record in records.items():
         seconds = record.recovery_s
         took = f"{statistics.median(seconds):.1f} (at most {max(seconds):.1f})" if seconds else "-"
         table.add_row(name, str(record.injected), str(record.survived), took)
@@ -146,7 +125,7 @@ def _write_json(path, records):
 
     table = [
         {"fault": name, "injected": r.injected, "survived": r.survived, "recovery_s": r.recovery_s}
-        for name, r in sorted(records.items())
+        for name, r in records.items()
     ]
     with open(path, "w") as file:
         json.dump({**measured_on(), "faults": table}, file, indent=2)

@@ -53,7 +53,7 @@ KILLS = 8
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(420)
 @pytest.mark.parametrize(
     ("search", "options"),
     [("random", {}), ("optuna", {"search__concurrent": "1", "search__startup_trials": "2", "slots": 1})],

@@ -83,11 +83,10 @@ class StandIn:
         """It holds as many trials as it was told."""
         return [Pace(self._slots or 1, 1.0, 1.0, 0)]
 
-    async def enter(self, trial: str, title: str, run: dict[str, Any], shared: list[Any]) -> int:
+    async def enter(self, *arguments: Any) -> None:
         """Nothing to prepare."""
-        return os.getpid()
 
-    async def row(self, trial: str, step: int) -> dict[str, Any] | None:
+    async def row(self, trial: str, step: int, *_: Any) -> dict[str, Any] | None:
         """The row after `step`."""
         if step > 0:
             await self._released.wait()
@@ -95,8 +94,11 @@ class StandIn:
         place = dict.fromkeys(col.PLACE_COLUMNS, 0) | {col.ENGINE: self._number}
         return row_of(trial, step + 1) | place | {col.BEGAN_AT: now, col.REPORTED_AT: now}
 
-    async def leave(self, trial: str) -> None:
+    async def leave(self, trial: str, ended: bool = True) -> None:
         """Nothing to free."""
+
+    async def ping(self) -> None:
+        """It is alive."""
 
     async def withhold(self) -> None:
         """Withhold rows from now on."""

@@ -55,7 +55,12 @@ class Engines:
             size: [handle.measure.remote(run.model_dump(), list(self.shared)) for handle in self.handles]
             for size, run in self._runs.items()
         }
+        self._peaks = [handle.peak.remote(spec.train.model_dump()) for handle in self.handles]
         self._placement: Placement | None = None
+
+    def peaks(self) -> list[float]:
+        """FLOP/s of matrix products on each engine, measured on all of them at the same time."""
+        return [float(peak) for peak in ray.get(self._peaks)]
 
     def choices(self) -> list[SlotChoice]:
         """How many slots each size gets, on every engine.

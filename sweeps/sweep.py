@@ -160,7 +160,7 @@ def run_on(
         console.print(f"Ray dashboard: {cluster.dashboard_url}{token if demands_token else ''}", highlight=False)
     choices = engines.choices()
     training, in_line = engines.open(choices, most)
-    about = manifest(spec, tokens, cluster, len(engines.handles), choices)
+    about = manifest(spec, tokens, cluster, engines.peaks(), choices)
     if begun:
         for line in differences(begun, about):
             console.print(

@@ -28,32 +28,24 @@ PARAMETERS, TRIALS = "Parameters and loss: the best trial of each kind", "All tr
 EXPERIMENTS_MOST = 12  # compared with the first
 
 
-def findings_of_run(run: Run) -> list[Section]:
-    """The sections of a report of a run, or of several that were put together."""
+def findings_of_run(run: Run, brief: bool = False) -> list[Section]:
+    """The sections of a report of a run, or of several that were put together; `brief` leaves figures and fits out."""
     trials = run.trials
-    scaling = fit_scaling(points_of(trials))
-    parameters, best = parameter_table(trials), best_table(trials)
-    failures = failure_table(trials)
+    parameters, failures = parameter_table(trials), failure_table(trials)
+    tables = [ReportTable("parameters", PARAMETERS, parameters, parameter_cells(parameters), LEGEND)]
+    ended = Section("Trials", [_trials(trials), *([_failures(failures)] if len(failures) else [])])
+    if brief:
+        return [Section("Parameters and loss", tables), Section("Cost", [_cost(run)]), ended]
+    best = best_table(trials)
+    tables.append(ReportTable("best", "The best complete trial of each size", best, parameter_cells(best), LEGEND))
     return [
-        Section(
-            "Parameters and loss",
-            [
-                ReportTable("parameters", PARAMETERS, parameters, parameter_cells(parameters), LEGEND),
-                ReportTable("best", "The best complete trial of each size", best, parameter_cells(best), LEGEND),
-            ],
-        ),
+        Section("Parameters and loss", tables),
         Section("Curves", plates=curve_plates(run)),
         _hyperparameters(trials),
         _comparisons(trials),
-        scaling_section(scaling),
+        scaling_section(fit_scaling(points_of(trials))),
         Section("Cost", [_cost(run)]),
-        Section(
-            "Trials",
-            [
-                _trials(trials),
-                *([_failures(failures)] if len(failures) else []),
-            ],
-        ),
+        ended,
     ]
 
 

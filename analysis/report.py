@@ -117,9 +117,12 @@ class Report:
         return values
 
 
-def build_report(run: Run) -> Report:
-    """Tables, figures, numbers and sentences of a run. Computes only: prints and writes nothing."""
-    sections = findings_of_run(run)
+def build_report(run: Run, brief: bool = False) -> Report:
+    """Tables, figures, numbers and sentences of a run; `brief` leaves figures and fits out.
+
+    Computes only: prints and writes nothing.
+    """
+    sections = findings_of_run(run, brief)
     parameters = sections[0].tables[0].frame
     return Report(str(run.manifest.get("name", "run")), summary(run.trials), tuple(sections), notes(run, parameters))
 
@@ -130,16 +133,23 @@ def report_of_points(name: str, points: pd.DataFrame) -> Report:
     return Report(name, said, tuple(findings_of_points(points)), ())
 
 
-def write_report(report: Report, folder: Path) -> list[Path]:
-    """Write everything into `folder`, made if need be; the files. Raises OSError if it cannot."""
+def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path]:
+    """Write everything into `folder`, made if need be; the files. Raises OSError if it cannot.
+
+    A brief report has no page: what an earlier, whole one has left there stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     written = [path for section in report.sections for table in section.tables for path in table.save(folder)]
     written += [path for section in report.sections for plate in section.plates for path in plate.save(folder)]
-    texts = {
-        "report.html": page(report.name, report.summary, report.notes, report.sections),
-        "report.md": report.markdown(),
-        "report.json": json.dumps(report.json(), indent=2, allow_nan=False) + "\n",
-    }
+    texts = (
+        {}
+        if brief
+        else {
+            "report.html": page(report.name, report.summary, report.notes, report.sections),
+            "report.md": report.markdown(),
+            "report.json": json.dumps(report.json(), indent=2, allow_nan=False) + "\n",
+        }
+    )
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     return [*written, *(folder / name for name in texts)]
@@ -152,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out or (first / "report" if first.is_dir() else first.with_name(f"{first.stem}-report"))
     try:
         report = _report(arguments)
-        write_report(report, out)
+        write_report(report, out, arguments.brief)
     except RunError as error:
         print(error, file=sys.stderr)
         return 2
@@ -164,7 +174,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     print(report.text())
-    print(f"\nWritten to {out}: report.html, report.md, report.json; figures as SVG and PNG; tables as CSV, MD and TEX")
+    page_and_figures = "" if arguments.brief else "report.html, report.md, report.json; figures as SVG and PNG; "
+    print(f"\nWritten to {out}: {page_and_figures}tables as CSV, MD and TEX")
+    if arguments.brief:
+        print(f"Figures and fits: python analysis/report.py {arguments.runs[0]}")
     return 0
 
 
@@ -179,7 +192,7 @@ def _report(arguments: argparse.Namespace) -> Report:
         table = next((run for run in runs if run.is_file()), None)
         if table is not None:
             raise RunError(f"--columns: must name the columns of a CSV file (got {table}); add N=...,D=...,loss=...")
-        return build_report(load_all(runs))
+        return build_report(load_all(runs), arguments.brief)
     if len(runs) > 1:
         raise RunError(f"--columns: reads one CSV file (got {len(runs)}); give one")
     if runs[0].is_dir():
@@ -199,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="report", description="Tables, figures and fits of sweeps.")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
+    parser.add_argument("--brief", action="store_true", help="tables alone: what a sweep ends with")
     table = parser.add_argument_group("a CSV file of trials that another tool made")
     table.add_argument("--columns", metavar="N=...,D=...,loss=...[,lr=...]", help="what its columns are called")
     table.add_argument("--flops-column", metavar="C", help="training FLOPs, in place of D: D = C / 6N")

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         report = subprocess.run(
-            [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's
+            [sys.executable, "-P", "-m", "analysis.report", "--brief", folder.display],  # -P: not an analysis/ of the user's
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
             check=False,
         )

@@ -1,6 +1,6 @@
 """What all trained models say together: the loss against size and data, and how the best settings move with them.
 
-Points come from runs (`points_of`) or from a CSV (`analysis.trial_csv`): columns n (parameters), d (tokens), loss (nats
+Points come from runs (`points_of`) or from a CSV (`analysis.trial_csv`): columns N (parameters), D (tokens), loss (nats
 per token, +inf where it diverged), and lr and batch (tokens per update) where they are known. The fits themselves, and
 when they refuse, are those of `analysis.loss_law`, `analysis.isoflop`, `analysis.optimum` and `analysis.power_law`.
 """
@@ -41,15 +41,15 @@ class Scaling:
     """Those of `loss_n`: all on as many tokens."""
     isoflop: IsoFlop
     optima: pd.DataFrame
-    """`analysis.optimum.optimum_table` of the settings that vary, by (n, d)."""
+    """`analysis.optimum.optimum_table` of the settings that vary, by (N, D)."""
     laws: Mapping[str, PowerLaw | None]
     """By setting."""
 
 
 def points_of(trials: pd.DataFrame) -> pd.DataFrame:
-    """Complete and diverged trials of `analysis.load` as points; n counts parameters that are not embeddings.
+    """Complete and diverged trials of `analysis.load` as points; N counts parameters that are not embeddings.
 
-    A trial that was stopped early has no final loss and is no point. Tied and untied models of a size have one n: it
+    A trial that was stopped early has no final loss and is no point. Tied and untied models of a size have one N: it
     is what scaling laws count, and what they share.
     """
     ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
@@ -70,7 +70,7 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_points(points: pd.DataFrame) -> pd.DataFrame:
-    """The best of each (n, d) where settings are known; without any each row is a tuned model as it stands."""
+    """The best of each (N, D) where settings are known; without any each row is a tuned model as it stands."""
     finite = points[np.isfinite(points[LOSS])]
     if not set(SETTINGS) & set(points.columns):
         return finite.reset_index(drop=True)

@@ -1,6 +1,6 @@
 """A table of trials that somebody else made, read from CSV: columns named by the user, one row per trained model.
 
-Its columns are few: `n` (parameters), `d` (tokens trained on), `loss` (nats per token), and, where named, `lr` and
+Its columns are few: `N` (parameters), `D` (tokens trained on), `loss` (nats per token), and, where named, `lr` and
 `batch` (tokens per update). Nothing is fitted here; `analysis.scaling` takes this frame, or `analysis.load`'s trials
 in the same form.
 """
@@ -13,7 +13,7 @@ import pandas as pd
 
 from analysis.load import RunError
 
-N, D, LOSS, LR, BATCH = "n", "d", "loss", "lr", "batch"
+N, D, LOSS, LR, BATCH = "N", "D", "loss", "lr", "batch"
 NAMES = {"N": N, "D": D, "loss": LOSS, "lr": LR, "batch": BATCH}
 """What `--columns` calls them."""
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
@@ -44,7 +44,7 @@ def read_trials(
     batch_unit_tokens: float = 1.0,
     drop_highest_loss: int = 0,
 ) -> pd.DataFrame:
-    """One row per model with columns n, d, loss and, where named, lr and batch, all float64, in the file's order.
+    """One row per model with columns N, D, loss and, where named, lr and batch, all float64, in the file's order.
 
     Args:
         columns: ours to the file's, as `parse_columns` gives them.

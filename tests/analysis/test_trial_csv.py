@@ -25,14 +25,14 @@ def table(tmp_path):
 def test_columns_are_read_under_the_users_names(table):
     columns = parse_columns("N=params, D=tokens,loss=val_loss,lr=rate,batch=seqs")
     trials = read_trials(table, columns, batch_unit_tokens=128)
-    assert list(trials.columns) == ["n", "d", "loss", "lr", "batch"]
+    assert list(trials.columns) == ["N", "D", "loss", "lr", "batch"]
     assert trials.iloc[1].tolist() == [4e6, 2e7, 3.5, 2e-3, 2048]
     assert math.isinf(trials["loss"][2])  # it diverged, and is no gap in the table
 
 
 def test_tokens_follow_from_flops(table):
     trials = read_trials(table, {"N": "params", "loss": "val_loss"}, flops_column="flops")
-    assert trials["d"].tolist() == pytest.approx([2e7, 2e7, 8e7])
+    assert trials["D"].tolist() == pytest.approx([2e7, 2e7, 8e7])
 
 
 def test_the_highest_losses_can_be_left_out(table):

@@ -4,7 +4,20 @@ import numpy as np
 import pandas as pd
 
 from analysis.load import Run
-from analysis.plates import LOSS, MARKS, RED, Plate, colours, legend, looks, new_figure, size_handles, status_handles
+from analysis.plates import (
+    LOSS,
+    MARKS,
+    RED,
+    Plate,
+    colours,
+    legend,
+    looks,
+    new_figure,
+    round_numbers,
+    size_handles,
+    status_handles,
+)
+from analysis.rendering import COUNT_SUFFIXES, FLOP_SUFFIXES
 from lmcore import columns as col
 
 AXES = {
@@ -46,6 +59,7 @@ def _plate(trials: pd.DataFrame, rows: pd.DataFrame, along: str) -> Plate:
         axes.set_ylabel(LOSS)
         if along in (col.TOKENS, col.TRAIN_FLOPS):
             axes.set_xscale("log")
+            round_numbers(axes.xaxis, COUNT_SUFFIXES if along == col.TOKENS else FLOP_SUFFIXES)
         statuses = ended[shown[col.TRIAL].unique()]
         legend(axes, [*size_handles(palette), *status_handles(statuses)])
     counts = ", ".join(f"{number} {status}" for status, number in statuses.value_counts().items())

@@ -1,6 +1,7 @@
 """All that is found in a run or in a table of points, as the sections of a report. Nothing is written here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -118,7 +119,8 @@ def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
     known = trials[trials[TIED_PATH].notna()]
     comparisons = {}
     if known[TIED_PATH].astype(bool).nunique() == 2:
-        comparisons["tied"] = compare(known, TIED_PATH, False, True)
+        tied = compare(known, TIED_PATH, False, True)
+        comparisons["tied"] = replace(tied, fields="embeddings", a="untied", b="tied")
     names = list(known[col.EXPERIMENT].dropna().unique())
     for name in names[1 : EXPERIMENTS_MOST + 1]:
         comparisons[name] = compare_experiments(known, names[0], name)

@@ -9,7 +9,7 @@ exponent is in `analysis.loss_law`.
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -24,6 +24,7 @@ Array = NDArray[np.float64]
 FLOPS_PER_TOKEN_AND_PARAMETER = 6
 MIN_BUDGETS = 3
 EXACT = 1e-6  # compute that varies by less within budgets tells nothing
+PARABOLA = 3  # coefficients
 MIN_SIZES = 4  # at a budget: a parabola and one more
 CUBIC_SIZES = 6
 """A cubic term and two more. With parabolas alone, the intervals of minima of Hoffmann's law (sizes 8 times smaller to
@@ -84,6 +85,10 @@ def fit_isoflop(
     moves: list[Array] = []
     fits = [_prepare(members, log_size, log_compute, losses) for members in _groups(log_compute, kept, tolerance)]
     curves = [fit for fit in fits if fit.form is not None]
+    if sum(len(fit.members) for fit in curves) <= 1 + sum(PARABOLA + fit.form.cubic for fit in curves if fit.form):
+        few = Refused("the models at equal compute are too few for a curve and its noise")
+        fits = [replace(fit, form=None, N_optimal=few) if fit.form is not None else fit for fit in fits]
+        curves = []
     draws = iter(_draw(curves, log_size, log_compute, losses, resamples, seed))
     for fit in fits:
         if fit.form is None:

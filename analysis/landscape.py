@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
 
 from analysis.estimate import Estimate
 from analysis.hyperparameters import searched_dimensions
@@ -24,6 +23,7 @@ from analysis.plates import (
     legend,
     looks,
     new_figure,
+    round_numbers,
     size_handles,
 )
 from analysis.tables import LR_PATH, TIED_PATH, short_names
@@ -41,6 +41,7 @@ def learning_rate_plate(trials: pd.DataFrame, optima: Mapping[str, Estimate]) ->
         figure, axes = new_figure()
         top = _scatter(axes, known, LR_PATH, palette)
         axes.set_xscale("log")
+        round_numbers(axes.xaxis)
         diverged = known[known[col.STATUS] == col.DIVERGED]
         if len(diverged):
             axes.axvspan(diverged[LR_PATH].min(), axes.get_xlim()[1], color=RED, alpha=0.06, zorder=0)
@@ -194,7 +195,7 @@ def _scale(axes: Axes, path: str, values: pd.Series, ticks: dict[float, str]) ->
         axes.set_xlim(-0.5, len(ticks) - 0.5)
     elif _is_log(path, values):
         axes.set_xscale("log")
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        round_numbers(axes.xaxis)
 
 
 def _unit(values: pd.Series, ticks: dict[float, str], path: str) -> tuple[np.ndarray, dict[float, str]]:

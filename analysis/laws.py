@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator, NullLocator
 
 from analysis.estimate import Estimate
-from analysis.plates import INK, LOSS, RED, Plate, colours, legend, looks, new_figure
+from analysis.plates import INK, LOSS, RED, Plate, colours, legend, looks, new_figure, round_numbers
 from analysis.rendering import FLOP_SUFFIXES, count
 from analysis.scaling import Scaling
 from analysis.trial_csv import LOSS as LOSS_COLUMN
@@ -155,8 +154,5 @@ def _log_axes(axes: Axes, x: str, y: str) -> None:
     axes.set_yscale("log")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    low, high = axes.get_ylim()
-    if high < 10 * low:  # less than a decade: powers of ten alone would leave the axis without a number
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+    round_numbers(axes.xaxis)
+    round_numbers(axes.yaxis)

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter
 
+from analysis.rendering import COUNT_SUFFIXES, count
 from lmcore import columns as col
 
 WIDTH_IN, HEIGHT_IN = 5.2, 3.6
@@ -98,6 +102,17 @@ def colours(names: Iterable[str]) -> dict[str, Any]:
     names = list(dict.fromkeys(names))
     scale = mpl.colormaps["viridis"]
     return {name: scale(0.05 + 0.8 * place / max(len(names) - 1, 1)) for place, name in enumerate(names)}
+
+
+def round_numbers(axis: Axis, suffixes: tuple[str, ...] = COUNT_SUFFIXES) -> None:
+    """Give an axis that is logarithmic already short round numbers, some of them however narrow its range is."""
+    low, high = axis.get_view_interval()
+    if high > 30 * low:
+        axis.set_major_locator(LogLocator(numticks=7))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 3 * low else np.arange(1, 10, 0.5), numticks=7))
+    axis.set_major_formatter(lambda value, _: count(value, suffixes) if value >= 1000 else f"{value:.3g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def status_handles(statuses: Iterable[str]) -> list[Line2D]:

@@ -111,3 +111,11 @@ def test_no_runs_are_no_budgets():
     result = fit_isoflop([], [], [])
     assert result.budgets == []
     assert isinstance(result.fitted["N_exponent"], Refused)
+
+
+def test_one_budget_of_as_many_models_as_its_curve_has_coefficients_is_refused():
+    sizes = np.array([1e6, 2e6, 4e6, 8e6])
+    tokens = np.array([8e7, 4.1e7, 2e7, 1e7])  # not quite at the same compute: one slope more
+    fit = fit_isoflop(sizes, tokens, np.array([4.0, 3.8, 3.7, 3.9]))
+    assert all(isinstance(one, Refused) for one in fit.fitted.values())
+    assert [budget.form for budget in fit.budgets] == [None]

@@ -30,7 +30,8 @@ def device_seconds(rows: pd.DataFrame) -> pd.Series:
 
 def peak_flops_per_s(manifest: dict[str, Any]) -> float:
     """Of one engine: the median of what the engines measured for their device, dtype and threads; NaN where unknown."""
-    measured = manifest.get("hardware", {}).get("peak_flops_per_s") or []
+    peaks = manifest.get("hardware", {}).get("peak_flops_per_s") or []
+    measured = [peak for peak in peaks if peak is not None]
     return float(np.median(measured)) if measured else math.nan
 
 

@@ -7,6 +7,7 @@ everybody to read. All of this must be settled before ray is imported, which rea
 import ipaddress
 import os
 import secrets
+import tempfile
 from pathlib import Path
 
 from lmcore.errors import InputError
@@ -22,7 +23,8 @@ def secure() -> None:
         InputError: RAY_AUTH_TOKEN_PATH cannot be written or read.
     """
     os.environ[LOOPBACK_ONLY] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    if os.environ.get("RAY_AUTH_MODE", "disabled").lower() == "disabled":
+        os.environ["RAY_AUTH_MODE"] = "token"  # whatever the environment says: who joins a cluster may do without
     if _demands_token() and not os.environ.get("RAY_AUTH_TOKEN"):
         _private_token(_token_file())
 
@@ -69,14 +71,14 @@ def _private_token(path: Path) -> None:
     """Make a token file, or keep the one that is there, such that its owner alone can read it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
+        if path.exists() and path.stat().st_size > 0:
             if path.stat().st_mode & 0o077:
                 path.chmod(0o600)
             return
+        descriptor, part = tempfile.mkstemp(dir=path.parent)  # mode 0600
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
+        os.replace(part, path)
     except OSError as error:
         raise InputError(
             f"{path}: Ray's token must be in a file of yours that nobody else can read ({error.strerror}); "

@@ -1,8 +1,10 @@
 """The checkpoints in a trial's folder: their names and how many stay. Workers and the driver both read this."""
 
+from contextlib import suppress
 from pathlib import Path
 
 KEPT = 2
+ASIDE = ".skipped"
 
 
 def checkpoint_file(trial_folder: Path, step: int) -> Path:
@@ -20,15 +22,26 @@ def step_of(file: Path) -> int:
     return int(file.stem.removeprefix("step-"))
 
 
+def set_aside(file: Path) -> None:
+    """Take a checkpoint that is of no use out of the order: those that are written from now on are the newest."""
+    with suppress(OSError):
+        file.replace(file.with_suffix(ASIDE))
+
+
 def drop_old_checkpoints(trial_folder: Path) -> None:
-    """Delete all but the newest two (the newest might turn out to be damaged), and what a killed writer left."""
+    """Delete all but the newest two: the newest might turn out to be damaged."""
     for old in checkpoint_files(trial_folder)[:-KEPT]:
         old.unlink(missing_ok=True)
+
+
+def drop_unfinished(trial_folder: Path) -> None:
+    """Delete what a writer that was killed has left, before there is another one."""
     for unfinished in trial_folder.glob(".step-*.tmp"):
         unfinished.unlink(missing_ok=True)
 
 
 def drop_checkpoints(trial_folder: Path) -> None:
     """Delete all of them: nobody wants these weights. The driver and an engine may both do it, at the same time."""
-    for file in checkpoint_files(trial_folder):
+    for file in (*checkpoint_files(trial_folder), *trial_folder.glob(f"step-*{ASIDE}")):
         file.unlink(missing_ok=True)
+    drop_unfinished(trial_folder)

@@ -3,22 +3,12 @@
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from rich.filesize import decimal
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-class DiskFullError(BaseException):
-    """A disk is full, and the sweep cannot go on. Not an Exception: Tune takes those for the failure of a trial."""
-
-    def __init__(self, place: Path | None) -> None:
-        super().__init__()
-        self.place = place
-        """What could not be written, where that is known."""
 
 
 def is_full(error: BaseException | None) -> bool:
@@ -30,18 +20,6 @@ def is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-@contextmanager
-def full_disk_ends_the_sweep() -> Iterator[None]:
-    """Raise DiskFullError in place of an error of a full disk. Also a decorator."""
-    try:
-        yield
-    except Exception as error:
-        if not is_full(error):
-            raise
-        name = getattr(error, "filename", None)
-        raise DiskFullError(Path(name) if isinstance(name, str) else None) from error
 
 
 def full_line(path: Path) -> str:

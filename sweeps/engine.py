@@ -11,69 +11,35 @@ An engine that dies or hangs (`sweeps.watchdog`) is started again by Ray, and it
 """
 
 import asyncio
-import os
+import math
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+import ray
 
 from lmcore import columns as col
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.pace import Pace
 from sweeps.checkpoint_files import drop_checkpoints
-from sweeps.disk import full_line, is_full
+from sweeps.entered_trial import YOUR_TURN, EnteredTrial, Pulse, Row
 from sweeps.folder import RunFolder
+from sweeps.saver import Saver
 from sweeps.slots import Costs, Shape, SlotTable, Work
 from sweeps.titles import show_in_dashboard
 
-Row = dict[str, Any]
 MEMORY_TRIES = 3
 """How often a trial may run out of memory with a trainer of one slot to itself."""
 MEMORY_PAUSE_S = 2.0
 """Before the next try: whoever else took the memory may give it back."""
-FULL_PAUSE_S = 1.0
-"""Before the next try to write to a full disk."""
 FORSAKEN_S = 10.0
 """Without anybody who asks for its row, before a trial has to make room for one that is asked for."""
 Shared = list[Any]
 """References into the object store: the sweep's data, read-only arrays that all engines of a node share, and the paces
 by shape that the engines agreed on (not yet there while they measure)."""
-
-
-class Pulse(NamedTuple):
-    """How an engine fares."""
-
-    busy_s: float
-    """See `Engine.busy_s`."""
-    notes: list[str]
-    """For the user, a line each."""
-    full: str | None
-    """Of the disk that its checkpoints do not fit on any more."""
-
-
-@dataclass
-class _Trial:
-    """A trial that has entered."""
-
-    run: RunSpec
-    title: str
-    known_step: int = 0
-    """Step of the last row that the driver has; a row up to it is not wanted again."""
-    row: Row | None = None
-    """The newest row."""
-    error: Exception | None = None
-    out_of_memory: int = 0
-    """How often memory ran out when nothing was left to give up."""
-    asking: int = 0
-    """Stand-ins that wait for a row."""
-    asked_at: float = field(default_factory=time.monotonic)
-    """When one last did."""
-    news: asyncio.Event = field(default_factory=asyncio.Event)
-    saving: asyncio.Task[None] | None = None
-    """Kept because a task that nothing refers to may be collected."""
 
 
 class Engine:
@@ -93,17 +59,20 @@ class Engine:
         self._folder = RunFolder(Path(folder))
         self._trainers = Trainers(slots, memory_bytes)
         self._table = SlotTable()
-        self._trials: dict[str, _Trial] = {}
+        self._trials: dict[str, EnteredTrial] = {}
         self._one_by_one: set[Shape] = set()
         """Shapes whose batched program failed."""
+        self._suspects: set[str] = set()
+        """Trials whose engine died, and that have no row since: one of them may be the reason."""
         self._device = ThreadPoolExecutor(1, "device")
-        self._writer = ThreadPoolExecutor(1, "writer")
+        self._saver = Saver(self._folder)
         self._changed = asyncio.Event()
         self._stopping = False
         self._busy_since: float | None = None
         self._notes: list[str] = []
-        self._full: str | None = None
         self._driving: asyncio.Task[None] | None = None
+        self._saving: set[asyncio.Task[None]] = set()
+        """Rows and checkpoints under way, those of trials that have left as well."""
 
     async def measure(self, run: dict[str, Any], shared: Shared) -> list[Pace]:
         """Paces of the shape of `run` here; none where there is nothing to choose."""
@@ -119,24 +88,33 @@ class Engine:
 
         return await self._on_device(matmul_flops_per_s, TrainConfig.model_validate(train))
 
-    async def enter(self, trial: str, title: str, run: dict[str, Any], shared: Shared) -> int:
-        """Take a trial in, to continue from its newest checkpoint if it has one; this process's id.
+    async def enter(self, trial: str, title: str, run: dict[str, Any], shared: Shared, deaths: int = 0) -> None:
+        """Take a trial in, to continue from its newest checkpoint if it has one.
 
         A trial that is here already stays as it is. What is shared comes with each trial, because an engine that was
         started again has none of it, and Ray warns of references among what it is started with.
+
+        Args:
+            deaths: how many engines have died with the trial so far. It may have been the reason: until its first row
+                it trains alone, and only after its stand-in has heard so. From the second death on there are half as
+                many slots for each: nobody tells a process that memory ran out when the system kills it for that.
         """
         self._trainers.take(*[await part for part in shared])
+        if deaths and trial not in self._trials:
+            self._suspects.add(trial)
+            self._trainers.restrain(RunSpec.model_validate(run).pack_key, deaths - 1)
         if self._driving is None or self._driving.done():
             self._driving = asyncio.create_task(self._drive())
             self._driving.add_done_callback(self._broke)
         if trial not in self._trials:
-            self._trials[trial] = _Trial(RunSpec.model_validate(run), title)
+            self._trials[trial] = EnteredTrial(RunSpec.model_validate(run), title)
             self._table.enter(trial, self._trials[trial].run.pack_key)
             self._changed.set()
-        return os.getpid()
 
-    async def row(self, trial: str, step: int) -> Row | None:
+    async def row(self, trial: str, step: int, told: bool = False, stand_in: Any = None) -> Row | str | None:
         """The first row after `step` updates, once there is one; None if the trial is not here.
+
+        A suspect's stand-in hears YOUR_TURN first, and asks again with `told`. `stand_in` is the handle of who asks.
 
         Raises:
             RuntimeError: the trial failed; the message is the traceback.
@@ -147,6 +125,12 @@ class Engine:
                 raise here.error
             if here.row is not None and here.row[col.STEP] > step:
                 return here.row
+            if here.called and not here.told:
+                if not told:
+                    return YOUR_TURN
+                here.told = True
+                self._changed.set()
+            here.stand_in = stand_in
             self._go_on_if_known(trial)
             here.news.clear()
             here.asking += 1
@@ -157,30 +141,46 @@ class Engine:
                 here.asked_at = time.monotonic()
         return None
 
-    async def leave(self, trial: str) -> None:
-        """Give the slot of a trial that has ended to the next one; a trial that is not here has none to give."""
+    async def leave(self, trial: str, ended: bool = True) -> None:
+        """Give the slot of a trial that has ended, or goes on elsewhere, to the next one.
+
+        A trial that is not here has none to give.
+        """
         self._table.leave(trial)
+        self._suspects.discard(trial)
         gone = self._trials.pop(trial, None)
         if gone is not None:
+            gone.unwanted = ended
             gone.news.set()
             self._changed.set()
 
-    async def busy_s(self) -> float:
-        """Seconds since the device began what it is doing; 0 while it rests."""
-        return 0.0 if (since := self._busy_since) is None else time.monotonic() - since
+    async def ping(self) -> None:
+        """Answer, as long as this process answers anything."""
 
-    async def pulse(self) -> Pulse:
-        """How it goes; each note is told once."""
+    async def pulse(self, hung_after_s: float = math.inf) -> Pulse:
+        """How it goes; each note is told once.
+
+        A stand-in that does not fetch its row for `hung_after_s` is ended; Tune starts another one.
+        """
+        now = time.monotonic()
+        for trial, here in self._trials.items():
+            waits = trial in self._table and self._table.state(trial) == "reported" and not here.asking
+            if waits and here.stand_in is not None and now - here.asked_at > hung_after_s:
+                self._notes.append(f"the process of {trial} hung for {now - here.asked_at:.0f} s and is started again")
+                ray.kill(here.stand_in, no_restart=False)
+                here.stand_in = None
         notes, self._notes = self._notes, []
-        return Pulse(await self.busy_s(), notes, self._full)
+        busy_since = [since for since in (self._busy_since, self._saver.busy_since) if since is not None]
+        return Pulse(now - min(busy_since, default=now), notes, self._saver.full)
 
     async def stop(self) -> None:
         """Train no further than the interval that is under way, and leave a checkpoint of every trial as it is then."""
         self._stopping = True
         self._changed.set()
+        self._saver.stopping = True
         if self._driving is not None:
             await asyncio.wait([self._driving])
-        await asyncio.gather(*(here.saving for here in self._trials.values() if here.saving is not None))
+        await asyncio.gather(*self._saving)
         for shape in self._table.shapes:
             for trial in self._table.seated(shape):
                 await self._save_now(trial)
@@ -196,6 +196,8 @@ class Engine:
                 await self._load(*trial_and_slot)
             elif forsaken := self._forsaken():
                 await self._unseat(forsaken)
+            elif suspect := self._suspect():
+                await self._try(suspect)
             else:
                 work = self._table.next_work(time.monotonic())
                 if isinstance(work, Work):
@@ -243,6 +245,25 @@ class Engine:
             now = time.time()
             self._report(trial, last_row | {col.WIDTH: 1, col.BEGAN_AT: now, col.REPORTED_AT: now})
 
+    def _suspect(self) -> str | None:
+        """A suspect that could train now, and whose stand-in is there to hear of it."""
+        for shape in self._table.shapes:
+            for trial in self._table.seated(shape):
+                ready = trial in self._suspects and self._table.state(trial) == "ready"
+                if ready and (self._trials[trial].asking or self._trials[trial].told):
+                    return trial
+        return None
+
+    async def _try(self, suspect: str) -> None:
+        """Train a suspect alone, so that a death is its own; before, have its stand-in hear of it, which counts."""
+        here = self._trials[suspect]
+        if here.told:
+            await self._train(self._table.alone(suspect))
+        else:
+            here.called = True
+            here.news.set()
+            await self._changed.wait()
+
     def _forsaken(self) -> str | None:
         """A trial whose row nobody fetches while others, who are asked for, wait for its slot.
 
@@ -274,7 +295,7 @@ class Engine:
         shape = self._trials[trial].run.pack_key
         snapshot = await self._on_device(self._trainers.unsaved, shape, self._table.slot(trial))
         if snapshot is not None:
-            await self._write(self._trainers.save, self._folder.trial(trial), snapshot)
+            await self._saver.write(self._trainers.save, self._folder.trial(trial), snapshot)
 
     async def _train(self, work: Work) -> None:
         """Train an interval; reporting its rows and writing checkpoints goes on beside the next one."""
@@ -294,7 +315,10 @@ class Engine:
             if slot in rows:
                 row = rows[slot] | {col.WIDTH: width} | times
                 here = self._trials[trial]
+                self._suspects.discard(trial)
                 here.saving = asyncio.create_task(self._report_and_save(trial, row, snapshots.get(slot), here.saving))
+                self._saving.add(here.saving)  # a task that nothing refers to may be collected
+                here.saving.add_done_callback(self._saving.discard)
             else:  # the others ran up to their report, this one is not at its own yet
                 self._table.ready(trial, time.monotonic())
 
@@ -315,9 +339,9 @@ class Engine:
         if snapshot is not None:
             folder = self._folder.trial(trial)
             try:
-                await self._write(self._trainers.save, folder, snapshot)
-                if trial not in self._trials:  # it ended meanwhile, and its weights are not wanted
-                    await self._write(drop_checkpoints, folder)
+                await self._saver.write(self._trainers.save, folder, snapshot)
+                if here.unwanted:  # it ended meanwhile
+                    await self._saver.write(drop_checkpoints, folder)
             except Exception as error:
                 self._fail(trial, error)
                 return
@@ -402,17 +426,3 @@ class Engine:
                 self._busy_since = None
 
         return await asyncio.get_running_loop().run_in_executor(self._device, timed)
-
-    async def _write(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Where the disk is full, wait for space: that is no trial's fault, and the driver ends the sweep anyway."""
-        while True:
-            try:
-                written = await asyncio.get_running_loop().run_in_executor(self._writer, function, *arguments)
-            except OSError as error:
-                if self._stopping or not is_full(error):
-                    raise
-                self._full = full_line(self._folder.path)
-            else:
-                self._full = None
-                return written
-            await asyncio.sleep(FULL_PAUSE_S)

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
 
 from lmcore.pace import Pace, agreed_paces, chosen_slots, speedup
 from lmcore.tokens import Tokens
@@ -58,19 +60,15 @@ class Engines:
         self._peaks = [handle.peak.remote(spec.train.model_dump()) for handle in self.handles]
         self._placement: Placement | None = None
 
-    def peaks(self) -> list[float]:
-        """FLOP/s of matrix products on each engine, measured on all of them at the same time."""
-        return [float(peak) for peak in ray.get(self._peaks)]
+    def peaks(self) -> list[float | None]:
+        """FLOP/s of matrix products on each engine, measured on all at the same time; None of one that died then."""
+        return [_answer(peak) for peak in self._peaks]
 
     def choices(self) -> list[SlotChoice]:
-        """How many slots each size gets, on every engine.
-
-        Raises:
-            ray.exceptions.RayError: no engine could be started.
-        """
+        """How many slots each size gets, on every engine; one that dies while it measures has no say."""
         choices = []
         for size, measuring in self._measuring.items():
-            measured = ray.get(measuring)
+            measured = [list(paces) for paces in map(_answer, measuring) if paces is not None] or [[]]
             if self._slots is not None:  # where an engine had memory for fewer, that many it is on all of them
                 slots = min(chosen_slots(paces, self._slots) for paces in measured)
                 measured = [paces for paces in measured if chosen_slots(paces, self._slots) == slots]
@@ -103,12 +101,12 @@ class Engines:
         assert self._placement is not None
         self._placement.move(trial_id, engine)
 
-    def leave(self, trial_id: str) -> None:
-        """Free the slot of a trial that has ended."""
+    def leave(self, trial_id: str, ended: bool = True) -> None:
+        """Free the slot of a trial that has ended, or is to begin anew elsewhere."""
         assert self._placement is not None
         engine = self._placement.remove(trial_id)
         if engine is not None:
-            self.handles[engine].leave.remote(trial_id)
+            self.handles[engine].leave.remote(trial_id, ended)
 
     def stop(self, wait_s: float) -> bool:
         """Have every engine end its interval and write checkpoints; False where one was not done after `wait_s`."""
@@ -119,3 +117,11 @@ class Engines:
         """End the engines' processes."""
         for handle in self.handles:
             ray.kill(handle)
+
+
+def _answer(asked: ray.ObjectRef) -> Any:
+    """What an engine said; None where it died."""
+    try:
+        return ray.get(asked)
+    except RayActorError:
+        return None

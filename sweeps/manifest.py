@@ -1,5 +1,6 @@
 """manifest.json: what a reader needs to know to trust or repeat a sweep."""
 
+import hashlib
 import os
 import platform
 import subprocess
@@ -12,17 +13,17 @@ from typing import Any
 
 from lmcore.tokens import Tokens
 from sweeps.cluster import Cluster
+from sweeps.database_url import without_password
 from sweeps.engines import SlotChoice
 from sweeps.spec import SweepSpec
-from sweeps.storage import without_password
 
 PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
 
 
 def manifest(
-    spec: SweepSpec, tokens: Tokens, cluster: Cluster, peaks: Sequence[float], choices: Sequence[SlotChoice]
+    spec: SweepSpec, tokens: Tokens, cluster: Cluster, peaks: Sequence[float | None], choices: Sequence[SlotChoice]
 ) -> dict[str, Any]:
-    """The manifest of a sweep that starts now, whose engines multiply matrices at `peaks` FLOP/s.
+    """The manifest of a sweep that starts now, whose engines multiply matrices at `peaks` FLOP/s (None: unknown).
 
     A password in the storage's URL is not in it, nor in `command`.
     """
@@ -83,16 +84,21 @@ def _version(package: str) -> str | None:
 
 
 def commit() -> str | None:
-    """The checkout's commit, with `+changes` where files differ from it, results of benchmarks left aside."""
+    """The checkout's commit; where files differ from it, with `+changes-` and a digest of the changes.
+
+    Results of benchmarks are left aside.
+    """
     root = Path(__file__).resolve().parent.parent
+    files = ["--", ".", ":!tests/bench/results"]
     try:
-        commit, changes = (
-            subprocess.run(["git", "-C", root, *command], capture_output=True, text=True, check=True).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--", ".", ":!tests/bench/results"])
+        commit, status, changes = (
+            subprocess.run(["git", "-C", root, *command], capture_output=True, check=True).stdout
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", *files], ["diff", "HEAD", *files])
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return f"{commit}+changes" if changes else commit
+    digest = hashlib.sha256(status + changes).hexdigest()[:8]
+    return f"{commit.decode().strip()}{f'+changes-{digest}' if status else ''}"
 
 
 def processor() -> str | None:

@@ -1,6 +1,8 @@
 """The command line of `sweeps/run.py`: its options and nothing else. What they say is checked by `sweeps.spec_file`."""
 
 import argparse
+import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,7 @@ exit codes:
   3 the run's folder is in use   130 interrupted   143 terminated; after 1, 130 and 143 the sweep can be resumed
 """
 
+LOOPBACK = "127.0.0.1"
 FIXED = ("config", "name", "search", "scheduler", "seed")  # options that a sweep cannot be resumed with
 
 
@@ -128,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     place.add_argument(
         "--dashboard-host",
         metavar="HOST",
-        default="127.0.0.1",
+        default=LOOPBACK,
         help="where the dashboard of a Ray that is started here listens (default: this machine alone)",
     )
     place.add_argument(
@@ -160,3 +163,20 @@ def parse(argv: Sequence[str] | None = None) -> Options:
         values["config"] = values["resume"] / "sweep.yaml"
     config = values["config"] or DEFAULT_CONFIG
     return Options(**{**values, "config": config, "set": tuple(values["set"])})
+
+
+def resume_command(options: Options, folder: str, storage: str | None) -> str:
+    """What to type, where this command was typed, to go on with the sweep in `folder`.
+
+    `storage` is the address of its studies where that holds a password, with *** in its place: no file keeps it.
+    """
+    words = [sys.orig_argv[0], sys.argv[0], "--resume", folder]
+    if options.address is not None:
+        words += ["--address", options.address]
+    if not options.dashboard:
+        words.append("--no-dashboard")
+    elif options.dashboard_host != LOOPBACK:
+        words += ["--dashboard-host", options.dashboard_host]
+    if storage is not None:
+        words += ["--set", f"search.storage={storage}"]
+    return shlex.join(words)

@@ -25,11 +25,11 @@ def reaped() -> Iterator[None]:
     command = [sys.executable, "-I", "-S", __file__]
     # Not our output: whoever reads that waits for all who hold it.
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet) as reaper:
-        try:
-            yield
-        finally:
-            reaper.kill()  # whoever comes here ends its processes itself
+    reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+    yield
+    # Not where the block was left by an exception: what it had no time to end is ended when this process has.
+    reaper.kill()
+    reaper.communicate()
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -6,18 +6,20 @@ from typing import Any
 
 from lmcore.errors import InputError
 from lmcore.tokens import Tokens, load_tokens
+from sweeps.database_url import password_left_out
 from sweeps.folder import RunFolder
 from sweeps.paths import show
 from sweeps.spec import SweepSpec
 from sweeps.spec_file import load_spec
-from sweeps.storage import password_left_out
 
 MAY_CHANGE = (
     "notes",
     *("search.trials", "search.concurrent", "search.slots", "search.hung_after_s"),
     *("tracking.project", "tracking.wandb"),
 )
-COMPARED = ("commit", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
+REASON = "so that trials to come compare with those so far"
+REASONS = {"train.steps": "because the schedule of the trials so far ends there, and those that have ended are final"}
+COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
 """Entries of the manifest that later numbers may hang on."""
 
 
@@ -27,14 +29,15 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     Raises:
         InputError: a change would make later trials another experiment than those so far, or trials fewer.
     """
-    begun, spec = load_spec(folder.sweep_yaml), load_spec(folder.sweep_yaml, overrides, **flags)
+    begun = load_spec(folder.sweep_yaml).absolute()
+    spec = load_spec(folder.sweep_yaml, overrides, **flags).absolute()
     before, after = _flat(begun), _flat(spec)
     after["search.storage"] = password_left_out(after["search.storage"])  # sweep.yaml keeps none
     for path in before:
         if before[path] != after[path] and path not in MAY_CHANGE:
             raise InputError(
-                f"{path}: must stay {show(before[path])}, so that trials to come compare with those so far "
-                f"(got {show(after[path])}); begin another sweep with another --name"
+                f"{path}: must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])}); "
+                "begin another sweep with another --name"
             )
     for size in spec.size_names:
         if spec.trials_of(size) < begun.trials_of(size):
@@ -46,21 +49,26 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
 
 
 def resumed_tokens(folder: RunFolder) -> Tokens | None:
-    """The sweep's tokens as its trials were trained on; None where it was stopped before it had kept any.
+    """The sweep's tokens as its trials were trained on; None where it has kept none.
 
     Raises:
-        InputError: they are damaged, or not those of the manifest.
+        InputError: they are damaged.
     """
-    if not (folder.tokens / "meta.json").exists():
-        return None
-    tokens = load_tokens(folder.tokens)
+    return load_tokens(folder.tokens) if (folder.tokens / "meta.json").exists() else None
+
+
+def check_data(folder: RunFolder, tokens: Tokens) -> None:
+    """Refuse tokens, kept or prepared again, that are not those that the sweep was begun with.
+
+    Raises:
+        InputError: the manifest records others.
+    """
     recorded = manifest_of(folder).get("data", {}).get("fingerprint", tokens.fingerprint)
     if recorded != tokens.fingerprint:
         raise InputError(
             f"{folder.display}/tokens: must have the fingerprint that manifest.json records, {recorded[:12]} "
             f"(got {tokens.fingerprint[:12]}); restore them from a copy"
         )
-    return tokens
 
 
 def manifest_of(folder: RunFolder) -> dict[str, Any]:

@@ -5,7 +5,6 @@ starts), 3 the folder is in use, 130 interrupted, 143 terminated. After 1, 130 a
 """
 
 import os
-import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +18,16 @@ from rich.console import Console  # noqa: E402
 
 from lmcore.errors import InputError  # noqa: E402
 from sweeps.access import check_dashboard_host  # noqa: E402
-from sweeps.disk import DiskFullError, full_disk_ends_the_sweep, full_line  # noqa: E402
+from sweeps.database_url import without_password  # noqa: E402
 from sweeps.folder import FolderInUseError, RunFolder  # noqa: E402
 from sweeps.interrupts import Interrupts  # noqa: E402
-from sweeps.options import parse  # noqa: E402
+from sweeps.options import parse, resume_command  # noqa: E402
 from sweeps.plan import print_plan  # noqa: E402
 from sweeps.resume import resumed_spec  # noqa: E402
+from sweeps.spec import SweepSpec  # noqa: E402
 from sweeps.spec_file import load_spec  # noqa: E402
 from sweeps.sweep import run_sweep  # noqa: E402
+from sweeps.unwritable import UnwritableError, what_cannot_be_written_ends_the_sweep  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -50,13 +51,20 @@ def main(argv: list[str] | None = None) -> int:
         folder = folder or RunFolder.named(spec.name)
         dashboard = options.dashboard_host if options.dashboard else None
         check_dashboard_host(options.dashboard_host)
-        interrupts.remedy = f"; go on with python sweeps/run.py --resume {shlex.quote(folder.display)}"
+        interrupts.remedy = f"; go on with {resume_command(options, folder.display, asked_for_again(spec))}"
         resume = options.resume is not None
-        with full_disk_ends_the_sweep():
+        with what_cannot_be_written_ends_the_sweep():
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         report = subprocess.run(
-            [sys.executable, "-P", "-m", "analysis.report", "--brief", folder.display],  # -P: not an analysis/ of the user's
+            [
+                sys.executable,
+                "-P",
+                "-m",
+                "analysis.report",
+                "--brief",
+                folder.display,
+            ],  # -P: not an analysis/ of the user's
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
             check=False,
         )
@@ -66,10 +74,10 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    except DiskFullError as error:
+    except UnwritableError as error:
         assert folder is not None
         begun = folder.sweep_yaml.exists()
-        print(f"\n{full_line(error.place or folder.path)}{interrupts.remedy if begun else ''}", file=sys.stderr)
+        print(f"\n{error.line(folder.path)}{interrupts.remedy if begun else ''}", file=sys.stderr)
         return 1
     except FolderInUseError as error:
         print(error, file=sys.stderr)
@@ -78,6 +86,14 @@ def main(argv: list[str] | None = None) -> int:
         begun = folder is not None and folder.sweep_yaml.exists()
         print(f"\nstopped{interrupts.remedy if begun else ''}", file=sys.stderr)
         return 143 if isinstance(stop, SystemExit) else interrupts.exit_code
+
+
+def asked_for_again(spec: SweepSpec) -> str | None:
+    """The address of the studies, with *** for its password, where it has one: sweep.yaml does not keep that."""
+    if spec.search.storage is None:
+        return None
+    shown = without_password(spec.search.storage)
+    return None if shown == spec.search.storage else shown
 
 
 if __name__ == "__main__":

@@ -10,10 +10,10 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.text import Text
 
 from lmcore import columns as col
-from sweeps.disk import full_disk_ends_the_sweep
 from sweeps.engines import Engines
 from sweeps.ledger import Ledger
 from sweeps.trainable import ERROR
+from sweeps.unwritable import what_cannot_be_written_ends_the_sweep
 from sweeps.watchers import Watchers
 
 
@@ -33,7 +33,7 @@ class StudyScheduler(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its scheduler; the study is the only memory
 
-    @full_disk_ends_the_sweep()
+    @what_cannot_be_written_ends_the_sweep()
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Continue while the trial is running, else stop."""
         trial_id = trial.config[col.TRIAL]
@@ -59,7 +59,7 @@ class StudyScheduler(FIFOScheduler):
         pending = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
         return next((pending[trial_id] for trial_id in self._ledger.live if trial_id in pending), None)
 
-    @full_disk_ends_the_sweep()
+    @what_cannot_be_written_ends_the_sweep()
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """Its stand-in died. Tune starts another one, or after too many asks the searcher to complete the trial."""
         if not trial.should_recover():

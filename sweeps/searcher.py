@@ -5,10 +5,10 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from lmcore import columns as col
-from sweeps.disk import full_disk_ends_the_sweep
 from sweeps.engines import Engines
 from sweeps.ledger import Ledger
 from sweeps.trainable import KNOWN_STEP, TITLE
+from sweeps.unwritable import what_cannot_be_written_ends_the_sweep
 from sweeps.watchers import Watchers
 
 GIVEN_BACK_MOST = 5  # times of one trial; with more of them something kills its stand-ins on purpose
@@ -24,7 +24,7 @@ class StudySearcher(Searcher):
         self._watchers = watchers
         self._ids: dict[str, str] = {}  # Tune's random trial id -> ours
 
-    @full_disk_ends_the_sweep()
+    @what_cannot_be_written_ends_the_sweep()
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's config, `{"trial": "xs-0003", "engine": 0, ...}`; None while no engine has a free slot."""
         sizes = self._ledger.sizes_left
@@ -42,14 +42,14 @@ class StudySearcher(Searcher):
         place = {col.ENGINE: engine, KNOWN_STEP: known_step}
         return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run.model_dump(), **place}
 
-    @full_disk_ends_the_sweep()
+    @what_cannot_be_written_ends_the_sweep()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study; the scheduler has already said how the trial ended."""
         trial = self._ids.pop(trial_id)
         if error and self._ledger.live[trial].status == col.RUNNING:
             # Tune starts another stand-in for one that died, but not where it died as it was handed over from a trial
             # to the next: that trial it gives up, for no fault of its own.
-            self._engines.leave(trial)
+            self._engines.leave(trial, ended=False)
             if self._ledger.live[trial].given_back < GIVEN_BACK_MOST:
                 self._ledger.give_back(trial)
                 return

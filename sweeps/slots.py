@@ -154,6 +154,13 @@ class SlotTable:
         entry.state, entry.since = "ready", now
         self._groups[entry.shape].unexpected.discard(entry.slot)
 
+    def alone(self, trial: str) -> Work:
+        """Have a trial that is ready train by itself, whatever would be cheaper."""
+        entry = self._entries[trial]
+        assert entry.state == "ready", f"{trial} is {entry.state}"
+        entry.state = "training"
+        return Work(entry.shape, (trial,), batched=False)
+
     def reported(self, trial: str) -> None:
         """The trial has a row, and waits for what the driver decides."""
         entry = self._entries.get(trial)

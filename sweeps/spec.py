@@ -25,6 +25,7 @@ from lmcore.config import (
 from lmcore.corpus import STDLIB
 from sweeps import space as spaces
 from sweeps import yaml_file
+from sweeps.database_url import absolute_url
 from sweeps.paths import RUN_DEFAULTS, ClashError, FieldError, apply, show, unknown
 from sweeps.settings import SearchConfig, TrackingConfig
 from sweeps.variants import Experiment, Name, Size, check_unique_names
@@ -99,14 +100,15 @@ class SweepSpec(Config):
         )
 
     def absolute(self) -> "SweepSpec":
-        """This spec with the paths of its data made absolute, so that it means the same from any directory."""
+        """This spec with the paths of its data and studies made absolute, to mean the same from any directory."""
         data = self.data
         paths = {
             "source": _absolute(data.source) if data.source != STDLIB else STDLIB,
             "val_source": _absolute(data.val_source) if data.val_source != STDLIB else STDLIB,
             "tokenizer": _absolute(data.tokenizer),
         }
-        return self.model_copy(update={"data": data.model_copy(update=paths)})
+        search = self.search.model_copy(update={"storage": absolute_url(self.search.storage)})
+        return self.model_copy(update={"data": data.model_copy(update=paths), "search": search})
 
     def experiment(self, name: str) -> dict[str, Any]:
         """Overrides of an experiment by dotted path; KeyError for a name that is none."""

@@ -8,11 +8,14 @@ import warnings
 from collections.abc import Sequence
 
 import optuna
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
 from lmcore.errors import InputError
+from sweeps.database_url import without_password
+from sweeps.disk import is_full
 from sweeps.folder import RunFolder
+
+LOCKED_S = 60.0
 
 
 def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStorage:
@@ -23,10 +26,15 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
     """
     quiet_optuna()
     if url is None:
-        return optuna.storages.RDBStorage(URL.create("sqlite", database=str(folder.study_db)).render_as_string())
+        url = URL.create("sqlite", database=str(folder.study_db)).render_as_string()
+    # Another reader may hold SQLite's lock for longer than the five seconds that its driver waits; a server may have
+    # closed a connection that rested.
+    engine = {"connect_args": {"timeout": LOCKED_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return optuna.storages.RDBStorage(url)
+        return optuna.storages.RDBStorage(url, engine_kwargs=engine)
     except Exception as error:  # SQLAlchemy's drivers each raise their own
+        if is_full(error):
+            raise
         shown = without_password(url)
         # Behind Optuna's "install an appropriate module" stands the name of that module.
         reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
@@ -44,33 +52,6 @@ def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> 
             f"search.storage: every sweep needs studies of its own, and the database has {', '.join(taken)} already; "
             "choose another --name"
         )
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown: `***` in place of a password; otherwise, or if it is no URL, as it is."""
-    return _rendered(url, "***").replace("%2A%2A%2A", "***")
-
-
-def password_left_out(url: str | None) -> str | None:
-    """The URL as it may be kept, to be used again: a password is gone from it."""
-    return None if url is None else _rendered(url, None)
-
-
-def _rendered(url: str, password: str | None) -> str:
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return url
-    in_query = sorted({"password", "passwd"} & set(parsed.query))
-    if parsed.password is None and not in_query:
-        return url
-    if parsed.password is not None:  # `set` takes None for `leave it as it is`
-        place = (parsed.host, parsed.port, parsed.database, parsed.query)
-        parsed = URL.create(parsed.drivername, parsed.username, password, *place)
-    parsed = parsed.difference_update_query(in_query)
-    if password is not None:
-        parsed = parsed.update_query_dict(dict.fromkeys(in_query, password))
-    return parsed.render_as_string(hide_password=False)
 
 
 def quiet_optuna() -> None:

@@ -20,10 +20,11 @@ from lmcore import columns as col
 from lmcore.device import resolve
 from lmcore.prepare import prepare_tokens
 from lmcore.tokens import Tokens, check_windows, save_tokens
+from sweeps.database_url import password_left_out, without_password
 from sweeps.folder import RunFolder, write_json, write_text
 from sweeps.interrupts import Interrupts
 from sweeps.reaper import reaped
-from sweeps.resume import differences, manifest_of, resumed_manifest, resumed_tokens
+from sweeps.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.tracking import Tracking, mode_of
 
@@ -92,10 +93,11 @@ def run_sweep(
         if resume:
             kept = resumed_tokens(folder)
             spec, tokens = with_data(spec) if kept is None else (spec, kept)
+            check_data(folder, tokens)
         # Ray and Optuna are imported only now, when hardly anything of the user's input can be wrong any more.
         from sweeps.cluster import connect
         from sweeps.rows import last_rows
-        from sweeps.storage import check_unused, open_storage, without_password
+        from sweeps.storage import check_unused, open_storage
         from sweeps.study_file import check_file, check_trials
 
         url = spec.search.storage
@@ -135,7 +137,6 @@ def run_on(
     from sweeps.occupancy import Occupancy
     from sweeps.progress import Progress
     from sweeps.rows import RowFile
-    from sweeps.storage import password_left_out
     from sweeps.trial_files import TrialFiles
     from sweeps.watchdog import Watchdog
     from sweeps.watchers import Watchers
@@ -158,7 +159,15 @@ def run_on(
         demands_token = cluster.local and os.environ.get("RAY_AUTH_MODE") == "token"
         token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
         console.print(f"Ray dashboard: {cluster.dashboard_url}{token if demands_token else ''}", highlight=False)
-    choices = engines.choices()
+    watchdog = Watchdog(
+        engines.handles,
+        spec.search.hung_after_s,
+        cluster.head,
+        say=lambda line: console.print(line, highlight=False),
+        end=lambda line: interrupts.end_at_once(line, 1),
+    )
+    with watchdog:
+        choices = engines.choices()
     training, in_line = engines.open(choices, most)
     about = manifest(spec, tokens, cluster, engines.peaks(), choices)
     if begun:
@@ -187,16 +196,10 @@ def run_on(
     try:
         with Progress(console, total, training, in_line, ended, ledger.best_losses) as progress:
             watchers = Watchers([rows, files, occupancy, progress])
-            watchdog = Watchdog(
-                engines.handles,
-                spec.search.hung_after_s,
-                cluster.head,
-                say=lambda line: console.print(line, highlight=False),
-                end=lambda line: interrupts.end_at_once(line, 1),
-            )
             with watchdog, interrupts.insisting():
                 while ledger.sizes_left:  # after the last one was asked for, a trial may have been given back
                     tune_all(ledger, engines, watchers, folder, training + in_line)
+        engines.stop(STOP_S)  # checkpoints may be under way still
     finally:
         seconds = time.monotonic() - began
         if interrupts.received is not None and not engines.stop(STOP_S):

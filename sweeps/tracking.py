@@ -84,9 +84,11 @@ class Tracking:
         self._process.stdin.close()
         try:
             code = self._process.wait(wait_s)
-        except subprocess.TimeoutExpired:
+        except BaseException as stop:  # it took too long, or the user will not wait for it
             os.killpg(self._process.pid, signal.SIGKILL)  # with the service that wandb starts
             self._process.wait()
+            if not isinstance(stop, subprocess.TimeoutExpired):
+                raise
             return f"wandb did not finish in {wait_s:.0f} s and was stopped; no result is affected (see {self._log})"
         if code:
             return f"wandb failed; no result is affected (see {self._log})"

@@ -19,7 +19,14 @@ from lmcore.pace import Pace, chosen_slots, speedup
 from lmcore.throughput import doubling_paces, is_out_of_memory, paces_at
 from lmcore.tokens import Tokens
 from lmcore.trainer import Row, Trainer, moved
-from sweeps.checkpoint_files import checkpoint_file, checkpoint_files, drop_old_checkpoints, step_of
+from sweeps.checkpoint_files import (
+    checkpoint_file,
+    checkpoint_files,
+    drop_old_checkpoints,
+    drop_unfinished,
+    set_aside,
+    step_of,
+)
 from sweeps.slots import Costs, Shape
 
 Snapshot = tuple[Any, Any]
@@ -39,6 +46,7 @@ class Trainers:
         self._memory_bytes = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else memory_bytes
         self._most: dict[Shape, int] = {}
         """Slots for which there was memory, where it ran out at more."""
+        self._halvings: dict[Shape, int] = {}
         self._tried: dict[Shape, int] = {}
         """Slots that shapes were last opened with."""
         self._paces: dict[Shape, list[Pace]] = {}
@@ -73,7 +81,7 @@ class Trainers:
     def slots(self, run: RunSpec) -> int:
         """How many slots its shape has."""
         slots = chosen_slots(self.paces(run), self._wanted)
-        return min(slots, self._most.get(run.pack_key, slots))
+        return max(1, min(slots, self._most.get(run.pack_key, slots)) >> self._halvings.get(run.pack_key, 0))
 
     def open(self, run: RunSpec) -> tuple[int, Costs]:
         """Make the trainer of its shape: the number of its slots, and what an interval costs."""
@@ -97,6 +105,10 @@ class Trainers:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def restrain(self, shape: Shape, halvings: int) -> None:
+        """Open the shape with its slots halved so often from now on."""
+        self._halvings[shape] = max(halvings, self._halvings.get(shape, 0))
+
     def halve(self, shape: Shape) -> bool:
         """Open the shape with half its slots from now on; False if that was one slot, or it was never opened."""
         slots = self._tried.get(shape, 1) // 2
@@ -112,6 +124,7 @@ class Trainers:
         trainer = self._trainers[shape]
         wanted = resolve_run(run, torch.cuda.is_available())
         skipped = []
+        drop_unfinished(folder)
         for file in reversed(checkpoint_files(folder)):
             try:
                 trainer.restore_slot(slot, file)
@@ -121,6 +134,7 @@ class Trainers:
                     raise CheckpointError(f"{file}: is a checkpoint of another step or run; delete it")
             except (CheckpointError, ValueError, OSError) as error:
                 skipped.append(f"{folder.name}: a checkpoint was skipped ({error})")
+                set_aside(file)
                 continue
             return restored.last_row, skipped
         trainer.load_slot(slot, run)

@@ -4,7 +4,7 @@ from typing import Any
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
-from sweeps.checkpoint_files import drop_checkpoints
+from sweeps.checkpoint_files import drop_checkpoints, drop_unfinished
 from sweeps.folder import RunFolder, write_text
 from sweeps.ledger import Ledger, LiveTrial
 from sweeps.spec import dump_yaml
@@ -27,8 +27,9 @@ class TrialFiles:
                 self._write_best(size, best)
         kept = {trial for size in self._ledger.studies for trial in self._ledger.ranking(size)[:KEPT_PER_SIZE]}
         for trial_id, status in self._ledger.statuses().items():
-            if status != col.RUNNING and trial_id not in kept:
-                drop_checkpoints(self._folder.trial(trial_id))
+            if status != col.RUNNING:
+                drop = drop_unfinished if trial_id in kept else drop_checkpoints
+                drop(self._folder.trial(trial_id))
 
     def began(self, live: LiveTrial) -> None:
         """Write trials/<id>/run.yaml, a config that trains this trial alone."""

@@ -17,7 +17,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from sweeps.engine import Pulse
+from sweeps.entered_trial import Pulse
 
 PERIOD_S = 1.0
 LAST_WORDS_S = 1.0
@@ -26,7 +26,7 @@ HEAD_SILENT_S = 8.0
 
 
 class Watchdog:
-    """A context in which engines and head are looked after.
+    """A context in which engines and head are looked after; it may be entered again.
 
     Args:
         engines: their handles.
@@ -53,9 +53,10 @@ class Watchdog:
         self._asked: dict[int, tuple[Any, float]] = {}
         """Of each engine, the question that has no answer yet, and when it was asked."""
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> "Watchdog":
+        self._over.clear()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
         return self
 
@@ -64,6 +65,7 @@ class Watchdog:
         self._thread.join(2 * PERIOD_S)
         # What they had to say since they were last asked; the question that they may not have answered yet comes first.
         questions = [asked for asked, _ in self._asked.values()]
+        self._asked.clear()
         with suppress(RayError):
             questions += [engine.pulse.remote() for engine in self._engines]
             for answer in ray.wait(questions, num_returns=len(questions), timeout=LAST_WORDS_S)[0]:
@@ -85,7 +87,7 @@ class Watchdog:
         engine = self._engines[number]
         now = time.monotonic()
         if number not in self._asked:
-            self._asked[number] = engine.pulse.remote(), now
+            self._asked[number] = engine.pulse.remote(self._hung_after_s), now
         answer, asked = self._asked[number]
         busy_s = now - asked
         try:

@@ -75,7 +75,7 @@ def test_the_quoted_sweeps_and_costs_of_a_trial_are_the_committed_ones():
 
 FAULTS = {  # which faults of `make faults` a row of the README counts
     "driver killed, at once or in eight moments": r"^driver kill",
-    "engine or stand-in of a trial killed, engine that hangs": r"^engine|^trial worker",
+    "engine or stand-in of a trial killed or hung": r"^engine|^trial",
     "node or head of the cluster lost": r"^node|^head",
     "Ctrl-C, SIGTERM": r"^SIG",
     "second driver on the folder": r"^two drivers",

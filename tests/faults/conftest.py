@@ -44,7 +44,6 @@ class Control:
     folder: Path
     curves: dict[str, list[dict[str, object]]]
     table: str
-    seconds: float
 
 
 class Fault:
@@ -76,13 +75,12 @@ def fault(request):
 
 @pytest.fixture(scope="session")
 def control(tmp_path_factory):
-    """What an unharmed sweep leaves, `Control(folder, curves, table, seconds)`."""
+    """What an unharmed sweep leaves, `Control(folder, curves, table)`."""
     folder = tmp_path_factory.mktemp("control")
     write_tokens(folder)
-    began = time.monotonic()
     run(sweep_command("whole"), folder, check=0)
     whole = folder / "runs" / "whole"
-    return Control(whole, curves(whole), table_of(whole), time.monotonic() - began)
+    return Control(whole, curves(whole), table_of(whole))
 
 
 @pytest.fixture

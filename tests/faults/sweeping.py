@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import signal
 import subprocess
 import sys
@@ -47,13 +48,15 @@ def resume_command(name, *more, quiet=QUIET):
     return [sys.executable, str(RUN), "--resume", f"runs/{name}", *quiet, *more]
 
 
+def remedy(name):
+    """What the sweep says of how to go on with it, which is `resume_command`, to be typed."""
+    return f"go on with {shlex.join([sys.executable, str(RUN), '--resume', f'runs/{name}', '--no-dashboard'])}"
+
+
 def run(command, cwd, timeout=250, check=None, **environment):
-    """The finished process; with `check`, its exit code must be that."""
-    done = subprocess.run(
-        *(command,),
-        **{"cwd": cwd, "env": os.environ | environment, "timeout": timeout},
-        **{"capture_output": True, "text": True, "check": False},
-    )
+    """The finished process; with `check`, its exit code must be that. A text is what a user would type."""
+    options = {"cwd": cwd, "env": os.environ | environment, "timeout": timeout, "shell": isinstance(command, str)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
     assert check is None or done.returncode == check, f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done
 

@@ -8,6 +8,7 @@ import pytest
 from sweeping import (
     count_rows,
     curves,
+    remedy,
     resume_command,
     rows_of,
     run,
@@ -21,10 +22,11 @@ from sweeping import (
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from sweeps.checkpoint_files import checkpoint_files
-from sweeps.disk import DiskFullError, full_disk_ends_the_sweep, full_line
+from sweeps.disk import full_line
 from sweeps.folder import RunFolder
 from sweeps.rows import RowFile, last_rows
 from sweeps.storage import open_storage
+from sweeps.unwritable import UnwritableError, what_cannot_be_written_ends_the_sweep
 
 MIB = 2**20
 
@@ -66,19 +68,19 @@ def test_rows_and_studies_on_a_full_disk_stay_as_they_were_and_go_on_when_there_
     rows._append(line)
     filler = fill(small_disk, 0)
 
-    @full_disk_ends_the_sweep()
+    @what_cannot_be_written_ends_the_sweep()
     def write_rows():
         for _ in range(100):
             rows._append(line)
 
-    @full_disk_ends_the_sweep()
+    @what_cannot_be_written_ends_the_sweep()
     def write_study():
         for _ in range(100):
             study.ask().set_user_attr("x", "x" * 1000)
 
     for write in (write_rows, write_study):
         full.injected()
-        with pytest.raises(DiskFullError):
+        with pytest.raises(UnwritableError):
             write()
         assert len(last_rows(path)) == 1
         assert path.read_bytes().endswith(line)
@@ -105,8 +107,7 @@ def test_a_sweep_on_a_full_disk_names_it_and_goes_on_when_there_is_room(leave, s
     out, error = process.communicate(timeout=100)
     print(out, error)
     assert process.returncode == 1
-    remedy = "go on with python sweeps/run.py --resume runs/full"
-    assert error == f"\n{small_disk} (tmpfs, 4.2 MB) is full; free space there; {remedy}\n"
+    assert error == f"\n{small_disk} (tmpfs, 4.2 MB) is full; free space there; {remedy('full')}\n"
     for trial, rows in rows_of(folder).items():  # what was written is whole
         for file in checkpoint_files(folder / "trials" / trial):
             read_checkpoint(file)

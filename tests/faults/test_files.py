@@ -34,7 +34,7 @@ from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.errors import InputError
 from lmcore.tokens import Tokens, load_tokens, save_tokens
 from lmcore.trainer import Trainer
-from sweeps.checkpoint_files import checkpoint_file, checkpoint_files
+from sweeps.checkpoint_files import checkpoint_file, checkpoint_files, drop_checkpoints
 from sweeps.folder import RunFolder, write_text
 from sweeps.rows import RowFile, last_rows
 from sweeps.spec_file import load_spec
@@ -430,6 +430,28 @@ def test_a_checkpoint_that_is_damaged_forged_or_another_trials_is_skipped_for_th
         assert "\n" not in skipped[0]
         skipping.survived()
     assert not fired.exists()
+
+
+@pytest.mark.smoke
+def test_where_both_checkpoints_are_damaged_those_of_the_new_beginning_are_the_newest(
+    tokens, snapshots, tmp_path, fault
+):
+    skipping = fault("newest checkpoint and the one before damaged")
+    skipping.injected()
+    for step in (30, 40):
+        Trainers.save(tmp_path, snapshots[step])
+        flip(checkpoint_file(tmp_path, step))
+    last_row, skipped = restored(tokens, tmp_path)
+    assert last_row is None
+    assert len(skipped) == 2
+    Trainers.save(tmp_path, snapshots[10])
+    assert checkpoint_files(tmp_path) == [checkpoint_file(tmp_path, 10)]
+    last_row, skipped = restored(tokens, tmp_path)
+    assert last_row[col.STEP] == 10
+    assert not skipped
+    drop_checkpoints(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    skipping.survived()
 
 
 @pytest.mark.ray

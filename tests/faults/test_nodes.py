@@ -13,6 +13,7 @@ from sweeping import (
     count_rows,
     curves,
     descendants,
+    remedy,
     resume_command,
     rows_of,
     run,
@@ -100,7 +101,7 @@ def test_when_the_head_is_killed_the_sweep_says_so_and_goes_on_in_a_new_cluster(
     seconds = time.monotonic() - began
     assert process.returncode == 1
     assert error.startswith("\nthe Ray cluster at "), error
-    assert error.endswith(" is gone; go on with python sweeps/run.py --resume runs/headless\n")
+    assert error.endswith(f" is gone; {remedy('headless')}\n")
     assert error.count("\n") == 2
     wait_until(lambda: not running(family), 10, "processes were left")
     run(resume_command("headless"), tiny, check=0)

@@ -25,11 +25,11 @@ from sweeping import (
 
 from lmcore.errors import InputError
 from sweeps import access
+from sweeps.database_url import password_left_out, without_password
 from sweeps.folder import RunFolder
 from sweeps.resume import resumed_spec
 from sweeps.spec import dump_yaml
 from sweeps.spec_file import load_spec
-from sweeps.storage import password_left_out, without_password
 
 CANARIES = {"WANDB_API_KEY": "canary0" * 5 + "12345", "RAY_AUTH_TOKEN": "canary1" * 9 + "1"}
 QUICK = ROOT / "configs" / "quick.yaml"
@@ -164,6 +164,18 @@ def test_the_token_is_made_for_its_owner_alone_and_one_that_all_can_read_is_clos
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(elsewhere))
     access.secure()
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o600
+
+
+@pytest.mark.smoke
+def test_a_ray_that_is_started_here_demands_a_token_whatever_the_environment_says(clean, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    access.secure()
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert clean.is_file()
+    clean.write_text("")  # as one that was killed would have left it
+    access.secure()
+    assert len(clean.read_text()) == 64
+    assert [path.name for path in clean.parent.iterdir()] == [clean.name]
 
 
 @pytest.mark.smoke

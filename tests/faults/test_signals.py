@@ -10,7 +10,7 @@ from sweeping import (
     count_rows,
     curves,
     descendants,
-    resume_command,
+    remedy,
     rows_of,
     run,
     running,
@@ -23,7 +23,7 @@ from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from sweeps.checkpoint_files import checkpoint_files
 
-REMEDY = "go on with python sweeps/run.py --resume runs/stopped\n"
+REMEDY = f"{remedy('stopped')}\n"
 SLOWER = {"train__steps": "2000", "train__checkpoint_every": "1000"}
 """Checkpoints come rarely enough for the stop to have to write some."""
 
@@ -89,7 +89,7 @@ def test_the_second_ctrl_c_ends_at_once_and_nothing_is_lost(tiny, fault):
     assert error == f"\nstopped at once; {REMEDY}"
     wait_until(lambda: not running(family), 10, "processes were left")
     before = curves(folder)
-    run(resume_command("stopped"), tiny, check=0)
+    run(error.rpartition("go on with ")[2], tiny, check=0)  # as it was printed
     after = curves(folder)
     assert all(after[trial][: len(rows)] == rows for trial, rows in before.items())
     assert [len(rows) for rows in after.values()] == [10] * 6

@@ -5,7 +5,22 @@ import signal
 import time
 
 import pytest
-from sweeping import count_rows, curves, descendants, kill, run, running, start, sweep_command, titled, wait_until
+from sweeping import (
+    count_rows,
+    curves,
+    descendants,
+    kill,
+    rows_of,
+    run,
+    running,
+    start,
+    sweep_command,
+    titled,
+    wait_until,
+)
+
+from lmcore import columns as col
+from sweeps.tracking import WAIT_S
 
 KEY = "canary3" * 5 + "12345"
 OFFLINE, ONLINE = ("--no-dashboard", "--wandb", "offline"), ("--no-dashboard", "--wandb", "online")
@@ -32,9 +47,9 @@ def test_without_a_network_wandb_costs_no_row_and_writes_no_key(tiny, control, f
     network = fault("network of wandb gone")
     network.injected()
     environment = {"WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}
-    began = time.monotonic()
     out = run(sweep_command("alone", quiet=ONLINE), tiny, check=0, **environment).stdout
-    assert time.monotonic() - began < control.seconds + 45
+    decided = max(row[col.DECIDED_AT] for rows in rows_of(tiny / "runs" / "alone").values() for row in rows)
+    assert time.time() - decided < WAIT_S + 30  # Ray's end and the table, on a machine that may be busy
     (line,) = lines_about_wandb(out)
     assert "no result is affected (see runs/alone/wandb.log)" in line
     assert curves(tiny / "runs" / "alone") == control.curves

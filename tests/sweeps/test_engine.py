@@ -118,7 +118,7 @@ def drive(tmp_path, small_tokens):
                     with suppress(asyncio.CancelledError, Exception):
                         await host.engine._driving
                 host.engine._device.shutdown()
-                host.engine._writer.shutdown()
+                host.engine._saver.close()
 
         return asyncio.run(hosted())
 
@@ -328,7 +328,7 @@ def test_a_checkpoint_of_other_data_is_skipped_and_told_of_once(drive, tmp_path,
 
 
 def test_a_disk_that_is_full_fails_no_trial_and_when_there_is_room_they_go_on(drive, small_tokens, monkeypatch):
-    monkeypatch.setattr("sweeps.engine.FULL_PAUSE_S", 0.05)
+    monkeypatch.setattr("sweeps.saver.FULL_PAUSE_S", 0.05)
 
     room = threading.Event()
 
@@ -542,7 +542,7 @@ alone = {trial: test_engine.alone(spec, tokens) for trial, spec in runs.items()}
 async def main():
     host = test_engine.Host(test_engine.Path(folder), tokens, slots, Costs(1.0, 1.2))
     await asyncio.get_running_loop().run_in_executor(host.engine._device, torch.zeros, 10)
-    await asyncio.get_running_loop().run_in_executor(host.engine._writer, torch.zeros, 10)
+    await asyncio.get_running_loop().run_in_executor(host.engine._saver._thread, torch.zeros, 10)
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + room_mib * 2**20, resource.RLIM_INFINITY))
     results = await asyncio.wait_for(host.all(runs), 120)

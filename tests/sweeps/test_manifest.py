@@ -1,6 +1,7 @@
 """manifest.json: whatever a reader asks of it is there, and no password is."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,7 @@ def test_it_records_seeds_search_hardware_and_command(small_tokens, monkeypatch)
     assert values["search"] == {"method": "random", "scheduler": "asha", "trials": 5}
     assert values["sizes"] == ["xs", "s"]
     hardware = values["hardware"]
+    assert hardware["peak_flops_per_s"] == PEAKS
     assert (hardware["engines"], hardware["cluster_cores"], hardware["cluster_gpus"]) == (3, 3, 0)
     assert values["slots"] == {
         "xs": {"per_engine": 2, "measured": [pace._asdict() for pace in PACES]},
@@ -103,7 +105,11 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
     (results / "new.json").write_text("{}")
     assert commit() == git("rev-parse", "HEAD")  # what a benchmark has just measured changes no code
     (tmp_path / "file").write_text("two")
-    assert commit() == git("rev-parse", "HEAD") + "+changes"
+    changed = commit()
+    assert re.fullmatch(re.escape(git("rev-parse", "HEAD")) + r"\+changes-[0-9a-f]{8}", changed)
+    (tmp_path / "file").write_text("three")
+    assert commit()[:48] == changed[:48]
+    assert commit() != changed  # other changes are another program
 
 
 def test_a_password_of_the_storage_is_not_in_it(small_tokens, monkeypatch):

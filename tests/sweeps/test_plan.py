@@ -2,11 +2,12 @@
 
 import io
 import math
+import shlex
 
 import pytest
 
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.options import DEFAULT_CONFIG, parse
+from sweeps.options import DEFAULT_CONFIG, parse, resume_command
 from sweeps.plan import plan, print_plan
 from sweeps.settings import METHODS, SCHEDULERS
 from sweeps.spec import SweepSpec, dump_yaml
@@ -130,6 +131,24 @@ def test_every_option_reaches_the_spec():
     assert (spec.search.seed, spec.search.slots, spec.name, spec.tracking.wandb) == (5, 4, "mine", "off")
     assert (spec.optim.eps, spec.sizes) == (1e-6, ())
     assert (options.address, options.dashboard, options.dry_run) == ("head:6379", False, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "storage", "expected"),
+    [
+        ("", None, "py run.py --resume 'runs/my sweep'"),
+        ("--trials 3 --name x --no-dashboard", None, "py run.py --resume 'runs/my sweep' --no-dashboard"),
+        ("--address head:6379", None, "py run.py --resume 'runs/my sweep' --address head:6379"),
+        ("--dashboard-host 0.0.0.0", None, "py run.py --resume 'runs/my sweep' --dashboard-host 0.0.0.0"),
+        ("", "pg://a:***@h/d", "py run.py --resume 'runs/my sweep' --set 'search.storage=pg://a:***@h/d'"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_typed(argv, storage, expected, monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", ["py"])
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    command = resume_command(parse(argv.split()), "runs/my sweep", storage)
+    assert command == expected
+    parse(shlex.split(command)[2:])
 
 
 def test_slots_of_a_file_can_be_left_to_measurement_again(tmp_path):

@@ -10,9 +10,10 @@ from test_ledger import loss_of, row, spec
 
 from lmcore import columns as col
 from lmcore.errors import InputError
+from sweeps.database_url import absolute_url
 from sweeps.folder import RunFolder, write_json, write_text
 from sweeps.ledger import Ledger
-from sweeps.resume import differences, manifest_of, resumed_manifest, resumed_spec
+from sweeps.resume import check_data, differences, manifest_of, resumed_manifest, resumed_spec, resumed_tokens
 from sweeps.rows import last_rows
 from sweeps.spec import dump_yaml
 
@@ -130,8 +131,10 @@ def test_more_trials_other_slots_and_other_tracking_are_what_a_resumed_sweep_may
         (
             ("train.steps=400",),
             {},
-            "train.steps: must stay 40, so that trials to come compare with those so far (got 400)",
+            "train.steps: must stay 40, because the schedule of the trials so far ends there, and those that have "
+            "ended are final (got 400); begin another sweep with another --name",
         ),
+        (("train.seed=1",), {}, "train.seed: must stay 0, so that trials to come compare with those so far (got 1)"),
         (("optim.lr=0.001",), {}, "optim.lr: must stay"),
         (("model.d_model=32",), {}, "model.d_model: must stay"),
         ((), {"trials": 3}, "search.trials: must not shrink (got 3 for main, which began with 4)"),
@@ -158,9 +161,46 @@ def test_the_manifest_keeps_its_beginning_and_tells_what_has_changed_since(folde
     assert manifest_of(folder) == {}
     write_json(folder.manifest, begun)
     assert differences(manifest_of(folder), now) == ["commit was a, and is b now"]
+    newer = {**begun, "versions": {**begun["versions"], "lmsweep": "9"}}
+    assert differences(begun, newer) == ["versions.lmsweep was None, and is 9 now"]
     twice = resumed_manifest(resumed_manifest(begun, now), now)
     assert (twice["created"], twice["commit"], twice["slots"]) == ("2026-01-01", "a", 2)
     assert [entry["commit"] for entry in twice["resumed"]] == ["b", "b"]
+
+
+def test_tokens_that_were_prepared_again_must_be_those_of_the_beginning(folder, small_tokens):
+    check_data(folder, small_tokens)  # there is no manifest yet
+    write_json(folder.manifest, {"data": {"fingerprint": small_tokens.fingerprint}})
+    assert resumed_tokens(folder) is None  # somebody has removed them
+    check_data(folder, small_tokens)
+    write_json(folder.manifest, {"data": {"fingerprint": "f00d"}})
+    with pytest.raises(InputError, match=r"runs/contract/tokens: must have the fingerprint .* f00d .*restore them"):
+        check_data(folder, small_tokens)
+
+
+def test_studies_in_a_file_of_ones_own_are_found_from_another_directory(folder, tmp_path_factory, monkeypatch):
+    shared = spec("random", trials=4, storage="sqlite:///all.db").absolute()
+    write_text(folder.sweep_yaml, dump_yaml(shared))
+    here = f"sqlite:///{Path.cwd()}/all.db"
+    assert resumed_spec(folder, ("search.storage=sqlite:///all.db",)).search.storage == here
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    assert resumed_spec(folder, ()).search.storage == here
+    with pytest.raises(InputError, match=r"search\.storage: must stay"):
+        resumed_spec(folder, ("search.storage=sqlite:///all.db",))
+
+
+@pytest.mark.parametrize(
+    ("url", "absolute"),
+    [
+        (None, None),
+        ("sqlite:////data/all.db", "sqlite:////data/all.db"),
+        ("sqlite+pysqlite:///all.db?timeout=9", "sqlite+pysqlite:///{}/all.db?timeout=9"),
+        ("postgresql://ann@host/lm", "postgresql://ann@host/lm"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+    ],
+)
+def test_only_the_path_of_a_file_is_made_absolute(url, absolute):
+    assert absolute_url(url) == (absolute and absolute.format(Path.cwd()))
 
 
 def test_rows_that_were_cut_off_are_none_and_losses_that_were_not_finite_are_nan(tmp_path):

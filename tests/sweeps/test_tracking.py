@@ -197,6 +197,25 @@ def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp):
         os.kill(int((in_tmp / "pid").read_text()), 0)
 
 
+def test_a_user_who_does_not_wait_for_wandb_leaves_none_of_it_running(folder, fake_wandb, in_tmp, monkeypatch):
+    fake_wandb(FAKE_THAT_HANGS)
+    process = Tracking(folder, "p", "offline")
+    folder.metrics.write_text(line("xs-0000", 10))
+    wait_until(lambda: (in_tmp / "pid").exists() and (in_tmp / "pid").read_text())
+    wait = subprocess.Popen.wait
+
+    def stopped(self, timeout=None):
+        if timeout is not None:
+            raise KeyboardInterrupt
+        return wait(self)
+
+    monkeypatch.setattr(subprocess.Popen, "wait", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        process.finish()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((in_tmp / "pid").read_text()), 0)
+
+
 def test_modules_of_the_users_in_the_working_directory_do_not_pass_for_ours(folder, fake_wandb, in_tmp):
     fake_wandb("")
     (in_tmp / "sweeps").mkdir()

@@ -1,0 +1,51 @@
+"""What a process leaves running when it ends in the middle of things is ended after it."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+
+import pytest
+
+from sweeps import reaper
+
+LEAVING = """
+import subprocess, sys, time
+from sweeps.reaper import reaped
+with reaped():
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    print(child.pid, flush=True)
+    time.sleep(1.5)  # the reaper looks once a second
+    {end}
+print("left in peace", flush=True)
+time.sleep(0.1)
+child.kill()
+"""
+
+
+@pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "import os; os._exit(3)"])
+def test_what_is_left_by_an_exception_or_a_sudden_end_is_killed(end):
+    script = LEAVING.format(end=end)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    child = int(done.stdout)
+    deadline = time.monotonic() + 10
+    while alive(child):
+        assert time.monotonic() < deadline, "it outlives the driver by more than 10 s"
+        time.sleep(0.1)
+
+
+def test_a_block_that_ends_by_itself_is_not_reaped():
+    began = time.monotonic()
+    script = LEAVING.format(end="")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    assert done.stdout.endswith("left in peace\n")
+    assert time.monotonic() - began < 1.5 + reaper.GRACE_S
+
+
+def alive(pid):
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    return False

@@ -25,10 +25,11 @@ from lmcore.tokens import load_tokens
 from lmcore.trained_model import TrainedModel, read_trained_model
 from lmcore.trainer import moved
 from sweeps.checkpoint_files import checkpoint_files, step_of
+from sweeps.database_url import without_password
 from sweeps.folder import RUNS, RunFolder
 from sweeps.spec import SweepSpec
 from sweeps.spec_file import load_spec
-from sweeps.storage import quiet_optuna, without_password
+from sweeps.storage import quiet_optuna
 from sweeps.trial_command import BEST
 
 LISTED = 3  # names that a message suggests

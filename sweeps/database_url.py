@@ -9,7 +9,7 @@ from pathlib import Path
 
 def absolute_url(url: str | None) -> str | None:
     """`sqlite:///study.db` with the whole path; every other address as it is."""
-    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/:?][^?]*)(\?.*)?", url or "")
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)((?!file(?::|%3A))[^/:?][^?]*)(\?.*)?", url or "")
     return f"{found[1]}{Path(found[2]).absolute()}{found[3] or ''}" if found else url
 
 

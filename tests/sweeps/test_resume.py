@@ -197,6 +197,8 @@ def test_studies_in_a_file_of_ones_own_are_found_from_another_directory(folder, 
         ("sqlite+pysqlite:///all.db?timeout=9", "sqlite+pysqlite:///{}/all.db?timeout=9"),
         ("postgresql://ann@host/lm", "postgresql://ann@host/lm"),
         ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite:///file:all.db?uri=true", "sqlite:///file:all.db?uri=true"),  # an address of SQLite's own
+        ("sqlite:///file%3Aall.db?uri=true", "sqlite:///file%3Aall.db?uri=true"),  # as SQLAlchemy writes it
     ],
 )
 def test_only_the_path_of_a_file_is_made_absolute(url, absolute):

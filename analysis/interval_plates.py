@@ -57,7 +57,7 @@ def comparison_plate(comparisons: Sequence[Comparison]) -> Plate | None:
         labels = [f"{name}\n{matched.matching} (n = {matched.difference.n})" for name, matched in rows]
         axes.set_yticks(range(len(rows)), labels, fontsize=8)
         axes.set_ylim(len(rows) - 0.5, -0.5)
-        axes.set_xlabel("difference in validation loss (nats per token)")
+        axes.set_xlabel("difference in loss (nats per token)")
         axes.set_ylabel("comparison")
     pairs = sum(matched.difference.n for _, matched in rows)
     caption = (

@@ -25,6 +25,7 @@ from lmcore import columns as col
 
 WIDTH_IN, HEIGHT_IN = 5.2, 3.6
 DPI = 200
+LEGEND_CHARACTERS, KEY_CHARACTERS = 66, 7  # in a line of the legend, and what the mark before a name takes of it
 LOSS = "validation loss (nats per token)"
 LEARNING_RATE = "learning rate (peak)"
 RED, GREY, INK = "#c0392b", "#8a8f98", "#22262b"
@@ -133,4 +134,6 @@ def size_handles(palette: dict[str, Any]) -> list[Line2D]:
 def legend(axes: Axes, handles: list[Line2D], most: int = 14) -> None:
     """A legend below the axes, where it hides nothing; none for so many entries that nobody could read it."""
     if 1 < len(handles) <= most:
-        axes.figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
+        longest = max(len(str(handle.get_label())) for handle in handles)
+        columns = max(1, min(4, len(handles), LEGEND_CHARACTERS // (longest + KEY_CHARACTERS)))
+        axes.figure.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -19,8 +19,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from lmcore import columns as col
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.pace import Pace
@@ -167,6 +165,8 @@ class Engine:
             waits = trial in self._table and self._table.state(trial) == "reported" and not here.asking
             if waits and here.stand_in is not None and now - here.asked_at > hung_after_s:
                 self._notes.append(f"the process of {trial} hung for {now - here.asked_at:.0f} s and is started again")
+                import ray  # loaded in every worker; whoever only names this class need not have it
+
                 ray.kill(here.stand_in, no_restart=False)
                 here.stand_in = None
         notes, self._notes = self._notes, []

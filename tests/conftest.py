@@ -8,6 +8,8 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# As sweeps.access settles it for a sweep. Ray reads it once, whichever test comes to Ray first.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def pytest_addoption(parser):

@@ -24,7 +24,7 @@ class OneEngine:
     def enter(self, live, engine):
         self.trials.add(live.id)
 
-    def leave(self, trial):
+    def leave(self, trial, ended=True):
         self.trials.discard(trial)
 
 

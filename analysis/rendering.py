@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.cost import ACHIEVED, DEVICE_S, PEAK_SHARE
 from analysis.tables import TIED, WARMUP
 from lmcore import columns as col
 
@@ -63,6 +64,26 @@ def trial_cells(table: pd.DataFrame) -> pd.DataFrame:
             cells["train loss"] = [decimal(value, 3) for value in table[name]]
         else:
             cells[name] = [formats.get(name, number)(value) for value in table[name]]
+    return pd.DataFrame(cells, dtype="str")
+
+
+def cost_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.cost.cost_table` as short strings."""
+    cells = {
+        col.SIZE: table[col.SIZE].tolist(),
+        "trials": [number(value) for value in table["trials"]],
+        "tokens": [count(value) for value in table[col.TOKENS]],
+        "FLOPs": [count(value, FLOP_SUFFIXES) for value in table[col.TRAIN_FLOPS]],
+        "device-seconds": [count(value) for value in table[DEVICE_S]],
+        "FLOP/s": [count(value, FLOP_SUFFIXES) for value in table[ACHIEVED]],
+        "share of peak": [MISSING if pd.isna(value) else f"{value:.0%}" for value in table[PEAK_SHARE]],
+    }
+    return pd.DataFrame(cells, dtype="str")
+
+
+def plain_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Any table as short strings: four digits of a number, words as they are."""
+    cells = {str(name).replace("_", " "): [number(value) for value in table[name]] for name in table.columns}
     return pd.DataFrame(cells, dtype="str")
 
 

@@ -1,16 +1,18 @@
-"""What a sweep found, for people: `python analysis/report.py RUN`, or `python -m analysis.report RUN`.
+"""What sweeps found, for people: `python analysis/report.py RUN [RUN ...]`, or a CSV of trials with `--columns`.
 
-Prints the parameter-count-vs-loss table, the trials, and what has to be known to read them; writes parameters.csv and
-trials.csv (full precision) and report.md to RUN/report. The numbers are those of `analysis.tables`, the sentences are
-made here. Exit codes: 0, also when every trial diverged or failed (the report says so); 2 with one line on stderr when
-RUN cannot be read or the report cannot be written.
+Prints tables, fitted numbers with intervals, and what has to be known to read them. Writes to RUN/report: report.html
+(one file that needs nothing else), report.md, report.json (every fitted number under a plain path), the figures as SVG
+and PNG, and every table as CSV, Markdown and LaTeX. The numbers are those of `analysis.findings`, the sentences those
+of `analysis.notes`. Exit codes: 0, also when every trial diverged or failed (the report says so); 2 with one line on
+stderr when the input cannot be read or the report cannot be written.
 """
 
 import argparse
+import json
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,111 +23,146 @@ if not __package__:  # run as a script: Python has put analysis/ itself on the p
 
 import pandas as pd
 
-from analysis.load import Run, RunError, load
-from analysis.rendering import LEGEND, count, decimal, markdown_table, parameter_cells, text_table, trial_cells
-from analysis.tables import (
-    BEST_FIRST,
-    SEPARABLE_SE,
-    TIED,
-    TIED_PATH,
-    parameter_table,
-    status_counts,
-    trials_table,
-    winner_margins,
-)
+from analysis.combine import load_all
+from analysis.estimate import Estimate, Fitted, Refused, as_json
+from analysis.findings import PARAMETERS, findings_of_points, findings_of_run
+from analysis.load import Run, RunError
+from analysis.notes import notes, summary
+from analysis.page import Section, page
+from analysis.rendering import markdown_table, text_table, trial_cells
+from analysis.table_files import ReportTable
+from analysis.tables import TIED
+from analysis.trial_csv import D, N, parse_columns, read_trials
 from lmcore import columns as col
 
 WIDTH = 120  # characters of a line on the terminal
 PRINTED_TRIALS = 10  # of each size; the files have all
-LISTED_REASONS = 10  # different messages of failed and diverged trials; trials.csv has all
-
-TITLE = "Parameters and loss: the best trial of each kind"
 NO_ROWS = "(none: no trial has a validation loss)"
+SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """The tables of a run and what has to be said beside them."""
+    """What was found, and what has to be said beside it."""
 
     name: str
-    """Of the run."""
+    """Of the run, or of the CSV file."""
     summary: str
     """How many trials there are, and how they ended."""
-    parameters: pd.DataFrame
-    """`analysis.tables.parameter_table`."""
-    trials: pd.DataFrame
-    """`analysis.tables.trials_table`."""
+    sections: tuple[Section, ...]
     notes: tuple[str, ...]
     """Sentences that keep the tables from being misread, and what data and versions they rest on."""
 
+    @property
+    def fitted(self) -> dict[str, Fitted]:
+        """All fitted numbers by plain path."""
+        return {path: one for section in self.sections for path, one in section.fitted.items()}
+
+    def table(self, name: str) -> ReportTable | None:
+        """The table of this name, if there is one."""
+        return next((table for section in self.sections for table in section.tables if table.name == name), None)
+
     def text(self) -> str:
         """For a terminal: at most WIDTH characters a line, at most PRINTED_TRIALS trials of each size."""
-        shown = self.trials.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS)
-        hidden = len(self.trials) - len(shown)
-        parameters = text_table(parameter_cells(self.parameters), WIDTH, keys=[col.SIZE, col.EXPERIMENT, TIED])
-        return "\n\n".join(
-            [
-                f"{self.name}: {self.summary}",
-                TITLE,
-                parameters if len(self.parameters) else NO_ROWS,
-                f"Trials ({hidden} more in trials.csv)" if hidden else "Trials",
-                text_table(trial_cells(shown), WIDTH, keys=[col.TRIAL]),
-                "\n".join(textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ") for note in self.notes),
-            ]
-        )
+        parts = [f"{self.name}: {self.summary}"]
+        parameters, trials = self.table("parameters"), self.table("trials")
+        if parameters is not None:
+            shown = text_table(parameters.cells, WIDTH, keys=[col.SIZE, col.EXPERIMENT, TIED])
+            parts += [PARAMETERS, shown if len(parameters.cells) else NO_ROWS]
+        if trials is not None:
+            first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS)
+            hidden = len(trials.frame) - len(first)
+            title = f"Trials ({hidden} more in trials.csv)" if hidden else "Trials"
+            parts += [title, text_table(trial_cells(first), WIDTH, keys=[col.TRIAL])]
+        known = [_fitted_cells(path, one) for path, one in self.fitted.items() if isinstance(one, Estimate)]
+        refused = sum(isinstance(one, Refused) for one in self.fitted.values())
+        if known:
+            more = f"; {refused} more were refused (report.html says why)" if refused else ""
+            cells = pd.DataFrame(known, columns=["number", "value", "95 % interval", "n"])
+            parts += [f"Fitted numbers{more}", text_table(cells, WIDTH, keys=["number"])]
+        parts.append("\n".join(textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ") for note in self.notes))
+        return "\n\n".join(part for part in parts if part)
 
     def markdown(self) -> str:
-        """For a file: the same with every trial and a legend."""
-        parts = [
-            f"# {self.name}",
-            self.summary,
-            f"## {TITLE}",
-            markdown_table(parameter_cells(self.parameters)) if len(self.parameters) else NO_ROWS,
-            LEGEND,
-            "## Trials",
-            markdown_table(trial_cells(self.trials)),
-            "## Notes",
-            "\n".join(f"- {note}" for note in self.notes),
-        ]
-        return "\n\n".join(parts) + "\n"
+        """For a file: all tables, numbers and figures."""
+        parts = [f"# {self.name}", self.summary]
+        if self.notes:
+            parts += ["## Notes", "\n".join(f"- {note}" for note in self.notes)]
+        for section in filter(None, self.sections):
+            parts.append(f"## {section.title}")
+            if section.notes:
+                parts.append("\n".join(f"- {note}" for note in section.notes))
+            for table in section.tables:
+                parts += [
+                    f"### {table.title}",
+                    markdown_table(table.cells) if len(table.cells) else NO_ROWS,
+                    table.caption,
+                ]
+            if section.fitted:
+                cells = [_fitted_cells(path, one) for path, one in section.fitted.items()]
+                columns = ["number", "value", "95 % interval", "n"]
+                parts += ["### Fitted numbers", markdown_table(pd.DataFrame(cells, columns=columns))]
+            parts += [f"![{plate.title}]({plate.name}.svg)\n\n{plate.caption}" for plate in section.plates]
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def json(self) -> dict[str, Any]:
+        """Every fitted number, nested by its path."""
+        values: dict[str, Any] = {"schema": SCHEMA, "name": self.name, "summary": self.summary, "notes": self.notes}
+        for path, one in as_json(self.fitted).items():
+            *parents, last = path.split(".")
+            place = values
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            place.setdefault(last, {}).update(one)
+        return values
 
 
-def build_report(run: Run) -> Report:
-    """Tables and sentences of a run. Computes only: prints and writes nothing."""
-    parameters = parameter_table(run.trials)
-    counts = status_counts(run.trials).drop(columns=col.SIZE).sum()
-    return Report(
-        name=str(run.manifest.get("name", "run")),
-        summary=f"{counts['total']} trials: " + ", ".join(f"{counts[status]} {status}" for status in BEST_FIRST),
-        parameters=parameters,
-        trials=trials_table(run.trials),
-        notes=(
-            *_winner_notes(run.trials),
-            *_gap_notes(run, parameters),
-            *_reason_notes(run.trials),
-            *_provenance(run.manifest),
-        ),
-    )
+def build_report(run: Run, brief: bool = False) -> Report:
+    """Tables, figures, numbers and sentences of a run; `brief` leaves figures and fits out.
+
+    Computes only: prints and writes nothing.
+    """
+    sections = findings_of_run(run, brief)
+    parameters = sections[0].tables[0].frame
+    return Report(str(run.manifest.get("name", "run")), summary(run.trials), tuple(sections), notes(run, parameters))
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """Write parameters.csv, trials.csv and report.md into `folder`, made if need be. Raises OSError if it cannot."""
+def report_of_points(name: str, points: pd.DataFrame) -> Report:
+    """The same of trials from a CSV (`analysis.trial_csv.read_trials`)."""
+    said = f"{len(points)} trials, {points[N].nunique()} sizes, {points[D].nunique()} token counts"
+    return Report(name, said, tuple(findings_of_points(points)), ())
+
+
+def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path]:
+    """Write everything into `folder`, made if need be; the files. Raises OSError if it cannot.
+
+    A brief report has no page: what an earlier, whole one has left there stays.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    report.parameters.to_csv(folder / "parameters.csv", index=False)
-    report.trials.to_csv(folder / "trials.csv", index=False)
-    (folder / "report.md").write_text(report.markdown(), encoding="utf-8")
+    written = [path for section in report.sections for table in section.tables for path in table.save(folder)]
+    written += [path for section in report.sections for plate in section.plates for path in plate.save(folder)]
+    texts = (
+        {}
+        if brief
+        else {
+            "report.html": page(report.name, report.summary, report.notes, report.sections),
+            "report.md": report.markdown(),
+            "report.json": json.dumps(report.json(), indent=2, allow_nan=False) + "\n",
+        }
+    )
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return [*written, *(folder / name for name in texts)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="report", description="Tables of a sweep, printed and written.")
-    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run: runs/<name>")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: RUN/report)")
-    arguments = parser.parse_args(argv)
-    out = arguments.out or arguments.run / "report"
+    arguments = _parser().parse_args(argv)
+    first = arguments.runs[0]
+    out = arguments.out or (first / "report" if first.is_dir() else first.with_name(f"{first.stem}-report"))
     try:
-        report = build_report(load(arguments.run))
-        write_report(report, out)
+        report = _report(arguments)
+        write_report(report, out, arguments.brief)
     except RunError as error:
         print(error, file=sys.stderr)
         return 2
@@ -137,77 +174,58 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 2
     print(report.text())
-    print(f"\nWritten to {out}: parameters.csv, trials.csv, report.md")
+    page_and_figures = "" if arguments.brief else "report.html, report.md, report.json; figures as SVG and PNG; "
+    print(f"\nWritten to {out}: {page_and_figures}tables as CSV, MD and TEX")
+    if arguments.brief:
+        print(f"Figures and fits: python analysis/report.py {arguments.runs[0]}")
     return 0
 
 
-def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
-    """For each size, whether its best trial can be told from the next."""
-    leads = {lead.size: lead for lead in winner_margins(trials).itertuples()}
-    for size in trials[col.SIZE].unique():
-        if size not in leads:
-            yield f"{size}: fewer than two complete trials, so nothing to compare the best with."
-            continue
-        lead = leads[size]
-        margin = f"{lead.best} leads {lead.runner_up} by {lead.difference:.3f}"
-        if pd.isna(lead.difference_se):
-            yield f"{size}: {margin}; not separable, because the standard errors are unknown."
-        elif lead.separable:
-            yield (
-                f"{size}: {margin}, more than {SEPARABLE_SE:g} combined standard errors "
-                f"({SEPARABLE_SE * lead.difference_se:.3f}); the spread between seeds is not in them."
-            )
-        else:
-            yield (
-                f"{size}: {margin}, not more than {SEPARABLE_SE:g} combined standard errors "
-                f"({SEPARABLE_SE * lead.difference_se:.3f}): not separable, the winner is inside the evaluation noise."
-            )
-
-
-def _gap_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
-    """What the parameter table lacks, and which of its rows are not final."""
-    kind = [name for name in (col.SIZE, col.EXPERIMENT, TIED) if name in parameters]
-    for row in parameters[parameters[col.STATUS] != col.COMPLETE].to_dict("records"):
-        reached = f"{row[col.STATUS]} at step {row[col.STEP]}"
-        yield f"{_kind(row, kind)}: no trial is complete; the row is {row[col.TRIAL]}, {reached}."
-    trials = run.trials.rename(columns={TIED_PATH: TIED})
-    shown = {_kind(row, kind) for row in parameters.to_dict("records")}
-    for values, group in trials[trials[TIED].notna()].groupby(kind, sort=False, dropna=False):
-        name = _kind(dict(zip(kind, values, strict=True)), kind)
-        if name not in shown:
-            ended = ", ".join(f"{number} {status}" for status, number in group[col.STATUS].value_counts().items())
-            yield f"{name}: no row, because no trial has a validation loss ({ended})."
-    for size in run.manifest["studies"]:
-        if size not in set(trials[col.SIZE]):
-            yield f"{size}: no trial has begun."
-
-
-def _kind(row: dict[str, Any], kind: list[str]) -> str:
-    return " ".join(("tied" if row[name] else "untied") if name == TIED else str(row[name]) for name in kind)
-
-
-def _reason_notes(trials: pd.DataFrame) -> Iterator[str]:
-    """Why trials failed or diverged, each different message once."""
-    ended = trials[trials[col.STATUS].isin((col.DIVERGED, col.FAILED))]
-    reasons = list(ended.fillna({col.MESSAGE: "no message"}).groupby([col.STATUS, col.MESSAGE], sort=False)[col.TRIAL])
-    for (status, message), names in reasons[:LISTED_REASONS]:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"{', '.join(names[:3])}{more} {status}: {textwrap.shorten(message, 200)}"
-    if len(reasons) > LISTED_REASONS:
-        yield f"{len(reasons) - LISTED_REASONS} more messages of failed and diverged trials are in trials.csv."
-
-
-def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
-    data = manifest.get("data", {})
-    yield (
-        f"Data: {data.get('source', 'unknown')}, fingerprint {data.get('fingerprint', 'unknown')}; "
-        f"vocabulary {data.get('vocab_size', 'unknown')}, "
-        f"{count(data.get('train_tokens'))} training and {count(data.get('val_tokens'))} validation tokens, "
-        f"bytes per token {decimal(data.get('bytes_per_token'), 3)}, "
-        f"unigram entropy {decimal(data.get('val_entropy_unigram'), 3)} nats per token."
+def _report(arguments: argparse.Namespace) -> Report:
+    runs, csv = arguments.runs, arguments.columns is not None
+    of_csv = {"--flops-column": arguments.flops_column, "--batch-column": arguments.batch_column}
+    of_csv |= {"--batch-unit-tokens": arguments.batch_unit_tokens, "--drop-highest-loss": arguments.drop_highest_loss}
+    if not csv:
+        given = [name for name, value in of_csv.items() if value is not None]
+        if given:
+            raise RunError(f"{given[0]}: is for a CSV file, and needs --columns beside it; add it, or leave this out")
+        table = next((run for run in runs if run.is_file()), None)
+        if table is not None:
+            raise RunError(f"--columns: must name the columns of a CSV file (got {table}); add N=...,D=...,loss=...")
+        return build_report(load_all(runs), arguments.brief)
+    if len(runs) > 1:
+        raise RunError(f"--columns: reads one CSV file (got {len(runs)}); give one")
+    if runs[0].is_dir():
+        raise RunError(f"--columns: reads a CSV file, but {runs[0]} is a folder; leave --columns out")
+    columns = parse_columns(arguments.columns)
+    if arguments.batch_column is not None:
+        columns["batch"] = arguments.batch_column
+    points = read_trials(
+        *(runs[0], columns, arguments.flops_column),
+        batch_unit_tokens=arguments.batch_unit_tokens or 1.0,
+        drop_highest_loss=arguments.drop_highest_loss or 0,
     )
-    versions = ", ".join(f"{package} {version}" for package, version in manifest.get("versions", {}).items())
-    yield f"Versions: {versions or 'unknown'}; commit {manifest.get('commit') or 'unknown'}."
+    return report_of_points(runs[0].stem, points)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="report", description="Tables, figures and fits of sweeps.")
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
+    parser.add_argument("--brief", action="store_true", help="tables alone: what a sweep ends with")
+    table = parser.add_argument_group("a CSV file of trials that another tool made")
+    table.add_argument("--columns", metavar="N=...,D=...,loss=...[,lr=...]", help="what its columns are called")
+    table.add_argument("--flops-column", metavar="C", help="training FLOPs, in place of D: D = C / 6N")
+    table.add_argument("--batch-column", metavar="B", help="batch size, for the law of the optimal batch")
+    table.add_argument("--batch-unit-tokens", metavar="T", type=float, help="tokens in a unit of it (default: 1)")
+    table.add_argument("--drop-highest-loss", metavar="n", type=int, help="leave out the n rows with the highest loss")
+    return parser
+
+
+def _fitted_cells(path: str, one: Fitted) -> tuple[str, str, str, str]:
+    if isinstance(one, Refused):
+        return path, "refused", one.reason, ""
+    return path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def trials_table(trials: pd.DataFrame) -> pd.DataFrame:
     effort = [col.STEP, col.TOKENS, col.ELAPSED_S, col.TOKENS_PER_S]
     table = _sorted(trials, [col.SIZE, col.STATUS, col.VAL_LOSS, col.NUMBER], trials)
     table = table[[*identity, *losses, LR_PATH, *varying, *effort, col.MESSAGE]]
-    return table.rename(columns=_short_names(paths))
+    return table.rename(columns=short_names(paths))
 
 
 def status_counts(trials: pd.DataFrame) -> pd.DataFrame:
@@ -108,10 +108,28 @@ def _sorted(frame: pd.DataFrame, by: list[str], trials: pd.DataFrame) -> pd.Data
     return frame.sort_values(by, key=place, kind="stable").reset_index(drop=True)
 
 
-def _short_names(paths: list[str]) -> dict[str, str]:
+def short_names(paths: list[str]) -> dict[str, str]:
     """Dotted paths to the names of table columns: the field alone, or with its part where two parts have it."""
     fields = [path.rpartition(".")[2] for path in paths]
     return {
         path: SHORT_NAMES.get(field, field) if fields.count(field) == 1 else path.removeprefix(col.PARAMS_PREFIX)
         for path, field in zip(paths, fields, strict=True)
     }
+
+
+def failure_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """What diverged or failed, and why: columns status, message, number (of trials), trials (their names).
+
+    A row for each different message, the most frequent first.
+    """
+    ended = trials[trials[col.STATUS].isin((col.DIVERGED, col.FAILED))].fillna({col.MESSAGE: "no message"})
+    groups = ended.groupby([col.STATUS, col.MESSAGE], sort=False)[col.TRIAL]
+    table = groups.agg([("number", "size"), ("trials", ", ".join)]).reset_index()
+    return table.sort_values("number", ascending=False, kind="stable", ignore_index=True)
+
+
+def best_table(trials: pd.DataFrame) -> pd.DataFrame:
+    """The best complete trial of each size, tied or not: the columns of `parameter_table`."""
+    table = parameter_table(trials)
+    complete = table[table[col.STATUS] == col.COMPLETE]
+    return complete.loc[complete.groupby(col.SIZE, sort=False)[col.VAL_LOSS].idxmin()].reset_index(drop=True)

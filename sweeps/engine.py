@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcore import columns as col
-from lmcore.config import RunSpec
+from lmcore.config import RunSpec, TrainConfig
 from lmcore.pace import Pace
 from sweeps.checkpoint_files import drop_checkpoints
 from sweeps.entered_trial import YOUR_TURN, EnteredTrial, Pulse, Row
@@ -79,6 +79,12 @@ class Engine:
             return await self._on_device(self._trainers.paces, RunSpec.model_validate(run))
         except Exception:  # what does not train at all says why when its first trial fails of it
             return []
+
+    async def peak(self, train: dict[str, Any]) -> float:
+        """FLOP/s of matrix products here, for the manifest."""
+        from lmcore.peak import matmul_flops_per_s
+
+        return await self._on_device(matmul_flops_per_s, TrainConfig.model_validate(train))
 
     async def enter(self, trial: str, title: str, run: dict[str, Any], shared: Shared, deaths: int = 0) -> None:
         """Take a trial in, to continue from its newest checkpoint if it has one.

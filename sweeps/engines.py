@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -56,13 +57,18 @@ class Engines:
             size: [handle.measure.remote(run.model_dump(), list(self.shared)) for handle in self.handles]
             for size, run in self._runs.items()
         }
+        self._peaks = [handle.peak.remote(spec.train.model_dump()) for handle in self.handles]
         self._placement: Placement | None = None
+
+    def peaks(self) -> list[float | None]:
+        """FLOP/s of matrix products on each engine, measured on all at the same time; None of one that died then."""
+        return [_answer(peak) for peak in self._peaks]
 
     def choices(self) -> list[SlotChoice]:
         """How many slots each size gets, on every engine; one that dies while it measures has no say."""
         choices = []
         for size, measuring in self._measuring.items():
-            measured = [paces for paces in map(_measured, measuring) if paces is not None] or [[]]
+            measured = [list(paces) for paces in map(_answer, measuring) if paces is not None] or [[]]
             if self._slots is not None:  # where an engine had memory for fewer, that many it is on all of them
                 slots = min(chosen_slots(paces, self._slots) for paces in measured)
                 measured = [paces for paces in measured if chosen_slots(paces, self._slots) == slots]
@@ -113,8 +119,9 @@ class Engines:
             ray.kill(handle)
 
 
-def _measured(measuring: ray.ObjectRef) -> list[Pace] | None:
+def _answer(asked: ray.ObjectRef) -> Any:
+    """What an engine said; None where it died."""
     try:
-        return list(ray.get(measuring))
+        return ray.get(asked)
     except RayActorError:
         return None

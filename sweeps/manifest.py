@@ -21,9 +21,12 @@ PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "to
 
 
 def manifest(
-    spec: SweepSpec, tokens: Tokens, cluster: Cluster, engines: int, choices: Sequence[SlotChoice]
+    spec: SweepSpec, tokens: Tokens, cluster: Cluster, peaks: Sequence[float | None], choices: Sequence[SlotChoice]
 ) -> dict[str, Any]:
-    """The manifest of a sweep that starts now. A password in the storage's URL is not in it, nor in `command`."""
+    """The manifest of a sweep that starts now, whose engines multiply matrices at `peaks` FLOP/s (None: unknown).
+
+    A password in the storage's URL is not in it, nor in `command`.
+    """
     url = spec.search.storage
     storage = None if url is None else without_password(url)
     arguments = sys.argv[1:] if url is None else [argument.replace(url, storage) for argument in sys.argv[1:]]
@@ -38,7 +41,8 @@ def manifest(
             "machine": platform.machine(),
             "processor": processor(),
             "cores": os.cpu_count(),
-            "engines": engines,
+            "engines": len(peaks),
+            "peak_flops_per_s": list(peaks),
             "cluster_cores": cluster.cores,
             "cluster_gpus": cluster.gpus,
         },

@@ -56,8 +56,10 @@ def main(argv: list[str] | None = None) -> int:
         with what_cannot_be_written_ends_the_sweep():
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
+        # -P: not an analysis/ of the user's
+        table = [sys.executable, "-P", "-m", "analysis.report", "--brief", folder.display]
         report = subprocess.run(
-            [sys.executable, "-P", "-m", "analysis.report", folder.display],  # -P: not an analysis/ of the user's
+            table,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
             check=False,
         )

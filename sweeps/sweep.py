@@ -169,7 +169,7 @@ def run_on(
     with watchdog:
         choices = engines.choices()
     training, in_line = engines.open(choices, most)
-    about = manifest(spec, tokens, cluster, len(engines.handles), choices)
+    about = manifest(spec, tokens, cluster, engines.peaks(), choices)
     if begun:
         for line in differences(begun, about):
             console.print(

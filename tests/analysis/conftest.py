@@ -18,7 +18,7 @@ from lmcore import columns as col
 
 BASE = {
     "data": {"source": "stdlib", "val_source": None, "seed": 0},
-    "model": {"vocab_size": 256, "d_model": 64, "tie_embeddings": False},
+    "model": {"vocab_size": 256, "d_model": 64, "context_length": 32, "tie_embeddings": False},
     "train": {"steps": 100, "batch_size": 8, "seed": 0},
     "optim": {"lr": 3e-3, "beta1": 0.9, "beta2": 0.95, "warmup_fraction": 0.05, "clip_norm": 1.0},
 }

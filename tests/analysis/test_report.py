@@ -130,8 +130,9 @@ def test_csv_files_hold_the_tables_in_full_precision(folder, tmp_path):
 def test_markdown_has_both_tables_and_the_notes(folder):
     markdown = report_of(folder).markdown()
     assert markdown.startswith("# quick\n\n10 trials: 5 complete")
+    assert "![Loss against updates](loss_steps.svg)" in markdown
     assert "| xs | no | 1.00k | 1.10k | 800 | 25.6k | 179M | 4.200 +- 0.010 |" in markdown
-    assert "\n\n## Trials\n\n| trial | status | val loss |" in markdown
+    assert "\n\n## Trials\n\n### All trials\n\n| trial | status | val loss |" in markdown
     assert "\n- Data: stdlib, fingerprint f00d" in markdown
 
 
@@ -208,8 +209,9 @@ def test_both_ways_to_start_it_work_from_anywhere(folder, tmp_path, command):
     good = subprocess.run([*start, "quick"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (good.returncode, good.stderr) == (0, "")
     assert good.stdout.startswith("quick: 10 trials")
-    written = ["parameters.csv", "report.md", "trials.csv"]
-    assert sorted(path.name for path in (folder.path / "report").iterdir()) == written
+    written = {path.name for path in (folder.path / "report").iterdir()}
+    assert {"report.html", "report.md", "report.json", "loss_lr.svg", "loss_lr.png"} <= written
+    assert {f"{table}.{kind}" for table in ("parameters", "trials", "cost") for kind in ("csv", "md", "tex")} <= written
 
     bad = subprocess.run([*start, "absent"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (bad.returncode, bad.stdout) == (2, "")

@@ -24,6 +24,7 @@ from sweeps.storage import open_storage
 
 CLUSTER = Cluster(cpus=256, gpus=0, cores=3, memory_bytes=2**30, dashboard_url=None, local=True)
 PACES = [Pace(1, 100.0, 1.0, 10), Pace(2, 180.0, 1.8, 20)]
+PEAKS = [1e11, 1.1e11, 1.2e11]
 CHOICES = [SlotChoice("xs", 2, PACES), SlotChoice("s", 1, [])]
 SECRET = "postgresql://reader:p%40ss@db.example:5432/sweeps"
 
@@ -44,7 +45,7 @@ def spec(**search):
 
 def test_analysis_finds_in_it_all_that_it_asks_for(small_tokens, tmp_path):
     folder = RunFolder(tmp_path)
-    write_json(folder.manifest, manifest(spec(), small_tokens, CLUSTER, 3, CHOICES))
+    write_json(folder.manifest, manifest(spec(), small_tokens, CLUSTER, PEAKS, CHOICES))
     ledger = Ledger(spec(), open_storage(None, folder))
     live = ledger.ask(ledger.sizes_left[0])
     ledger.report(live.id, dict.fromkeys(col.LAST_COLUMNS, 1.0) | {col.STEP: 200})
@@ -60,12 +61,13 @@ def test_analysis_finds_in_it_all_that_it_asks_for(small_tokens, tmp_path):
 
 def test_it_records_seeds_search_hardware_and_command(small_tokens, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/sweeps/run.py", "--trials", "5"])
-    values = manifest(spec(), small_tokens, CLUSTER, 3, CHOICES)
+    values = manifest(spec(), small_tokens, CLUSTER, PEAKS, CHOICES)
     assert values["schema"] == 1
     assert values["seeds"] == {"search": 5, "train": 4, "data": 3}
     assert values["search"] == {"method": "random", "scheduler": "asha", "trials": 5}
     assert values["sizes"] == ["xs", "s"]
     hardware = values["hardware"]
+    assert hardware["peak_flops_per_s"] == PEAKS
     assert (hardware["engines"], hardware["cluster_cores"], hardware["cluster_gpus"]) == (3, 3, 0)
     assert values["slots"] == {
         "xs": {"per_engine": 2, "measured": [pace._asdict() for pace in PACES]},
@@ -86,7 +88,7 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
         return done.stdout.strip()
 
     def commit():
-        return manifest(spec(), small_tokens, CLUSTER, 3, CHOICES)["commit"]
+        return manifest(spec(), small_tokens, CLUSTER, PEAKS, CHOICES)["commit"]
 
     (tmp_path / "sweeps").mkdir()
     monkeypatch.setattr(module, "__file__", str(tmp_path / "sweeps" / "manifest.py"))
@@ -112,7 +114,7 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
 
 def test_a_password_of_the_storage_is_not_in_it(small_tokens, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["run.py", "--set", f"search.storage={SECRET}"])
-    values = manifest(spec(storage=SECRET), small_tokens, CLUSTER, 3, CHOICES)
+    values = manifest(spec(storage=SECRET), small_tokens, CLUSTER, PEAKS, CHOICES)
     assert "p%40ss" not in json.dumps(values)
     assert values["storage"] == "postgresql://reader:***@db.example:5432/sweeps"
     assert values["command"] == ["run.py", "--set", f"search.storage={values['storage']}"]
@@ -123,11 +125,11 @@ def test_a_password_of_the_storage_is_not_in_it(small_tokens, monkeypatch):
     ["sqlite:////data/a%20b/study.db", "postgresql://reader@db.example/sweeps", "mysql://db.example/x?charset=utf8"],
 )
 def test_a_storage_without_a_password_is_recorded_as_it_is(url, small_tokens):
-    assert manifest(spec(storage=url), small_tokens, CLUSTER, 3, CHOICES)["storage"] == url
+    assert manifest(spec(storage=url), small_tokens, CLUSTER, PEAKS, CHOICES)["storage"] == url
 
 
 def test_analysis_says_where_a_password_that_is_not_recorded_belongs(small_tokens, tmp_path):
-    write_json(tmp_path / "manifest.json", manifest(spec(storage=SECRET), small_tokens, CLUSTER, 3, CHOICES))
+    write_json(tmp_path / "manifest.json", manifest(spec(storage=SECRET), small_tokens, CLUSTER, PEAKS, CHOICES))
     with pytest.raises(
         RunError, match=r"keeps no password: take :\*\*\* out of its storage and set PGPASSWORD"
     ) as error:

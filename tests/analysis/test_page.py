@@ -1,0 +1,111 @@
+"""report.html stands alone, and nothing that a trial is called breaks out of it."""
+
+import html.parser
+import json
+import re
+
+import pandas as pd
+import pytest
+
+import analysis
+from analysis.estimate import Estimate, Refused, as_json
+from analysis.page import Section, page
+from analysis.report import build_report, write_report
+from analysis.table_files import ReportTable, latex_table
+
+
+@pytest.fixture(scope="module")
+def written(original, tmp_path_factory):
+    """The report of `original`, and its folder."""
+    folder = tmp_path_factory.mktemp("written")
+    report = build_report(analysis.load(original.path))
+    return report, folder, {path.name for path in write_report(report, folder)}
+
+
+class Reader(html.parser.HTMLParser):
+    """Tags that are open, and addresses that a browser would fetch."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def read(text):
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == []
+    return reader
+
+
+def test_the_page_is_whole_and_fetches_nothing(written):
+    report, folder, _ = written
+    text = (folder / "report.html").read_text()
+    reader = read(text)
+    assert "script" not in reader.tags
+    assert all(source.startswith(("#", "data:")) for source in reader.sources)
+    assert reader.tags.count("figure") == sum(len(section.plates) for section in report.sections) >= 6
+
+
+def test_every_figure_says_how_many_trials_it_shows_and_names_its_axes(written):
+    report, folder, _ = written
+    for section in report.sections:
+        for plate in section.plates:
+            assert re.search(r"n = \d+", plate.caption), plate.name
+            shown = [axes for axes in plate.figure.axes if axes.get_visible()]
+            assert all(axes.get_xlabel() or len(axes.get_xticklabels()) for axes in shown), plate.name
+            assert any(axes.get_ylabel() for axes in shown) or plate.figure.get_supylabel(), plate.name
+            assert (folder / f"{plate.name}.svg").read_bytes().startswith(b"<?xml")
+            assert (folder / f"{plate.name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_name_cannot_break_out_of_the_page():
+    evil = "</table><script>alert(1)</script>"
+    cells = pd.DataFrame({"trial": [evil]})
+    fitted = {"a.b": Refused(evil)}
+    text = page(evil, evil, [evil], [Section(evil, [ReportTable("t", evil, cells, cells, evil)], (), fitted, [evil])])
+    assert "script" not in read(text).tags
+
+
+def test_the_json_has_every_fitted_number_under_its_path(written):
+    report, folder, _ = written
+    values = json.loads((folder / "report.json").read_text())
+    for path, one in as_json(report.fitted).items():
+        place = values
+        for name in path.split("."):
+            place = place[name]
+        assert one.items() <= place.items()
+    assert set(values["scaling"]["loss_nd"]) == {"E", "A", "B", "alpha", "beta"}
+    assert "refused" in values["scaling"]["loss_nd"]["alpha"]
+
+
+def test_the_same_run_gives_the_same_bytes(written, original, tmp_path):
+    _, folder, names = written
+    write_report(build_report(analysis.load(original.path)), tmp_path)
+    different = [name for name in names if (folder / name).read_bytes() != (tmp_path / name).read_bytes()]
+    assert different == []
+
+
+def test_latex_has_the_rules_of_booktabs_and_escapes_what_is_special():
+    cells = pd.DataFrame({"name_1": ["a & b", "about 50 %"], "loss": ["4.1 +- 0.1", "12"]})
+    text = latex_table(cells, "n = 2\n50 % of them")
+    for rule in ("\\toprule", "\\midrule", "\\bottomrule", "{lr}", "a \\& b", "50 \\%", "name\\_1", "4.1 $\\pm$ 0.1"):
+        assert rule in text, rule
+    assert text.splitlines()[1:3] == ["% n = 2", "% 50 % of them"]
+
+
+def test_estimates_become_value_interval_and_n():
+    assert as_json({"x": Estimate(1.0, 0.5, 2.0, 7), "y": Refused("too few")}) == {
+        "x": {"value": 1.0, "low": 0.5, "high": 2.0, "n": 7},
+        "y": {"refused": "too few"},
+    }

@@ -1,0 +1,111 @@
+"""How long a large run takes to load: `python tests/bench/load.py` writes results/load.json.
+
+Makes a folder of 10,000 trials with 50 rows each, as a sweep leaves it (SQLite study, metrics.jsonl), and reads it with
+`analysis.load` in a process of its own, several times. Goal: 10 s and 1.5 GB at most.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+
+from lmcore import columns as col
+from lmcore.config import RunSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+READ = """
+import json, resource, sys, time
+began = time.perf_counter()
+import analysis
+imported = time.perf_counter()
+run = analysis.load(sys.argv[1])
+print(json.dumps({
+    "load_s": round(time.perf_counter() - imported, 2),
+    "import_s": round(imported - began, 2),
+    "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    "trials": len(run.trials),
+    "rows": len(run.rows),
+}))
+"""
+
+
+def make(folder: Path, trials: int, rows: int) -> None:
+    """The folder of a sweep in which every trial ran to its end."""
+    manifest = {"schema": 1, "name": "large", "storage": None, "studies": {"main": "main"}, "data": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    run = RunSpec().model_dump()
+    counts = dict.fromkeys(col.COUNT_COLUMNS, 1_000_000)
+    losses = np.random.default_rng(0).uniform(3, 6, trials)
+    # In memory first: a transaction for each of some 100,000 values would take half an hour.
+    memory = optuna.create_study(study_name="main")
+    for number in range(trials):
+        name, loss = f"main-{number:04d}", float(losses[number])
+        last = dict.fromkeys(col.LAST_COLUMNS, 1.0) | {col.STEP: rows, col.TOKENS: rows, col.VAL_LOSS: loss}
+        attributes = {col.TRIAL: name, col.RUN: run, col.COUNTS: counts, col.LAST: last, col.STATUS: col.COMPLETE}
+        lr = {"optim.lr": 1e-3}
+        memory.add_trial(
+            create_trial(
+                state=TrialState.COMPLETE,
+                value=loss,
+                params=lr,
+                distributions={"optim.lr": FloatDistribution(1e-4, 1e-1, log=True)},
+                intermediate_values=dict.fromkeys(range(1, rows + 1), loss),
+                user_attrs=attributes,
+            )
+        )
+    path = folder / "study.db"
+    optuna.copy_study(from_study_name="main", from_storage=memory._storage, to_storage=f"sqlite:///{path}")
+    values = dict.fromkeys((*col.REPORT_COLUMNS[1:], *col.PLACE_COLUMNS), 1.2345678901)
+    with (folder / "metrics.jsonl").open("w") as file:
+        for number in range(trials):
+            row = {col.TRIAL: f"main-{number:04d}", col.SIZE: "main", col.STATUS: col.RUNNING, **values}
+            for step in range(1, rows + 1):
+                file.write(json.dumps(row | {col.STEP: step, col.TOKENS: step, col.RETRIES: 0}) + "\n")
+
+
+def main() -> None:
+    """Run, print, write the JSON."""
+    from sweeps.manifest import commit, processor, versions
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--rows", type=int, default=50, help="of each trial")
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    rounds: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), arguments.trials, arguments.rows)
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        for _ in range(arguments.repeats):
+            command = [sys.executable, "-c", READ, folder]
+            environment = os.environ | {"PYTHONPATH": str(ROOT)}
+            done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            rounds.append(json.loads(done.stdout))
+            print(rounds[-1], flush=True)
+    result = {
+        "command": "python tests/bench/load.py",
+        "versions": versions(),
+        "hardware": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "commit": commit(),
+        "folder_bytes": size,
+        "median": {name: statistics.median(one[name] for one in rounds) for name in ("load_s", "peak_bytes")},
+        "rounds": rounds,
+    }
+    out = Path(__file__).parent / "results" / "load.json"
+    out.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"{result['median']}: {out.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The folder that is exported is a Llama to transformers, with our numbers and our tokenizer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+from lmcore import llama
+from lmcore.corpus import read_documents
+from lmcore.errors import InputError
+from lmcore.llama import llama_config, llama_files, llama_weights, write_folder
+from lmcore.model import ModelConfig, TransformerLM
+from lmcore.tokenizer import encode_documents, train_tokenizer
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {"vocab_size": 400, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 32}
+
+
+@pytest.fixture(scope="module")
+def documents():
+    return read_documents(str(Path(sysconfig.get_path("stdlib"), "json")))
+
+
+@pytest.fixture(scope="module")
+def bpe(documents):
+    return train_tokenizer(documents, 400)
+
+
+def lively(config, **slots):
+    """A model whose weights are ten times the usual and whose norms are not 1, so that a difference shows."""
+    model = TransformerLM(config, **slots)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "ln" in name:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            else:
+                parameter.mul_(10)
+    return model
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_transformers_loads_the_folder_and_computes_our_logits(tmp_path, bpe, tied):
+    transformers = pytest.importorskip("transformers")
+    model = lively(ModelConfig(**SMALL, tie_embeddings=tied, rope_theta=5000.0, norm_eps=1e-4))
+    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str()))
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert type(theirs).__name__ == "LlamaForCausalLM"
+    assert not any(info.values()), info  # no key is missing, unexpected or of another shape
+    assert all(parameter.dtype == torch.float32 for parameter in theirs.parameters())
+    x = torch.randint(0, 400, (3, 32), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(model(x[None])[0], theirs.eval()(x).logits, rtol=1e-5, atol=1e-5)
+    ending = theirs.generation_config
+    assert (ending.eos_token_id, theirs.config.eos_token_id, theirs.config.bos_token_id) == (0, 0, 0)
+
+
+def test_a_slot_is_exported_as_tied_as_it_is_itself(tmp_path):
+    model = lively(ModelConfig(**SMALL), num_slots=2, tied=[False, True])
+    for slot, tied in enumerate(model.tied):
+        files = llama_files(model.config, model.slot_state_dict(slot), None)
+        assert json.loads(files["config.json"])["tie_word_embeddings"] == tied
+        assert (b'"lm_head.weight"' in files["model.safetensors"]) == (not tied)
+
+
+def test_the_tokenizer_round_trips_the_corpus_with_the_ids_of_training(tmp_path, bpe, documents):
+    transformers = pytest.importorskip("transformers")
+    model = TransformerLM(ModelConfig(**SMALL))
+    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str()))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = [theirs(document).input_ids for document in documents]
+    assert [token for document in ids for token in (*document, theirs.eos_token_id)] == list(
+        encode_documents(bpe, documents)
+    )
+    assert [theirs.decode(document) for document in ids] == documents
+    odd = " ,  . n't \n\n\t\x0b é \U0001f600  "
+    assert theirs.decode(theirs(odd).input_ids) == odd
+    assert theirs.model_max_length == 32
+
+
+def test_a_tokenizer_that_adds_tokens_to_a_text_adds_none_in_the_folder(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3}, unk_token="a"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.add_special_tokens(["<s>", "</s>"])
+    words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    model = TransformerLM(ModelConfig(**SMALL))
+    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), words.to_str()))
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert theirs("a b").input_ids == list(encode_documents(words, ["a b"]))[:-1] == [2, 3]
+    assert theirs.eos_token_id == 1
+
+
+def test_without_a_tokenizer_no_ordinary_token_passes_for_the_end_of_a_text(tmp_path):
+    transformers = pytest.importorskip("transformers")
+    model = TransformerLM(ModelConfig(**SMALL))
+    files = llama_files(model.config, model.slot_state_dict(0), None)
+    assert set(files) == {"config.json", "generation_config.json", "model.safetensors"}
+    write_folder(tmp_path / "out", files)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert (theirs.config.bos_token_id, theirs.config.eos_token_id) == (None, None)
+    assert (theirs.generation_config.eos_token_id, theirs.generation_config.pad_token_id) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"norm": "post"}, r"model.norm: must be pre .*\(got post\)"),
+        ({"norm": "none"}, r"model.norm: must be pre .*\(got none\)"),
+        ({"positions": "none"}, r"model.positions: must be rope .*\(got none\)"),
+        ({"ffn": "gelu"}, r"model.ffn: must be swiglu .*\(got gelu\)"),
+        ({"ffn": "silu"}, r"model.ffn: must be swiglu .*\(got silu\)"),
+        ({"ffn": "relu", "norm": "post"}, r"model.norm, model.ffn: must be pre, swiglu .*\(got post, relu\)"),
+    ],
+)
+def test_another_architecture_is_refused_by_name(changes, named):
+    with pytest.raises(InputError, match=named) as refusal:
+        llama_config(ModelConfig(**SMALL, **changes))
+    assert "\n" not in str(refusal.value)
+
+
+def test_every_weight_has_a_name_of_its_own():
+    weights = TransformerLM(ModelConfig(**SMALL)).slot_state_dict(0)
+    named = llama_weights(weights)
+    assert len(named) == len(weights)
+    assert "model.layers.1.self_attn.o_proj.weight" in named
+
+
+def test_the_folder_may_exist_if_it_is_empty_and_a_link_goes_on_leading_to_it(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    write_folder(tmp_path / "link", {"a": b"1"})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "empty" / "a").read_bytes() == b"1"
+    with pytest.raises(OSError, match="not empty"):
+        write_folder(tmp_path / "empty", {"b": b"2"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "link"]
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
+
+
+def test_an_error_leaves_nothing_and_a_kill_nothing_that_looks_whole(tmp_path, monkeypatch):
+    def refuse(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(llama, "replace", refuse)
+    with pytest.raises(OSError, match="No space"):
+        write_folder(tmp_path / "out", {"a": b"1"})
+    assert not list(tmp_path.iterdir())
+    code = (
+        "import os, sys\nfrom pathlib import Path\nfrom lmcore import llama\n"
+        "llama.replace = lambda source, target: os.kill(os.getpid(), 9)\n"
+        "llama.write_folder(Path(sys.argv[1]), {'a': b'1'})"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], env=environment, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    assert all(path.name.startswith(".out.") for path in tmp_path.iterdir())

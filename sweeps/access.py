@@ -8,6 +8,7 @@ import ipaddress
 import os
 import secrets
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from lmcore.errors import InputError
@@ -78,7 +79,13 @@ def _private_token(path: Path) -> None:
         descriptor, part = tempfile.mkstemp(dir=path.parent)  # mode 0600
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
-        os.replace(part, path)
+        if path.exists():  # empty: left by one that was killed
+            path.unlink()
+        with suppress(
+            FileExistsError
+        ):  # another sweep that starts at this moment may have been first: its token counts
+            os.link(part, path)
+        os.unlink(part)
     except OSError as error:
         raise InputError(
             f"{path}: Ray's token must be in a file of yours that nobody else can read ({error.strerror}); "

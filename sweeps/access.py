@@ -79,11 +79,9 @@ def _private_token(path: Path) -> None:
         descriptor, part = tempfile.mkstemp(dir=path.parent)  # mode 0600
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
-        if path.exists():  # empty: left by one that was killed
+        if path.exists() and path.stat().st_size == 0:  # left by one that was killed
             path.unlink()
-        with suppress(
-            FileExistsError
-        ):  # another sweep that starts at this moment may have been first: its token counts
+        with suppress(FileExistsError):  # of two sweeps that start at once the first one's token counts
             os.link(part, path)
         os.unlink(part)
     except OSError as error:

@@ -16,6 +16,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +251,8 @@ class Engine:
         for shape in self._table.shapes:
             for trial in self._table.seated(shape):
                 ready = trial in self._suspects and self._table.state(trial) == "ready"
-                if ready and (self._trials[trial].asking or self._trials[trial].told):
+                here = self._trials[trial]
+                if ready and (here.asking or here.told or time.monotonic() - here.asked_at < FORSAKEN_S):
                     return trial
         return None
 
@@ -262,7 +264,8 @@ class Engine:
         else:
             here.called = True
             here.news.set()
-            await self._changed.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), FORSAKEN_S)
 
     def _forsaken(self) -> str | None:
         """A trial whose row nobody fetches while others, who are asked for, wait for its slot.

@@ -5,9 +5,7 @@ intervals hold the truth):
 
 - a curve that is not linear in its parameters: `exponential_weights`. Resampling points with replacement can lose a
   whole model size; positive weights never do;
-- a linear fit, often to five or ten cells: `linear_draws`;
-- pairs, means and medians of many trials: `indices`, within strata if there are any, or `cell_counts` where the trials
-  of a cell belong together.
+- a linear fit, often to five or ten cells: `linear_draws`.
 
 Nothing is fitted here but straight lines (`linear_draws`), and nothing is refused: each law knows its own reasons.
 Shape letters: R resamples, n points, P parameters.
@@ -16,39 +14,12 @@ Shape letters: R resamples, n points, P parameters.
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-
-
-def indices(n: int, resamples: int, seed: int, strata: ArrayLike | None = None) -> NDArray[np.intp]:
-    """Which points each resample holds, [R, n], drawn with replacement.
-
-    With `strata` [n], a point is only ever replaced by one of its own stratum, so each keeps its number of points.
-    """
-    generator = np.random.default_rng(seed)
-    if strata is None:
-        return generator.integers(0, n, (resamples, n))
-    drawn = np.empty((resamples, n), np.intp)
-    _, labels = np.unique(np.asarray(strata), return_inverse=True)
-    for stratum in range(labels.max() + 1):
-        members = np.flatnonzero(labels == stratum)
-        drawn[:, members] = members[generator.integers(0, len(members), (resamples, len(members)))]
-    return drawn
-
-
-def cell_counts(cells: ArrayLike, resamples: int, seed: int) -> NDArray[np.int64]:
-    """How often each resample holds each point, [R, n], when whole cells are drawn with replacement.
-
-    `cells` [n] says which cell a point is of. For points whose errors are shared within a cell.
-    """
-    _, labels = np.unique(np.asarray(cells), return_inverse=True)
-    number = labels.max() + 1
-    drawn = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
-    return drawn[:, labels]
 
 
 def exponential_weights(n: int, resamples: int, seed: int) -> Array:

@@ -28,19 +28,6 @@ def param_columns(trials: pd.DataFrame) -> list[str]:
     return [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
 
 
-def searched_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Every trial as the search made it: by size, then number, with the searched dimensions in the run's own order.
-
-    Columns: size, number, trial, status, val_loss (nats per token; of a trial that is not complete, its last), then one
-    per searched dimension by dotted path (`optim.lr`). For parallel coordinates, and for reading along the search.
-    """
-    searched = searched_dimensions(trials)
-    place = trials[col.SIZE].map({size: place for place, size in enumerate(trials[col.SIZE].unique())})
-    order = trials.assign(place=place).sort_values(["place", col.NUMBER], kind="stable", ignore_index=True)
-    table = order[[col.SIZE, col.NUMBER, col.TRIAL, col.STATUS, col.VAL_LOSS, *searched]]
-    return table.rename(columns={path: path.removeprefix(col.PARAMS_PREFIX) for path in searched})
-
-
 def largest_lr(trials: pd.DataFrame, lr: str = LR_PATH) -> pd.DataFrame:
     """The edge of stability of each size: the largest learning rate that did not diverge, and the smallest that did.
 

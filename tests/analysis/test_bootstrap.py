@@ -12,28 +12,6 @@ def line(n, seed):
     return np.stack([np.ones(n), x], axis=1), np.random.default_rng(seed).normal(size=n)
 
 
-def test_indices_have_their_shape_and_come_again_with_their_seed():
-    drawn = bootstrap.indices(7, 50, seed=3)
-    assert drawn.shape == (50, 7)
-    assert 0 <= drawn.min() <= drawn.max() < 7
-    np.testing.assert_array_equal(drawn, bootstrap.indices(7, 50, seed=3))
-    assert (drawn != bootstrap.indices(7, 50, seed=4)).any()
-
-
-def test_a_stratum_is_only_resampled_from_itself():
-    strata = np.array(["b", "a", "b", "b", "a"])
-    drawn = bootstrap.indices(5, 200, seed=0, strata=strata)
-    assert (strata[drawn] == strata).all()
-    assert {tuple(np.unique(row)) for row in drawn} != {(0, 1, 2, 3, 4)}
-
-
-def test_the_points_of_a_cell_are_drawn_together():
-    counts = bootstrap.cell_counts([5, 5, 9, 7, 9], 400, seed=0)
-    np.testing.assert_array_equal(counts[:, 0], counts[:, 1])
-    np.testing.assert_array_equal(counts[:, 2], counts[:, 4])
-    assert (counts[:, [0, 2, 3]].sum(axis=1) == 3).all()
-
-
 def test_exponential_weights_have_the_moments_of_resampled_counts_and_lose_no_point():
     weights = bootstrap.exponential_weights(10, 20_000, seed=0)
     assert weights.min() > 0

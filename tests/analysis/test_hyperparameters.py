@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.hyperparameters import largest_lr, searched_dimensions, searched_table
+from analysis.hyperparameters import largest_lr, searched_dimensions
 
 
 def trials_of(*ended):
@@ -40,17 +40,6 @@ def test_a_null_is_a_value_like_others(make_run):
     run.add("xs", "complete", 4.0)
     run.add("xs", "complete", 4.1, optim__clip_norm=None)
     assert searched_dimensions(analysis.load(run.path).trials) == ["params.optim.clip_norm"]
-
-
-def test_the_searched_table_follows_the_search(folder):
-    trials = analysis.load(folder.path).trials
-    table = searched_table(trials)
-    assert table.columns.tolist() == [
-        *("size", "number", "trial", "status", "val_loss"),
-        *("model.tie_embeddings", "optim.lr", "optim.beta1"),
-    ]
-    assert table["trial"].tolist() == trials["trial"].tolist()
-    assert searched_table(trials[::-1])["number"].tolist() == [*range(4), *range(6)]
 
 
 def test_the_edge_lies_between_the_largest_complete_and_the_smallest_diverged():

@@ -6,7 +6,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from lmcore.pace import Pace, agreed_paces, chosen_slots, speedup
 from lmcore.tokens import Tokens
@@ -61,7 +61,7 @@ class Engines:
         self._placement: Placement | None = None
 
     def peaks(self) -> list[float | None]:
-        """FLOP/s of matrix products on each engine, measured on all at the same time; None of one that died then."""
+        """FLOP/s of matrix products on each engine, measured on all at the same time; None of one that failed."""
         return [_answer(peak) for peak in self._peaks]
 
     def choices(self) -> list[SlotChoice]:
@@ -120,8 +120,8 @@ class Engines:
 
 
 def _answer(asked: ray.ObjectRef) -> Any:
-    """What an engine said; None where it died."""
+    """What an engine said; None where it died or could not say."""
     try:
         return ray.get(asked)
-    except RayActorError:
+    except RayError:
         return None

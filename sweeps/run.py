@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         check_dashboard_host(options.dashboard_host)
         interrupts.remedy = f"; go on with {resume_command(options, folder.display, asked_for_again(spec))}"
         resume = options.resume is not None
-        with what_cannot_be_written_ends_the_sweep():
+        with what_cannot_be_written_ends_the_sweep(full_disks_only=True):
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         # -P: not an analysis/ of the user's

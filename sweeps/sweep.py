@@ -167,9 +167,9 @@ def run_on(
         end=lambda line: interrupts.end_at_once(line, 1),
     )
     with watchdog:
-        choices = engines.choices()
+        choices, peaks = engines.choices(), engines.peaks()
     training, in_line = engines.open(choices, most)
-    about = manifest(spec, tokens, cluster, engines.peaks(), choices)
+    about = manifest(spec, tokens, cluster, peaks, choices)
     if begun:
         for line in differences(begun, about):
             console.print(

@@ -27,17 +27,21 @@ class UnwritableError(BaseException):
 
 
 @contextmanager
-def what_cannot_be_written_ends_the_sweep() -> Iterator[None]:
-    """Raise UnwritableError in place of an error of a disk or of the studies' database. Also a decorator."""
+def what_cannot_be_written_ends_the_sweep(full_disks_only: bool = False) -> Iterator[None]:
+    """Raise UnwritableError in place of an error of a disk or of the studies' database. Also a decorator.
+
+    With `full_disks_only` other errors stay what they are: for blocks that do more than write.
+    """
     try:
         yield
     except Exception as error:
         full = is_full(error)
-        if not full and not _is_of_storage(error):
+        if not full and (full_disks_only or not _is_of_storage(error)):
             raise
         name = getattr(error, "filename", None)
         cause = error.__cause__ or error
-        reason = None if full else str(getattr(cause, "orig", None) or cause).strip().splitlines()[0]
+        said = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
+        reason = None if full else said.splitlines()[0]
         raise UnwritableError(reason, Path(name) if isinstance(name, str) else None) from error
 
 

@@ -32,6 +32,7 @@ def test_a_reader_that_holds_the_lock_for_long_is_waited_for(tmp_path):
         (OperationalError("INSERT", {}, sqlite3.OperationalError("database is locked")), "(database is locked)"),
         (optuna.exceptions.StorageInternalError("server closed\n the connection"), "(server closed)"),
         (OSError(errno.EIO, "Input/output error"), "([Errno 5] Input/output error)"),
+        (OSError(), "(OSError)"),
     ],
 )
 def test_what_a_database_or_disk_refuses_is_no_trials_fault_and_one_line(error, line):
@@ -43,6 +44,13 @@ def test_what_a_database_or_disk_refuses_is_no_trials_fault_and_one_line(error, 
         write()
     assert not isinstance(stop.value, Exception)  # Tune catches those
     assert stop.value.line(Path()) == f"the sweep's results cannot be written {line}"
+
+
+def test_where_more_is_done_than_writing_only_a_full_disk_is_taken_for_one():
+    with pytest.raises(ConnectionError), what_cannot_be_written_ends_the_sweep(full_disks_only=True):
+        raise ConnectionError("Ray is not there")
+    with pytest.raises(UnwritableError), what_cannot_be_written_ends_the_sweep(full_disks_only=True):
+        raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_error_of_our_own_stays_what_it_is():

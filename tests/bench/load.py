@@ -7,15 +7,18 @@ Makes a folder of 10,000 trials with 50 rows each, as a sweep leaves it (SQLite 
 import argparse
 import json
 import os
+import sqlite3
 import statistics
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
+import pandas as pd
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -47,31 +50,50 @@ def make(folder: Path, trials: int, rows: int) -> None:
     run = RunSpec().model_dump()
     counts = dict.fromkeys(col.COUNT_COLUMNS, 1_000_000)
     losses = np.random.default_rng(0).uniform(3, 6, trials)
-    # In memory first: a transaction for each of some 100,000 values would take half an hour.
-    memory = optuna.create_study(study_name="main")
-    for number in range(trials):
-        name, loss = f"main-{number:04d}", float(losses[number])
-        last = dict.fromkeys(col.LAST_COLUMNS, 1.0) | {col.STEP: rows, col.TOKENS: rows, col.VAL_LOSS: loss}
-        attributes = {col.TRIAL: name, col.RUN: run, col.COUNTS: counts, col.LAST: last, col.STATUS: col.COMPLETE}
-        lr = {"optim.lr": 1e-3}
-        memory.add_trial(
-            create_trial(
-                state=TrialState.COMPLETE,
-                value=loss,
-                params=lr,
-                distributions={"optim.lr": FloatDistribution(1e-4, 1e-1, log=True)},
-                intermediate_values=dict.fromkeys(range(1, rows + 1), loss),
-                user_attrs=attributes,
-            )
+    # One trial through Optuna, its rows then copied by SQL: Optuna asks for each of some 700,000 values by itself.
+    database = folder / "study.db"
+    study = optuna.create_study(study_name="main", storage=f"sqlite:///{database}")
+    last = dict.fromkeys(col.LAST_COLUMNS, 1.0) | {col.STEP: rows, col.TOKENS: rows}
+    study.add_trial(
+        create_trial(
+            state=TrialState.COMPLETE,
+            value=float(losses[0]),
+            params={"optim.lr": 1e-3},
+            distributions={"optim.lr": FloatDistribution(1e-4, 1e-1, log=True)},
+            intermediate_values=dict.fromkeys(range(1, rows + 1), 4.0),
+            user_attrs={col.TRIAL: "main-0000", col.RUN: run, col.COUNTS: counts, col.LAST: last}
+            | {col.STATUS: col.COMPLETE},
         )
-    path = folder / "study.db"
-    optuna.copy_study(from_study_name="main", from_storage=memory._storage, to_storage=f"sqlite:///{path}")
+    )
+    with closing(sqlite3.connect(database)) as connection, connection:
+        copy_trial(connection, losses)
     values = dict.fromkeys((*col.REPORT_COLUMNS[1:], *col.PLACE_COLUMNS), 1.2345678901)
     with (folder / "metrics.jsonl").open("w") as file:
         for number in range(trials):
             row = {col.TRIAL: f"main-{number:04d}", col.SIZE: "main", col.STATUS: col.RUNNING, **values}
             for step in range(1, rows + 1):
                 file.write(json.dumps(row | {col.STEP: step, col.TOKENS: step, col.RETRIES: 0}) + "\n")
+
+
+def copy_trial(connection: sqlite3.Connection, losses: np.ndarray) -> None:
+    """Turn the study's one trial into len(losses) of them, each with its own number, name and value."""
+    for table in ("trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes"):
+        found = connection.execute(f"SELECT * FROM {table}")
+        names = [name for name, *_ in found.description]
+        rows = pd.DataFrame(found.fetchall(), columns=names)
+        copies = pd.concat([rows] * (len(losses) - 1), ignore_index=True)
+        number = np.repeat(np.arange(1, len(losses)), len(rows))
+        copies["trial_id"] += number
+        if table == "trials":
+            copies["number"] = number
+        else:
+            copies[names[0]] += number * len(rows)  # the table's own key
+        if table == "trial_values":
+            copies["value"] = losses[number]
+        if table == "trial_user_attributes":
+            named = copies["key"] == col.TRIAL
+            copies.loc[named, "value_json"] = [f'"main-{one:04d}"' for one in number[named]]
+        copies.to_sql(table, connection, if_exists="append", index=False, chunksize=50_000)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 DELTA = 1e-3  # Hoffmann et al. 2022: residuals of log loss beyond it count linearly
-MAX_STEPS = 100
+MAX_STEPS = 3000  # a few points with noise above delta need some 1,000; most fits end within 30
 STEP_TOLERANCE = 1e-9
 GAIN_TOLERANCE = 1e-12  # of the objective: along a direction that the data leave open, steps need not become small
 CHUNK_POINTS = 30_000  # R * n at a time: the temporaries of a chunk stay in the cache, which is about twice as fast

@@ -50,6 +50,15 @@ def test_the_objective_is_hubers_of_log_sum_exp_and_its_gradient_is_the_numerica
     assert huber.gradient(theta, x, np.log(loss), weights)[0] == pytest.approx(numerical, rel=1e-4)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_few_noisy_runs_of_a_narrow_range_get_wide_intervals_and_settle(seed):
+    N, D = np.repeat(np.geomspace(2e8, 1e9, 5), 4), np.tile(np.geomspace(4e9, 1e11, 4), 5)
+    fitted = fit_loss_law(N, D, true_loss(N, D) * noise_of(len(N), seed, 0.01), resamples=200).fitted
+    assert fitted["E"] == Refused("E cannot be told from zero")
+    assert fitted["alpha"].low < TRUTH["alpha"] < fitted["alpha"].high
+    assert fitted["alpha"].high > 4 * fitted["alpha"].low
+
+
 def test_every_resample_is_fitted_as_well_as_scipy_fits_it():
     N, D, loss = runs()
     x = np.log([N, D])

@@ -31,6 +31,12 @@ Fitted = Estimate | Refused
 """Of several fitted numbers, a flat dict by plain path: `{"loss_nd.alpha": Estimate(...), ...}`."""
 
 
+def there_are(number: int, noun: str) -> str:
+    """`1 value of D is`, `2 values of D are`: how a reason begins that counts."""
+    first, *rest = noun.split(" ", 1)
+    return " ".join([str(number), first if number == 1 else f"{first}s", *rest, "is" if number == 1 else "are"])
+
+
 def as_json(fitted: Mapping[str, Fitted]) -> dict[str, dict[str, Any]]:
     """`{"value", "low", "high", "n"}` or `{"refused": reason}` by path."""
     return {

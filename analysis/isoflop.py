@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis import bootstrap
 from analysis.bowl import Bowl
-from analysis.estimate import Estimate, Fitted, Refused
+from analysis.estimate import Estimate, Fitted, Refused, there_are
 from analysis.power_law import count_levels
 
 Array = NDArray[np.float64]
@@ -117,10 +117,8 @@ def _prepare(members: NDArray[np.intp], log_size: Array, log_compute: Array, los
     best = log_size[members[losses[members].argmin()]]
     form, refused = Bowl(1, cubic=sizes >= CUBIC_SIZES), Refused("not fitted")
     if sizes < MIN_SIZES:
-        form, refused = (
-            None,
-            Refused(f"{sizes} size{'s' * (sizes != 1)} at this compute are too few (at least {MIN_SIZES})"),
-        )
+        few = f"{there_are(sizes, 'size at this compute')} too few (at least {MIN_SIZES})"
+        form, refused = None, Refused(few)
     elif best in (log_size[members].min(), log_size[members].max()):
         end = "smallest" if best == log_size[members].min() else "largest"
         refused = Refused(f"the lowest loss is at the {end} size, {math.exp(best):.3g}: the minimum may lie beyond")

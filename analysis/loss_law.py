@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import optimize
 
 from analysis import bootstrap, huber
-from analysis.estimate import Estimate, Fitted, Refused
+from analysis.estimate import Estimate, Fitted, Refused, there_are
 from analysis.power_law import count_levels, indistinguishable
 
 Array = NDArray[np.float64]
@@ -149,15 +149,14 @@ def _values(terms: list[str], theta: Array, center: Array) -> dict[str, Array]:
 
 def _too_few(name: str, logs: Array) -> Refused | None:
     levels = count_levels(logs)
-    few = f"{levels} value{'s' * (levels != 1)} of {name} are too few (at least {MIN_VALUES})"
+    few = f"{there_are(levels, f'value of {name}')} too few (at least {MIN_VALUES})"
     return Refused(few) if levels < MIN_VALUES else None
 
 
 def _refuse_all(logs: dict[str, Array], n: int, parameters: int) -> Refused | None:
     if n < parameters + SPARE_POINTS:
-        return Refused(
-            f"{n} run{'s' * (n != 1)} are too few for {parameters} parameters (at least {parameters + SPARE_POINTS})"
-        )
+        few = f"{there_are(n, 'run')} too few for {parameters} parameters (at least {parameters + SPARE_POINTS})"
+        return Refused(few)
     if len(logs) == 2 and all(count_levels(x) > 1 for x in logs.values()):
         first, second = (x - x.mean() for x in logs.values())
         if indistinguishable(first, second):

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis import bootstrap
 from analysis.bowl import Bowl
-from analysis.estimate import Estimate, Fitted, Refused
+from analysis.estimate import Estimate, Fitted, Refused, there_are
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def find_optima(
         return dict.fromkeys(settings, Refused("no trial has a finite loss"))
     few = {name: len(np.unique(column)) for name, column in values.items() if len(np.unique(column)) < MIN_VALUES}
     fitted: dict[str, Fitted] = {
-        name: Refused(f"{number} value{'s' * (number > 1)} of {name} are too few (at least {MIN_VALUES})")
+        name: Refused(f"{there_are(number, f'value of {name}')} too few (at least {MIN_VALUES})")
         for name, number in few.items()
     }
     best = int(losses.argmin())

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from analysis import bootstrap
-from analysis.estimate import Estimate, Fitted, Refused
+from analysis.estimate import Estimate, Fitted, Refused, there_are
 
 Array = NDArray[np.float64]
 
@@ -75,9 +75,7 @@ def fit_power_law(
     n = len(log_y)
     levels = {name: count_levels(x) for name, x in given.items()}
     refused = {
-        name: Refused(
-            f"{count} value{'s' * (count != 1)} of {name} are too few for an exponent (at least {MIN_VALUES})"
-        )
+        name: Refused(f"{there_are(count, f'value of {name}')} too few for an exponent (at least {MIN_VALUES})")
         for name, count in levels.items()
         if count < MIN_VALUES
     }
@@ -86,7 +84,7 @@ def fit_power_law(
     if len(regressors) == 2 and indistinguishable(*regressors):
         refused = dict.fromkeys(given, Refused("N and D rise together, so their exponents cannot be told apart"))
     if n <= design.shape[1]:
-        cells = f"{n} cell{'s' * (n != 1)} are too few for {design.shape[1]} coefficients (at least one more)"
+        cells = f"{there_are(n, 'cell')} too few for {design.shape[1]} coefficients (at least one more)"
         refused = dict.fromkeys(given, Refused(cells))
     keys = [f"{name}_exponent" for name in given]
     if refused.keys() == given.keys():

@@ -21,6 +21,7 @@ if not __package__:  # run as a script: Python has put analysis/ itself on the p
     _here = Path(__file__).resolve().parent
     sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
 
+import numpy as np
 import pandas as pd
 
 from analysis.combine import load_all
@@ -32,7 +33,7 @@ from analysis.page import Section, page
 from analysis.rendering import markdown_table, text_table, trial_cells
 from analysis.table_files import ReportTable
 from analysis.tables import TIED
-from analysis.trial_csv import D, N, parse_columns, read_trials
+from analysis.trial_csv import LOSS, D, N, parse_columns, read_trials
 from lmcore import columns as col
 
 WIDTH = 120  # characters of a line on the terminal
@@ -75,9 +76,12 @@ class Report:
             title = f"Trials ({hidden} more in trials.csv)" if hidden else "Trials"
             parts += [title, text_table(trial_cells(first), WIDTH, keys=[col.TRIAL])]
         known = [_fitted_cells(path, one) for path, one in self.fitted.items() if isinstance(one, Estimate)]
-        refused = sum(isinstance(one, Refused) for one in self.fitted.values())
+        refused = [one.reason for one in self.fitted.values() if isinstance(one, Refused)]
+        if refused and not known:
+            said = f"Fitted numbers: none; {len(refused)} were refused (report.html says why). The first: {refused[0]}"
+            parts.append(textwrap.fill(said, WIDTH))
         if known:
-            more = f"; {refused} more were refused (report.html says why)" if refused else ""
+            more = f"; {len(refused)} more were refused (report.html says why)" if refused else ""
             cells = pd.DataFrame(known, columns=["number", "value", "95 % interval", "n"])
             parts += [f"Fitted numbers{more}", text_table(cells, WIDTH, keys=["number"])]
         parts.append("\n".join(textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ") for note in self.notes))
@@ -129,7 +133,10 @@ def build_report(run: Run, brief: bool = False) -> Report:
 
 def report_of_points(name: str, points: pd.DataFrame) -> Report:
     """The same of trials from a CSV (`analysis.trial_csv.read_trials`)."""
-    said = f"{len(points)} trials, {points[N].nunique()} sizes, {points[D].nunique()} token counts"
+    diverged = len(points) - int(np.isfinite(points[LOSS]).sum())
+    numbers = {"trial": len(points), "size": points[N].nunique(), "token count": points[D].nunique()}
+    said = ", ".join(f"{number} {noun}{'s' * (number != 1)}" for noun, number in numbers.items())
+    said += f"; {diverged} diverged" * bool(diverged)
     return Report(name, said, tuple(findings_of_points(points)), ())
 
 
@@ -202,7 +209,7 @@ def _report(arguments: argparse.Namespace) -> Report:
         columns["batch"] = arguments.batch_column
     points = read_trials(
         *(runs[0], columns, arguments.flops_column),
-        batch_unit_tokens=arguments.batch_unit_tokens or 1.0,
+        batch_unit_tokens=1.0 if arguments.batch_unit_tokens is None else arguments.batch_unit_tokens,
         drop_highest_loss=arguments.drop_highest_loss or 0,
     )
     return report_of_points(runs[0].stem, points)

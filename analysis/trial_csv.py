@@ -5,6 +5,7 @@ Its columns are few: `N` (parameters), `D` (tokens trained on), `loss` (nats per
 in the same form.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -78,7 +79,11 @@ def read_trials(
                 f"{path} must have the column {column!r} that --{'flops-column' if name == 'flops' else 'columns'} "
                 f"names, but has {', '.join(map(str, table.columns))}; name one of these"
             )
-    trials = pd.DataFrame({name: _numbers(table[column], column, path) for name, column in wanted.items()})
+    if table.empty:
+        raise RunError(f"{path} must have a row for each model, but has only a header; add them")
+    if not (math.isfinite(batch_unit_tokens) and batch_unit_tokens > 0):
+        raise RunError(f"--batch-unit-tokens: must be a positive number (got {batch_unit_tokens:g}); correct it")
+    trials = pd.DataFrame({name: _numbers(table[column], column, path, name) for name, column in wanted.items()})
     if flops_column is not None:
         trials["D"] = trials.pop("flops") / (FLOPS_PER_PARAMETER_AND_TOKEN * trials["N"])
     if "batch" in trials:
@@ -92,14 +97,18 @@ def read_trials(
     return kept.reset_index(drop=True)
 
 
-def _numbers(column: pd.Series, name: str, path: Path) -> pd.Series:
-    """The column as positive floats; a loss that is not finite (a run that diverged) stays as +inf."""
+def _numbers(column: pd.Series, name: str, path: Path, meaning: str) -> pd.Series:
+    """The column as positive floats. A loss that is not finite, or not there, is a run that diverged: +inf."""
     values = pd.to_numeric(column, errors="coerce").astype("float64")
-    unreadable = values.isna() & column.notna() & ~column.astype("str").str.lower().isin(("nan", "null", "none"))
-    wrong = unreadable | (values <= 0)
+    if meaning == "loss":
+        empty = column.isna() | column.astype("str").str.lower().isin(("nan", "null", "none"))
+        values = values.mask(empty, np.inf)
+        wrong = ~(values > 0)
+    else:
+        wrong = ~((values > 0) & np.isfinite(values))
     if wrong.any():
         line = int(np.flatnonzero(wrong)[0])
-        raise RunError(
-            f"{path}:{line + 2}: {name} must be a positive number (got {column.iloc[line]!r}); correct the row"
-        )
-    return values.fillna(np.inf)
+        found = column.iloc[line]
+        shown = repr(found) if isinstance(found, str) else found
+        raise RunError(f"{path}:{line + 2}: {name} must be a positive number (got {shown}); correct the row")
+    return values

@@ -149,7 +149,7 @@ def test_with_one_number_of_tokens_the_size_term_is_kept_and_the_floor_is_not():
     D = np.full(len(N), 1e10)
     law = fit_loss_law(N, D, true_loss(N, D) * noise_of(len(N), 0), resamples=200)
     for name in ("E", "B", "beta", "N_exponent"):
-        assert law.fitted[name] == Refused("1 value of D are too few (at least 4)")
+        assert law.fitted[name] == Refused("1 value of D is too few (at least 4)")
     assert law.fitted["alpha"].value == pytest.approx(TRUTH["alpha"], abs=0.03)
     assert isinstance(law.fitted["A"], Estimate)
     assert law.curve is None

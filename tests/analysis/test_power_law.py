@@ -66,7 +66,7 @@ def test_the_same_seed_gives_the_same_interval():
 def test_a_constant_regressor_is_refused_and_the_other_exponent_stays():
     N, _, y = cells(tokens=1, sizes=6)
     fit = fit_power_law(y, N, np.full(6, 1e10))
-    assert fit.fitted["D_exponent"] == Refused("1 value of D are too few for an exponent (at least 3)")
+    assert fit.fitted["D_exponent"] == Refused("1 value of D is too few for an exponent (at least 3)")
     assert isinstance(fit.fitted["coefficient"], Refused)
     assert fit.law is None
     assert fit.fitted["N_exponent"] == fit_power_law(y, N).fitted["N_exponent"]

@@ -60,7 +60,10 @@ def test_a_mistake_in_columns_is_one_line_with_the_form(text, fragment):
         (None, {"N": "params", "loss": "val_loss"}, {"flops_column": "C"}, "that --flops-column names"),
         (None, ALL, {"drop_highest_loss": 3}, "must leave a row of"),
         (("3.5", "low"), ALL, {}, ":3: val_loss must be a positive number (got 'low')"),
-        (("2e7", "-2e7"), ALL, {}, ":2: tokens must be a positive number"),
+        (("2e7", "-2e7"), ALL, {}, ":2: tokens must be a positive number (got -20000000.0)"),
+        (("2e7", ""), ALL, {}, ":2: tokens must be a positive number (got nan)"),
+        ((TEXT[TEXT.index("\n") + 1 :], ""), ALL, {}, "has only a header"),
+        (None, ALL, {"batch_unit_tokens": 0.0}, "--batch-unit-tokens: must be a positive number (got 0)"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_in_one_line(table, change, columns, options, fragment):

@@ -320,6 +320,7 @@ def main() -> None:
     default = Path(os.environ.get("LMSWEEP_SHARED_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=default)
     options = parser.parse_args()
+    code = commit()  # of the code that runs, whatever is committed meanwhile
     clock = timed()
     print(f"{clock['resamples']} resamples of {clock['runs']} runs: {clock['wall_s']} s", flush=True)
     path = options.data / "steplaw_dense.csv"
@@ -333,7 +334,7 @@ def main() -> None:
         "command": f"python tests/bench/scaling.py --sets {options.sets}",
         "versions": {**versions(), "scipy": scipy.__version__},
         "hardware": {"machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()},
-        "commit": commit(),
+        "commit": code,
         "time": clock,
         "steplaw": public,
         "coverage": {"sets": options.sets, "resamples": RESAMPLES, "designs": table},

@@ -189,17 +189,22 @@ class TransformerLM(nn.Module):
         Raises:
             ValueError: T > context_length, another number of slots, or (checked on CPU only) a token id outside 0..V-1.
         """
+        logits = torch.bmm(self.hidden(tokens), self.head().transpose(1, 2))
+        return logits.view(*tokens.shape, -1)
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """What `head` turns into logits, [K, B*T, D]: all of `forward` but the last product. Raises as it does."""
         self._check(tokens)
-        num_slots, batch, time = tokens.shape
+        time = tokens.shape[2]
         rope = (self.rope_cos[:time], self.rope_sin[:time]) if self.config.positions == "rope" else None
         x = self.token_embeddings(tokens)  # [K, B*T, D]
         for block in self.layers:
             x = block(x, time, rope)
         if self.config.norm == "pre":
             x = self.ln_final(x)
-        return torch.bmm(x, self._head().transpose(1, 2)).view(num_slots, batch, time, -1)
+        return x  # type: ignore[no-any-return]
 
-    def _head(self) -> Tensor:
+    def head(self) -> Tensor:
         """Output matrix [K, V, D]: each slot's embedding or own head; selected, as 0 * nan is nan."""
         if self.tying == "none":
             return self.lm_head.weight

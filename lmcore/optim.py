@@ -77,6 +77,43 @@ def adamw_update_(
     param.sub_(buffer if active is None else torch.where(active, buffer, 0.0))
 
 
+AFTER_CORRECTION = torch.tensor(1e9)
+"""Of this many updates: torch's bias corrections are exactly 1 then. Ours are in `Coefficients.step_size`."""
+
+
+@torch.no_grad()
+def fused_adamw_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    c: Coefficients,
+    grad_scale: Tensor,
+) -> None:
+    """`adamw_update_` of many tensors on a CPU with numbers for coefficients and scaled gradients, in one pass.
+
+    torch's kernel decays before the update: (1 - a)(theta - u) = (1 - a) theta - (1 - a) u, so ours is torch's with the
+    step size (1 - a) alpha_t, where a is `c.decay`. It equals the plain form to rounding, and not to the bit.
+    """
+    step_size = float(c.step_size) * (1 - float(c.decay))
+    torch._fused_adamw_(
+        params,
+        grads,
+        exp_avgs,
+        exp_avg_sqs,
+        [],
+        [AFTER_CORRECTION] * len(params),
+        lr=step_size,
+        beta1=float(c.beta1),
+        beta2=float(c.beta2),
+        weight_decay=float(c.decay) / step_size if step_size else 0.0,
+        eps=float(c.eps),
+        amsgrad=False,
+        maximize=False,
+        grad_scale=None if grad_scale == 1 else grad_scale.float().reciprocal(),  # by which it divides
+    )
+
+
 class AdamW(torch.optim.Optimizer):
     """AdamW as written at the top of this file, for any `nn.Module`.
 

@@ -8,15 +8,15 @@ Shapes: K slots, B batch, T time, V vocabulary.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmcore.clip import clip_scale, slot_grad_norms
-from lmcore.loss import token_nll
+from lmcore.linear_loss import linear_cross_entropy, linear_token_nll
 from lmcore.model import TransformerLM
-from lmcore.optim import Coefficients, adamw_update_
+from lmcore.optim import Coefficients, adamw_update_, fused_adamw_
 
 HEAD = "lm_head.weight"
 
@@ -26,9 +26,15 @@ IDLE = Coefficients(step_size=0, beta1=1, one_minus_beta1=0, beta2=1, one_minus_
 Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]
 
 
+def mean_nll(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
+    """What is trained on: each slot's mean negative log-likelihood [K] of y given x, both [K, B, T], in nats."""
+    return linear_cross_entropy(model.hidden(x), model.head(), y.flatten(1))
+
+
+@torch.no_grad()
 def nll_per_token(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
-    """Negative log-likelihood [K, B, T] of y given x, both [K, B, T], in nats."""
-    return token_nll(model(x), y)
+    """What is validated on: negative log-likelihood [K, B, T] of y given x, both [K, B, T], in nats."""
+    return linear_token_nll(model.hidden(x), model.head(), y.flatten(1)).view(y.shape)
 
 
 class StepResult(NamedTuple):
@@ -80,28 +86,58 @@ class Population:
         nothing is clipped. A resting slot is computed and its result dropped: its weights and moments keep their bits
         whatever they and its gradient are. Nothing here waits for the device.
         """
-        losses = forward(self.model, x, y).flatten(1).mean(1)
+        losses = forward(self.model, x, y)
         # One seed gradient per slot: nothing, not even the loss, is summed over slots.
         losses.backward(torch.ones_like(losses))  # type: ignore[no-untyped-call]
-        with torch.no_grad():
-            grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
-            # The idle head of slots that are all tied counts as the zero that it is elsewhere: the order in which a
-            # norm is summed, and with it the last bit, depends on how many tensors there are.
-            head = [] if HEAD in grads else [torch.zeros_like(losses)[:, None]]
-            norms = slot_grad_norms([*grads.values(), *head])
-            scale = clip_scale(norms, max_norms)
-            # A tied slot's own head is idle: its gradient is zero, and it must not decay either.
-            idle_head = c._replace(decay=torch.where(self.model.tied_mask, 0.0, c.decay))
-            for name, p in self.model.named_parameters():
-                if name not in grads:  # the idle head where every slot is tied
-                    continue
-                lead = (-1, *[1] * (p.ndim - 1))
-                grad = grads[name].mul_(scale.view(lead))
-                trains = None if active is None else active.view(lead)
-                if trains is not None:
-                    # Selected, as 0 * nan is nan; of this sign, because 0.0 added to a moment of -0.0 would change it.
-                    grad = torch.where(trains, grad, -0.0)
-                per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in (idle_head if name == HEAD else c)))
-                adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], per_slot, trains)
-                p.grad = None
+        grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        norms = self.update(grads, c, max_norms, active)
+        for p in self.model.parameters():
+            p.grad = None
         return StepResult(losses.detach(), norms)
+
+    @torch.no_grad()
+    def update(
+        self, grads: dict[str, Tensor], c: Coefficients, max_norms: Tensor, active: Tensor | None = None
+    ) -> Tensor:
+        """Clip the gradients and make one AdamW update with them, as `step` says; the norms [K] before clipping.
+
+        `grads` by parameter name, changed in place; without the head's where all slots are tied.
+        """
+        # The idle head of slots that are all tied counts as the zero that it is elsewhere: the order in which a
+        # norm is summed, and with it the last bit, depends on how many tensors there are.
+        head = [] if HEAD in grads else [torch.zeros_like(max_norms)[:, None]]
+        norms = slot_grad_norms([*grads.values(), *head])
+        scale = clip_scale(norms, max_norms)
+        if norms.device.type == "cpu":
+            self._update_by_slot(grads, c, scale, active)
+        else:
+            self._update_together(grads, c, scale, active)
+        return norms
+
+    def _update_together(self, grads: dict[str, Tensor], c: Coefficients, scale: Tensor, active: Tensor | None) -> None:
+        """All slots at once, with coefficients that stay on the device."""
+        # A tied slot's own head is idle: its gradient is zero, and it must not decay either.
+        idle_head = c._replace(decay=torch.where(self.model.tied_mask, 0.0, c.decay))
+        parameters = dict(self.model.named_parameters())
+        for name, grad in grads.items():
+            p = parameters[name]
+            lead = (-1, *[1] * (p.ndim - 1))
+            grad.mul_(scale.view(lead))
+            trains = None if active is None else active.view(lead)
+            if trains is not None:
+                # Selected, as 0 * nan is nan; of this sign, because 0.0 added to a moment of -0.0 would change it.
+                grad = torch.where(trains, grad, -0.0)
+            per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in (idle_head if name == HEAD else c)))
+            adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], per_slot, trains)
+
+    def _update_by_slot(self, grads: dict[str, Tensor], c: Coefficients, scale: Tensor, active: Tensor | None) -> None:
+        """One active slot after the other, by torch's fused kernel, which takes numbers; others are not touched."""
+        rows = [Coefficients(*row) for row in torch.stack([torch.as_tensor(one) for one in c], dim=1).tolist()]
+        parameters = dict(self.model.named_parameters())
+        for k, row in enumerate(rows):
+            if active is not None and not active[k]:
+                continue
+            names = [name for name in grads if not (name == HEAD and self.model.tied[k])]
+            all_tensors: tuple[dict[str, Any], ...] = (parameters, grads, self.exp_avg, self.exp_avg_sq)
+            p, grad, m, v = ([named[name][k] for name in names] for named in all_tensors)
+            fused_adamw_(p, grad, m, v, row, scale[k])

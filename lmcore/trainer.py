@@ -33,7 +33,7 @@ from lmcore.evaluate import ValLoss, val_loss, window_losses
 from lmcore.graph import GraphedStep
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients
-from lmcore.population import HEAD, IDLE, Forward, Population, StepResult, nll_per_token
+from lmcore.population import HEAD, IDLE, Forward, Population, StepResult, mean_nll, nll_per_token
 from lmcore.slot import Slot
 from lmcore.tokens import Tokens, check_windows
 
@@ -72,7 +72,7 @@ class Trainer:
         self._train = first.train
         self._data_seed = first.data.seed
         self._device = torch.device(first.train.device)
-        self._forward = _forward(self._train)
+        self._mean_nll, self._nll_per_token = (_forward(nll, self._train) for nll in (mean_nll, nll_per_token))
         self._windows = tuple(
             part.to(self._device)
             for part in validation_windows(tokens.val, first.model.context_length, first.train.eval_windows)
@@ -282,10 +282,10 @@ class Trainer:
     ) -> StepResult:
         """One update; as a CUDA graph where that is wanted and the whole population takes part."""
         if not self._train.cuda_graphs or population is not self._all:
-            return population.step(self._forward, x, y, Coefficients(*coefficients), max_norms, active)
+            return population.step(self._mean_nll, x, y, Coefficients(*coefficients), max_norms, active)
         tying = self.model.tying  # the one thing besides tensors that a step depends on
         if tying not in self._graphs:
-            self._graphs[tying] = GraphedStep(population, self._forward, *x.shape[1:])
+            self._graphs[tying] = GraphedStep(population, self._mean_nll, *x.shape[1:])
         return self._graphs[tying](x, y, coefficients, max_norms, active)
 
     def _hyperparameters(self, rows: Sequence[Slot | None], updates: int) -> tuple[Tensor, Tensor]:
@@ -295,7 +295,9 @@ class Trainer:
             [[slot.coefficients(slot.step + n) if slot else IDLE for slot in rows] for n in steps], dtype=torch.float64
         )
         norms = torch.tensor([slot.max_norm if slot else math.inf for slot in rows], dtype=torch.float64)
-        return self._to_device(table.transpose(1, 2).float()), self._to_device(norms.float())
+        if self._device.type != "cpu":  # a CPU takes numbers, and rounds them last
+            table = table.float()
+        return self._to_device(table.transpose(1, 2)), self._to_device(norms.float())
 
     def _to_device(self, host: Tensor) -> Tensor:
         """A copy on the device that the host does not wait for."""
@@ -315,7 +317,7 @@ class Trainer:
         batch_size = min(self._train.batch_size, len(x))
         whole = len(x) % batch_size == 0  # else the last chunk is shorter, and may not fill the vectors
         for population, members in self._populations(due, batch_size if whole else 1, batched):
-            windows = window_losses(population.model, self._forward, x, y, batch_size)
+            windows = window_losses(population.model, self._nll_per_token, x, y, batch_size)
             losses |= {k: val_loss(windows[row]) for row, k in enumerate(members) if k in due}
         return losses
 
@@ -344,12 +346,12 @@ def moved(run: RunSpec, train: TrainConfig) -> RunSpec:
     return run.model_copy(update={"train": run.train.model_copy(update=here)})
 
 
-def _forward(train: TrainConfig) -> Forward:
-    """The forward pass of these runs, with their dtype and compile mode."""
+def _forward(nll: Forward, train: TrainConfig) -> Forward:
+    """`nll` with the dtype and compile mode of these runs."""
 
     def forward(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=train.dtype == "bfloat16"):
-            return nll_per_token(model, x, y)
+            return nll(model, x, y)
 
     if not train.compile:
         return forward

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lmcore.optim import AdamW, Coefficients, adamw_coefficients, adamw_update_
+from lmcore.optim import AdamW, Coefficients, adamw_coefficients, adamw_update_, fused_adamw_
 
 STEPS = 1000
 
@@ -99,6 +99,21 @@ def test_a_slot_of_a_population_is_bitwise_the_slot_alone(shape, K, dtype):
         for whole, alone, ordinary in zip(population, stacked[k], single[k], strict=True):
             assert torch.equal(whole[k], alone[0])
             assert torch.equal(whole[k], ordinary)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize(("lr", "weight_decay"), [(3e-2, 0.1), (1e-3, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_the_fused_update_is_the_plain_one_to_rounding(dtype, tolerance, lr, weight_decay, scale):
+    exact = [start(), torch.zeros(6, 4, dtype=torch.float64), torch.zeros(6, 4, dtype=torch.float64)]
+    fused = [one.detach().to(dtype).clone() for one in exact]
+    for t, grad in zip(range(1, 31), gradients(), strict=False):
+        c = adamw_coefficients(lr, (0.9, 0.999), 1e-8, weight_decay, t)
+        adamw_update_(exact[0].detach(), grad * scale, exact[1], exact[2], c)
+        weights, *moments = fused
+        fused_adamw_([weights], [grad.to(dtype)], *([one] for one in moments), c, torch.tensor(scale))
+    for ours, truth in zip(fused, exact, strict=True):
+        assert (ours.double() - truth).norm() <= tolerance * truth.norm()
 
 
 def test_a_nan_stays_in_its_slot_and_the_gradient_is_left_alone():

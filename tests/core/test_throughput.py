@@ -69,9 +69,9 @@ from lmcore.tokens import Tokens
 torch.set_num_threads(1)
 ids = np.arange(6000) % 61
 tokens = Tokens.of(ids[:4000], ids[4000:], 61)
-# Nearly all its memory is logits: 2048 windows' tokens x 16384 x 4 bytes = 128 MiB a slot and tensor.
-model = ModelConfig(vocab_size=16384, d_model=16, num_layers=1, num_heads=2, d_ff=16, context_length=64)
-run = RunSpec(model=model, train=TrainConfig(steps=5, batch_size=32, device="cpu"))
+# Embedding and head are 16384 x 256 x 4 bytes = 16 MiB each, with gradients and moments 128 MiB a slot.
+model = ModelConfig(vocab_size=16384, d_model=256, num_layers=1, num_heads=2, d_ff=16, context_length=64)
+run = RunSpec(model=model, train=TrainConfig(steps=5, batch_size=1, device="cpu"))
 paces_at(run, tokens, 1)  # loads and reserves whatever the process will need once
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 900 * 2**20, resource.RLIM_INFINITY))

@@ -6,13 +6,14 @@ place, and while they are in the cache they become both gradients as well:
 
     dL/dh = (softmax(o) - onehot(y)) W / N          dL/dW = sum over positions of (softmax(o) - onehot(y)) h / N
 
-so backward only scales what forward has found (by the loss's own gradient, one number per slot). The plain reference is
+so backward only scales what forward has found, by one number per slot. The plain reference is
 `lmcore.loss`, which takes logits.
 
 Slots never meet: chunk borders depend on no K, and sums run in a fixed order. Shapes: K slots, N positions of a slot,
 D width, V vocabulary, C positions of a chunk.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,10 +21,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CPU_CHUNK = 128
-"""C. On a CPU its logits should stay in the cache; fewer make the matrix products slow."""
-GPU_CHUNK = 4096
-"""C. A GPU wants few large kernels."""
+CPU_CHUNK, GPU_CHUNK = 128, 4096
+"""C at least. On a CPU its logits should stay near the cache, but fewer make matrix products slow."""
+CHUNKS = 16  # at most, so that the head's gradient is not gone through too often
 
 
 def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -68,7 +68,8 @@ def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
 
 def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Place of each chunk, its index [K, C, 1], negative log-likelihoods [K, C] and probabilities [K, C, V]."""
-    size = CPU_CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
+    least = CPU_CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
+    size = max(least, 64 * math.ceil(hidden.shape[1] / (64 * CHUNKS)))
     for start in range(0, hidden.shape[1], size):
         place = slice(start, start + size)
         index = targets[:, place, None]
@@ -79,6 +80,7 @@ def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[s
         target = weights.gather(-1, index)
         total = weights.exp_().sum(-1, keepdim=True)
         yield place, index, (total.log() - target).squeeze(-1), weights.div_(total)
+        del logits, weights  # before the next chunk needs as much
 
 
 # Opaque to torch.compile: the loop is not unrolled, and what is compiled around it has the same last bits for any K.
@@ -95,7 +97,7 @@ def _(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 @torch.library.custom_op("lmcore::linear_mean_nll", mutates_args=())
 def _mean_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means [K], and N times their gradients [K, N, D] and [K, V, D]."""
+    """Means [K], and their gradients [K, N, D] and [K, V, D]."""
     total = hidden.new_zeros(len(hidden), dtype=_sum_dtype(hidden))
     grad_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
     grad_weight = torch.zeros_like(weight, dtype=_sum_dtype(weight), memory_format=torch.contiguous_format)
@@ -106,7 +108,9 @@ def _mean_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, 
         p = p.to(hidden.dtype)
         grad_hidden[:, place] = torch.bmm(p, weight)
         _add_product_(grad_weight, p.transpose(1, 2), hidden[:, place])
-    return total / hidden.shape[1], grad_hidden, grad_weight
+        del p
+    count = hidden.shape[1]
+    return total.div_(count), grad_hidden.div_(count), grad_weight.div_(count)
 
 
 @_mean_nll.register_fake
@@ -117,15 +121,15 @@ def _(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, 
 
 
 @torch.library.custom_op("lmcore::scale_slots", mutates_args=())
-def _scaled(tensor: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """[K, ...] times [K], as `dtype`."""
+def _scaled(tensor: Tensor, scale: Tensor) -> Tensor:
+    """[K, ...] times [K], in the type of the former."""
     scaled: Tensor = tensor * scale.view(-1, *[1] * (tensor.ndim - 1))
-    return scaled.to(dtype)
+    return scaled.to(tensor.dtype)
 
 
 @_scaled.register_fake
-def _(tensor: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    return tensor.new_empty(tensor.shape, dtype=dtype)
+def _(tensor: Tensor, scale: Tensor) -> Tensor:
+    return tensor.new_empty(tensor.shape)
 
 
 class _LinearMeanNLL(torch.autograd.Function):
@@ -142,8 +146,13 @@ class _LinearMeanNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        scale = upstream / grad_hidden.shape[1]
-        return _scaled(grad_hidden, scale, grad_hidden.dtype), _scaled(grad_weight, scale, grad_hidden.dtype), None
+        # A head's gradient is large. In a training step it is right as it is, and a CPU can see that without waiting.
+        as_they_are = (
+            not torch.compiler.is_compiling() and upstream.device.type == "cpu" and bool((upstream == 1).all())
+        )
+        if not as_they_are:
+            grad_hidden, grad_weight = _scaled(grad_hidden, upstream), _scaled(grad_weight, upstream)
+        return grad_hidden, grad_weight.to(grad_hidden.dtype), None
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

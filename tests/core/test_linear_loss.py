@@ -36,6 +36,15 @@ def test_losses_and_gradients_are_those_of_the_logits():
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
+def test_a_second_backward_adds_the_same_gradient_again():
+    hidden, weight, targets = inputs()
+    loss = linear_cross_entropy(hidden, weight, targets).sum()
+    loss.backward(retain_graph=True)
+    once = weight.grad.clone()
+    loss.backward()
+    torch.testing.assert_close(weight.grad, 2 * once)
+
+
 def test_gradcheck_passes():
     hidden, weight, targets = inputs()
     few = hidden[:, :5].detach().requires_grad_()

@@ -43,8 +43,8 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 def linear_token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target, for evaluation: no gradient. Arguments as above -> shape of targets."""
     with torch.no_grad():
-        nll: Tensor = _token_nll(*_by_slot(hidden, weight, targets))
-    return nll.view(targets.shape)
+        parts = [nll for _, _, nll, _ in _chunks(*_by_slot(hidden, weight, targets))]
+        return torch.cat(parts, dim=1).view(targets.shape)
 
 
 def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -83,75 +83,33 @@ def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[s
         del logits, weights  # before the next chunk needs as much
 
 
-# Opaque to torch.compile: the loop is not unrolled, and what is compiled around it has the same last bits for any K.
-@torch.library.custom_op("lmcore::linear_token_nll", mutates_args=())
-def _token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """[K, N, D], [K, V, D], [K, N] -> [K, N]."""
-    return torch.cat([nll for _, _, nll, _ in _chunks(hidden, weight, targets)], dim=1)
-
-
-@_token_nll.register_fake
-def _(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    return hidden.new_empty(targets.shape, dtype=_sum_dtype(hidden))
-
-
-@torch.library.custom_op("lmcore::linear_mean_nll", mutates_args=())
-def _mean_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Means [K], and their gradients [K, N, D] and [K, V, D]."""
-    total = hidden.new_zeros(len(hidden), dtype=_sum_dtype(hidden))
-    grad_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
-    grad_weight = torch.zeros_like(weight, dtype=_sum_dtype(weight), memory_format=torch.contiguous_format)
-    for place, index, nll, p in _chunks(hidden, weight, targets):
-        total += nll.sum(1)
-        # p_y - 1 = exp(-L) - 1 is stored, not added: no atomic addition on a GPU
-        p.scatter_(-1, index, torch.expm1(-nll)[..., None])
-        p = p.to(hidden.dtype)
-        grad_hidden[:, place] = torch.bmm(p, weight)
-        _add_product_(grad_weight, p.transpose(1, 2), hidden[:, place])
-        del p
-    count = hidden.shape[1]
-    return total.div_(count), grad_hidden.div_(count), grad_weight.div_(count)
-
-
-@_mean_nll.register_fake
-def _(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = _sum_dtype(hidden)
-    means = hidden.new_empty(len(hidden), dtype=dtype)
-    return means, hidden.new_empty(hidden.shape), weight.new_empty(weight.shape, dtype=dtype)
-
-
-@torch.library.custom_op("lmcore::scale_slots", mutates_args=())
-def _scaled(tensor: Tensor, scale: Tensor) -> Tensor:
-    """[K, ...] times [K], in the type of the former."""
-    scaled: Tensor = tensor * scale.view(-1, *[1] * (tensor.ndim - 1))
-    return scaled.to(tensor.dtype)
-
-
-@_scaled.register_fake
-def _(tensor: Tensor, scale: Tensor) -> Tensor:
-    return tensor.new_empty(tensor.shape)
-
-
 class _LinearMeanNLL(torch.autograd.Function):
     """[K, N, D], [K, V, D], [K, N] -> [K]."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-        means: Tensor
-        means, grad_hidden, grad_weight = _mean_nll(hidden, weight, targets)
-        ctx.save_for_backward(grad_hidden, grad_weight)
-        return means
+        count = hidden.shape[1]
+        total = hidden.new_zeros(len(hidden), dtype=_sum_dtype(hidden))
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight, dtype=_sum_dtype(weight))
+        for place, index, nll, p in _chunks(hidden, weight, targets):
+            total += nll.sum(1)
+            # p_y - 1 = exp(-L) - 1 is stored, not added: no atomic addition on a GPU
+            p.scatter_(-1, index, torch.expm1(-nll)[..., None])
+            p = p.to(hidden.dtype)
+            grad_hidden[:, place] = torch.bmm(p, weight)
+            _add_product_(grad_weight, p.transpose(1, 2), hidden[:, place])
+            del p
+        ctx.save_for_backward(grad_hidden.div_(count), grad_weight.div_(count))
+        return total.div_(count)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
         # A head's gradient is large. In a training step it is right as it is, and a CPU can see that without waiting.
-        as_they_are = (
-            not torch.compiler.is_compiling() and upstream.device.type == "cpu" and bool((upstream == 1).all())
-        )
-        if not as_they_are:
-            grad_hidden, grad_weight = _scaled(grad_hidden, upstream), _scaled(grad_weight, upstream)
+        if upstream.device.type != "cpu" or not bool((upstream == 1).all()):
+            grad_hidden, grad_weight = (g * upstream.to(g.dtype)[:, None, None] for g in (grad_hidden, grad_weight))
         return grad_hidden, grad_weight.to(grad_hidden.dtype), None
 
 

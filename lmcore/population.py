@@ -26,15 +26,14 @@ IDLE = Coefficients(step_size=0, beta1=1, one_minus_beta1=0, beta2=1, one_minus_
 Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]
 
 
-def mean_nll(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
-    """What is trained on: each slot's mean negative log-likelihood [K] of y given x, both [K, B, T], in nats."""
-    return linear_cross_entropy(model.hidden(x), model.head(), y.flatten(1))
+def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
+    """What is trained on: each slot's mean negative log-likelihood [K] of y [K, B, T], in nats."""
+    return linear_cross_entropy(hidden, model.head(), y.flatten(1))
 
 
-@torch.no_grad()
-def nll_per_token(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
-    """What is validated on: negative log-likelihood [K, B, T] of y given x, both [K, B, T], in nats."""
-    return linear_token_nll(model.hidden(x), model.head(), y.flatten(1)).view(y.shape)
+def nll_per_token(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
+    """What is validated on: negative log-likelihood of y [K, B, T], in nats -> the same shape."""
+    return linear_token_nll(hidden, model.head(), y.flatten(1)).view(y.shape)
 
 
 class StepResult(NamedTuple):

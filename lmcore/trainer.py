@@ -13,7 +13,7 @@ Shapes: K slots, B batch, T time, E validation windows.
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -38,6 +38,7 @@ from lmcore.slot import Slot
 from lmcore.tokens import Tokens, check_windows
 
 Row = dict[str, Any]
+Hidden = Callable[[TransformerLM, Tensor], Tensor]
 
 # A slot's elements must fill whole vector registers: elsewhere exp, log, silu take another code path for the remainder,
 # and a slot's last bits would depend on its place. Shapes that do not fill them run one slot after the other.
@@ -72,7 +73,8 @@ class Trainer:
         self._train = first.train
         self._data_seed = first.data.seed
         self._device = torch.device(first.train.device)
-        self._mean_nll, self._nll_per_token = (_forward(nll, self._train) for nll in (mean_nll, nll_per_token))
+        hidden = _hidden(self._train)
+        self._mean_nll, self._nll_per_token = (_forward(nll, hidden, self._train) for nll in (mean_nll, nll_per_token))
         self._windows = tuple(
             part.to(self._device)
             for part in validation_windows(tokens.val, first.model.context_length, first.train.eval_windows)
@@ -346,21 +348,26 @@ def moved(run: RunSpec, train: TrainConfig) -> RunSpec:
     return run.model_copy(update={"train": run.train.model_copy(update=here)})
 
 
-def _forward(nll: Forward, train: TrainConfig) -> Forward:
-    """`nll` with the dtype and compile mode of these runs."""
+def _forward(nll: Callable[[TransformerLM, Tensor, Tensor], Tensor], hidden: Hidden, train: TrainConfig) -> Forward:
+    """From windows x, y to `nll`, in the dtype of these runs."""
 
     def forward(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=train.dtype == "bfloat16"):
-            return nll(model, x, y)
+            return nll(model, hidden(model, x), y)
 
+    return forward
+
+
+def _hidden(train: TrainConfig) -> Hidden:
+    """All of the model but its head, compiled if these runs are. Head and loss are a loop that gains nothing by it."""
     if not train.compile:
-        return forward
+        return TransformerLM.hidden
     import torch._dynamo.config as dynamo  # takes longer than torch itself
 
     # Every shape, tying and K is a program, and by default the ninth silently runs uncompiled, with other last bits.
     dynamo.recompile_limit = max(dynamo.recompile_limit, PROGRAMS)
     dynamo.fail_on_recompile_limit_hit = True
-    return torch.compile(forward, dynamic=False)
+    return torch.compile(TransformerLM.hidden, dynamic=False)
 
 
 @contextmanager

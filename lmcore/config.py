@@ -111,7 +111,7 @@ class TrainConfig(Config):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products; weights and moments stay float32. auto: bfloat16 on cuda, float32 on cpu."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile forward and loss. auto: on cuda only."""
+    """torch.compile all but head and loss. auto: on cuda, and on cpu for runs so long that it pays."""
     cuda_graphs: Literal["auto"] | bool = "auto"
     """Replay training steps as CUDA graphs. auto: on cuda; elsewhere there are none."""
     threads: Literal["auto"] | PositiveInt = "auto"

@@ -6,10 +6,18 @@ choice. Does not ask any device itself, so that a driver without torch can decid
 
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.errors import InputError
+from lmcore.params import flops_per_token
 
 
-def resolve(train: TrainConfig, cuda: bool) -> TrainConfig:
+COMPILE_FLOPS = 2e13
+"""On a CPU, compiling takes about a minute and saves about a tenth of training (tests/bench/results/core-cpu.json): it
+pays from about ten minutes of training on, which are so many FLOPs."""
+
+
+def resolve(train: TrainConfig, cuda: bool, flops: float = 0.0) -> TrainConfig:
     """`train` with every `auto` replaced; `cuda` says whether the run will find a CUDA device.
+
+    `flops` are those of training the whole run, or the longest of several: short ones are not compiled on a CPU.
 
     Raises:
         InputError: `train.device: cuda` where there is none.
@@ -22,7 +30,7 @@ def resolve(train: TrainConfig, cuda: bool) -> TrainConfig:
         update={
             "device": device,
             "dtype": ("bfloat16" if on_cuda else "float32") if train.dtype == "auto" else train.dtype,
-            "compile": on_cuda if train.compile == "auto" else train.compile,
+            "compile": (on_cuda or flops >= COMPILE_FLOPS) if train.compile == "auto" else train.compile,
             "cuda_graphs": on_cuda and train.cuda_graphs is not False,
             "threads": 1 if train.threads == "auto" else train.threads,
         }
@@ -31,4 +39,20 @@ def resolve(train: TrainConfig, cuda: bool) -> TrainConfig:
 
 def resolve_run(run: RunSpec, cuda: bool) -> RunSpec:
     """`run` with its train config resolved."""
-    return run.model_copy(update={"train": resolve(run.train, cuda)})
+    return run.model_copy(update={"train": resolve(run.train, cuda, training_flops(run))})
+
+
+def training_flops(run: RunSpec) -> float:
+    """Of all updates of a run."""
+    return float(flops_per_token(run.model)) * run.tokens_per_step * run.train.steps
+
+
+def why_compile(asked: TrainConfig, resolved: TrainConfig, flops: float) -> str:
+    """In a few words whether these runs are compiled, and why."""
+    said = "compiled" if resolved.compile else "not compiled"
+    if asked.compile != "auto":
+        return f"{said}, as train.compile says"
+    if resolved.device == "cuda":
+        return f"{said}, as it always pays on a GPU"
+    than = "at least" if resolved.compile else "less than"
+    return f"{said}, as the longest run has {flops:.1e} FLOPs, {than} {COMPILE_FLOPS:.0e}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmcore import columns as col
-from lmcore.device import resolve
+from lmcore.device import resolve, training_flops, why_compile
 from lmcore.prepare import prepare_tokens
 from lmcore.tokens import Tokens, check_windows, save_tokens
 from sweeps.database_url import password_left_out, without_password
@@ -141,7 +141,8 @@ def run_on(
     from sweeps.watchdog import Watchdog
     from sweeps.watchers import Watchers
 
-    spec = spec.model_copy(update={"train": resolve(spec.train, cuda=cluster.gpus > 0)})
+    asked, flops = spec.train, max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
+    spec = spec.model_copy(update={"train": resolve(asked, cluster.gpus > 0, flops)})
     total = sum(spec.trials_of(size) for size in spec.size_names)
     most = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
     engines = Engines(cluster, spec, tokens, folder, most)
@@ -180,7 +181,8 @@ def run_on(
     console.print(f"Slots on each of {len(engines.handles)} engines: {', '.join(map(str, choices))}", highlight=False)
     console.print(
         f"{total} trials, {training} at a time{f' and {in_line} next in line' if in_line else ''}, "
-        f"on {spec.train.device} in {spec.train.dtype}; everything goes to {folder.display}",
+        f"on {spec.train.device} in {spec.train.dtype}, {why_compile(asked, spec.train, flops)}; "
+        f"everything goes to {folder.display}",
         highlight=False,
     )
     ended = [status for status in ledger.statuses().values() if status != col.RUNNING]

@@ -4,8 +4,9 @@ import pytest
 from pydantic import ValidationError
 
 from lmcore.config import FIELD_ROLES, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
-from lmcore.device import resolve
+from lmcore.device import COMPILE_FLOPS, resolve, resolve_run, training_flops, why_compile
 from lmcore.errors import InputError
+from lmcore.params import flops_per_token
 
 
 def test_every_field_has_exactly_one_role():
@@ -65,6 +66,19 @@ def test_auto_becomes_what_the_device_is_best_at_and_choices_stay(cuda, expected
     assert decided == expected
     chosen = TrainConfig(device="cpu", dtype="bfloat16", compile=True, cuda_graphs=False, threads=2)
     assert resolve(chosen, cuda) == chosen
+
+
+def test_long_runs_are_compiled_on_a_cpu_and_what_was_decided_is_explained():
+    short, long = RunSpec(), RunSpec(train=TrainConfig(steps=10_000))
+    assert training_flops(short) == pytest.approx(flops_per_token(ModelConfig()) * 200 * 16 * 128)
+    assert training_flops(short) < COMPILE_FLOPS < training_flops(long)
+    for run, said in ((short, "not compiled, as the longest run has 1.5e+12"), (long, "compiled, as the longest run")):
+        resolved = resolve_run(run, cuda=False).train
+        assert resolved.compile == (run is long)
+        assert why_compile(run.train, resolved, training_flops(run)).startswith(said)
+    chosen = TrainConfig(compile=True)
+    assert why_compile(chosen, resolve(chosen, False), 1.0) == "compiled, as train.compile says"
+    assert why_compile(TrainConfig(), resolve(TrainConfig(), True), 1.0) == "compiled, as it always pays on a GPU"
 
 
 def test_a_gpu_that_is_demanded_must_be_there():

@@ -8,7 +8,6 @@ from lmcore.config import RunSpec, TrainConfig
 from lmcore.errors import InputError
 from lmcore.params import flops_per_token
 
-
 COMPILE_FLOPS = 2e13
 """On a CPU, compiling takes about a minute and saves about a tenth of training (tests/bench/results/core-cpu.json): it
 pays from about ten minutes of training on, which are so many FLOPs."""

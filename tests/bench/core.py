@@ -9,7 +9,6 @@ above 1 where ours is faster. results/core-<device>.json is written after each r
 
 import argparse
 import gc
-import importlib.util
 import json
 import os
 import statistics
@@ -17,29 +16,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout is enough, nothing need be installed
+
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.linear_loss import linear_cross_entropy
-from lmcore.model import TransformerLM
-from lmcore.optim import Coefficients, adamw_coefficients
 from lmcore.params import count_parameters, flops_per_token
 from lmcore.peak import matmul_flops_per_s
-from lmcore.population import Population
 from lmcore.tokens import Tokens
-from lmcore.trainer import Trainer, cpu_threads
+from lmcore.trainer import Trainer
+from tests.bench.core_arms import (
+    dtype_on,
+    loss_arms,
+    module_step,
+    nanogpt_step,
+    our_step,
+    our_update,
+    torch_update,
+)
+from tests.bench.race import Arm, compared, race
 
 ROOT = Path(__file__).resolve().parents[2]
-Arm = Callable[[], Any]
-
-BETAS, DECAY, CLIP, LR = (0.9, 0.95), 0.1, 1.0, 1e-3
 
 
 def sized(d: int, layers: int, heads: int, vocab: int, context: int) -> ModelConfig:
@@ -92,8 +93,9 @@ def main() -> None:
 def about(options: argparse.Namespace) -> dict[str, Any]:
     """What a row was measured with."""
     git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
-    cpu = next((line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")), "")
-    train = TrainConfig(device=options.device, dtype=_dtype(options.device), threads=options.threads)
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+    train = TrainConfig(device=options.device, dtype=dtype_on(options.device), threads=options.threads)
     return {
         "command": f"python tests/bench/core.py --device {options.device} --threads {options.threads} --nanogpt DIR",
         "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None,
@@ -107,121 +109,19 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def race(arms: Mapping[str, Arm], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of one call of each arm, in `options.rounds` rounds in which they take turns."""
-    for arm in arms.values():
-        for _ in range(3):
-            arm()
-    repeats = {}
-    for name, arm in arms.items():
-        repeats[name] = max(1, round(0.3 / _seconds(arm, 1, options.device)))
-    rounds: dict[str, list[float]] = {name: [] for name in arms}
-    names = list(arms)
-    for n in range(options.rounds):
-        for name in names[n % len(names) :] + names[: n % len(names)]:
-            rounds[name].append(_seconds(arms[name], repeats[name], options.device))
-    return rounds
-
-
-def compared(rounds: Mapping[str, list[float]], ours: tuple[str, ...], peers: tuple[str, ...]) -> dict[str, Any]:
-    """Median milliseconds, and the median ratio of the best peer to our best; which is best is decided by medians."""
-    medians = {name: statistics.median(one) for name, one in rounds.items()}
-    our, peer = (min(names, key=lambda name: medians[name]) for names in (ours, peers))
-    ratios = [theirs / mine for theirs, mine in zip(rounds[peer], rounds[our], strict=True)]
-    return {
-        "ms": {name: round(1e3 * one, 3) for name, one in medians.items()},
-        "ours": our,
-        "peer": peer,
-        "ratio": round(statistics.median(ratios), 3),
-        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
-    }
-
-
-def _seconds(arm: Arm, repeats: int, device: str) -> float:
-    _wait(device)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        arm()
-    _wait(device)
-    return (time.perf_counter() - began) / repeats
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-def _dtype(device: str) -> str:
-    return "bfloat16" if device == "cuda" else "float32"
-
-
-def our_step(model: ModelConfig, batch_size: int, compiled: bool, options: argparse.Namespace) -> Arm:
-    """An update of a K = 1 trainer, batches, schedule and all."""
-    train = TrainConfig(
-        batch_size=batch_size, steps=10**9, eval_every=10**9, compile=compiled, threads=options.threads
-    ).model_copy(update={"device": options.device, "dtype": _dtype(options.device)})
-    generator = np.random.default_rng(0)
-    ids = generator.integers(0, model.vocab_size, 2**18, dtype=np.uint16)
-    trainer = Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**14], model.vocab_size))
-    slot = trainer.slots[0]
-    assert slot is not None
-
-    def arm() -> None:
-        trainer._update({0: slot}, 1, batched=True)
-        slot.step += 1
-
-    return arm
-
-
-def windows(model: ModelConfig, batch_size: int, device: str) -> tuple[Tensor, Tensor]:
-    """x, y [B, T]."""
-    tokens = torch.randint(model.vocab_size, (batch_size, model.context_length + 1), device=device)
-    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-
-
-def autocast(device: str) -> torch.autocast:
-    """bfloat16 products on a GPU, float32 on a CPU."""
-    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-
-
-def nanogpt_step(folder: Path, model: ModelConfig, batch_size: int, compiled: bool, device: str) -> Arm:
-    """As nanoGPT's train.py does: its model, its optimizer, clipping at 1."""
-    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    shape = {"n_layer": model.num_layers, "n_head": model.num_heads, "n_embd": model.d_model}
-    config = module.GPTConfig(
-        block_size=model.context_length, vocab_size=model.vocab_size, dropout=0.0, bias=False, **shape
-    )
-    gpt = module.GPT(config).to(device)
-    optimizer = gpt.configure_optimizers(DECAY, LR, BETAS, device)
-    forward = torch.compile(gpt) if compiled else gpt
-    x, y = windows(model, batch_size, device)
-
-    def arm() -> None:
-        with autocast(device):
-            _, loss = forward(x, y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(gpt.parameters(), CLIP)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return arm
-
-
 def steps(options: argparse.Namespace) -> dict[str, Any]:
     """Training steps beside nanoGPT's."""
     table = {}
     for name, (model, batch_size) in STEPS[options.device].items():
         arms = {
-            "ours": our_step(model, batch_size, False, options),
-            "ours compiled": our_step(model, batch_size, True, options),
+            "ours": our_step(model, batch_size, False, options.device, options.threads),
+            "ours compiled": our_step(model, batch_size, True, options.device, options.threads),
             "nanoGPT": nanogpt_step(options.nanogpt, model, batch_size, False, options.device),
             "nanoGPT compiled": nanogpt_step(options.nanogpt, model, batch_size, True, options.device),
         }
-        found = compared(race(arms, options), ("ours", "ours compiled"), ("nanoGPT", "nanoGPT compiled"))
+        found = compared(
+            race(arms, options.rounds, options.device), ("ours", "ours compiled"), ("nanoGPT", "nanoGPT compiled")
+        )
         flops = flops_per_token(model) * batch_size * model.context_length
         table[name] = found | {
             "parameters": int(count_parameters(model)),
@@ -232,69 +132,34 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def modules(options: argparse.Namespace) -> dict[str, Any]:
-    """K = 1 of our population beside an ordinary nn.Module with torch's fused AdamW."""
-    from tests.bench.plain_model import PlainLM
-
+    """K = 1 of our population beside an ordinary nn.Module."""
     table = {}
     for name, (model, batch_size) in MODULES.items():
         for compiled in (False, True):
-            plain = PlainLM(model).to(options.device)
-            optimizer = torch.optim.AdamW(plain.parameters(), LR, BETAS, weight_decay=DECAY, fused=True)
-            forward = torch.compile(plain) if compiled else plain
-            x, y = windows(model, batch_size, options.device)
-
-            def peer() -> None:
-                with autocast(options.device):
-                    loss = forward(x, y)
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIP)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-
-            arms = {"ours": our_step(model, batch_size, compiled, options), "nn.Module": peer}
-            table[f"d{name} {'compiled' if compiled else 'eager'}"] = compared(
-                race(arms, options), ("ours",), ("nn.Module",)
-            )
+            arms = {
+                "ours": our_step(model, batch_size, compiled, options.device, options.threads),
+                "nn.Module": module_step(model, batch_size, compiled, options.device),
+            }
+            times = race(arms, options.rounds, options.device)
+            table[f"d{name} {'compiled' if compiled else 'eager'}"] = compared(times, ("ours",), ("nn.Module",))
             _forget()
     return table
 
 
 def losses(options: argparse.Namespace) -> dict[str, Any]:
-    """Head and loss, forward and backward: time, and the most memory held beyond the inputs."""
+    """Head and loss, forward and backward: time, and the most memory held beyond the inputs, gradients included."""
     table = {}
     for name, (positions, width, vocabulary) in LOSSES.items():
-        dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
-        made = {"device": options.device, "dtype": dtype}
-        hidden = torch.randn(positions, width, **made).requires_grad_()
-        weight = (0.05 * torch.randn(vocabulary, width, **made)).requires_grad_()
-        targets = torch.randint(vocabulary, (positions,), device=options.device)
-        chunked = torch.nn.LinearCrossEntropyOptions() if hasattr(torch.nn, "LinearCrossEntropyOptions") else None
-        losses_of: dict[str, Callable[[], Tensor]] = {
-            "ours": lambda: linear_cross_entropy(hidden, weight, targets),
-            "F.cross_entropy": lambda: F.cross_entropy(F.linear(hidden, weight), targets),
+        arms = loss_arms(positions, width, vocabulary, options.device)
+        found = compared(race(arms, options.rounds, options.device), ("ours",), tuple(a for a in arms if a != "ours"))
+        size = getattr(torch, dtype_on(options.device)).itemsize
+        peaks = {arm: peak_bytes(arms[arm], options.device) / (positions * vocabulary * size) for arm in arms}
+        gradients = (positions + vocabulary) * width / (positions * vocabulary)
+        table[name] = found | {
+            "shape": {"positions": positions, "width": width, "vocabulary": vocabulary},
+            "peak_over_logits": {arm: round(peak, 3) for arm, peak in peaks.items()},
+            "peak_without_gradients_over_logits": {arm: round(peak - gradients, 3) for arm, peak in peaks.items()},
         }
-        if chunked is not None:
-            losses_of["F.linear_cross_entropy"] = lambda: F.linear_cross_entropy(
-                hidden, weight, targets, options=chunked
-            )
-        if options.device == "cuda" and importlib.util.find_spec("liger_kernel"):
-            from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
-
-            liger = LigerFusedLinearCrossEntropyLoss()
-            losses_of["Liger"] = lambda: liger(weight, hidden, targets)
-
-        def both_ways(loss: Callable[[], Tensor]) -> Arm:
-            def arm() -> None:
-                hidden.grad = weight.grad = None
-                loss().backward()
-
-            return arm
-
-        arms = {one: both_ways(loss) for one, loss in losses_of.items()}
-        found = compared(race(arms, options), ("ours",), tuple(one for one in arms if one != "ours"))
-        logits_bytes = positions * vocabulary * hidden.element_size()
-        peaks = {one: peak_bytes(arm, options.device) for one, arm in arms.items()}
-        table[name] = found | {"peak_over_logits": {one: round(peak / logits_bytes, 3) for one, peak in peaks.items()}}
         _forget()
     return table
 
@@ -322,36 +187,13 @@ def updates(options: argparse.Namespace) -> dict[str, Any]:
     table = {}
     model = STEPS[options.device]["10M"][0]
     for slots in (1, 2) if options.device == "cpu" else (1, 4, 8):
-        population = Population.of(TransformerLM(model, slots).to(options.device))
-        grads = {name: torch.randn_like(p) for name, p in population.model.named_parameters()}
-        rows = [adamw_coefficients(LR, BETAS, 1e-8, DECAY, 10)] * slots
-        c = Coefficients(*torch.tensor(rows, dtype=torch.float64).T)
-        if options.device == "cuda":
-            c = Coefficients(*(one.float().cuda() for one in map(torch.as_tensor, c)))
-        max_norms = torch.full((slots,), CLIP, device=options.device)
-        peers = []
-        for k in range(slots):
-            parameters = [torch.nn.Parameter(p.detach()[k].clone()) for p in population.model.parameters()]
-            for parameter, grad in zip(parameters, grads.values(), strict=True):
-                parameter.grad = grad[k].clone()
-            peers.append((parameters, torch.optim.AdamW(parameters, LR, BETAS, weight_decay=DECAY, fused=True)))
-
-        def ours() -> None:
-            population.update(grads, c, max_norms)
-            torch._foreach_mul_(list(grads.values()), 3.0)  # else the second call would have nothing to clip
-
-        def theirs() -> None:
-            for parameters, optimizer in peers:
-                torch.nn.utils.clip_grad_norm_(parameters, CLIP, foreach=True)
-                optimizer.step()
-                torch._foreach_mul_([p.grad for p in parameters], 3.0)
-
-        rounds = race({"ours": ours, "torch": theirs}, options)
-        parameters_of_all = slots * int(count_parameters(model))
-        median_s = statistics.median(rounds["ours"])
-        table[f"K{slots}"] = compared(rounds, ("ours",), ("torch",)) | {
-            "bytes_per_s_at_30_per_parameter": round(30 * parameters_of_all / median_s)
+        arms = {
+            "ours": our_update(model, slots, options.device),
+            "torch": torch_update(model, slots, options.device),
         }
+        times = race(arms, options.rounds, options.device)
+        rate = 30 * slots * int(count_parameters(model)) / statistics.median(times["ours"])
+        table[f"K{slots}"] = compared(times, ("ours",), ("torch",)) | {"bytes_per_s_at_30_per_parameter": round(rate)}
         _forget()
     return table
 
@@ -388,6 +230,4 @@ def _forget() -> None:
 
 
 if __name__ == "__main__":
-    if not __package__ and str(ROOT) not in sys.path:
-        sys.path.insert(0, str(ROOT))
     main()

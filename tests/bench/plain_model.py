@@ -1,6 +1,5 @@
 """What a user would write by hand: the default architecture as an ordinary nn.Module, for the benchmark to race."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

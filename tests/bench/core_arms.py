@@ -1,0 +1,164 @@
+"""What `tests/bench/core.py` races: each function makes an arm, which does its work once when called."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.linear_loss import linear_cross_entropy
+from lmcore.model import TransformerLM
+from lmcore.optim import Coefficients, adamw_coefficients
+from lmcore.population import Population
+from lmcore.tokens import Tokens
+from lmcore.trainer import Trainer
+from tests.bench.plain_model import PlainLM
+from tests.bench.race import Arm
+
+BETAS, DECAY, CLIP, LR = (0.9, 0.95), 0.1, 1.0, 1e-3
+GROWTH = 3.0  # of gradients that have been clipped: else the next call would have nothing to clip
+
+
+def dtype_on(device: str) -> str:
+    """Of matrix products: bfloat16 on a GPU, float32 on a CPU."""
+    return "bfloat16" if device == "cuda" else "float32"
+
+
+def our_step(model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int) -> Arm:
+    """An update of a K = 1 trainer, batches, schedule and all."""
+    train = TrainConfig(
+        batch_size=batch_size, steps=10**9, eval_every=10**9, compile=compiled, threads=threads
+    ).model_copy(update={"device": device, "dtype": dtype_on(device)})
+    generator = np.random.default_rng(0)
+    ids = generator.integers(0, model.vocab_size, 2**18, dtype=np.uint16)
+    trainer = Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**14], model.vocab_size))
+    slot = trainer.slots[0]
+    assert slot is not None
+
+    def arm() -> None:
+        trainer._update({0: slot}, 1, batched=True)
+        slot.step += 1
+
+    return arm
+
+
+def windows(model: ModelConfig, batch_size: int, device: str) -> tuple[Tensor, Tensor]:
+    """x, y [B, T]."""
+    tokens = torch.randint(model.vocab_size, (batch_size, model.context_length + 1), device=device)
+    return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+
+
+def autocast(device: str) -> torch.autocast:
+    """bfloat16 products on a GPU, float32 on a CPU."""
+    return torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
+
+
+def nanogpt_step(folder: Path, model: ModelConfig, batch_size: int, compiled: bool, device: str) -> Arm:
+    """As nanoGPT's train.py does: its model, its optimizer, clipping at 1."""
+    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shape = {"n_layer": model.num_layers, "n_head": model.num_heads, "n_embd": model.d_model}
+    config = module.GPTConfig(
+        block_size=model.context_length, vocab_size=model.vocab_size, dropout=0.0, bias=False, **shape
+    )
+    gpt = module.GPT(config).to(device)
+    optimizer = gpt.configure_optimizers(DECAY, LR, BETAS, device)
+    forward = torch.compile(gpt) if compiled else gpt
+    x, y = windows(model, batch_size, device)
+
+    def arm() -> None:
+        with autocast(device):
+            _, loss = forward(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(gpt.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return arm
+
+
+def module_step(model: ModelConfig, batch_size: int, compiled: bool, device: str) -> Arm:
+    """The same model as an ordinary nn.Module, with torch's fused AdamW."""
+    plain = PlainLM(model).to(device)
+    optimizer = torch.optim.AdamW(plain.parameters(), LR, BETAS, weight_decay=DECAY, fused=True)
+    forward = torch.compile(plain) if compiled else plain
+    x, y = windows(model, batch_size, device)
+
+    def arm() -> None:
+        with autocast(device):
+            loss = forward(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIP)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return arm
+
+
+def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[str, Arm]:
+    """Head and loss, forward and backward, by whose they are."""
+    made = {"device": device, "dtype": getattr(torch, dtype_on(device))}
+    hidden = torch.randn(positions, width, **made).requires_grad_()
+    weight = (0.05 * torch.randn(vocabulary, width, **made)).requires_grad_()
+    targets = torch.randint(vocabulary, (positions,), device=device)
+    losses: dict[str, Callable[[], Tensor]] = {
+        "ours": lambda: linear_cross_entropy(hidden, weight, targets),
+        "F.cross_entropy": lambda: F.cross_entropy(F.linear(hidden, weight), targets),
+    }
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):  # since torch 2.13
+        chunked = torch.nn.LinearCrossEntropyOptions()
+        losses["F.linear_cross_entropy"] = lambda: F.linear_cross_entropy(hidden, weight, targets, options=chunked)
+    if device == "cuda" and importlib.util.find_spec("liger_kernel"):
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
+        liger = LigerFusedLinearCrossEntropyLoss()
+        losses["Liger"] = lambda: liger(weight, hidden, targets)
+
+    def both_ways(loss: Callable[[], Tensor]) -> Arm:
+        def arm() -> None:
+            hidden.grad = weight.grad = None
+            loss().backward()
+
+        return arm
+
+    return {name: both_ways(loss) for name, loss in losses.items()}
+
+
+def our_update(model: ModelConfig, slots: int, device: str) -> Arm:
+    """Clip and AdamW of K models."""
+    population = Population.of(TransformerLM(model, slots).to(device))
+    grads = {name: torch.randn_like(p) for name, p in population.model.named_parameters()}
+    table = torch.tensor([adamw_coefficients(LR, BETAS, 1e-8, DECAY, 10)] * slots, dtype=torch.float64).T
+    c = Coefficients(*(table if device == "cpu" else table.float().to(device)))
+    max_norms = torch.full((slots,), CLIP, device=device)
+
+    def arm() -> None:
+        population.update(grads, c, max_norms)
+        torch._foreach_mul_(list(grads.values()), GROWTH)
+
+    return arm
+
+
+def torch_update(model: ModelConfig, slots: int, device: str) -> Arm:
+    """The same by torch, model after model."""
+    several = []
+    for _ in range(slots):
+        parameters = list(TransformerLM(model).to(device).parameters())
+        for parameter in parameters:
+            parameter.grad = torch.randn_like(parameter)
+        several.append((parameters, torch.optim.AdamW(parameters, LR, BETAS, weight_decay=DECAY, fused=True)))
+
+    def arm() -> None:
+        for parameters, optimizer in several:
+            torch.nn.utils.clip_grad_norm_(parameters, CLIP, foreach=True)
+            optimizer.step()
+            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], GROWTH)
+
+    return arm

@@ -1,0 +1,54 @@
+"""Arms that take turns, so that whatever else the machine does meets all of them."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+Arm = Callable[[], Any]
+
+
+def race(arms: Mapping[str, Arm], rounds: int, device: str) -> dict[str, list[float]]:
+    """Seconds of one call of each arm, in `rounds` rounds in which they take turns."""
+    for arm in arms.values():
+        for _ in range(3):
+            arm()
+    repeats = {}
+    for name, arm in arms.items():
+        repeats[name] = max(1, round(0.3 / _seconds(arm, 1, device)))
+    times: dict[str, list[float]] = {name: [] for name in arms}
+    names = list(arms)
+    for n in range(rounds):
+        for name in names[n % len(names) :] + names[: n % len(names)]:
+            times[name].append(_seconds(arms[name], repeats[name], device))
+    return times
+
+
+def compared(rounds: Mapping[str, list[float]], ours: tuple[str, ...], peers: tuple[str, ...]) -> dict[str, Any]:
+    """Median milliseconds, and the median ratio of the best peer to our best; which is best is decided by medians."""
+    medians = {name: statistics.median(one) for name, one in rounds.items()}
+    our, peer = (min(names, key=lambda name: medians[name]) for names in (ours, peers))
+    ratios = [theirs / mine for theirs, mine in zip(rounds[peer], rounds[our], strict=True)]
+    return {
+        "ms": {name: round(1e3 * one, 3) for name, one in medians.items()},
+        "ours": our,
+        "peer": peer,
+        "ratio": round(statistics.median(ratios), 3),
+        "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
+    }
+
+
+def _seconds(arm: Arm, repeats: int, device: str) -> float:
+    _wait(device)
+    began = time.perf_counter()
+    for _ in range(repeats):
+        arm()
+    _wait(device)
+    return (time.perf_counter() - began) / repeats
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

@@ -92,13 +92,16 @@ def main() -> None:
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
     """What a row was measured with."""
-    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40"]
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    # The results themselves change as rows are written.
+    changed = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "lmcore", "tests/bench/*.py"]
+    changes = "+changes" if subprocess.run(changed, check=False).returncode else ""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
     train = TrainConfig(device=options.device, dtype=dtype_on(options.device), threads=options.threads)
     return {
         "command": f"python tests/bench/core.py --device {options.device} --threads {options.threads} --nanogpt DIR",
-        "commit": subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip() or None,
+        "commit": (head.stdout.strip() or "unknown") + changes,
         "hardware": torch.cuda.get_device_name() if options.device == "cuda" else cpu,
         "cores": len(os.sched_getaffinity(0)),
         "threads": options.threads,

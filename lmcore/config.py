@@ -1,7 +1,8 @@
 """What a training run is: four frozen, validated configs and their sum, `RunSpec`.
 
 Loads without torch, so that a config can be checked in milliseconds. Validation is strict (no `"200"` for 200), unknown
-keys are errors, and nothing is changed while validating. How a YAML file becomes a config is the business of `sweeps`.
+keys are errors, and nothing is changed while validating. How a YAML file becomes a config is the business of
+`lmcore.run_file`, and of `sweeps.spec_file` for a whole sweep.
 """
 
 from typing import Annotated, Any, Literal, Self

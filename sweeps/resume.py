@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmcore.errors import InputError
+from lmcore.paths import show
 from lmcore.tokens import Tokens, load_tokens
 from sweeps.database_url import password_left_out
 from sweeps.folder import RunFolder
-from sweeps.paths import show
 from sweeps.spec import SweepSpec
 from sweeps.spec_file import load_spec
 

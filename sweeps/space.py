@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lmcore.config import Config, PositiveFloat
-from sweeps.paths import FieldError, defaults, describe, plain_types, show, whole_numbers
+from lmcore.paths import FieldError, defaults, describe, plain_types, show, whole_numbers
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

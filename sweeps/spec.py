@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from lmcore import yaml_file
 from lmcore.config import (
     FIELD_ROLES,
     Config,
@@ -23,15 +24,14 @@ from lmcore.config import (
     TrainConfig,
 )
 from lmcore.corpus import STDLIB
+from lmcore.paths import RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, show, unknown
+from lmcore.run_file import ONLY_SIZE
 from sweeps import space as spaces
-from sweeps import yaml_file
 from sweeps.database_url import absolute_url
-from sweeps.paths import RUN_DEFAULTS, ClashError, FieldError, apply, show, unknown
 from sweeps.settings import SearchConfig, TrackingConfig
 from sweeps.variants import Experiment, Name, Size, check_unique_names
 
 DEFAULT_TRIALS = 16
-ONLY_SIZE = "main"
 
 
 class SweepSpec(Config):
@@ -185,7 +185,7 @@ class SweepSpec(Config):
         base = self.base
         for name in self.size_names:
             overrides = self._size_overrides(name)
-            run = _checked(base, overrides, {path: f"sizes.{name}.{path}" for path in overrides}, f"sizes.{name}")
+            run = apply_at(base, overrides, {path: f"sizes.{name}.{path}" for path in overrides}, f"sizes.{name}")
             for corner in spaces.corners(self.space):
                 try:
                     apply(run, corner)
@@ -194,7 +194,7 @@ class SweepSpec(Config):
             for experiment in self.experiments:
                 place = f"experiments.{experiment.name}"
                 places = {path: f"{place}.{path}" for path in experiment.overrides}
-                _checked(run, experiment.overrides, places, place)
+                apply_at(run, experiment.overrides, places, place)
 
     def _in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
         """The error of a corner at the entry of the space that is at fault, with all others that take part in it."""
@@ -240,16 +240,6 @@ def _check_may_vary(section: str, place: str, path: str) -> None:
     if path == "model.context_length" and section != "sizes":
         rule = "must not vary within a size, whose trials are compared on the same validation windows"
         raise FieldError(place, f"{rule}; list sizes: that set model.context_length instead")
-
-
-def _checked(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, str], place: str) -> RunSpec:
-    """`apply`, whose error names the place in the file that the field at fault was overridden at."""
-    try:
-        return apply(run, overrides)
-    except FieldError as error:
-        if error.field in places:
-            raise FieldError(places[error.field], error.rule) from None
-        raise FieldError(place, str(error)) from None
 
 
 def _absolute(path: str | None) -> str | None:

@@ -1,21 +1,20 @@
 """From a YAML file and a command line to a `SweepSpec`: file, then `--set`, then flags, the later ones winning.
 
 Every error is one line that names the file and line, or the option, that the wrong value came from. YAML's own rules
-are in `sweeps.yaml_file`, those of a sweep in `sweeps.spec`.
+are in `lmcore.yaml_file`, those of a sweep in `sweeps.spec`.
 """
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from lmcore.config import DEFAULT_VOCAB_SIZE
+from lmcore import yaml_file
 from lmcore.errors import InputError
-from lmcore.token_files import is_token_file
-from sweeps import yaml_file
-from sweeps.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, describe, one_line, show, unknown, whole_numbers
+from lmcore.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, describe, show, unknown, whole_numbers
+from lmcore.run_file import located, resolve_vocab_size
 from sweeps.settings import SearchConfig, TrackingConfig
 from sweeps.spec import SweepSpec
 
@@ -64,13 +63,13 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
                 _put(draft, FLAGS[flag], value)
         if notes and isinstance(draft.setdefault("notes", []), list):
             draft["notes"] += notes
-        _resolve_vocab_size(draft)
+        resolve_vocab_size(draft)
         return SweepSpec.model_validate(whole_numbers(SweepSpec, draft))
     except ValidationError as error:
         known = {**dict.fromkeys(SweepSpec.model_fields, REQUIRED), **SETTABLE}
-        raise _located(describe(error, known), source, set_by) from None
+        raise located(describe(error, known), source, set_by) from None
     except FieldError as error:
-        raise _located(error, source, set_by) from None
+        raise located(error, source, set_by) from None
 
 
 def _put(draft: dict[str, Any], path: str, value: Any) -> None:
@@ -102,34 +101,3 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
         if owners:
             notes.append(f"{path} is set, but {', '.join(owners)} set their own")
     return notes
-
-
-def _resolve_vocab_size(draft: dict[str, Any]) -> None:
-    """Give the model the vocabulary of data.vocab_size, or of the tokenizer that is trained for want of one.
-
-    Data that come with their tokens say only when they are read how many there are.
-    """
-    model, data = draft.setdefault("model", {}), draft.get("data", {})
-    if not isinstance(model, dict) or not isinstance(data, dict) or "vocab_size" in model:
-        return
-    tokenized = data.get("tokenizer") is not None or is_token_file(str(data.get("source")))
-    vocab_size = data.get("vocab_size") or (None if tokenized else DEFAULT_VOCAB_SIZE)
-    if vocab_size is not None:
-        model["vocab_size"] = vocab_size
-
-
-def _located(error: FieldError, source: yaml_file.YamlFile, set_by: Mapping[str, str]) -> InputError:
-    """The error, preceded by the option that gave the value, or by file and line."""
-    lines = {
-        key: line
-        for key, line in source.lines.items()
-        if not any(key == path or key.startswith(f"{path}.") for path in set_by)
-    }
-    parts = error.field.split(".")
-    for length in range(len(parts), 0, -1):
-        place = ".".join(parts[:length])
-        if place in set_by:
-            return InputError(one_line(f"{set_by[place]}: {error.rule if place == error.field else error}"))
-        if place in lines:
-            return InputError(f"{source.name}:{lines[place]}: {error}")
-    return InputError(f"{source.name}: {error}")

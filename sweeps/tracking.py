@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from lmcore import columns as col
+from lmcore.yaml_file import read_yaml
 from sweeps.folder import RunFolder
-from sweeps.yaml_file import read_yaml
 
 POLL_S = 1.0
 WAIT_S = 25.0

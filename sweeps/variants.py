@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict
 
 from lmcore.config import Config
-from sweeps.paths import FieldError, show
+from lmcore.paths import FieldError, show
 
 
 def _name_of(max_length: int) -> Any:

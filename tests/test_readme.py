@@ -36,6 +36,15 @@ def test_every_command_of_the_readme_parses(command, tmp_path):
     assert load_spec(ROOT / config, options.set, **options.flags).name
 
 
+def test_the_profile_of_the_readme_names_a_size_that_is_there():
+    from lmcore.profile import parser
+    from lmcore.run_file import load_run
+
+    [command] = re.findall(r"^ {4}python -m lmcore\.profile (.*)$", README, flags=re.MULTILINE)
+    options = parser().parse_args(shlex.split(command))
+    assert load_run(ROOT / options.config, options.size).size == options.size
+
+
 def test_the_quoted_sweep_is_the_committed_one():
     measured = json.loads((ROOT / "tests" / "bench" / "results" / "quick.json").read_text())
     assert f"{measured['median_seconds'] / 60:.1f} minutes" in README

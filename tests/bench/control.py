@@ -42,6 +42,7 @@ from lmcore import columns as col
 from lmcore.config import TrainConfig
 from lmcore.device import resolve
 from lmcore.pace import Pace
+from lmcore.run_file import ONLY_SIZE
 from lmcore.tokens import Tokens
 from sweeps.cluster import Cluster, connect
 from sweeps.engines import Engines
@@ -49,7 +50,7 @@ from sweeps.folder import RunFolder
 from sweeps.ledger import Ledger
 from sweeps.manifest import manifest
 from sweeps.rows import RowFile
-from sweeps.spec import ONLY_SIZE, SweepSpec
+from sweeps.spec import SweepSpec
 from sweeps.storage import open_storage, quiet_optuna
 from sweeps.trainable import TrialTrainable
 from sweeps.trial_files import TrialFiles

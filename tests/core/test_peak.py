@@ -1,12 +1,13 @@
-"""The measured peak is what a matrix product of this process takes, and leaves torch as it was."""
+"""The measured peaks are what a matrix product and a copy of this process take, and leave torch as it was."""
 
 import time
 
 import torch
 
+import lmcore.peak
 from lmcore.config import TrainConfig
 from lmcore.device import resolve
-from lmcore.peak import CPU_SIDE, matmul_flops_per_s
+from lmcore.peak import CPU_SIDE, copy_bytes_per_s, matmul_flops_per_s
 
 
 def test_the_peak_is_the_rate_of_a_large_product():
@@ -25,3 +26,12 @@ def timed(function):
     began = time.perf_counter()
     function()
     return time.perf_counter() - began
+
+
+def test_the_bandwidth_is_that_of_reading_and_writing_a_large_tensor(monkeypatch):
+    monkeypatch.setattr(lmcore.peak, "CPU_COPY_BYTES", 2**27)
+    bandwidth = copy_bytes_per_s(resolve(TrainConfig(device="cpu"), cuda=False))
+    source = torch.ones(2**25)
+    target = torch.ones(2**25)
+    fastest = min(timed(lambda: target.copy_(source)) for _ in range(5))
+    assert 0.1 < bandwidth / (2 * 2**27 / fastest) < 3

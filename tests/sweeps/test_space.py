@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pydantic import TypeAdapter, ValidationError
 
 from lmcore.config import ModelConfig
-from sweeps.paths import describe
+from lmcore.paths import describe
 from sweeps.space import (
     CONSTRAINED,
     MAX_COMBINATIONS,

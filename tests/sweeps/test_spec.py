@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lmcore.config import DEFAULT_VOCAB_SIZE, FIELD_ROLES, RunSpec
 from lmcore.errors import InputError
-from sweeps.paths import RUN_DEFAULTS, apply, describe
+from lmcore.paths import RUN_DEFAULTS, apply, describe
 from sweeps.spec import SweepSpec, dump_yaml
 from sweeps.spec_file import load_spec
 

@@ -101,7 +101,8 @@ def unknown(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
 def plain_types(path: str) -> frozenset[type]:
     """The Python types that a run's field takes: `{float}` for optim.lr, `{float, NoneType}` for optim.clip_norm."""
     section, name = path.split(".")
-    return _plain_types(RunSpec.model_fields[section].annotation.model_fields[name].annotation)
+    config: Any = RunSpec.model_fields[section].annotation
+    return _plain_types(config.model_fields[name].annotation)
 
 
 def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
@@ -120,6 +121,16 @@ def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
         return RunSpec.model_validate(whole_numbers(RunSpec, values))
     except ValidationError as error:
         raise describe(error) from None
+
+
+def apply_at(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, str], place: str) -> RunSpec:
+    """`apply`, whose error names the place in the file at which the field at fault was overridden, else `place`."""
+    try:
+        return apply(run, overrides)
+    except FieldError as error:
+        if error.field in places:
+            raise FieldError(places[error.field], error.rule) from None
+        raise FieldError(place, str(error)) from None
 
 
 def defaults(config: type[BaseModel]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 Scalars are those of YAML 1.2: `1e-3` is a number, only `true` and `false` are booleans (a bare `off` is text), and
 only decimal integers are integers. Refused, each with one line that names file and line: duplicate keys, tags such as
 `!!python/object`, aliases (and so alias bombs), keys that are not text, files over 1 MiB. The line of every dotted key
-is kept, so that later errors can name it too. What the keys mean is the business of `sweeps.spec`.
+is kept, so that later errors can name it too. What the keys mean is the business of `lmcore.run_file` and, for a whole
+sweep, `sweeps.spec`.
 """
 
 import re
@@ -161,7 +162,7 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's name; filled below)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        event = self.peek_event()
+        event = self.peek_event()  # type: ignore[no-untyped-call]
         problem = None
         if isinstance(event, yaml.AliasEvent):
             problem = f"aliases are not allowed (got *{event.anchor}); write the value again"

@@ -1,0 +1,261 @@
+"""An update's time is put down to its parts without loss, its work is what torch counts, and mistakes are one line."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import DeviceType
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import lmcore.breakdown
+import lmcore.peak
+from lmcore.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Probe, Share, attributed
+from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.device import resolve_run
+from lmcore.model import TransformerLM
+from lmcore.params import count_parameters
+from lmcore.profile import main
+from lmcore.roofline import KINDS, Work, update_work
+from lmcore.tokens import Tokens
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = """\
+data: {vocab_size: 97}
+model: {d_model: 32, num_layers: 1, num_heads: 2, d_ff: 64, context_length: 16}
+train: {batch_size: 4, eval_every: 20, eval_windows: 4, device: cpu, steps: 1e3}
+optim: {lr: 1e-3}
+space: {optim.lr: {low: 1e-4, high: 1e-2, log: true}}
+sizes:
+  - {name: xs, model.d_model: 16}
+  - {name: s, model.d_ff: 96}
+"""
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+def tiny_run(**train):
+    model = ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=64, context_length=16)
+    return resolve_run(RunSpec(model=model, train=TrainConfig(batch_size=4, device="cpu", **train)), cuda=False)
+
+
+@pytest.fixture(scope="module")
+def breakdown():
+    torch.set_num_threads(1)
+    ids = np.arange(20_000) % 97
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(lmcore.breakdown, "UPDATES", 1)  # to read the events of one takes most of the time
+        return Probe(tiny_run(eval_windows=4), 1, Tokens.of(ids[:10_000], ids[10_000:], 97)).break_down()
+
+
+def test_the_parts_of_an_update_sum_to_its_measured_time_and_so_do_the_kinds_of_work(breakdown):
+    assert sum(map(breakdown.of, PARTS)) == pytest.approx(breakdown.update_s)
+    assert sum(breakdown.of(kind=kind) for kind in (*KINDS, OVERHEAD)) == pytest.approx(breakdown.update_s)
+
+
+def test_every_part_of_an_uncompiled_update_takes_time(breakdown):
+    ran = {part for part in PARTS if breakdown.of(part) > 0}
+    assert ran == {*PARTS} - {"compiled model and loss"}
+    assert 0 < breakdown.of(REST) < breakdown.update_s
+
+
+def test_only_what_is_differentiated_takes_time_in_the_backward_pass(breakdown):
+    differentiated = {"embedding", "norms", "attention", "feed-forward", "residual sums", HEAD_AND_LOSS, AUTOGRAD}
+    assert {part for part in PARTS if breakdown.of(part, backward=True)} == differentiated
+
+
+def test_matrix_products_and_attention_are_found_in_the_parts_that_make_them(breakdown):
+    assert {share.part for share in breakdown.seconds if share.kind == "matrix products"} == {
+        "attention",
+        "feed-forward",
+        HEAD_AND_LOSS,
+    }
+    assert {share.part for share in breakdown.seconds if share.kind == "attention"} == {"attention"}
+
+
+def event(name, parent=None, start=0.0, own_us=0.0, kernel_us=0.0, number=-1, device=DeviceType.CPU):
+    return SimpleNamespace(
+        name=name,
+        cpu_parent=parent,
+        time_range=SimpleNamespace(start=start, end=start + 1),
+        self_cpu_time_total=own_us,
+        self_device_time_total=kernel_us,
+        sequence_nr=number,
+        device_type=device,
+    )
+
+
+def test_a_kernel_counts_at_its_operator_and_a_backward_one_at_the_forward_operator_of_another_thread():
+    advance = event("lmcore/trainer.py(103): advance", start=0)
+    norm = event("nn.Module: SlotRMSNorm_3", advance, start=1)
+    forward = event("aten::mul", norm, start=2, own_us=100, kernel_us=3, number=7)
+    kernel = event("vectorized_elementwise_kernel", None, start=3, kernel_us=3, device=DeviceType.CUDA)
+    node = event("autograd::engine::evaluate_function: MulBackward0", None, start=4, own_us=50, number=7)
+    backward = event("aten::mul", node, start=5, own_us=100, kernel_us=5)
+    assert attributed([backward, node, kernel, forward, norm, advance], on_gpu=True) == {
+        Share("norms", False, "elementwise"): pytest.approx(3e-6),
+        Share("norms", True, "elementwise"): pytest.approx(5e-6),
+    }
+
+
+def test_evaluation_and_the_loading_of_slots_are_left_out():
+    load = event("lmcore/trainer.py(139): load_slot", start=0)
+    drawn = event("aten::normal_", load, start=1, own_us=10)
+    advance = event("lmcore/trainer.py(103): advance", start=2)
+    stacked = event("aten::stack", advance, start=3, own_us=20)
+    windows = event("lmcore/evaluate.py(28): window_losses", advance, start=4)
+    block = event("nn.Module: Block_0", windows, start=5)
+    added = event("aten::add", block, start=6, own_us=30)
+    seconds = attributed([load, drawn, advance, stacked, windows, block, added])
+    assert seconds == {Share("batches, coefficients", False, OVERHEAD): pytest.approx(20e-6)}
+
+
+def test_a_compiled_program_is_one_part_whose_products_and_cpu_kernels_are_seen():
+    advance = event("lmcore/trainer.py(103): advance", start=0)
+    region = event("Torch-Compiled Region: 0/0", advance, start=1)
+    call = event("torchinductor/ab/cab.py(585): call", region, start=2, own_us=9)
+    kernel = event("<built-in function kernel>", call, start=3, own_us=20)
+    product = event("aten::bmm", call, start=4, own_us=30)
+    seconds = attributed([advance, region, call, kernel, product])
+    assert seconds.pop(Share("compiled model and loss", False, "elementwise")) == pytest.approx(20e-6)
+    assert seconds == {Share("compiled model and loss", False, "matrix products"): pytest.approx(30e-6)}
+
+
+@pytest.mark.parametrize("ffn", ["swiglu", "relu"])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("slots", [1, 3])
+def test_flops_of_products_and_attention_are_those_that_torch_counts(ffn, tied, slots):
+    """torch counts attention, written out as products, without its causality: T^2 pairs for our T (T + 1) / 2."""
+    sizes = {"vocab_size": 37, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 24, "context_length": 8}
+    config = ModelConfig(**sizes, ffn=ffn, tie_embeddings=tied)
+    model = TransformerLM(config, slots)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(torch.zeros(slots, 5, 8, dtype=torch.int64)).sum().backward()
+    works = update_work(RunSpec(model=config, train=TrainConfig(batch_size=5)), slots)
+    products, attention = (sum(w.total_flops for w in works if w.kind == k) for k in ("matrix products", "attention"))
+    assert products + attention * 2 * 8 / (8 + 1) == counter.get_total_flops()
+
+
+def test_norms_rotary_positions_and_parameters_are_counted_where_they_are():
+    def counted(**model):
+        run = RunSpec(model=ModelConfig(num_layers=3, **model))
+        return {work.name: work for work in update_work(run, 2)}, count_parameters(run.model).total
+
+    for norm, norms in (("pre", 7), ("post", 6), ("none", 0)):
+        works, parameters = counted(norm=norm, positions="none")
+        assert works["norms"].times == 2 * norms
+        assert works["rotary positions"].times == 0
+        assert works["norm, clip and AdamW"].total_bytes == 2 * 32 * parameters
+
+
+def test_a_bound_is_the_longer_of_arithmetic_and_memory():
+    assert Work("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=10, bytes_per_s=10) == 30
+    assert Work("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
+
+
+def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer():
+    full, half = (update_work(tiny_run(dtype=dtype), 1) for dtype in ("float32", "bfloat16"))
+    for wide, narrow in zip(full, half, strict=True):
+        assert wide.bytes == narrow.bytes * (1 if wide.kind == "optimizer" else 2)
+
+
+def test_the_command_prints_what_it_measured_and_where_the_time_went(config, capsys, monkeypatch):
+    monkeypatch.setattr(lmcore.peak, "CPU_COPY_BYTES", 2**20)
+    monkeypatch.setattr(lmcore.peak, "LEAST_S", 0.01)
+    monkeypatch.setattr(lmcore.breakdown, "UPDATES", 1)
+    before = sorted(config.parent.iterdir())
+    assert main(["--config", str(config), "--slots", "2", "--seconds", "0.05"]) == 0
+    said = capsys.readouterr().out
+    for heading in ("What is measured", "Where an update's time goes", "Rates", "Roofline"):
+        assert f"{heading}" in said.split("\n\n") or heading in [line.split(":")[0] for line in said.splitlines()]
+    expected = [
+        "size s: ",
+        "slots K = 2, batch B = 4, time T = 16: 128 tokens",
+        "cpu, float32, not compiled, CPU threads: 1",
+    ]
+    for text in (*expected, "random tokens", "after every 20 updates", "times its bound of"):
+        assert text in said
+    assert sorted(config.parent.iterdir()) == before
+
+
+def test_without_a_size_the_last_is_measured_and_a_named_one_otherwise(config):
+    from lmcore.run_file import load_run
+
+    run, name = load_run(config)
+    assert (name, run.model.d_model, run.model.d_ff, run.train.steps) == ("s", 32, 96, 1000)
+    assert run.optim.lr == 1e-3
+    assert load_run(config, "xs").run.model.d_model == 16
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--slots", "0"], "argument --slots: must be a whole number >= 1 (got '0'); see --help"),
+        (["--slots", "two"], "argument --slots: must be a whole number >= 1 (got 'two'); see --help"),
+        (["--seconds", "nan"], "argument --seconds: must be a number > 0 (got 'nan'); see --help"),
+        (["--size", "m"], "--size: must be one of xs, s (got 'm'); choose one of them"),
+        (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory); give the path of a"),
+        (["--verbose"], "unrecognized arguments: --verbose; see --help"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(config, capsys, arguments, message):
+    assert exit_code(["--config", str(config), *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(message)
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "changed", "message"),
+    [
+        ("optim: {lr", "optim: {lrr", ":4: optim.lrr: is not a field; did you mean optim.lr?"),
+        ("model: {", "modle: {", ":2: modle: is not a field; did you mean model?"),
+        ("num_heads: 2", "num_heads: 5", ":2: model.num_heads: must divide d_model, but 5 does not divide 32"),
+        ("model.d_ff: 96", "model.d_ff: big", ":8: sizes.s.model.d_ff: must be an integer (got 'big')"),
+        ("{name: xs, model.d_model: 16}", "16", ":7: sizes.0: must be a mapping with a name"),
+        ("data: {", "data: {source: a.npy, x", ":1: data.xvocab_size: is not a field; did you mean data.vocab_size?"),
+        ("vocab_size: 97", "source: a.npy", ":2: model.vocab_size: must be given, as the data are not read here"),
+        ("lr: 1e-3}", "lr: [1e-3}", ":4: malformed YAML: "),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_that_names_it_and_exit_code_2(config, capsys, text, changed, message):
+    config.write_text(CONFIG.replace(text, changed))
+    assert exit_code(["--config", str(config)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"{config}{message}")
+    assert said.err.count("\n") == 1
+
+
+def test_a_device_that_is_not_there_is_one_line_and_exit_code_2(config, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config.write_text(CONFIG.replace("device: cpu", "device: cuda"))
+    assert exit_code(["--config", str(config)]) == 2
+    assert capsys.readouterr().err.startswith("train.device: cuda needs a GPU and there is none")
+
+
+def test_a_process_of_its_own_answers_a_mistake_with_one_line_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "lmcore.profile", "--config", str(tmp_path / "a.yaml")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == f"{tmp_path / 'a.yaml'}: cannot be read (No such file or directory); give the path of a YAML file\n"
+    )
+
+
+def exit_code(arguments):
+    try:
+        return main(arguments)
+    except SystemExit as left:
+        return left.code

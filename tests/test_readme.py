@@ -122,3 +122,22 @@ def test_the_quoted_cost_of_a_kill_is_the_committed_one():
     text = " ".join(README.split())
     assert f"{measured['median']['extra_s']:.0f} s more than one left alone" in text
     assert f"(start-up and one interval: {goal:.0f} s)" in text
+
+
+def test_the_quoted_trust_in_fits_and_time_of_loading_are_the_committed_ones():
+    measured, loading = results("scaling"), results("load")
+    designs = measured["coverage"]["designs"]
+    coverage = [number["coverage_percent"] for design in designs.values() for number in design.values()]
+    lost = measured["steplaw"]["loss_above_best_percent"]
+    text = " ".join(README.split())
+    for quoted in (
+        f"{measured['coverage']['sets']} simulated sweeps of each of {len(designs)} designs",
+        f"in {min(coverage):g} to {max(coverage):g} % of cases ({len(coverage)} numbers)",
+        f"{measured['steplaw']['runs']:,} public runs lose {lost['ours']['best_batch_mean']:.3f} %",
+        f"published with them {lost['published']['best_batch_mean']:.3f} %",
+        f"{measured['time']['resamples']:,} resamples of a loss law of {measured['time']['runs']} runs take "
+        f"{measured['time']['wall_s']:.1f} s",
+        f"{loading['rounds'][0]['trials']:,} trials and {loading['rounds'][0]['rows']:,} rows loads in "
+        f"{loading['median']['load_s']:.1f} s and {loading['median']['peak_bytes'] / 1e9:.1f} GB",
+    ):
+        assert quoted in text

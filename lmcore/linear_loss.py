@@ -22,7 +22,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 CPU_CHUNK, GPU_CHUNK = 128, 4096
-"""C at least. On a CPU its logits should stay near the cache, but fewer make matrix products slow."""
+"""C at least: fewer positions make matrix products slow."""
+CPU_LOGITS = 2**19
+"""C V where that allows more: 2 MB in float32 stay near a CPU's cache."""
 CHUNKS = 16  # at most, so that the head's gradient is not gone through too often
 
 
@@ -68,7 +70,7 @@ def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
 
 def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
     """Place of each chunk, its index [K, C, 1], negative log-likelihoods [K, C] and probabilities [K, C, V]."""
-    least = CPU_CHUNK if hidden.device.type == "cpu" else GPU_CHUNK
+    least = max(CPU_CHUNK, CPU_LOGITS // weight.shape[1]) if hidden.device.type == "cpu" else GPU_CHUNK
     size = max(least, 64 * math.ceil(hidden.shape[1] / (64 * CHUNKS)))
     for start in range(0, hidden.shape[1], size):
         place = slice(start, start + size)

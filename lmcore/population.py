@@ -52,6 +52,7 @@ class Population:
         self.model = model
         self.exp_avg = exp_avg
         self.exp_avg_sq = exp_avg_sq
+        self._parameters = dict(model.named_parameters())  # looked up in every step
 
     @classmethod
     def of(cls, model: TransformerLM) -> "Population":
@@ -88,9 +89,9 @@ class Population:
         losses = forward(self.model, x, y)
         # One seed gradient per slot: nothing, not even the loss, is summed over slots.
         losses.backward(torch.ones_like(losses))  # type: ignore[no-untyped-call]
-        grads = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         norms = self.update(grads, c, max_norms, active)
-        for p in self.model.parameters():
+        for p in self._parameters.values():
             p.grad = None
         return StepResult(losses.detach(), norms)
 
@@ -117,9 +118,8 @@ class Population:
         """All slots at once, with coefficients that stay on the device."""
         # A tied slot's own head is idle: its gradient is zero, and it must not decay either.
         idle_head = c._replace(decay=torch.where(self.model.tied_mask, 0.0, c.decay))
-        parameters = dict(self.model.named_parameters())
         for name, grad in grads.items():
-            p = parameters[name]
+            p = self._parameters[name]
             lead = (-1, *[1] * (p.ndim - 1))
             grad.mul_(scale.view(lead))
             trains = None if active is None else active.view(lead)
@@ -132,11 +132,10 @@ class Population:
     def _update_by_slot(self, grads: dict[str, Tensor], c: Coefficients, scale: Tensor, active: Tensor | None) -> None:
         """One active slot after the other, by torch's fused kernel, which takes numbers; others are not touched."""
         rows = [Coefficients(*row) for row in torch.stack([torch.as_tensor(one) for one in c], dim=1).tolist()]
-        parameters = dict(self.model.named_parameters())
         for k, row in enumerate(rows):
             if active is not None and not active[k]:
                 continue
             names = [name for name in grads if not (name == HEAD and self.model.tied[k])]
-            all_tensors: tuple[dict[str, Any], ...] = (parameters, grads, self.exp_avg, self.exp_avg_sq)
+            all_tensors: tuple[dict[str, Any], ...] = (self._parameters, grads, self.exp_avg, self.exp_avg_sq)
             p, grad, m, v = ([named[name][k] for name in names] for named in all_tensors)
             fused_adamw_(p, grad, m, v, row, scale[k])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.bench import performance
+
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^ {4}python sweeps/run\.py (.*?)(?: {2,}#.*)?$", README, flags=re.MULTILINE)
@@ -141,3 +143,7 @@ def test_the_quoted_trust_in_fits_and_time_of_loading_are_the_committed_ones():
         f"{loading['median']['load_s']:.1f} s and {loading['median']['peak_bytes'] / 1e9:.1f} GB",
     ):
         assert quoted in text
+
+
+def test_the_table_of_the_cores_speed_is_made_of_the_committed_measurements():
+    assert performance.BEGIN + performance.table() + performance.END in README

@@ -1,0 +1,76 @@
+"""README's table of the core's speed, made of results/core-*.json: `python tests/bench/performance.py` puts it in."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = Path(__file__).parent / "results"
+BEGIN, END = "<!-- performance: made by tests/bench/performance.py -->\n", "<!-- /performance -->\n"
+DEVICES = {"cpu": "CPU", "cuda": "GPU"}
+UNMEASURED = "unmeasured"
+
+
+def table() -> str:
+    """Markdown: a line per row of tests/bench/core.py, a column per device."""
+    found = {device: _load(RESULTS / f"core-{device}.json") for device in DEVICES}
+    columns = {device: _cells(result) for device, result in found.items()}
+    names = list(dict.fromkeys(name for cells in columns.values() for name in cells))
+    lines = [f"| times as fast as | {' | '.join(DEVICES.values())} |", f"|---|{'---|' * len(DEVICES)}"]
+    lines += [
+        f"| {name} | {' | '.join(columns[device].get(name, UNMEASURED) for device in DEVICES)} |" for name in names
+    ]
+    return "\n".join([*lines, "", *(_about(device, result) for device, result in found.items() if result)]) + "\n"
+
+
+def _load(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def _cells(result: dict[str, Any]) -> dict[str, str]:
+    """What a device's column holds, by the line it stands in."""
+    rows = {row: part["measured"] for row, part in result.items()}
+    cells = {f"nanoGPT's training step, {size}": _ratio(one) for size, one in rows.get("step", {}).items()}
+    for name, one in rows.get("module", {}).items():
+        width, how = name.split()
+        cells[f"the same model as nn.Module with fused AdamW, d = {width[1:]}, {how}"] = _ratio(one)
+    for name, one in rows.get("loss", {}).items():
+        held = one["peak_over_logits"]
+        peer = one["peer"]
+        cells[f"head and loss of torch, V = {name[1:]}"] = (
+            f"{_ratio(one)}, {held['ours']:.2f} of the logits' memory ({held[peer]:.2f})"
+        )
+    for name, one in rows.get("update", {}).items():
+        cells[f"torch's clipping and fused AdamW, {name[1:]} x 10M"] = _ratio(one)
+    if "compile" in rows:
+        share = rows["compile"]
+        cells["seconds to the first compiled step: cold, then in a second process"] = (
+            f"{share['cold_s']:.0f}, {share['second_process_s']:.1f}"
+        )
+    return cells
+
+
+def _ratio(one: dict[str, Any]) -> str:
+    low, high = one["ratio_range"]
+    return f"{one['ratio']:.2f}x ({low:.2f}-{high:.2f})"
+
+
+def _about(device: str, result: dict[str, Any]) -> str:
+    about = next(iter(result.values()))["about"]
+    return (
+        f"{DEVICES[device]}: {about['hardware']}, {about['threads']} threads, torch {about['torch']}, medians of "
+        f"{about['rounds']} rounds (range of all); [core-{device}.json](tests/bench/results/core-{device}.json)."
+    )
+
+
+def main() -> None:
+    """Replace what stands between the marks."""
+    readme = ROOT / "README.md"
+    text = readme.read_text()
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    readme.write_text(before + BEGIN + table() + END + after)
+
+
+if __name__ == "__main__":
+    main()

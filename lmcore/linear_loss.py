@@ -72,17 +72,19 @@ def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[s
     """Place of each chunk, its index [K, C, 1], negative log-likelihoods [K, C] and probabilities [K, C, V]."""
     least = max(CPU_CHUNK, CPU_LOGITS // weight.shape[1]) if hidden.device.type == "cpu" else GPU_CHUNK
     size = max(least, 64 * math.ceil(hidden.shape[1] / (64 * CHUNKS)))
+    # One piece of memory for all chunks: what is asked for again may come from the system, page by page.
+    reused = hidden.new_empty(len(hidden), size, weight.shape[1]) if hidden.shape[1] >= size else None
     for start in range(0, hidden.shape[1], size):
         place = slice(start, start + size)
         index = targets[:, place, None]
-        logits = torch.bmm(hidden[:, place], weight.transpose(1, 2))
+        whole = start + size <= hidden.shape[1]
+        logits = torch.bmm(hidden[:, place], weight.transpose(1, 2), out=reused if whole else None)
         # Softmax in place, step by step: the fused one would need a second tensor of this size.
         weights = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         weights.sub_(weights.amax(-1, keepdim=True))
         target = weights.gather(-1, index)
         total = weights.exp_().sum(-1, keepdim=True)
         yield place, index, (total.log() - target).squeeze(-1), weights.div_(total)
-        del logits, weights  # before the next chunk needs as much
 
 
 class _LinearMeanNLL(torch.autograd.Function):
@@ -101,7 +103,6 @@ class _LinearMeanNLL(torch.autograd.Function):
             p = p.to(hidden.dtype)
             grad_hidden[:, place] = torch.bmm(p, weight)
             _add_product_(grad_weight, p.transpose(1, 2), hidden[:, place])
-            del p
         ctx.save_for_backward(grad_hidden.div_(count), grad_weight.div_(count))
         return total.div_(count)
 

@@ -56,10 +56,11 @@ def _ratio(one: dict[str, Any]) -> str:
 
 
 def _about(device: str, result: dict[str, Any]) -> str:
-    about = next(iter(result.values()))["about"]
+    abouts = [part["about"] for part in result.values()]
+    about, rounds = abouts[0], min(one["rounds"] for one in abouts)
     return (
         f"{DEVICES[device]}: {about['hardware']}, {about['threads']} threads, torch {about['torch']}, medians of "
-        f"{about['rounds']} rounds (range of all); [core-{device}.json](tests/bench/results/core-{device}.json)."
+        f"at least {rounds} rounds (range of all); [core-{device}.json](tests/bench/results/core-{device}.json)."
     )
 
 

@@ -136,9 +136,10 @@ def test_an_engine_that_is_killed_takes_nothing_with_it_its_trials_go_on_bitwise
         end = time.monotonic() + 150
         while time.monotonic() < end:
             rows = rows_of(metrics.parent) if metrics.exists() else {}
-            if any(row[col.ENGINE] == 0 and row[col.STEP] >= 20 for reported in rows.values() for row in reported):
-                killed.append(engine_process(0))
-                os.kill(killed[0], signal.SIGKILL)
+            begun = any(row[col.ENGINE] == 0 and row[col.STEP] >= 20 for reported in rows.values() for row in reported)
+            if begun and (process := engine_process(0)) is not None:  # it has no title between two of them
+                os.kill(process, signal.SIGKILL)
+                killed.append(process)
                 return
             time.sleep(0.02)
 

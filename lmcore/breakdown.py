@@ -29,7 +29,7 @@ INTERVALS = 5  # that are timed
 UPDATES = 4  # that are profiled: an update is thousands of events, and reading them takes longer than the update
 
 HEAD_AND_LOSS, STEP, AUTOGRAD = "head and loss", "gradient norm, clipping", "autograd's bookkeeping"
-COMPILED, REST = "compiled model and loss", "the rest"
+COMPILED, REST = "compiled model", "the rest"
 OVERHEAD = "overhead"
 BATCHES, OPTIMIZER, EVALUATION = "batches, coefficients", "AdamW", "evaluation"
 

@@ -9,8 +9,9 @@ from lmcore.errors import InputError
 from lmcore.params import flops_per_token
 
 COMPILE_FLOPS = 2e13
-"""On a CPU, compiling takes about a minute and saves about a tenth of training (tests/bench/results/core-cpu.json): it
-pays from about ten minutes of training on, which are so many FLOPs."""
+"""On a CPU, compiling takes most of a minute and saves about a tenth of training (tests/bench/results/core-cpu.json).
+
+It pays from about ten minutes of training on, which are so many FLOPs."""
 
 
 def resolve(train: TrainConfig, cuda: bool, flops: float = 0.0) -> TrainConfig:
@@ -52,6 +53,6 @@ def why_compile(asked: TrainConfig, resolved: TrainConfig, flops: float) -> str:
     if asked.compile != "auto":
         return f"{said}, as train.compile says"
     if resolved.device == "cuda":
-        return f"{said}, as it always pays on a GPU"
+        return f"{said}, as auto does on a GPU"
     than = "at least" if resolved.compile else "less than"
     return f"{said}, as the longest run has {flops:.1e} FLOPs, {than} {COMPILE_FLOPS:.0e}"

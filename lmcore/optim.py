@@ -112,6 +112,8 @@ def fused_adamw_(
         maximize=False,
         grad_scale=None if grad_scale == 1 else grad_scale.float().reciprocal(),  # by which it divides
     )
+    if not step_size and c.decay:  # a = 1, which a product with the step size cannot say
+        torch._foreach_mul_(params, 1 - float(c.decay))
 
 
 class AdamW(torch.optim.Optimizer):

@@ -359,7 +359,10 @@ def _forward(nll: Callable[[TransformerLM, Tensor, Tensor], Tensor], hidden: Hid
 
 
 def _hidden(train: TrainConfig) -> Hidden:
-    """All of the model but its head, compiled if these runs are. Head and loss are a loop that gains nothing by it."""
+    """All of the model but its head, compiled if these runs are.
+
+    Head and loss stay as they are: with their loop in it a program was not found again in torch.compile's cache.
+    """
     if not train.compile:
         return TransformerLM.hidden
     import torch._dynamo.config as dynamo  # takes longer than torch itself

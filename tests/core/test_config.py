@@ -78,7 +78,7 @@ def test_long_runs_are_compiled_on_a_cpu_and_what_was_decided_is_explained():
         assert why_compile(run.train, resolved, training_flops(run)).startswith(said)
     chosen = TrainConfig(compile=True)
     assert why_compile(chosen, resolve(chosen, False), 1.0) == "compiled, as train.compile says"
-    assert why_compile(TrainConfig(), resolve(TrainConfig(), True), 1.0) == "compiled, as it always pays on a GPU"
+    assert why_compile(TrainConfig(), resolve(TrainConfig(), True), 1.0) == "compiled, as auto does on a GPU"
 
 
 def test_a_gpu_that_is_demanded_must_be_there():

@@ -102,7 +102,7 @@ def test_a_slot_of_a_population_is_bitwise_the_slot_alone(shape, K, dtype):
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
-@pytest.mark.parametrize(("lr", "weight_decay"), [(3e-2, 0.1), (1e-3, 0.0), (0.0, 0.1)])
+@pytest.mark.parametrize(("lr", "weight_decay"), [(3e-2, 0.1), (1e-3, 0.0), (0.0, 0.1), (10.0, 0.1)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_the_fused_update_is_the_plain_one_to_rounding(dtype, tolerance, lr, weight_decay, scale):
     exact = [start(), torch.zeros(6, 4, dtype=torch.float64), torch.zeros(6, 4, dtype=torch.float64)]

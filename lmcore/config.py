@@ -110,7 +110,8 @@ class TrainConfig(Config):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda where there is one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; weights and moments stay float32. auto: bfloat16 on cuda, float32 on cpu."""
+    """Of the matrix products; weights and moments stay float32. auto: bfloat16 on cuda and on a cpu with
+    instructions for it (avx512_bf16, amx_bf16), else float32."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile all but head and loss. auto: on cuda, and on cpu for runs so long that it pays."""
     cuda_graphs: Literal["auto"] | bool = "auto"

@@ -6,6 +6,7 @@ choice. Does not ask any device itself, so that a driver without torch can decid
 
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.errors import InputError
+from lmcore.machine import Machine
 from lmcore.params import flops_per_token
 
 COMPILE_FLOPS = 2e13
@@ -14,22 +15,23 @@ COMPILE_FLOPS = 2e13
 It pays from about ten minutes of training on, which are so many FLOPs."""
 
 
-def resolve(train: TrainConfig, cuda: bool, flops: float = 0.0) -> TrainConfig:
-    """`train` with every `auto` replaced; `cuda` says whether the run will find a CUDA device.
+def resolve(train: TrainConfig, machine: Machine, flops: float = 0.0) -> TrainConfig:
+    """`train` with every `auto` replaced by what suits `machine`.
 
     `flops` are those of training the whole run, or the longest of several: short ones are not compiled on a CPU.
 
     Raises:
         InputError: `train.device: cuda` where there is none.
     """
-    if train.device == "cuda" and not cuda:
+    if train.device == "cuda" and not machine.cuda:
         raise InputError("train.device: cuda needs a GPU and there is none; use device: auto or device: cpu")
-    device = ("cuda" if cuda else "cpu") if train.device == "auto" else train.device
+    device = ("cuda" if machine.cuda else "cpu") if train.device == "auto" else train.device
     on_cuda = device == "cuda"
+    best_dtype = "bfloat16" if on_cuda or machine.cpu_bfloat16 else "float32"
     return train.model_copy(
         update={
             "device": device,
-            "dtype": ("bfloat16" if on_cuda else "float32") if train.dtype == "auto" else train.dtype,
+            "dtype": best_dtype if train.dtype == "auto" else train.dtype,
             "compile": (on_cuda or flops >= COMPILE_FLOPS) if train.compile == "auto" else train.compile,
             "cuda_graphs": on_cuda and train.cuda_graphs is not False,
             "threads": 1 if train.threads == "auto" else train.threads,
@@ -37,9 +39,9 @@ def resolve(train: TrainConfig, cuda: bool, flops: float = 0.0) -> TrainConfig:
     )
 
 
-def resolve_run(run: RunSpec, cuda: bool) -> RunSpec:
+def resolve_run(run: RunSpec, machine: Machine) -> RunSpec:
     """`run` with its train config resolved."""
-    return run.model_copy(update={"train": resolve(run.train, cuda, training_flops(run))})
+    return run.model_copy(update={"train": resolve(run.train, machine, training_flops(run))})
 
 
 def training_flops(run: RunSpec) -> float:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from lmcore.config import RunSpec
 from lmcore.device import resolve_run
 from lmcore.errors import InputError
+from lmcore.machine import this_machine
 from lmcore.params import count_parameters, flops_per_token
 from lmcore.roofline import KINDS, update_work
 from lmcore.run_file import load_run
@@ -75,7 +76,7 @@ def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
     from lmcore.peak import copy_bytes_per_s, matmul_flops_per_s
     from lmcore.throughput import is_out_of_memory
 
-    run = resolve_run(run, torch.cuda.is_available())
+    run = resolve_run(run, this_machine())
     train = run.train
     print(_subject(title, run, slots, torch.__version__), flush=True)
     try:

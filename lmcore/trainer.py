@@ -31,6 +31,7 @@ from lmcore.device import resolve_run
 from lmcore.errors import InputError
 from lmcore.evaluate import ValLoss, val_loss, window_losses
 from lmcore.graph import GraphedStep
+from lmcore.machine import this_machine
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients
 from lmcore.population import HEAD, IDLE, Forward, Population, StepResult, mean_nll, nll_per_token
@@ -57,7 +58,8 @@ class Trainer:
     """
 
     def __init__(self, runs: Sequence[RunSpec | None], tokens: Tokens) -> None:
-        resolved = [run and resolve_run(run, torch.cuda.is_available()) for run in runs]
+        machine = this_machine()
+        resolved = [run and resolve_run(run, machine) for run in runs]
         first = next((run for run in resolved if run is not None), None)
         if first is None:
             raise ValueError("a trainer needs at least one run to know its shape, got none")
@@ -232,7 +234,7 @@ class Trainer:
                 self.free_slot(k)
 
     def _fitting(self, run: RunSpec) -> RunSpec:
-        run = resolve_run(run, torch.cuda.is_available())
+        run = resolve_run(run, this_machine())
         if run.pack_key != self.pack_key:
             mine = dict(self.pack_key)
             other = [f"{path} = {new!r} for {mine[path]!r}" for path, new in run.pack_key if new != mine[path]]

@@ -10,6 +10,7 @@ from typing import Any
 
 from lmcore.config import TrainConfig
 from lmcore.errors import InputError
+from lmcore.machine import Machine, cpu_bfloat16
 from sweeps.access import secure, use_token
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,6 +37,13 @@ class Cluster:
     """Whether we started it."""
     head: str = ""
     """host:port of its control service."""
+    cpu_bfloat16: bool = False
+    """Whether all its CPUs are known to multiply bfloat16."""
+
+    @property
+    def machine(self) -> Machine:
+        """What any of its engines will find."""
+        return Machine(self.gpus > 0, self.cpu_bfloat16)
 
     def engines(self, train: TrainConfig) -> int:
         """How many engines it has devices for, `train` being resolved: one per GPU, or per core or its threads' cores.
@@ -118,6 +126,7 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
             dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
             local=not address,
             head=ray.get_runtime_context().gcs_address,
+            cpu_bfloat16=not address and cpu_bfloat16(),  # of other machines' CPUs nothing is known
         )
     finally:
         ray.shutdown()

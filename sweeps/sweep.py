@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lmcore import columns as col
 from lmcore.device import resolve, training_flops, why_compile
+from lmcore.machine import this_machine
 from lmcore.prepare import prepare_tokens
 from lmcore.tokens import Tokens, check_windows, save_tokens
 from sweeps.database_url import password_left_out, without_password
@@ -84,9 +85,7 @@ def run_sweep(
         FolderInUseError: another process holds the folder.
     """
     if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
-        import torch  # only who demands a GPU of this machine waits for this import
-
-        resolve(spec.train, torch.cuda.is_available())
+        resolve(spec.train, this_machine())  # only who demands a GPU of this machine waits for torch
     if not resume:
         spec, tokens = with_data(spec)
     with folder.claimed(resume):
@@ -142,7 +141,7 @@ def run_on(
     from sweeps.watchers import Watchers
 
     asked, flops = spec.train, max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
-    spec = spec.model_copy(update={"train": resolve(asked, cluster.gpus > 0, flops)})
+    spec = spec.model_copy(update={"train": resolve(asked, cluster.machine, flops)})
     total = sum(spec.trials_of(size) for size in spec.size_names)
     most = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
     engines = Engines(cluster, spec, tokens, folder, most)

@@ -15,6 +15,7 @@ from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError, write_checkpoint
 from lmcore.config import RunSpec
 from lmcore.device import resolve_run
+from lmcore.machine import this_machine
 from lmcore.pace import Pace, chosen_slots, speedup
 from lmcore.throughput import doubling_paces, is_out_of_memory, paces_at
 from lmcore.tokens import Tokens
@@ -122,7 +123,7 @@ class Trainers:
         Its last row, and why checkpoints were skipped, a line each.
         """
         trainer = self._trainers[shape]
-        wanted = resolve_run(run, torch.cuda.is_available())
+        wanted = resolve_run(run, this_machine())
         skipped = []
         drop_unfinished(folder)
         for file in reversed(checkpoint_files(folder)):

@@ -41,6 +41,7 @@ import sweeps.engines
 from lmcore import columns as col
 from lmcore.config import TrainConfig
 from lmcore.device import resolve
+from lmcore.machine import Machine
 from lmcore.pace import Pace
 from lmcore.run_file import ONLY_SIZE
 from lmcore.tokens import Tokens
@@ -154,10 +155,10 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     sweeps.engines.Engine = StandIn  # what Engines makes actors of
     path.mkdir()
     folder = RunFolder(path)
-    engines = cluster.engines(resolve(TrainConfig(device="cpu"), cuda=False))
+    engines = cluster.engines(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
     spec = SweepSpec(
         name="control",
-        train=resolve(TrainConfig(steps=REPORTS, eval_every=1, device="cpu"), cuda=False),
+        train=resolve(TrainConfig(steps=REPORTS, eval_every=1, device="cpu"), Machine(cuda=False)),
         space={"optim.lr": {"low": 3e-4, "high": 3e-2, "log": True}, "optim.beta2": [0.9, 0.95, 0.99]},
         search={
             "method": "random",

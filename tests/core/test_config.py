@@ -6,6 +6,7 @@ from pydantic import ValidationError
 from lmcore.config import FIELD_ROLES, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
 from lmcore.device import COMPILE_FLOPS, resolve, resolve_run, training_flops, why_compile
 from lmcore.errors import InputError
+from lmcore.machine import Machine
 from lmcore.params import flops_per_token
 
 
@@ -61,11 +62,13 @@ def test_warmup_is_rounded_to_whole_updates():
     ("cuda", "expected"), [(False, ("cpu", "float32", False, False, 1)), (True, ("cuda", "bfloat16", True, True, 1))]
 )
 def test_auto_becomes_what_the_device_is_best_at_and_choices_stay(cuda, expected):
-    resolved = resolve(TrainConfig(), cuda)
+    resolved = resolve(TrainConfig(), Machine(cuda))
     decided = (resolved.device, resolved.dtype, resolved.compile, resolved.cuda_graphs, resolved.threads)
     assert decided == expected
+    assert resolve(TrainConfig(), Machine(cuda, cpu_bfloat16=True)).dtype == "bfloat16"
+    assert resolve(TrainConfig(device="cpu"), Machine(cuda)).dtype == "float32"
     chosen = TrainConfig(device="cpu", dtype="bfloat16", compile=True, cuda_graphs=False, threads=2)
-    assert resolve(chosen, cuda) == chosen
+    assert resolve(chosen, Machine(cuda)) == chosen
 
 
 def test_long_runs_are_compiled_on_a_cpu_and_what_was_decided_is_explained():
@@ -73,14 +76,16 @@ def test_long_runs_are_compiled_on_a_cpu_and_what_was_decided_is_explained():
     assert training_flops(short) == pytest.approx(flops_per_token(ModelConfig()) * 200 * 16 * 128)
     assert training_flops(short) < COMPILE_FLOPS < training_flops(long)
     for run, said in ((short, "not compiled, as the longest run has 2.9e+12"), (long, "compiled, as the longest run")):
-        resolved = resolve_run(run, cuda=False).train
+        resolved = resolve_run(run, Machine(cuda=False)).train
         assert resolved.compile == (run is long)
         assert why_compile(run.train, resolved, training_flops(run)).startswith(said)
     chosen = TrainConfig(compile=True)
-    assert why_compile(chosen, resolve(chosen, False), 1.0) == "compiled, as train.compile says"
-    assert why_compile(TrainConfig(), resolve(TrainConfig(), True), 1.0) == "compiled, as auto does on a GPU"
+    assert why_compile(chosen, resolve(chosen, Machine(cuda=False)), 1.0) == "compiled, as train.compile says"
+    assert (
+        why_compile(TrainConfig(), resolve(TrainConfig(), Machine(cuda=True)), 1.0) == "compiled, as auto does on a GPU"
+    )
 
 
 def test_a_gpu_that_is_demanded_must_be_there():
     with pytest.raises(InputError, match=r"train\.device"):
-        resolve(TrainConfig(device="cuda"), cuda=False)
+        resolve(TrainConfig(device="cuda"), Machine(cuda=False))

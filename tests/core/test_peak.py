@@ -7,12 +7,13 @@ import torch
 import lmcore.peak
 from lmcore.config import TrainConfig
 from lmcore.device import resolve
+from lmcore.machine import Machine
 from lmcore.peak import CPU_SIDE, copy_bytes_per_s, matmul_flops_per_s
 
 
 def test_the_peak_is_the_rate_of_a_large_product():
     threads = torch.get_num_threads()
-    train = resolve(TrainConfig(device="cpu"), cuda=False)
+    train = resolve(TrainConfig(device="cpu"), Machine(cuda=False))
     peak = matmul_flops_per_s(train)
     assert torch.get_num_threads() == threads
     torch.set_num_threads(1)
@@ -30,7 +31,7 @@ def timed(function):
 
 def test_the_bandwidth_is_that_of_reading_and_writing_a_large_tensor(monkeypatch):
     monkeypatch.setattr(lmcore.peak, "CPU_COPY_BYTES", 2**27)
-    bandwidth = copy_bytes_per_s(resolve(TrainConfig(device="cpu"), cuda=False))
+    bandwidth = copy_bytes_per_s(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
     source = torch.ones(2**25)
     target = torch.ones(2**25)
     fastest = min(timed(lambda: target.copy_(source)) for _ in range(5))

@@ -17,6 +17,7 @@ import lmcore.peak
 from lmcore.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Probe, Share, attributed
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.device import resolve_run
+from lmcore.machine import Machine
 from lmcore.model import TransformerLM
 from lmcore.params import count_parameters
 from lmcore.profile import main
@@ -45,7 +46,9 @@ def config(tmp_path):
 
 def tiny_run(**train):
     model = ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=64, context_length=16)
-    return resolve_run(RunSpec(model=model, train=TrainConfig(batch_size=4, device="cpu", **train)), cuda=False)
+    return resolve_run(
+        RunSpec(model=model, train=TrainConfig(batch_size=4, device="cpu", **train)), Machine(cuda=False)
+    )
 
 
 @pytest.fixture(scope="module")

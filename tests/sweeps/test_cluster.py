@@ -5,6 +5,7 @@ import pytest
 from lmcore.config import TrainConfig
 from lmcore.device import resolve
 from lmcore.errors import InputError
+from lmcore.machine import Machine
 from sweeps.cluster import Cluster
 
 
@@ -13,7 +14,7 @@ def cluster(cpus=256, gpus=0, cores=2):
 
 
 def train(cuda=False, threads=1):
-    return resolve(TrainConfig(threads=threads), cuda)
+    return resolve(TrainConfig(threads=threads), Machine(cuda))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import torch
 from lmcore import columns as col
 from lmcore.config import DataConfig
 from lmcore.device import resolve
+from lmcore.machine import Machine
 from lmcore.prepare import prepare_tokens
 from lmcore.tokens import Tokens, load_tokens, save_tokens
 from lmcore.trainer import Trainer
@@ -49,7 +50,7 @@ def train(path, tokens, trials=8, unfinished=0, storage=None):
     """A sweep's folder with so many trials, whose last ones stop half-way."""
     spec = SweepSpec.model_validate({**SPEC, "search": {**SPEC["search"], "storage": storage}})
     spec = spec.with_vocab_size(tokens.vocab_size)
-    spec = spec.model_copy(update={"train": resolve(spec.train, cuda=False)})
+    spec = spec.model_copy(update={"train": resolve(spec.train, Machine(cuda=False))})
     folder = RunFolder(path)
     write_text(folder.sweep_yaml, dump_yaml(spec))
     save_tokens(tokens, folder.tokens)

@@ -1,0 +1,33 @@
+"""What the machine offers that `auto` decides by."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
+"""As Linux calls the instructions that multiply bfloat16; without them a CPU is slower in it than in float32."""
+
+
+class Machine(NamedTuple):
+    """Where a run will train."""
+
+    cuda: bool
+    """Whether it finds a CUDA device."""
+    cpu_bfloat16: bool = False
+    """Whether the CPU multiplies bfloat16 by instructions of its own."""
+
+
+def this_machine() -> Machine:
+    """The one that this process runs on."""
+    import torch  # a driver knows its cluster, and needs no torch
+
+    return Machine(torch.cuda.is_available(), cpu_bfloat16())
+
+
+def cpu_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU has one of BFLOAT16_FLAGS; False where there is no such file."""
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "")
+    return not BFLOAT16_FLAGS.isdisjoint(flags.split())

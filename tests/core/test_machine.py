@@ -1,0 +1,34 @@
+"""What /proc/cpuinfo says of a CPU, and what torch says of this one."""
+
+import pytest
+import torch
+
+from lmcore.machine import cpu_bfloat16
+
+FLAGS = "fpu vme sse2 avx2 avx512f avx512_vnni"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (FLAGS, False),
+        (f"{FLAGS} avx512_bf16 clzero", True),
+        (f"{FLAGS} amx_bf16 amx_tile", True),
+        (f"{FLAGS} not_avx512_bf16", False),
+        ("", False),
+    ],
+)
+def test_a_cpu_multiplies_bfloat16_if_a_flag_says_so(tmp_path, flags, expected):
+    file = tmp_path / "cpuinfo"
+    file.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\nbugs\t\t: avx512_bf16\n\n")
+    assert cpu_bfloat16(file) is expected
+
+
+def test_where_there_is_no_cpuinfo_it_is_not_known_to(tmp_path):
+    assert cpu_bfloat16(tmp_path / "none") is False
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this torch does not tell")
+def test_torch_sees_the_same_in_this_cpu():
+    seen = torch.cpu.get_capabilities()
+    assert cpu_bfloat16() is bool(seen.get("avx512_bf16") or seen.get("amx_bf16"))

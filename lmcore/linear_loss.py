@@ -45,7 +45,7 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor) -> Ten
 def linear_token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target, for evaluation: no gradient. Arguments as above -> shape of targets."""
     with torch.no_grad():
-        parts = [nll for _, _, nll, _ in _chunks(*_by_slot(hidden, weight, targets))]
+        parts = [nll for _, _, nll, _, _ in _chunks(*_by_slot(hidden, weight, targets))]
         return torch.cat(parts, dim=1).view(targets.shape)
 
 
@@ -68,8 +68,8 @@ def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
     return hidden.flatten(1, -2).to(dtype), weight.to(dtype), targets.flatten(1).long()
 
 
-def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
-    """Place of each chunk, its index [K, C, 1], negative log-likelihoods [K, C] and probabilities [K, C, V]."""
+def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
+    """Place of each chunk, its index [K, C, 1], negative log-likelihoods [K, C], exps [K, C, V], their sums [K, C, 1]."""
     least = max(CPU_CHUNK, CPU_LOGITS // weight.shape[1]) if hidden.device.type == "cpu" else GPU_CHUNK
     size = max(least, 64 * math.ceil(hidden.shape[1] / (64 * CHUNKS)))
     # One piece of memory for all chunks: what is asked for again may come from the system, page by page.
@@ -84,7 +84,7 @@ def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[s
         weights.sub_(weights.amax(-1, keepdim=True))
         target = weights.gather(-1, index)
         total = weights.exp_().sum(-1, keepdim=True)
-        yield place, index, (total.log() - target).squeeze(-1), weights.div_(total)
+        yield place, index, (total.log() - target).squeeze(-1), weights, total
 
 
 class _LinearMeanNLL(torch.autograd.Function):
@@ -96,8 +96,9 @@ class _LinearMeanNLL(torch.autograd.Function):
         total = hidden.new_zeros(len(hidden), dtype=_sum_dtype(hidden))
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=_sum_dtype(weight))
-        for place, index, nll, p in _chunks(hidden, weight, targets):
+        for place, index, nll, exps, sums in _chunks(hidden, weight, targets):
             total += nll.sum(1)
+            p = exps.div_(sums)
             # p_y - 1 = exp(-L) - 1 is stored, not added: no atomic addition on a GPU
             p.scatter_(-1, index, torch.expm1(-nll)[..., None])
             p = p.to(hidden.dtype)

@@ -1,10 +1,13 @@
 """What the machine offers that `auto` decides by."""
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """As Linux calls the instructions that multiply bfloat16; without them a CPU is slower in it than in float32."""
+ISAS_WITHOUT = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""What the variable ONEDNN_MAX_CPU_ISA can limit oneDNN to, which multiplies for torch, that has no bfloat16."""
 
 
 class Machine(NamedTuple):
@@ -24,7 +27,9 @@ def this_machine() -> Machine:
 
 
 def cpu_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU has one of BFLOAT16_FLAGS; False where there is no such file."""
+    """Whether this CPU has one of BFLOAT16_FLAGS and may use it; False where there is no such file."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT:
+        return False
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:

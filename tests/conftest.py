@@ -8,6 +8,8 @@ import pytest
 os.environ.setdefault("WANDB_MODE", "offline")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# On every CPU `dtype: auto` is float32 here, also in the processes that tests start.
+os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 # As sweeps.access settles it for a sweep. Ray reads it once, whichever test comes to Ray first.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 

@@ -3,8 +3,10 @@
 Rows: `step` (training steps beside nanoGPT's model.py, read from DIR, with its own optimizer settings), `module` (K = 1
 beside the same model as an ordinary nn.Module with torch's AdamW), `loss` (head and loss, forward and backward),
 `update` (clip and AdamW of K models of 10M parameters), `compile` (seconds to the first compiled step, cold and in a
-second process). Arms of a row take turns in one process; a ratio is the median over rounds of peer time over ours,
-above 1 where ours is faster. results/core-<device>.json is written after each row, and keeps rows that are not run.
+second process), `shares` (which part of a run's time evaluation and batches are); on a CPU also what was not chosen,
+`program` (the whole step as one compiled program) and `layout` (arenas in place of tensors). Arms of a row take turns
+in one process; a ratio is the median over rounds of peer time over ours, above 1 where ours is faster.
+results/core-<device>.json is written after each row, and keeps rows that are not run.
 """
 
 import argparse
@@ -24,11 +26,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout is en
 import numpy as np
 import torch
 
+from lmcore.breakdown import BATCHES, Probe
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.device import resolve_run
+from lmcore.machine import this_machine
 from lmcore.params import count_parameters, flops_per_token
 from lmcore.peak import matmul_flops_per_s
+from lmcore.run_file import load_run
 from lmcore.tokens import Tokens
 from lmcore.trainer import Trainer
+from tests.bench.alternative_arms import layout_steps, layout_updates, whole_step
 from tests.bench.core_arms import (
     dtype_on,
     loss_arms,
@@ -67,7 +74,7 @@ def main() -> None:
     """Measure, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="a checkout of nanoGPT; without it no `step` row")
-    parser.add_argument("--rows", default="step,module,loss,update,compile")
+    parser.add_argument("--rows", default="step,module,loss,update,compile,shares,program,layout")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of every arm")
     parser.add_argument("--rounds", type=int, default=7)
@@ -80,8 +87,20 @@ def main() -> None:
         torch.set_num_threads(options.threads)
     out = Path(__file__).parent / "results" / f"core-{options.device}.json"
     result: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
-    measures = {"step": steps, "module": modules, "loss": losses, "update": updates, "compile": compiles}
+    measures = {
+        "step": steps,
+        "module": modules,
+        "loss": losses,
+        "update": updates,
+        "compile": compiles,
+        "shares": shares,
+        "program": programs,
+        "layout": layouts,
+    }
     for row in options.rows.split(","):
+        if row in ("program", "layout") and options.device != "cpu":
+            print(f"{row}: left out, is measured on a CPU only")
+            continue
         if row == "step" and options.nanogpt is None:
             print("step: left out, needs --nanogpt DIR")
             continue
@@ -223,6 +242,56 @@ def first_step(device: str) -> float:
     began = time.perf_counter()
     list(Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**13], model.vocab_size)))
     return round(time.perf_counter() - began, 2)
+
+
+def shares(options: argparse.Namespace) -> dict[str, Any]:
+    """Which part of its time a run of configs/quick.yaml evaluates, and puts batches together, by size."""
+    table = {}
+    for size in ("xs", "s"):
+        run, _ = load_run(str(ROOT / "configs" / "quick.yaml"), size)
+        run = run.model_copy(update={"train": run.train.model_copy(update={"device": options.device})})
+        run = resolve_run(run, this_machine())
+        ids = np.random.default_rng(0).integers(0, run.model.vocab_size, 2**18, dtype=np.uint16)
+        probe = Probe(run, 1, Tokens.of(ids, ids[: 2**14], run.model.vocab_size))
+        evaluation = [probe.time_updates(3.0).evaluation_share(run.train.eval_every) for _ in range(options.rounds)]
+        breakdown = probe.break_down()
+        table[size] = {
+            "evaluation": round(statistics.median(evaluation), 4),
+            "evaluation_range": [round(min(evaluation), 4), round(max(evaluation), 4)],
+            "batches": round(breakdown.of(BATCHES) / breakdown.update_s, 4),
+            "eval_every": run.train.eval_every,
+            "eval_windows": run.train.eval_windows,
+        }
+    return table
+
+
+def programs(options: argparse.Namespace) -> dict[str, Any]:
+    """K = 1, compiled as it is, beside the whole step as one program."""
+    table = {}
+    for name, (model, batch_size) in MODULES.items():
+        arms = {
+            "ours": our_step(model, batch_size, True, options.device, options.threads),
+            "one program": whole_step(model, batch_size),
+        }
+        times = race(arms, options.rounds, options.device)
+        table[f"d{name}"] = compared(times, ("ours",), ("one program",))
+        _forget()
+    return table
+
+
+def layouts(options: argparse.Namespace) -> dict[str, Any]:
+    """Steps of K slots, and updates alone, in tensors [K, ...] and in arenas [K, P]."""
+    table = {}
+    small, batch_size = MODULES["64"]
+    for slots in (1, 2, 4):
+        for name, arms in (
+            (f"step d64 K{slots}", layout_steps(small, batch_size, slots)),
+            (f"update d64 K{slots}", layout_updates(small, slots)),
+            (f"update 10M K{slots}", layout_updates(STEPS["cpu"]["10M"][0], slots)),
+        ):
+            table[name] = compared(race(arms, options.rounds, options.device), ("tensors",), ("arenas",))
+        _forget()
+    return table
 
 
 def _forget() -> None:

@@ -8,6 +8,11 @@ from lmcore.machine import cpu_bfloat16
 FLAGS = "fpu vme sse2 avx2 avx512f avx512_vnni"
 
 
+@pytest.fixture(autouse=True)
+def _unlimited(monkeypatch):
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA")
+
+
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
@@ -22,6 +27,14 @@ def test_a_cpu_multiplies_bfloat16_if_a_flag_says_so(tmp_path, flags, expected):
     file = tmp_path / "cpuinfo"
     file.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\nbugs\t\t: avx512_bf16\n\n")
     assert cpu_bfloat16(file) is expected
+
+
+def test_it_does_not_where_onednn_is_held_back(tmp_path, monkeypatch):
+    file = tmp_path / "cpuinfo"
+    file.write_text("flags : avx512_bf16\n")
+    for isa, expected in (("AVX512_CORE_VNNI", False), ("avx2", False), ("AVX512_CORE_BF16", True), ("ALL", True)):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", isa)
+        assert cpu_bfloat16(file) is expected
 
 
 def test_where_there_is_no_cpuinfo_it_is_not_known_to(tmp_path):

@@ -50,7 +50,7 @@ def linear_token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 
 
 def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[K, N, D], [K, V, D] and [K, N] int64, in the type of matrix products."""
+    """[K, N, D] in the type of matrix products, [K, V, D] as it is, and [K, N] int64."""
     fits = weight.ndim in (2, 3) and hidden.shape[:-1] == targets.shape and hidden.shape[-1:] == weight.shape[-1:]
     if weight.ndim == 3:
         fits = fits and targets.ndim >= 2 and targets.shape[0] == weight.shape[0]
@@ -65,11 +65,12 @@ def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
         hidden, weight, targets = hidden[None], weight[None], targets[None]
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-    return hidden.flatten(1, -2).to(dtype), weight.to(dtype), targets.flatten(1).long()
+    return hidden.flatten(1, -2).to(dtype), weight, targets.flatten(1).long()
 
 
 def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
     """Place of each chunk, its index [K, C, 1], negative log-likelihoods [K, C], exps [K, C, V], their sums [K, C, 1]."""
+    weight = weight.to(hidden.dtype)
     least = max(CPU_CHUNK, CPU_LOGITS // weight.shape[1]) if hidden.device.type == "cpu" else GPU_CHUNK
     size = max(least, 64 * math.ceil(hidden.shape[1] / (64 * CHUNKS)))
     # One piece of memory for all chunks: what is asked for again may come from the system, page by page.
@@ -96,6 +97,8 @@ class _LinearMeanNLL(torch.autograd.Function):
         total = hidden.new_zeros(len(hidden), dtype=_sum_dtype(hidden))
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=_sum_dtype(weight))
+        ctx.weight_dtype = weight.dtype  # not that of the products: their sum is not rounded to it
+        weight = weight.to(hidden.dtype)
         for place, index, nll, exps, sums in _chunks(hidden, weight, targets):
             total += nll.sum(1)
             p = exps.div_(sums)
@@ -114,7 +117,7 @@ class _LinearMeanNLL(torch.autograd.Function):
         # A head's gradient is large. In a training step it is right as it is, and a CPU can see that without waiting.
         if upstream.device.type != "cpu" or not bool((upstream == 1).all()):
             grad_hidden, grad_weight = (g * upstream.to(g.dtype)[:, None, None] for g in (grad_hidden, grad_weight))
-        return grad_hidden, grad_weight.to(grad_hidden.dtype), None
+        return grad_hidden, grad_weight.to(ctx.weight_dtype), None
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

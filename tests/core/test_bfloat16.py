@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lmcore import linear_loss
 from lmcore.config import ModelConfig, TrainConfig
 from lmcore.loss import token_nll
 from lmcore.model import TransformerLM
@@ -37,15 +38,16 @@ def plain(model, x, y, dtype=torch.bfloat16):
     return gradient(model, token_nll(logits, y).mean((1, 2)))
 
 
-@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
-def test_gradients_lie_inside_the_gap_between_two_splits_of_the_batch(model, windows, compiled):
+@pytest.mark.parametrize("compiled", [False, True], ids=["loss in chunks", "compiled"])
+def test_gradients_lie_inside_the_gap_between_two_splits_of_the_batch(model, windows, compiled, monkeypatch):
+    if not compiled:
+        monkeypatch.setattr(linear_loss, "CPU_LOGITS", 1)  # two chunks, as of a large vocabulary
     x, y = windows
     whole = plain(model, x, y)
     halves = (plain(model, x[:, : B // 2], y[:, : B // 2]) + plain(model, x[:, B // 2 :], y[:, B // 2 :])) / 2
     gap = (whole - halves).norm(dim=1)
     train = TrainConfig(device="cpu", dtype="bfloat16", compile=compiled)
     ours = gradient(model, _forward(mean_nll, _hidden(train), train)(model, x, y))
-    assert (gap > 0).all()
     assert ((ours - whole).norm(dim=1) <= gap).all()
     exact = plain(model, x, y, torch.float32)
-    assert ((ours - exact).norm(dim=1) <= (whole - exact).norm(dim=1) + gap).all()
+    assert ((ours - exact).norm(dim=1) <= 1.05 * (whole - exact).norm(dim=1)).all()

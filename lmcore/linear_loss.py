@@ -69,7 +69,7 @@ def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, T
 
 
 def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Place of each chunk, its index [K, C, 1], negative log-likelihoods [K, C], exps [K, C, V], their sums [K, C, 1]."""
+    """Place of each chunk, index [K, C, 1], negative log-likelihoods [K, C], exps [K, C, V], their sums [K, C, 1]."""
     weight = weight.to(hidden.dtype)
     least = max(CPU_CHUNK, CPU_LOGITS // weight.shape[1]) if hidden.device.type == "cpu" else GPU_CHUNK
     size = max(least, 64 * math.ceil(hidden.shape[1] / (64 * CHUNKS)))

@@ -8,6 +8,7 @@ Shapes: K slots, B batch, T time, V vocabulary.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -31,6 +32,11 @@ def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
     return linear_cross_entropy(hidden, model.head(), y.flatten(1))
 
 
+def mean_nll_fused(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
+    """`mean_nll` with the fused loss of GPUs."""
+    return linear_cross_entropy(hidden, model.head(), y.flatten(1), fused=True)
+
+
 def nll_per_token(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
     """What is validated on: negative log-likelihood of y [K, B, T], in nats -> the same shape."""
     return linear_token_nll(hidden, model.head(), y.flatten(1)).view(y.shape)
@@ -46,21 +52,27 @@ class StepResult(NamedTuple):
 
 
 class Population:
-    """Weights and moments of K slots; `exp_avg` and `exp_avg_sq` map parameter names to `[K, ...]` tensors."""
+    """Weights and moments of K slots; `exp_avg` and `exp_avg_sq` map parameter names to `[K, ...]` tensors.
 
-    def __init__(self, model: TransformerLM, exp_avg: dict[str, Tensor], exp_avg_sq: dict[str, Tensor]) -> None:
+    `compiled` is for GPUs, and says whether their update is; a CPU's is a kernel of torch.
+    """
+
+    def __init__(
+        self, model: TransformerLM, exp_avg: dict[str, Tensor], exp_avg_sq: dict[str, Tensor], compiled: bool = False
+    ) -> None:
         self.model = model
+        self.compiled = compiled
         self.exp_avg = exp_avg
         self.exp_avg_sq = exp_avg_sq
         self._parameters = dict(model.named_parameters())  # looked up in every step
 
     @classmethod
-    def of(cls, model: TransformerLM) -> "Population":
+    def of(cls, model: TransformerLM, compiled: bool = False) -> "Population":
         """A population of the model's slots with zero moments."""
-        moments: list[dict[str, Tensor]] = [
+        exp_avg, exp_avg_sq = (
             {name: torch.zeros_like(p, requires_grad=False) for name, p in model.named_parameters()} for _ in range(2)
-        ]
-        return cls(model, *moments)
+        )
+        return cls(model, exp_avg, exp_avg_sq, compiled)
 
     def view(self, slot: int) -> "Population":
         """Slot `slot` as a population of its own that shares this one's memory."""
@@ -68,7 +80,7 @@ class Population:
             {name: moment[slot : slot + 1] for name, moment in moments.items()}
             for moments in (self.exp_avg, self.exp_avg_sq)
         )
-        return Population(self.model.slot_view(slot), exp_avg, exp_avg_sq)
+        return Population(self.model.slot_view(slot), exp_avg, exp_avg_sq, self.compiled)
 
     def reset(self, slot: int, seed: int, tied: bool) -> None:
         """Give `slot` fresh weights and zero moments."""
@@ -101,7 +113,7 @@ class Population:
     ) -> Tensor:
         """Clip the gradients and make one AdamW update with them, as `step` says; the norms [K] before clipping.
 
-        `grads` by parameter name, changed in place; without the head's where all slots are tied.
+        `grads` by parameter name, which may be changed in place; without the head's where all slots are tied.
         """
         # The idle head of slots that are all tied counts as the zero that it is elsewhere: the order in which a
         # norm is summed, and with it the last bit, depends on how many tensors there are.
@@ -118,16 +130,16 @@ class Population:
         """All slots at once, with coefficients that stay on the device."""
         # A tied slot's own head is idle: its gradient is zero, and it must not decay either.
         idle_head = c._replace(decay=torch.where(self.model.tied_mask, 0.0, c.decay))
-        for name, grad in grads.items():
-            p = self._parameters[name]
-            lead = (-1, *[1] * (p.ndim - 1))
-            grad.mul_(scale.view(lead))
-            trains = None if active is None else active.view(lead)
-            if trains is not None:
-                # Selected, as 0 * nan is nan; of this sign, because 0.0 added to a moment of -0.0 would change it.
-                grad = torch.where(trains, grad, -0.0)
-            per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in (idle_head if name == HEAD else c)))
-            adamw_update_(p, grad, self.exp_avg[name], self.exp_avg_sq[name], per_slot, trains)
+        update = _compiled_update() if self.compiled else _update_slots_
+        update(
+            [self._parameters[name] for name in grads],
+            list(grads.values()),
+            [self.exp_avg[name] for name in grads],
+            [self.exp_avg_sq[name] for name in grads],
+            [idle_head if name == HEAD else c for name in grads],
+            scale,
+            active,
+        )
 
     def _update_by_slot(self, grads: dict[str, Tensor], c: Coefficients, scale: Tensor, active: Tensor | None) -> None:
         """One active slot after the other, by torch's fused kernel, which takes numbers; others are not touched."""
@@ -139,3 +151,30 @@ class Population:
             all_tensors: tuple[dict[str, Any], ...] = (self._parameters, grads, self.exp_avg, self.exp_avg_sq)
             p, grad, m, v = ([named[name][k] for name in names] for named in all_tensors)
             fused_adamw_(p, grad, m, v, row, scale[k])
+
+
+def _update_slots_(
+    params: list[Tensor],
+    grads: list[Tensor],
+    exp_avgs: list[Tensor],
+    exp_avg_sqs: list[Tensor],
+    coefficients: list[Coefficients],
+    scale: Tensor,
+    active: Tensor | None,
+) -> None:
+    """Scale by `scale` [K] and `adamw_update_` tensor after tensor, each with its coefficients, tensors [K]."""
+    for p, grad, exp_avg, exp_avg_sq, c in zip(params, grads, exp_avgs, exp_avg_sqs, coefficients, strict=True):
+        lead = (-1, *[1] * (p.ndim - 1))
+        grad = grad * scale.view(lead)
+        trains = None if active is None else active.view(lead)
+        if trains is not None:
+            # Selected, as 0 * nan is nan; of this sign, because 0.0 added to a moment of -0.0 would change it.
+            grad = torch.where(trains, grad, -0.0)
+        per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in c))
+        adamw_update_(p, grad, exp_avg, exp_avg_sq, per_slot, trains)
+
+
+@cache
+def _compiled_update() -> Callable[..., None]:
+    """`_update_slots_` as one pass over each parameter, its gradient and moments."""
+    return torch.compile(_update_slots_, dynamic=False, fullgraph=True)

@@ -34,7 +34,7 @@ from lmcore.graph import GraphedStep
 from lmcore.machine import this_machine
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients
-from lmcore.population import HEAD, IDLE, Forward, Population, StepResult, mean_nll, nll_per_token
+from lmcore.population import HEAD, IDLE, Forward, Population, StepResult, mean_nll, mean_nll_fused, nll_per_token
 from lmcore.slot import Slot
 from lmcore.tokens import Tokens, check_windows
 
@@ -76,13 +76,14 @@ class Trainer:
         self._data_seed = first.data.seed
         self._device = torch.device(first.train.device)
         hidden = _hidden(self._train)
-        self._mean_nll, self._nll_per_token = (_forward(nll, hidden, self._train) for nll in (mean_nll, nll_per_token))
+        mean = mean_nll_fused if self._train.compile and self._device.type == "cuda" else mean_nll
+        self._mean_nll, self._nll_per_token = (_forward(nll, hidden, self._train) for nll in (mean, nll_per_token))
         self._windows = tuple(
             part.to(self._device)
             for part in validation_windows(tokens.val, first.model.context_length, first.train.eval_windows)
         )
         model = TransformerLM(first.model, len(resolved)).to(self._device)
-        self._all = Population.of(model)
+        self._all = Population.of(model, bool(first.train.compile))
         self._views: dict[int, Population] = {}
         self._graphs: dict[str, GraphedStep] = {}
         for k, run in enumerate(resolved):

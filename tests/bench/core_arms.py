@@ -112,6 +112,8 @@ def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[
         "ours": lambda: linear_cross_entropy(hidden, weight, targets),
         "F.cross_entropy": lambda: F.cross_entropy(F.linear(hidden, weight), targets),
     }
+    if device == "cuda":
+        losses["ours fused"] = lambda: linear_cross_entropy(hidden, weight, targets, fused=True)
     if hasattr(torch.nn, "LinearCrossEntropyOptions"):  # since torch 2.13
         chunked = torch.nn.LinearCrossEntropyOptions()
         losses["F.linear_cross_entropy"] = lambda: F.linear_cross_entropy(hidden, weight, targets, options=chunked)
@@ -131,9 +133,9 @@ def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[
     return {name: both_ways(loss) for name, loss in losses.items()}
 
 
-def our_update(model: ModelConfig, slots: int, device: str) -> Arm:
-    """Clip and AdamW of K models."""
-    population = Population.of(TransformerLM(model, slots).to(device))
+def our_update(model: ModelConfig, slots: int, device: str, compiled: bool = False) -> Arm:
+    """Clip and AdamW of K models; `compiled` matters on a GPU only."""
+    population = Population.of(TransformerLM(model, slots).to(device), compiled)
     grads = {name: torch.randn_like(p) for name, p in population.model.named_parameters()}
     table = torch.tensor([adamw_coefficients(LR, BETAS, 1e-8, DECAY, 10)] * slots, dtype=torch.float64).T
     c = Coefficients(*(table if device == "cpu" else table.float().to(device)))

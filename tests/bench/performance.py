@@ -38,7 +38,7 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
         held = one["peak_over_logits"]
         peer = one["peer"]
         cells[f"head and loss of torch, V = {name[1:]}"] = (
-            f"{_ratio(one)}, {held['ours']:.2f} of the logits' memory ({held[peer]:.2f})"
+            f"{_ratio(one)}, {held[one['ours']]:.2f} of the logits' memory ({held[peer]:.2f})"
         )
     for name, one in rows.get("update", {}).items():
         cells[f"torch's clipping and fused AdamW, {name[1:]} x 10M"] = _ratio(one)

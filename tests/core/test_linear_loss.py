@@ -44,6 +44,20 @@ def test_losses_and_gradients_are_those_of_the_logits():
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_the_fused_form_is_the_one_in_steps_to_rounding(dtype):
+    hidden, weight, targets = inputs(dtype)
+
+    def fused(hidden, weight, targets):
+        return linear_cross_entropy(hidden, weight, targets, fused=True)
+
+    tolerance = {torch.float64: 1e-14, torch.float32: 1e-6, torch.bfloat16: 4e-3}[dtype]
+    for ours, theirs in zip(
+        grads(fused, hidden, weight, targets), grads(linear_cross_entropy, hidden, weight, targets), strict=True
+    ):
+        assert (ours - theirs).norm() <= tolerance * theirs.norm()
+
+
 def test_a_second_backward_adds_the_same_gradient_again():
     hidden, weight, targets = inputs()
     loss = linear_cross_entropy(hidden, weight, targets).sum()

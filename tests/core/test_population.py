@@ -50,3 +50,26 @@ def test_all_slots_at_once_and_slot_after_slot_make_the_same_update_to_rounding(
         if resting is not None:
             assert torch.equal(ours[resting], dict(fresh.model.named_parameters())[name][resting])
     assert torch.equal(by_slot.model.lm_head.weight[1], fresh.model.lm_head.weight[1])
+
+
+@pytest.mark.parametrize("resting", [None, 2])
+def test_the_compiled_update_of_all_slots_is_the_plain_one_to_rounding(resting):
+    active = None if resting is None else torch.arange(3) != resting
+    c = Coefficients(*(torch.as_tensor(one).float() for one in coefficients(3)))
+    scale = torch.tensor([0.01, 1.0, 1.0])
+    results = []
+    for compiled in (False, True):
+        several, grads = population()
+        several.compiled = compiled
+        several._update_together(grads, c, scale, active)
+        results.append(several)
+    plain, fast = results
+    fresh, _ = population()
+    for name, theirs in plain.model.named_parameters():
+        ours = dict(fast.model.named_parameters())[name]
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(fast.exp_avg[name], plain.exp_avg[name], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(fast.exp_avg_sq[name], plain.exp_avg_sq[name], rtol=1e-6, atol=1e-12)
+        if resting is not None:
+            assert torch.equal(ours[resting], dict(fresh.model.named_parameters())[name][resting])
+    assert torch.equal(fast.model.lm_head.weight[1], fresh.model.lm_head.weight[1])

@@ -29,7 +29,7 @@ import torch
 from lmcore.breakdown import BATCHES, Probe
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.device import resolve_run
-from lmcore.machine import this_machine
+from lmcore.machine import cpu_bfloat16, this_machine
 from lmcore.params import count_parameters, flops_per_token
 from lmcore.peak import matmul_flops_per_s
 from lmcore.run_file import load_run
@@ -154,6 +154,15 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
             "parameters": int(count_parameters(model)),
             "flops_per_s": round(flops / (found["ms"][found["ours"]] / 1e3)),
         }
+        if options.device == "cpu" and cpu_bfloat16():
+            half = {
+                "ours": our_step(model, batch_size, False, "cpu", options.threads, "bfloat16"),
+                "ours compiled": our_step(model, batch_size, True, "cpu", options.threads, "bfloat16"),
+            }
+            peers = {arm: arms[arm] for arm in ("nanoGPT", "nanoGPT compiled")}
+            table[f"{name}, ours in bfloat16"] = compared(
+                race(half | peers, options.rounds, "cpu"), tuple(half), tuple(peers)
+            )
         _forget()
     return table
 

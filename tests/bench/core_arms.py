@@ -28,11 +28,13 @@ def dtype_on(device: str) -> str:
     return "bfloat16" if device == "cuda" else "float32"
 
 
-def our_step(model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int) -> Arm:
-    """An update of a K = 1 trainer, batches, schedule and all."""
+def our_step(
+    model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int, dtype: str | None = None
+) -> Arm:
+    """An update of a K = 1 trainer, batches, schedule and all; in the dtype of the device if none is given."""
     train = TrainConfig(
         batch_size=batch_size, steps=10**9, eval_every=10**9, compile=compiled, threads=threads
-    ).model_copy(update={"device": device, "dtype": dtype_on(device)})
+    ).model_copy(update={"device": device, "dtype": dtype or dtype_on(device)})
     generator = np.random.default_rng(0)
     ids = generator.integers(0, model.vocab_size, 2**18, dtype=np.uint16)
     trainer = Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**14], model.vocab_size))

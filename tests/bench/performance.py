@@ -42,6 +42,14 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
         )
     for name, one in rows.get("update", {}).items():
         cells[f"torch's clipping and fused AdamW, {name[1:]} x 10M"] = _ratio(one)
+    for name, one in rows.get("program", {}).items():
+        cells[f"the whole step as one program of torch.compile, d = {name[1:]}"] = _ratio(one)
+    for name, one in rows.get("layout", {}).items():
+        what, width, slots = name.split()
+        if what == "step":
+            cells[f"the step with arenas in place of tensors, d = {width[1:]}, K = {slots[1:]}"] = _ratio(one)
+    for size, one in rows.get("shares", {}).items():
+        cells[f"evaluation's share of the time, configs/quick.yaml, size {size}"] = f"{one['evaluation']:.1%}"
     if "compile" in rows:
         share = rows["compile"]
         cells["seconds to the first compiled step: cold, then in a second process"] = (

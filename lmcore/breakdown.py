@@ -52,6 +52,8 @@ FILES = {
     "optim": OPTIMIZER,
     "evaluate": EVALUATION,
 }
+COMPILED_OF = {HEAD_AND_LOSS: HEAD_AND_LOSS, STEP: OPTIMIZER}
+"""What a compiled program is a part of, by who called it; by default the model."""
 PARTS = (BATCHES, *MODULES.values(), COMPILED, AUTOGRAD, STEP, OPTIMIZER, REST)
 """In the order of the step."""
 
@@ -193,7 +195,7 @@ def _owner(event: FunctionEvent, caller: _Owner, forward_parts: dict[int, str]) 
     if caller.part == EVALUATION:
         return caller
     if caller.part is not None and name.startswith(_COMPILED):
-        return caller._replace(part=COMPILED)
+        return caller._replace(part=COMPILED_OF.get(caller.part, COMPILED))
     if module := _MODULE.match(name):
         return caller._replace(part=MODULES.get(module[1], caller.part))
     if file := _FILE.match(name):

@@ -101,7 +101,7 @@ class TrainConfig(Config):
     """B, windows per update."""
     eval_every: PositiveInt = 25
     """Updates from one report to the next; a report is also made after the last update."""
-    eval_windows: PositiveInt = 64
+    eval_windows: PositiveInt = 48
     """Validation windows, the same for every trial; fewer where the validation data has fewer."""
     checkpoint_every: PositiveInt | None = None
     """Updates from one checkpoint of a sweep's trial to the next, made at reports; null: at every report."""

@@ -24,8 +24,8 @@ from torch.autograd.function import once_differentiable
 
 CPU_CHUNK, GPU_CHUNK = 128, 4096
 """C at least: fewer positions make matrix products slow."""
-CPU_LOGITS = 2**19
-"""C V where that allows more: 2 MB in float32 stay near a CPU's cache."""
+CPU_LOGITS = 2**20
+"""C V where that allows more: 4 MB in float32 stay near a CPU's cache."""
 HALVES = (torch.float16, torch.bfloat16)
 CHUNKS = 16  # at most, so that the head's gradient is not gone through too often
 

@@ -578,5 +578,5 @@ def test_where_memory_runs_out_the_slots_are_halved_and_every_trial_keeps_its_nu
 
 
 def test_where_memory_runs_out_as_slots_are_made_they_are_halved_as_well(tmp_path):
-    lines = out_of_memory(tmp_path, slots=256, shapes=1, room_mib=900)  # 6 MiB of weights and moments each
+    lines = out_of_memory(tmp_path, slots=512, shapes=1, room_mib=900)  # 6 MiB of weights and moments each
     assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]

@@ -1,6 +1,7 @@
 """What the machine offers that `auto` decides by."""
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +31,14 @@ def cpu_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU has one of BFLOAT16_FLAGS and may use it; False where there is no such file."""
     if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT:
         return False
+    return not BFLOAT16_FLAGS.isdisjoint(_flags(cpuinfo))
+
+
+@cache
+def _flags(cpuinfo: Path) -> frozenset[str]:
+    """What the file says of its first CPU. Read once: it has a part for every core, and each trial asks."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
-        return False
-    flags = next((line for line in lines if line.startswith("flags")), "")
-    return not BFLOAT16_FLAGS.isdisjoint(flags.split())
+        return frozenset()
+    return frozenset(next((line for line in lines if line.startswith("flags")), "").split())

@@ -63,15 +63,10 @@ def layout_steps(model: ModelConfig, batch_size: int, slots: int) -> dict[str, A
         p.data = arena[:, begin : begin + size].view(p.shape)
         begin += size
 
-    def clip_and_adamw(grads: Tensor) -> None:
-        scale = clip_scale(torch.linalg.vector_norm(grads, dim=1), max_norms)
-        for k in range(slots):
-            fused_adamw_([arena[k]], [grads[k]], [exp_avg[k]], [exp_avg_sq[k]], row, scale[k])
-
     def gathered() -> None:
         losses = forward(other, x, y)
         grads = torch.autograd.grad(losses, list(other.parameters()), torch.ones_like(losses))
-        clip_and_adamw(torch.cat([grad.flatten(1) for grad in grads], dim=1))
+        _update_arenas_(arena, torch.cat([grad.flatten(1) for grad in grads], dim=1), exp_avg, exp_avg_sq, row)
 
     return {
         "tensors": lambda: ours.step(forward, x, y, Coefficients(*table), max_norms),
@@ -92,10 +87,11 @@ def layout_updates(model: ModelConfig, slots: int) -> dict[str, Arm]:
     def of_tensors() -> None:
         population.update(grads, Coefficients(*table), max_norms)
 
-    def of_arenas() -> None:
-        p, grad, m, v = arenas
-        scale = clip_scale(torch.linalg.vector_norm(grad, dim=1), max_norms)
-        for k in range(slots):
-            fused_adamw_([p[k]], [grad[k]], [m[k]], [v[k]], row, scale[k])
+    return {"tensors": of_tensors, "arenas": lambda: _update_arenas_(*arenas, row)}
 
-    return {"tensors": of_tensors, "arenas": of_arenas}
+
+def _update_arenas_(params: Tensor, grads: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, row: Coefficients) -> None:
+    """Clipping and AdamW of arenas [K, P]."""
+    scale = clip_scale(torch.linalg.vector_norm(grads, dim=1), CLIP)
+    for p, grad, m, v, s in zip(params, grads, exp_avg, exp_avg_sq, scale, strict=True):
+        fused_adamw_([p], [grad], [m], [v], row, s)

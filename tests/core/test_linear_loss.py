@@ -58,6 +58,16 @@ def test_the_fused_form_is_the_one_in_steps_to_rounding(dtype):
         assert (ours - theirs).norm() <= tolerance * theirs.norm()
 
 
+def test_the_fused_form_does_under_autocast_what_the_one_in_steps_does():
+    hidden, weight, targets = inputs(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = grads(lambda *given: linear_cross_entropy(*given, fused=True), hidden, weight, targets)
+        theirs = grads(linear_cross_entropy, hidden, weight, targets)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == other.dtype
+        assert (one - other).norm() <= 4e-3 * other.norm()
+
+
 def test_a_second_backward_adds_the_same_gradient_again():
     hidden, weight, targets = inputs()
     loss = linear_cross_entropy(hidden, weight, targets).sum()

@@ -214,10 +214,11 @@ def peak_bytes(arm: Arm, device: str) -> int:
     with torch.profiler.profile(profile_memory=True) as profile:
         arm()
     events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
-    held = highest = 0
+    held = lowest = highest = 0
     for event in sorted(events, key=lambda one: one.start_ns()):
         held += event.nbytes()
-        highest = max(highest, held)
+        lowest = min(lowest, held)  # the gradients of the call before, whose end is seen or not
+        highest = max(highest, held - lowest)
     return highest
 
 

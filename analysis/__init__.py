@@ -3,9 +3,9 @@
     import analysis
     trials, rows, manifest = analysis.load("runs/quick")
 
-Tables are functions of `trials` in `analysis.tables`; `python -m analysis.report RUN` prints and writes them.
+Tables are functions of `trials` in `analysis.tables.trials`; `python -m analysis.report RUN` prints and writes them.
 """
 
-from analysis.load import Run, load
+from analysis.runs.load import Run, load
 
 __all__ = ["Run", "load"]

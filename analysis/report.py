@@ -2,9 +2,9 @@
 
 Prints tables, fitted numbers with intervals, and what has to be known to read them. Writes to RUN/report: report.html
 (one file that needs nothing else), report.md, report.json (every fitted number under a plain path), the figures as SVG
-and PNG, and every table as CSV, Markdown and LaTeX. The numbers are those of `analysis.findings`, the sentences those
-of `analysis.notes`. Exit codes: 0, also when every trial diverged or failed (the report says so); 2 with one line on
-stderr when the input cannot be read or the report cannot be written.
+and PNG, and every table as CSV, Markdown and LaTeX. The numbers are those of `analysis.document.sections`, the
+sentences those of `analysis.document.notes`. Exit codes: 0, also when every trial diverged or failed (the report says
+so); 2 with one line on stderr when the input cannot be read or the report cannot be written.
 """
 
 import argparse
@@ -24,16 +24,16 @@ if not __package__:  # run as a script: Python has put analysis/ itself on the p
 import numpy as np
 import pandas as pd
 
-from analysis.combine import load_all
-from analysis.estimate import Estimate, Fitted, Refused, as_json
-from analysis.findings import PARAMETERS, findings_of_points, findings_of_run
-from analysis.load import Run, RunError
-from analysis.notes import notes, summary
-from analysis.page import Section, page
-from analysis.rendering import markdown_table, text_table, trial_cells
-from analysis.table_files import ReportTable
-from analysis.tables import TIED
-from analysis.trial_csv import LOSS, D, N, parse_columns, read_trials
+from analysis.document.notes import notes, summary
+from analysis.document.page import Section, page
+from analysis.document.sections import PARAMETERS, sections_of_points, sections_of_run
+from analysis.runs.combine import load_all
+from analysis.runs.load import Run, RunError
+from analysis.runs.trial_csv import LOSS, D, N, parse_columns, read_trials
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
+from analysis.tables.files import ReportTable
+from analysis.tables.formatting import markdown_table, text_table, trial_cells
+from analysis.tables.trials import TIED
 from lmcore import columns as col
 
 WIDTH = 120  # characters of a line on the terminal
@@ -76,7 +76,7 @@ class Report:
             title = f"Trials ({hidden} more in trials.csv)" if hidden else "Trials"
             parts += [title, text_table(trial_cells(first), WIDTH, keys=[col.TRIAL])]
         known = [_fitted_cells(path, one) for path, one in self.fitted.items() if isinstance(one, Estimate)]
-        refused = [one.reason for one in self.fitted.values() if isinstance(one, Refused)]
+        refused = [one.reason for one in self.fitted.values() if isinstance(one, NotEstimable)]
         if refused and not known:
             said = f"Fitted numbers: none; {len(refused)} were refused (report.html says why). The first: {refused[0]}"
             parts.append(textwrap.fill(said, WIDTH))
@@ -106,7 +106,7 @@ class Report:
                 cells = [_fitted_cells(path, one) for path, one in section.fitted.items()]
                 columns = ["number", "value", "95 % interval", "n"]
                 parts += ["### Fitted numbers", markdown_table(pd.DataFrame(cells, columns=columns))]
-            parts += [f"![{plate.title}]({plate.name}.svg)\n\n{plate.caption}" for plate in section.plates]
+            parts += [f"![{figure.title}]({figure.name}.svg)\n\n{figure.caption}" for figure in section.figures]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def json(self) -> dict[str, Any]:
@@ -126,18 +126,18 @@ def build_report(run: Run, brief: bool = False) -> Report:
 
     Computes only: prints and writes nothing.
     """
-    sections = findings_of_run(run, brief)
+    sections = sections_of_run(run, brief)
     parameters = sections[0].tables[0].frame
     return Report(str(run.manifest.get("name", "run")), summary(run.trials), tuple(sections), notes(run, parameters))
 
 
 def report_of_points(name: str, points: pd.DataFrame) -> Report:
-    """The same of trials from a CSV (`analysis.trial_csv.read_trials`)."""
+    """The same of trials from a CSV (`analysis.runs.trial_csv.read_trials`)."""
     diverged = len(points) - int(np.isfinite(points[LOSS]).sum())
     numbers = {"trial": len(points), "size": points[N].nunique(), "token count": points[D].nunique()}
     said = ", ".join(f"{number} {noun}{'s' * (number != 1)}" for noun, number in numbers.items())
     said += f"; {diverged} diverged" * bool(diverged)
-    return Report(name, said, tuple(findings_of_points(points)), ())
+    return Report(name, said, tuple(sections_of_points(points)), ())
 
 
 def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path]:
@@ -147,7 +147,7 @@ def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path
     """
     folder.mkdir(parents=True, exist_ok=True)
     written = [path for section in report.sections for table in section.tables for path in table.save(folder)]
-    written += [path for section in report.sections for plate in section.plates for path in plate.save(folder)]
+    written += [path for section in report.sections for figure in section.figures for path in figure.save(folder)]
     texts = (
         {}
         if brief
@@ -230,7 +230,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _fitted_cells(path: str, one: Fitted) -> tuple[str, str, str, str]:
-    if isinstance(one, Refused):
+    if isinstance(one, NotEstimable):
         return path, "refused", one.reason, ""
     return path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)
 

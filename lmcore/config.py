@@ -2,7 +2,7 @@
 
 Loads without torch, so that a config can be checked in milliseconds. Validation is strict (no `"200"` for 200), unknown
 keys are errors, and nothing is changed while validating. How a YAML file becomes a config is the business of
-`lmcore.run_file`, and of `sweeps.spec_file` for a whole sweep.
+`lmcore.runfile.run_file`, and of `sweeps.spec.load` for a whole sweep.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -160,13 +160,13 @@ class RunSpec(Config):
         return self.train.batch_size * self.model.context_length
 
     @property
-    def pack_key(self) -> tuple[tuple[str, Any], ...]:
+    def static_signature(self) -> tuple[tuple[str, Any], ...]:
         """Equal for two runs if and only if they can be slots of one population."""
         fields = flatten(self)
         return tuple((path, fields[path]) for path, role in FIELD_ROLES.items() if role != "slot vector")
 
 
-Role = Literal["slot vector", "pack key", "sweep constant"]
+Role = Literal["slot vector", "static", "sweep constant"]
 
 FIELD_ROLES: dict[str, Role] = {
     # One value per slot of a population.
@@ -182,19 +182,19 @@ FIELD_ROLES: dict[str, Role] = {
     "optim.warmup_fraction": "slot vector",
     "optim.clip_norm": "slot vector",
     # Changes shapes or the program: slots of one population share it.
-    "model.vocab_size": "pack key",
-    "model.d_model": "pack key",
-    "model.num_layers": "pack key",
-    "model.num_heads": "pack key",
-    "model.d_ff": "pack key",
-    "model.context_length": "pack key",
-    "model.norm": "pack key",
-    "model.positions": "pack key",
-    "model.ffn": "pack key",
-    "model.rope_theta": "pack key",
-    "model.norm_eps": "pack key",
-    "train.batch_size": "pack key",
-    "train.dtype": "pack key",
+    "model.vocab_size": "static",
+    "model.d_model": "static",
+    "model.num_layers": "static",
+    "model.num_heads": "static",
+    "model.d_ff": "static",
+    "model.context_length": "static",
+    "model.norm": "static",
+    "model.positions": "static",
+    "model.ffn": "static",
+    "model.rope_theta": "static",
+    "model.norm_eps": "static",
+    "train.batch_size": "static",
+    "train.dtype": "static",
     # What makes trials of a sweep comparable: one value for all.
     "train.device": "sweep constant",
     "train.compile": "sweep constant",

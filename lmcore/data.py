@@ -1,7 +1,7 @@
 """Batches: windows of tokens as tensors, for training at random and for validation always the same.
 
-Not here: where tokens come from (`lmcore.tokens`), and any state. A batch is a function of its arguments, so a resumed
-run sees the batches it would have seen, and every trial of a sweep sees the same ones.
+Not here: where tokens come from (`lmcore.corpus.tokens`), and any state. A batch is a function of its arguments, so a
+resumed run sees the batches it would have seen, and every trial of a sweep sees the same ones.
 
 B batch, T context length, E validation windows.
 """

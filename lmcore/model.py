@@ -219,7 +219,7 @@ class TransformerLM(nn.Module):
             raise ValueError(
                 f"at most context_length = {self.config.context_length} tokens fit, got {tokens.shape[2]}; cut them"
             )
-        # On an accelerator this would wait for the device; `lmcore.tokens` has checked every id of a corpus already.
+        # On an accelerator this would wait for the device, and `lmcore.corpus.tokens` has checked every id already.
         # Unchecked, an id >= V would silently read the next slot's embedding.
         if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
             low, high = (int(v) for v in tokens.aminmax())

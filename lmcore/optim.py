@@ -60,7 +60,7 @@ def adamw_update_(
     """Update `param` and both moments in place; all four have one shape, `grad` is left as it was.
 
     Where `active` (bool, broadcasts like a coefficient) is false, `param` keeps its bits, infinite ones included; the
-    moments do with the coefficients `IDLE` of `lmcore.population` and a gradient of -0.0.
+    moments do with the coefficients `IDLE` of `lmcore.population.population` and a gradient of -0.0.
 
     One temporary of the parameter's size. Every operation is elementwise and rounds once, so a slot's result is bitwise
     the same alone and in any population, and (float32, float64) for a number as for a tensor of it. The fused addcmul,

@@ -26,17 +26,25 @@ from torch import Tensor
 from lmcore import columns as col
 from lmcore.checkpoint import JSON, CheckpointError, read_checkpoint, write_checkpoint
 from lmcore.config import RunSpec, TrainConfig
+from lmcore.corpus.tokens import Tokens, check_windows
 from lmcore.data import get_batch, validation_windows
-from lmcore.device import resolve_run
+from lmcore.device import resolve_run, this_machine
 from lmcore.errors import InputError
-from lmcore.evaluate import ValLoss, val_loss, window_losses
-from lmcore.graph import GraphedStep
-from lmcore.machine import this_machine
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients
-from lmcore.population import HEAD, IDLE, Forward, Population, StepResult, mean_nll, mean_nll_fused, nll_per_token
-from lmcore.slot import Slot
-from lmcore.tokens import Tokens, check_windows
+from lmcore.population.evaluate import ValLoss, val_loss, window_losses
+from lmcore.population.graph import GraphedStep
+from lmcore.population.population import (
+    HEAD,
+    IDLE,
+    Forward,
+    Population,
+    StepResult,
+    mean_nll,
+    mean_nll_fused,
+    nll_per_token,
+)
+from lmcore.population.slot import Slot
 
 Row = dict[str, Any]
 Hidden = Callable[[TransformerLM, Tensor], Tensor]
@@ -50,7 +58,7 @@ PLACE = ("device", "compile", "cuda_graphs", "threads")
 
 
 class Trainer:
-    """K slots of one shape (`RunSpec.pack_key`); a slot given as None is empty until it is loaded.
+    """K slots of one shape (`RunSpec.static_signature`); a slot given as None is empty until it is loaded.
 
     Raises:
         ValueError: no run at all, or runs of different shapes.
@@ -69,7 +77,7 @@ class Trainer:
                 f"model.vocab_size must cover the data's vocabulary of {tokens.vocab_size} tokens, "
                 f"got {first.model.vocab_size}; raise it"
             )
-        self.pack_key = first.pack_key
+        self.static_signature = first.static_signature
         self.tokens = tokens
         self.slots: list[Slot | None] = [None] * len(resolved)
         self._train = first.train
@@ -148,7 +156,7 @@ class Trainer:
         Raises:
             ValueError: the run has another shape than this trainer's.
         """
-        run = self._fitting(run)
+        run = self._check_signature(run)
         self._all.reset(k, run.train.seed, run.model.tie_embeddings)
         self._views.pop(k, None)
         self.slots[k] = Slot(run)
@@ -203,13 +211,13 @@ class Trainer:
             run = RunSpec.model_validate(meta.pop("run"))
             fingerprint = meta.pop("data_fingerprint")
             # The numbers of a run hang on its dtype, and not on where it continues.
-            run = moved(run, self._train)
+            run = with_runtime(run, self._train)
             slot = Slot(run, **meta)
         except (KeyError, TypeError, ValidationError):
             raise CheckpointError(f"{src}: is a checkpoint, but not a slot's; give one that save_slot wrote") from None
         if fingerprint != self.tokens.fingerprint:
             raise ValueError(f"{src}: was trained on other data ({fingerprint[:12]}); give it its own tokens")
-        run = self._fitting(run)
+        run = self._check_signature(run)
         names = {n for n, _ in self.model.named_parameters() if not (run.model.tie_embeddings and n == HEAD)}
         if set(tensors) != {f"{part}.{name}" for part in self._slot_tensors() for name in names}:
             raise CheckpointError(f"{src}: lacks tensors of its run, or has others; take the checkpoint before it")
@@ -234,11 +242,11 @@ class Trainer:
             else:
                 self.free_slot(k)
 
-    def _fitting(self, run: RunSpec) -> RunSpec:
+    def _check_signature(self, run: RunSpec) -> RunSpec:
         run = resolve_run(run, this_machine())
-        if run.pack_key != self.pack_key:
-            mine = dict(self.pack_key)
-            other = [f"{path} = {new!r} for {mine[path]!r}" for path, new in run.pack_key if new != mine[path]]
+        if run.static_signature != self.static_signature:
+            mine = dict(self.static_signature)
+            other = [f"{path} = {new!r} for {mine[path]!r}" for path, new in run.static_signature if new != mine[path]]
             raise ValueError(f"slots of one trainer share their shape, but this run has {', '.join(other)}")
         return run
 
@@ -345,7 +353,7 @@ class Trainer:
         return row
 
 
-def moved(run: RunSpec, train: TrainConfig) -> RunSpec:
+def with_runtime(run: RunSpec, train: TrainConfig) -> RunSpec:
     """The run as it goes on where `train` does."""
     here = {name: getattr(train, name) for name in PLACE}
     return run.model_copy(update={"train": run.train.model_copy(update=here)})

@@ -12,7 +12,7 @@ if sys.path and Path(sys.path[0]).resolve() == ROOT / "sweeps":
     sys.path[0] = str(ROOT)
 
 from lmcore.errors import InputError  # noqa: E402
-from sweeps.trial_command import TrialParser  # noqa: E402
+from sweeps.cli.trial_options import TrialParser  # noqa: E402
 
 DESCRIPTION = """\
 Write the model of one trial of a sweep as the folder of a Hugging Face Llama: weights (float32), config, tokenizer.
@@ -57,10 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         check_out(options.out)
         # With torch and Optuna, and so only when the command line is right.
-        from lmcore.llama import llama_files, write_folder
-        from sweeps.chosen_trial import chosen_trial
+        from lmcore.export.llama import llama_files, write_folder
+        from sweeps.cli.select_trial import select_trial
 
-        chosen = chosen_trial(options.run, options.trial)
+        chosen = select_trial(options.run, options.trial)
         model = chosen.trained.model
         files = llama_files(model.config, model.slot_state_dict(0), chosen.tokenizer_json)
         try:

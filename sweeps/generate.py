@@ -14,7 +14,7 @@ if sys.path and Path(sys.path[0]).resolve() == ROOT / "sweeps":
     sys.path[0] = str(ROOT)
 
 from lmcore.errors import InputError  # noqa: E402
-from sweeps.trial_command import TrialParser, number  # noqa: E402
+from sweeps.cli.trial_options import TrialParser, number  # noqa: E402
 
 DESCRIPTION = """\
 Sample text from the model of one trial of a sweep, of any architecture.
@@ -79,12 +79,12 @@ def main(argv: list[str] | None = None) -> int:
     import torch
     from tokenizers import Tokenizer
 
-    from lmcore.generate import generate, prompt_tokens, text_pieces
-    from lmcore.trained_model import end_of_text_token
-    from sweeps.chosen_trial import chosen_trial
+    from lmcore.export.sampling import generate, prompt_tokens, text_pieces
+    from lmcore.export.trained_model import end_of_text_token
+    from sweeps.cli.select_trial import select_trial
 
     try:
-        chosen = chosen_trial(options.run, options.trial)
+        chosen = select_trial(options.run, options.trial)
         if chosen.tokenizer_json is None:
             raise InputError(
                 f"RUN: must have a tokenizer to read and write text, but {options.run} was trained on token ids "

@@ -17,17 +17,17 @@ if sys.path and Path(sys.path[0]).resolve() == ROOT / "sweeps":
 from rich.console import Console  # noqa: E402
 
 from lmcore.errors import InputError  # noqa: E402
-from sweeps.access import check_dashboard_host  # noqa: E402
-from sweeps.database_url import without_password  # noqa: E402
-from sweeps.folder import FolderInUseError, RunFolder  # noqa: E402
-from sweeps.interrupts import Interrupts  # noqa: E402
-from sweeps.options import parse, resume_command  # noqa: E402
-from sweeps.plan import print_plan  # noqa: E402
-from sweeps.resume import resumed_spec  # noqa: E402
-from sweeps.spec import SweepSpec  # noqa: E402
-from sweeps.spec_file import load_spec  # noqa: E402
+from sweeps.cli.dry_run import print_plan  # noqa: E402
+from sweeps.cli.interrupts import Interrupts  # noqa: E402
+from sweeps.cli.options import parse, resume_command  # noqa: E402
+from sweeps.cluster.auth import check_dashboard_host  # noqa: E402
+from sweeps.provenance.resume import resumed_spec  # noqa: E402
+from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable  # noqa: E402
+from sweeps.rundir.folder import FolderInUseError, RunFolder  # noqa: E402
+from sweeps.spec.load import load_spec  # noqa: E402
+from sweeps.spec.settings import without_password  # noqa: E402
+from sweeps.spec.sweep_spec import SweepSpec  # noqa: E402
 from sweeps.sweep import run_sweep  # noqa: E402
-from sweeps.unwritable import UnwritableError, what_cannot_be_written_ends_the_sweep  # noqa: E402
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         check_dashboard_host(options.dashboard_host)
         interrupts.remedy = f"; go on with {resume_command(options, folder.display, asked_for_again(spec))}"
         resume = options.resume is not None
-        with what_cannot_be_written_ends_the_sweep(full_disks_only=True):
+        with end_sweep_if_unwritable(full_disks_only=True):
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         # -P: not an analysis/ of the user's

@@ -17,17 +17,16 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmcore import columns as col
-from lmcore.device import resolve, training_flops, why_compile
-from lmcore.machine import this_machine
-from lmcore.prepare import prepare_tokens
-from lmcore.tokens import Tokens, check_windows, save_tokens
-from sweeps.database_url import password_left_out, without_password
-from sweeps.folder import RunFolder, write_json, write_text
-from sweeps.interrupts import Interrupts
-from sweeps.reaper import reaped
-from sweeps.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
-from sweeps.spec import SweepSpec, dump_yaml
-from sweeps.tracking import Tracking, mode_of
+from lmcore.corpus.prepare import prepare_tokens
+from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
+from lmcore.device import resolve, this_machine, training_flops, why_compile
+from sweeps.callbacks.tracking import Tracking, mode_of
+from sweeps.cli.interrupts import Interrupts
+from sweeps.cluster.reaper import reaped
+from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
+from sweeps.rundir.folder import RunFolder, write_json, write_text
+from sweeps.spec.settings import password_left_out, without_password
+from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 STOP_S = 12.0
 """For engines to end their intervals after Ctrl-C; with wandb's and Ray's part the end takes less than 30 s."""
@@ -37,7 +36,7 @@ Row = Mapping[str, Any]
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
-    from sweeps.cluster import Cluster
+    from sweeps.cluster.ray_cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -94,10 +93,10 @@ def run_sweep(
             spec, tokens = with_data(spec) if kept is None else (spec, kept)
             check_data(folder, tokens)
         # Ray and Optuna are imported only now, when hardly anything of the user's input can be wrong any more.
-        from sweeps.cluster import connect
-        from sweeps.rows import last_rows
-        from sweeps.storage import check_unused, open_storage
-        from sweeps.study_file import check_file, check_trials
+        from sweeps.callbacks.metrics_file import last_rows
+        from sweeps.cluster.ray_cluster import connect
+        from sweeps.study.integrity import check_file, check_trials
+        from sweeps.study.storage import check_unused, open_storage
 
         url = spec.search.storage
         database = f"{folder.display}/study.db" if url is None else without_password(url)
@@ -130,23 +129,23 @@ def run_on(
 
     Of a sweep that is resumed, `known` is the last row of each trial so far, and `begun` its manifest.
     """
-    from sweeps.engines import Engines
-    from sweeps.ledger import Ledger
-    from sweeps.manifest import manifest
-    from sweeps.occupancy import Occupancy
-    from sweeps.progress import Progress
-    from sweeps.rows import RowFile
-    from sweeps.trial_files import TrialFiles
-    from sweeps.watchdog import Watchdog
-    from sweeps.watchers import Watchers
+    from sweeps.callbacks.base import Callbacks
+    from sweeps.callbacks.metrics_file import RowFile
+    from sweeps.callbacks.progress import Progress
+    from sweeps.callbacks.trial_files import TrialFiles
+    from sweeps.callbacks.utilization import Utilization
+    from sweeps.engine.pool import WorkerPool
+    from sweeps.engine.watchdog import Watchdog
+    from sweeps.provenance.manifest import manifest
+    from sweeps.study.ledger import Ledger
 
     asked, flops = spec.train, max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
     spec = spec.model_copy(update={"train": resolve(asked, cluster.machine, flops)})
     total = sum(spec.trials_of(size) for size in spec.size_names)
     most = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
-    engines = Engines(cluster, spec, tokens, folder, most)
+    engines = WorkerPool(cluster, spec, tokens, folder, most)
     # While the engines start and measure:
-    from sweeps.tuning import tune_all
+    from sweeps.tune.tuner import tune_all
 
     kept = spec.search.model_copy(update={"storage": password_left_out(spec.search.storage)})
     write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": kept})))
@@ -190,16 +189,16 @@ def run_on(
     rows = RowFile(folder.metrics)
     files = TrialFiles(folder, ledger)
     files.catch_up()
-    occupancy = Occupancy(len(engines.handles))
+    utilization = Utilization(len(engines.handles))
     logged = folder.metrics.stat().st_size
     tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb), logged)
     began = time.monotonic()
     try:
         with Progress(console, total, training, in_line, ended, ledger.best_losses) as progress:
-            watchers = Watchers([rows, files, occupancy, progress])
+            callbacks = Callbacks([rows, files, utilization, progress])
             with watchdog, interrupts.insisting():
                 while ledger.sizes_left:  # after the last one was asked for, a trial may have been given back
-                    tune_all(ledger, engines, watchers, folder, training + in_line)
+                    tune_all(ledger, engines, callbacks, folder, training + in_line)
         engines.stop(STOP_S)  # checkpoints may be under way still
     finally:
         seconds = time.monotonic() - began
@@ -210,9 +209,9 @@ def run_on(
         problem = tracking.finish(*([] if interrupts.received is None else [STOP_WANDB_S]))
         if problem:
             console.print(problem, highlight=False)
-        if occupancy.share is not None:
+        if utilization.share is not None:
             console.print(
-                f"Until the last trial started, engines trained {occupancy.share:.0%} of the time", highlight=False
+                f"Until the last trial started, engines trained {utilization.share:.0%} of the time", highlight=False
             )
-            write_json(folder.manifest, about | {"occupancy": occupancy.share})
+            write_json(folder.manifest, about | {"utilization": utilization.share})
     return Outcome(ledger.statuses(), seconds)

@@ -10,7 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # On every CPU `dtype: auto` is float32 here, also in the processes that tests start.
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
-# As sweeps.access settles it for a sweep. Ray reads it once, whichever test comes to Ray first.
+# As sweeps.cluster.auth settles it for a sweep. Ray reads it once, whichever test comes to Ray first.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
@@ -31,7 +31,7 @@ def _one_thread():
 @pytest.fixture(scope="session")
 def small_tokens():
     """Tokens of a Markov chain over 97 symbols: learnable, and made in no time."""
-    from lmcore.tokens import Tokens
+    from lmcore.corpus.tokens import Tokens
 
     rng = np.random.default_rng(0)
     successors = rng.integers(0, 97, size=(97, 4))

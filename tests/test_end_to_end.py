@@ -117,7 +117,7 @@ def test_bad_input_is_one_line_and_exit_code_2_before_ray_starts(case, tmp_path)
 
 @pytest.mark.ray
 def test_a_second_writer_is_refused_with_exit_code_3_and_the_first_goes_on(tmp_path):
-    from sweeps.folder import RunFolder
+    from sweeps.rundir.folder import RunFolder
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)

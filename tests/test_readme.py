@@ -28,8 +28,8 @@ def test_every_link_leads_somewhere():
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_of_the_readme_parses(command, tmp_path):
-    from sweeps.options import parse
-    from sweeps.spec_file import load_spec
+    from sweeps.cli.options import parse
+    from sweeps.spec.load import load_spec
 
     options = parse(shlex.split(command))
     config = options.config
@@ -39,8 +39,8 @@ def test_every_command_of_the_readme_parses(command, tmp_path):
 
 
 def test_the_profile_of_the_readme_names_a_size_that_is_there():
-    from lmcore.profile import parser
-    from lmcore.run_file import load_run
+    from lmcore.profile.__main__ import parser
+    from lmcore.runfile.run_file import load_run
 
     [command] = re.findall(r"^ {4}python -m lmcore\.profile (.*)$", README, flags=re.MULTILINE)
     options = parser().parse_args(shlex.split(command))

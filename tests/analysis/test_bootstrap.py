@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import bootstrap
+from analysis.stats import bootstrap
 
 
 def line(n, seed):

@@ -4,9 +4,9 @@ import pytest
 from conftest import RunFolder
 
 import analysis
-from analysis.combine import load_all
-from analysis.load import RunError
 from analysis.report import build_report, main
+from analysis.runs.combine import load_all
+from analysis.runs.load import RunError
 
 
 @pytest.fixture

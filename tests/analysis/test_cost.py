@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import analysis
-from analysis.cost import cost_table, device_seconds, peak_flops_per_s
+from analysis.tables.cost import cost_table, device_seconds, peak_flops_per_s
 
 
 def timed(began_at, reported_at, width=1, **more):

@@ -5,8 +5,8 @@ import optuna
 import pandas as pd
 import pytest
 
-from analysis.estimate import Estimate, Refused
-from analysis.importance import COLUMNS, estimates, importance
+from analysis.stats.estimate import Estimate, NotEstimable
+from analysis.stats.importance import COLUMNS, estimates, importance
 
 RESAMPLES = 40
 LR, BETA2 = "optim.lr", "optim.beta2"
@@ -136,7 +136,7 @@ def test_each_size_is_judged_by_itself_and_a_seed_repeats_the_table():
     pd.testing.assert_frame_equal(table, importance(trials, resamples=RESAMPLES, seed=3))
     fitted = estimates(table)
     assert isinstance(fitted["importance.xs.optim.lr"], Estimate)
-    assert isinstance(fitted["importance.s"], Refused)
+    assert isinstance(fitted["importance.s"], NotEstimable)
 
 
 def test_of_many_trials_some_are_drawn_and_n_says_how_many():
@@ -145,7 +145,7 @@ def test_of_many_trials_some_are_drawn_and_n_says_how_many():
 
 
 def test_fanova_names_the_same_leader_from_complete_trials(monkeypatch):
-    monkeypatch.setattr("analysis.importance.FANOVA_TREES", 4)  # seconds
+    monkeypatch.setattr("analysis.stats.importance.FANOVA_TREES", 4)  # seconds
     trials = search(lr_only, n=40)
     diverged = search(lr_only, n=10, seed=5, status="diverged", val_loss=np.nan)
     table = importance(pd.concat([trials, diverged], ignore_index=True), "fanova", resamples=19)

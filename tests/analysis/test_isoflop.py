@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from analysis.estimate import Estimate, Refused
-from analysis.isoflop import fit_isoflop
+from analysis.scaling.isoflop import fit_isoflop
+from analysis.stats.estimate import Estimate, NotEstimable
 
 E, A, ALPHA, B, BETA = 1.69, 406.4, 0.34, 410.7, 0.28  # Hoffmann et al. 2022
 EXPONENT = BETA / (ALPHA + BETA)
@@ -71,7 +71,7 @@ def test_runs_of_any_compute_are_no_budgets():
     N, D = 10 ** generator.uniform(7.5, 9.5, 60), 10 ** generator.uniform(9, 11, 60)
     result = fit_isoflop(N, D, E + A / N**ALPHA + B / D**BETA)
     assert max(len(budget.members) for budget in result.budgets) < 10
-    assert isinstance(result.fitted["N_exponent"], Refused)
+    assert isinstance(result.fitted["N_exponent"], NotEstimable)
 
 
 def test_a_minimum_at_the_edge_is_refused_and_does_not_count():
@@ -89,12 +89,12 @@ def test_too_few_budgets_are_refused_with_the_reason_of_those_that_have_no_minim
     assert "0 of 6 compute budgets" in fitted["N_exponent"].reason
     assert "smallest size" in fitted["N_exponent"].reason
     two = fit_isoflop(*runs(compute=COMPUTE[:2])).fitted
-    assert two["N_exponent"] == Refused("2 of 2 compute budgets have a minimum, too few (at least 3)")
+    assert two["N_exponent"] == NotEstimable("2 of 2 compute budgets have a minimum, too few (at least 3)")
 
 
 def test_three_sizes_are_too_few_for_a_minimum():
     result = fit_isoflop(*runs(factors=np.array([0.5, 1, 2])))
-    assert result.budgets[0].N_optimal == Refused("3 sizes at this compute are too few (at least 4)")
+    assert result.budgets[0].N_optimal == NotEstimable("3 sizes at this compute are too few (at least 4)")
     with pytest.raises(ValueError, match="no curve"):
         result.budgets[0].predict(1e8)
 
@@ -104,18 +104,18 @@ def test_a_curve_that_bends_downwards_is_refused():
     u = np.log(N / optimal(6 * N * D))
     lucky = np.where(np.abs(u) < 0.1, -0.6, 0)
     result = fit_isoflop(N, D, 3 - 0.1 * u**2 + lucky)
-    assert all(isinstance(budget.N_optimal, Refused) for budget in result.budgets)
+    assert all(isinstance(budget.N_optimal, NotEstimable) for budget in result.budgets)
 
 
 def test_no_runs_are_no_budgets():
     result = fit_isoflop([], [], [])
     assert result.budgets == []
-    assert isinstance(result.fitted["N_exponent"], Refused)
+    assert isinstance(result.fitted["N_exponent"], NotEstimable)
 
 
 def test_one_budget_of_as_many_models_as_its_curve_has_coefficients_is_refused():
     sizes = np.array([1e6, 2e6, 4e6, 8e6])
     tokens = np.array([8e7, 4.1e7, 2e7, 1e7])  # not quite at the same compute: one slope more
     fit = fit_isoflop(sizes, tokens, np.array([4.0, 3.8, 3.7, 3.9]))
-    assert all(isinstance(one, Refused) for one in fit.fitted.values())
+    assert all(isinstance(one, NotEstimable) for one in fit.fitted.values())
     assert [budget.form for budget in fit.budgets] == [None]

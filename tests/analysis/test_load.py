@@ -13,7 +13,7 @@ import optuna
 import pytest
 
 import analysis
-from analysis.load import RunError
+from analysis.runs.load import RunError
 from lmcore.columns import COUNT_COLUMNS, LAST_COLUMNS, ROW_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from scipy import optimize
 
-from analysis import bootstrap, huber
-from analysis.estimate import Estimate, Refused
-from analysis.loss_law import fit_loss_law, fit_size_law
+from analysis.scaling import huber_solver as huber
+from analysis.scaling.loss_law import fit_loss_law, fit_size_law
+from analysis.stats import bootstrap
+from analysis.stats.estimate import Estimate, NotEstimable
 
 TRUTH = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}  # Besiroglu et al. 2024
 TRUTH["N_exponent"] = TRUTH["beta"] / (TRUTH["alpha"] + TRUTH["beta"])
@@ -54,7 +55,7 @@ def test_the_objective_is_hubers_of_log_sum_exp_and_its_gradient_is_the_numerica
 def test_a_few_noisy_runs_of_a_narrow_range_get_wide_intervals_and_settle(seed):
     N, D = np.repeat(np.geomspace(2e8, 1e9, 5), 4), np.tile(np.geomspace(4e9, 1e11, 4), 5)
     fitted = fit_loss_law(N, D, true_loss(N, D) * noise_of(len(N), seed, 0.01), resamples=200).fitted
-    assert fitted["E"] == Refused("E cannot be told from zero")
+    assert fitted["E"] == NotEstimable("E cannot be told from zero")
     assert fitted["alpha"].low < TRUTH["alpha"] < fitted["alpha"].high
     assert fitted["alpha"].high > 4 * fitted["alpha"].low
 
@@ -149,7 +150,7 @@ def test_with_one_number_of_tokens_the_size_term_is_kept_and_the_floor_is_not():
     D = np.full(len(N), 1e10)
     law = fit_loss_law(N, D, true_loss(N, D) * noise_of(len(N), 0), resamples=200)
     for name in ("E", "B", "beta", "N_exponent"):
-        assert law.fitted[name] == Refused("1 value of D is too few (at least 4)")
+        assert law.fitted[name] == NotEstimable("1 value of D is too few (at least 4)")
     assert law.fitted["alpha"].value == pytest.approx(TRUTH["alpha"], abs=0.03)
     assert isinstance(law.fitted["A"], Estimate)
     assert law.curve is None
@@ -159,7 +160,7 @@ def test_with_two_sizes_the_token_term_is_kept():
     N, D, loss = runs(sizes=2, tokens=15)
     fitted = fit_loss_law(N, D, loss, resamples=200).fitted
     for name in ("E", "A", "alpha"):
-        assert fitted[name] == Refused("2 values of N are too few (at least 4)")
+        assert fitted[name] == NotEstimable("2 values of N are too few (at least 4)")
     assert fitted["beta"].value == pytest.approx(TRUTH["beta"], abs=0.03)
 
 
@@ -168,8 +169,8 @@ def test_a_term_that_is_not_there_is_refused_in_ten_of_ten_sets_and_the_other_on
     for seed in range(10):
         loss = (TRUTH["E"] + TRUTH["B"] / D ** TRUTH["beta"]) * noise_of(len(N), seed)
         fitted = fit_loss_law(N, D, loss, resamples=100, seed=seed).fitted
-        assert isinstance(fitted["alpha"], Refused)
-        assert isinstance(fitted["E"], Refused)
+        assert isinstance(fitted["alpha"], NotEstimable)
+        assert isinstance(fitted["E"], NotEstimable)
         assert isinstance(fitted["beta"], Estimate), fitted["beta"]
 
 
@@ -177,7 +178,7 @@ def test_a_floor_that_is_not_there_is_refused_alone():
     N, D, loss = runs(noise=0)
     for seed in range(1, 6):
         fitted = fit_loss_law(N, D, (loss - TRUTH["E"]) * noise_of(len(N), seed), resamples=200).fitted
-        assert fitted["E"] == Refused("E cannot be told from zero")
+        assert fitted["E"] == NotEstimable("E cannot be told from zero")
         assert fitted["alpha"].value == pytest.approx(TRUTH["alpha"], abs=0.01)
 
 
@@ -185,7 +186,7 @@ def test_a_logarithm_has_no_exponent():
     N, D, _ = runs()
     loss = (6 - 0.1 * np.log(N / 1e8) + TRUTH["B"] / D ** TRUTH["beta"]) * noise_of(len(N), 0)
     fitted = fit_loss_law(N, D, loss, resamples=200).fitted
-    assert fitted["alpha"] == Refused("alpha is not identified: its interval reaches 0.03 or 3")
+    assert fitted["alpha"] == NotEstimable("alpha is not identified: its interval reaches 0.03 or 3")
 
 
 def test_sizes_and_tokens_that_rise_together_are_refused():
@@ -200,7 +201,7 @@ def test_too_few_runs_and_too_few_sizes_are_refused():
     assert fit_loss_law(N[:7], D[:7], loss[:7]).fitted["E"].reason.startswith("7 runs are too few for 5 parameters")
     assert fit_loss_law([], [], []).fitted.keys() == TRUTH.keys()
     three = fit_size_law(np.repeat([1e7, 1e8, 1e9], 5), np.repeat([4.0, 3.0, 2.5], 5)).fitted
-    assert set(three.values()) == {Refused("3 values of N are too few (at least 4)")}
+    assert set(three.values()) == {NotEstimable("3 values of N are too few (at least 4)")}
 
 
 def test_what_has_no_logarithm_is_an_error():

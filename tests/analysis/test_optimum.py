@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.estimate import Estimate, Refused
-from analysis.optimum import find_optima, largest_stable, optimum_table
-from analysis.power_law import fit_power_law
+from analysis.scaling.optimum import find_optima, largest_stable, optimum_table
+from analysis.scaling.power_law import fit_power_law
+from analysis.stats.estimate import Estimate, NotEstimable
 
 DATA = Path(os.environ.get("LMSWEEP_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 STEPLAW = DATA / "steplaw_dense.csv"
@@ -20,7 +20,7 @@ LRS = np.geomspace(3e-4, 3e-2, 11)
 BATCHES = np.geomspace(3e4, 1e6, 9)
 
 
-def bowl(lr, batch=BEST_BATCH, seed=0, noise=0.001):
+def surface(lr, batch=BEST_BATCH, seed=0, noise=0.001):
     """Loss with its lowest point at BEST_LR and BEST_BATCH, as curved and lopsided as Step Law's cells."""
     u, v = np.log(np.asarray(lr) / BEST_LR), np.log(np.asarray(batch) / BEST_BATCH)
     height = 0.012 * u**2 + 0.003 * np.maximum(u, 0) ** 3 + 0.01 * v**2 - 0.004 * u * v
@@ -52,15 +52,15 @@ def test_of_20_simulated_cells_the_intervals_hold_the_optimum(number):
     settings = grid() if number == 2 else {"lr": LRS}
     hits, refused = 0, 0
     for seed in range(20):
-        optimum = find_optima(settings, bowl(**settings, seed=seed), resamples=400, seed=seed)["lr"]
-        refused += isinstance(optimum, Refused)
+        optimum = find_optima(settings, surface(**settings, seed=seed), resamples=400, seed=seed)["lr"]
+        refused += isinstance(optimum, NotEstimable)
         hits += isinstance(optimum, Estimate) and optimum.low <= BEST_LR <= optimum.high
     assert refused <= 2
     assert hits >= 17 - refused
 
 
 def test_trials_that_blew_up_or_diverged_do_not_move_the_optimum():
-    loss = bowl(LRS)
+    loss = surface(LRS)
     calm = find_optima({"lr": LRS}, loss)["lr"]
     loss[-1] = np.inf
     loss[-2] = 11.0
@@ -74,14 +74,14 @@ def test_random_search_over_two_settings_needs_no_grid():
         "lr": np.exp(generator.uniform(*np.log([3e-4, 3e-2]), 40)),
         "batch": np.exp(generator.uniform(*np.log([3e4, 1e6]), 40)),
     }
-    optima = find_optima(settings, bowl(**settings))
+    optima = find_optima(settings, surface(**settings))
     assert optima["lr"].low <= BEST_LR <= optima["lr"].high
     assert optima["batch"].low <= BEST_BATCH <= optima["batch"].high
 
 
 @pytest.mark.parametrize(("kept", "end"), [(LRS < 2e-3, "largest"), (LRS > 4e-3, "smallest")])
 def test_an_optimum_at_the_edge_of_what_was_tried_is_refused(kept, end):
-    optimum = find_optima({"lr": LRS[kept]}, bowl(LRS[kept]))["lr"]
+    optimum = find_optima({"lr": LRS[kept]}, surface(LRS[kept]))["lr"]
     assert optimum.reason.startswith(f"the best trial has the {end} lr that finished")
 
 
@@ -91,19 +91,21 @@ def test_a_flat_loss_has_no_optimum():
 
 
 def test_too_few_values_and_trials_are_refused():
-    two = find_optima({"lr": LRS, "batch": np.where(LRS > 1e-3, 2e5, 1e5)}, bowl(LRS))
-    assert two["batch"] == Refused("2 values of batch are too few (at least 3)")
+    two = find_optima({"lr": LRS, "batch": np.where(LRS > 1e-3, 2e5, 1e5)}, surface(LRS))
+    assert two["batch"] == NotEstimable("2 values of batch are too few (at least 3)")
     assert isinstance(two["lr"], Estimate)
     three = LRS[[3, 5, 7]]
-    assert find_optima({"lr": three}, bowl(three))["lr"] == Refused("3 trials are too few near the optimum of lr")
-    assert find_optima({"lr": LRS}, np.full(11, np.nan))["lr"] == Refused("no trial has a finite loss")
+    assert find_optima({"lr": three}, surface(three))["lr"] == NotEstimable(
+        "3 trials are too few near the optimum of lr"
+    )
+    assert find_optima({"lr": LRS}, np.full(11, np.nan))["lr"] == NotEstimable("no trial has a finite loss")
     with pytest.raises(ValueError, match="lr has 0"):
         find_optima({"lr": [0.0, 1e-3]}, [3.0, 3.0])
 
 
 def test_a_table_has_a_row_per_cell_and_setting():
     frame = pd.DataFrame({"size": ["s"] * 11 + ["xs"] * 3, "lr": [*LRS, *LRS[:3]]})
-    frame["loss"] = bowl(frame["lr"])
+    frame["loss"] = surface(frame["lr"])
     table = optimum_table(frame, ["size"], ["lr"], "loss")
     assert table["size"].tolist() == ["s", "xs"]
     assert table["value"].notna().tolist() == [True, False]
@@ -115,10 +117,10 @@ def test_the_largest_stable_value_lies_between_what_is_safe_and_what_diverged():
     values = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
     assert largest_stable(values, [False, False, True, False, True]) == Estimate(3e-2, 3e-3, 1e-1, 5)
     assert largest_stable(values, [False, False, False, True, True]) == Estimate(1e-2, 1e-2, 3e-2, 5)
-    assert largest_stable(values, [False] * 5) == Refused("no trial diverged, up to 0.1")
-    assert largest_stable(values, [True] * 5) == Refused("every trial diverged, down to 0.001")
-    assert isinstance(largest_stable(values, [True, False, False, False, False]), Refused)
-    assert largest_stable([], []) == Refused("there are no trials")
+    assert largest_stable(values, [False] * 5) == NotEstimable("no trial diverged, up to 0.1")
+    assert largest_stable(values, [True] * 5) == NotEstimable("every trial diverged, down to 0.001")
+    assert isinstance(largest_stable(values, [True, False, False, False, False]), NotEstimable)
+    assert largest_stable([], []) == NotEstimable("there are no trials")
 
 
 def test_the_laws_from_step_laws_cells_choose_settings_that_lose_little():

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.estimate import Estimate, Refused, as_json
-from analysis.page import Section, page
+from analysis.document.page import Section, page
 from analysis.report import build_report, write_report
-from analysis.table_files import ReportTable, latex_table
+from analysis.stats.estimate import Estimate, NotEstimable, as_json
+from analysis.tables.files import ReportTable, latex_table
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +54,25 @@ def test_the_page_is_whole_and_fetches_nothing(written):
     reader = read(text)
     assert "script" not in reader.tags
     assert all(source.startswith(("#", "data:")) for source in reader.sources)
-    assert reader.tags.count("figure") == sum(len(section.plates) for section in report.sections) >= 6
+    assert reader.tags.count("figure") == sum(len(section.figures) for section in report.sections) >= 6
 
 
 def test_every_figure_says_how_many_trials_it_shows_and_names_its_axes(written):
     report, folder, _ = written
     for section in report.sections:
-        for plate in section.plates:
-            assert re.search(r"n = \d+", plate.caption), plate.name
-            shown = [axes for axes in plate.figure.axes if axes.get_visible()]
-            assert all(axes.get_xlabel() or len(axes.get_xticklabels()) for axes in shown), plate.name
-            assert any(axes.get_ylabel() for axes in shown) or plate.figure.get_supylabel(), plate.name
-            assert (folder / f"{plate.name}.svg").read_bytes().startswith(b"<?xml")
-            assert (folder / f"{plate.name}.png").read_bytes().startswith(b"\x89PNG")
+        for figure in section.figures:
+            assert re.search(r"n = \d+", figure.caption), figure.name
+            shown = [axes for axes in figure.figure.axes if axes.get_visible()]
+            assert all(axes.get_xlabel() or len(axes.get_xticklabels()) for axes in shown), figure.name
+            assert any(axes.get_ylabel() for axes in shown) or figure.figure.get_supylabel(), figure.name
+            assert (folder / f"{figure.name}.svg").read_bytes().startswith(b"<?xml")
+            assert (folder / f"{figure.name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_name_cannot_break_out_of_the_page():
     evil = "</table><script>alert(1)</script>"
     cells = pd.DataFrame({"trial": [evil]})
-    fitted = {"a.b": Refused(evil)}
+    fitted = {"a.b": NotEstimable(evil)}
     text = page(evil, evil, [evil], [Section(evil, [ReportTable("t", evil, cells, cells, evil)], (), fitted, [evil])])
     assert "script" not in read(text).tags
 
@@ -105,7 +105,7 @@ def test_latex_has_the_rules_of_booktabs_and_escapes_what_is_special():
 
 
 def test_estimates_become_value_interval_and_n():
-    assert as_json({"x": Estimate(1.0, 0.5, 2.0, 7), "y": Refused("too few")}) == {
+    assert as_json({"x": Estimate(1.0, 0.5, 2.0, 7), "y": NotEstimable("too few")}) == {
         "x": {"value": 1.0, "low": 0.5, "high": 2.0, "n": 7},
         "y": {"refused": "too few"},
     }

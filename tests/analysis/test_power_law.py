@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.estimate import Estimate, Refused
-from analysis.power_law import fit_power_law
+from analysis.scaling.power_law import fit_power_law
+from analysis.stats.estimate import Estimate, NotEstimable
 
 TRUTH = {"coefficient": 1.79, "N_exponent": -0.713, "D_exponent": 0.307}
 
@@ -66,8 +66,8 @@ def test_the_same_seed_gives_the_same_interval():
 def test_a_constant_regressor_is_refused_and_the_other_exponent_stays():
     N, _, y = cells(tokens=1, sizes=6)
     fit = fit_power_law(y, N, np.full(6, 1e10))
-    assert fit.fitted["D_exponent"] == Refused("1 value of D is too few for an exponent (at least 3)")
-    assert isinstance(fit.fitted["coefficient"], Refused)
+    assert fit.fitted["D_exponent"] == NotEstimable("1 value of D is too few for an exponent (at least 3)")
+    assert isinstance(fit.fitted["coefficient"], NotEstimable)
     assert fit.law is None
     assert fit.fitted["N_exponent"] == fit_power_law(y, N).fitted["N_exponent"]
 
@@ -75,7 +75,7 @@ def test_a_constant_regressor_is_refused_and_the_other_exponent_stays():
 def test_two_sizes_are_too_few_but_their_effect_is_taken_out_of_the_other_exponent():
     N, D, y = cells(sizes=2, tokens=5, noise=0.01)
     fitted = fit_power_law(y, N, D).fitted
-    assert isinstance(fitted["N_exponent"], Refused)
+    assert isinstance(fitted["N_exponent"], NotEstimable)
     assert fitted["D_exponent"].value == pytest.approx(0.307, abs=0.02)
 
 
@@ -90,7 +90,7 @@ def test_regressors_that_rise_together_are_refused_both():
 def test_too_few_cells_are_refused(number):
     N, D, y = (x[:number] for x in cells(sizes=3, tokens=1))
     fitted = fit_power_law(y, N, D).fitted
-    assert all(isinstance(one, Refused) for one in fitted.values())
+    assert all(isinstance(one, NotEstimable) for one in fitted.values())
 
 
 def test_what_has_no_logarithm_is_an_error():

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.rendering import FLOP_SUFFIXES, beta, count, loss, markdown_table, number, scientific, text_table
 from analysis.report import PRINTED_TRIALS, WIDTH, build_report, main
-from analysis.tables import parameter_table, trials_table
+from analysis.tables.formatting import FLOP_SUFFIXES, beta, count, loss, markdown_table, number, scientific, text_table
+from analysis.tables.trials import parameter_table, trials_table
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.estimate import Estimate, Refused
-from analysis.laws import law_plates
+from analysis.figures.scaling import scaling_figures
 from analysis.report import main
-from analysis.scaling import best_points, fit_scaling, points_of
+from analysis.scaling.fit import best_points, fit_scaling, points_of
+from analysis.stats.estimate import Estimate, NotEstimable
 
 E, A, ALPHA, B, BETA = 1.7, 400.0, 0.34, 1500.0, 0.36
 
@@ -42,7 +42,7 @@ def test_a_table_without_settings_gives_the_law_that_made_it():
     assert exponent.value == pytest.approx(BETA / (ALPHA + BETA), abs=0.05)
     assert scaling.fitted["compute_optimal.D_exponent"].value == pytest.approx(1 - exponent.value)
     assert scaling.optimum == {}
-    assert {plate.name for plate in law_plates(scaling)} >= {"loss_size"}
+    assert {figure.name for figure in scaling_figures(scaling)} >= {"loss_size"}
 
 
 def test_the_law_of_the_learning_rate_comes_back_from_its_optima():
@@ -50,15 +50,15 @@ def test_the_law_of_the_learning_rate_comes_back_from_its_optima():
     assert len(scaling.points) == 48  # of every size and token count the best
     assert inside(scaling.optimum["lr.N_exponent"], -0.4)
     assert abs(scaling.optimum["lr.D_exponent"].value) < 0.1
-    names = {plate.name for plate in law_plates(scaling)}
+    names = {figure.name for figure in scaling_figures(scaling)}
     assert {"loss_size", "optimum_lr_N", "optimum_lr_D"} <= names
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
 def test_a_handful_of_points_supports_nothing_and_breaks_nothing(rows):
     scaling = fit_scaling(grid(lr=True).head(rows))
-    assert all(isinstance(one, Refused) for one in {**scaling.fitted, **scaling.optimum}.values())
-    law_plates(scaling)
+    assert all(isinstance(one, NotEstimable) for one in {**scaling.fitted, **scaling.optimum}.values())
+    scaling_figures(scaling)
 
 
 def test_points_of_a_run_are_its_finished_trials(original):
@@ -70,7 +70,7 @@ def test_points_of_a_run_are_its_finished_trials(original):
 
 def test_all_diverged_is_a_table_without_points():
     points = grid(lr=True).assign(loss=np.inf)
-    assert all(isinstance(one, Refused) for one in fit_scaling(points).fitted.values())
+    assert all(isinstance(one, NotEstimable) for one in fit_scaling(points).fitted.values())
 
 
 def test_a_csv_becomes_a_report_with_every_number_under_its_path(tmp_path, capsys):

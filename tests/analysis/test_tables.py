@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.tables import parameter_table, status_counts, trials_table, winner_margins
+from analysis.tables.trials import parameter_table, status_counts, trials_table, winner_margins
 
 
 def table_of(run):

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from analysis.load import RunError
-from analysis.trial_csv import parse_columns, read_trials
+from analysis.runs.load import RunError
+from analysis.runs.trial_csv import parse_columns, read_trials
 
 TEXT = """params,tokens,flops,val_loss,rate,seqs
 1e6,2e7,1.2e14,4.0,1e-3,8

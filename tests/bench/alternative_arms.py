@@ -9,7 +9,7 @@ from lmcore.clip import clip_scale
 from lmcore.config import ModelConfig
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients, adamw_coefficients, fused_adamw_
-from lmcore.population import Population, mean_nll
+from lmcore.population.population import Population, mean_nll
 from tests.bench.core_arms import BETAS, CLIP, DECAY, LR, windows
 from tests.bench.race import Arm
 

@@ -6,7 +6,7 @@ Every trial answers four reports at once, and eight run at a time. Three contend
 of its own:
 
     ours        the driver as it is (ledger in SQLite, random search, searcher, scheduler, stand-ins of trials, files),
-                with an engine that has its rows ready: `sweeps.engines.Engine` is replaced and nothing else
+                with an engine that has its rows ready: `sweeps.engine.pool.Engine` is replaced and nothing else
     defaults    Tune as it comes: a function trainable, OptunaSearch with Optuna's RandomSampler
     reuse       the same with a class trainable and reuse_actors=True
 
@@ -37,26 +37,25 @@ from typing import Any
 import ray
 from ray import tune
 
-import sweeps.engines
+import sweeps.engine.pool
 from lmcore import columns as col
 from lmcore.config import TrainConfig
-from lmcore.device import resolve
-from lmcore.machine import Machine
-from lmcore.pace import Pace
-from lmcore.run_file import ONLY_SIZE
-from lmcore.tokens import Tokens
-from sweeps.cluster import Cluster, connect
-from sweeps.engines import Engines
-from sweeps.folder import RunFolder
-from sweeps.ledger import Ledger
-from sweeps.manifest import manifest
-from sweeps.rows import RowFile
-from sweeps.spec import SweepSpec
-from sweeps.storage import open_storage, quiet_optuna
-from sweeps.trainable import TrialTrainable
-from sweeps.trial_files import TrialFiles
-from sweeps.tuning import tune_all
-from sweeps.watchers import Watchers
+from lmcore.corpus.tokens import Tokens
+from lmcore.device import Machine, resolve
+from lmcore.measure.slot_count import ThroughputSample
+from lmcore.runfile.run_file import ONLY_SIZE
+from sweeps.callbacks.base import Callbacks
+from sweeps.callbacks.metrics_file import RowFile
+from sweeps.callbacks.trial_files import TrialFiles
+from sweeps.cluster.ray_cluster import Cluster, connect
+from sweeps.engine.pool import WorkerPool
+from sweeps.provenance.manifest import manifest
+from sweeps.rundir.folder import RunFolder
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
+from sweeps.study.storage import open_storage, quiet_optuna
+from sweeps.tune.trainable import TrialTrainable
+from sweeps.tune.tuner import tune_all
 
 ROOT = Path(__file__).resolve().parents[2]
 REPORTS = 4
@@ -81,9 +80,9 @@ class StandIn:
         self._released = asyncio.Event()
         self._released.set()
 
-    async def measure(self, run: dict[str, Any], shared: list[Any]) -> list[Pace]:
+    async def measure(self, run: dict[str, Any], shared: list[Any]) -> list[ThroughputSample]:
         """It holds as many trials as it was told."""
-        return [Pace(self._slots or 1, 1.0, 1.0, 0)]
+        return [ThroughputSample(self._slots or 1, 1.0, 1.0, 0)]
 
     async def enter(self, *arguments: Any) -> None:
         """Nothing to prepare."""
@@ -152,7 +151,7 @@ class Course:
 
 def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
     """`trials` trials through the driver, and the manifest; with `waits`, instead what the waiting stand-ins use."""
-    sweeps.engines.Engine = StandIn  # what Engines makes actors of
+    sweeps.engine.pool.Engine = StandIn  # what Engines makes actors of
     path.mkdir()
     folder = RunFolder(path)
     engines = cluster.engines(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
@@ -170,15 +169,15 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     )
     tokens = Tokens.of([1, 2] * 200, [1, 2] * 200, spec.model.vocab_size)
     most = min(CONCURRENT, trials)
-    engines = Engines(cluster, spec, tokens, folder, most)
+    engines = WorkerPool(cluster, spec, tokens, folder, most)
     ledger = Ledger(spec, open_storage(None, folder))
     choices = engines.choices()
     training, in_line = engines.open(choices, most)
     rows = RowFile(folder.metrics)
-    watchers = Watchers([rows, TrialFiles(folder, ledger)])
+    callbacks = Callbacks([rows, TrialFiles(folder, ledger)])
     look = Look(engines, folder) if waits else None
     began = time.time()
-    tune_all(ledger, engines, watchers, folder, training + in_line)
+    tune_all(ledger, engines, callbacks, folder, training + in_line)
     whole_s = time.time() - began
     rows.close()
     last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}
@@ -193,7 +192,7 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
 class Look:
     """Looks at the stand-ins of trials from a thread of the driver, while their engines withhold the rows."""
 
-    def __init__(self, engines: Engines, folder: RunFolder) -> None:
+    def __init__(self, engines: WorkerPool, folder: RunFolder) -> None:
         self.seen: dict[str, Any] = {}
         self._engines, self._folder = engines, folder
         ray.get([handle.withhold.remote() for handle in engines.handles])

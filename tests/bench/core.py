@@ -26,14 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout is en
 import numpy as np
 import torch
 
-from lmcore.breakdown import BATCHES, Probe
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.device import resolve_run
-from lmcore.machine import cpu_bfloat16, this_machine
+from lmcore.corpus.tokens import Tokens
+from lmcore.device import cpu_bfloat16, resolve_run, this_machine
+from lmcore.measure.peak import matmul_flops_per_s
 from lmcore.params import count_parameters, flops_per_token
-from lmcore.peak import matmul_flops_per_s
-from lmcore.run_file import load_run
-from lmcore.tokens import Tokens
+from lmcore.profile.breakdown import BATCHES, Probe
+from lmcore.runfile.run_file import load_run
 from lmcore.trainer import Trainer
 from tests.bench.alternative_arms import layout_steps, layout_updates, whole_step
 from tests.bench.core_arms import (

@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.linear_loss import linear_cross_entropy
+from lmcore.corpus.tokens import Tokens
+from lmcore.loss import linear_cross_entropy
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients, adamw_coefficients
-from lmcore.population import Population
-from lmcore.tokens import Tokens
+from lmcore.population.population import Population
 from lmcore.trainer import Trainer
 from tests.bench.plain_model import PlainLM
 from tests.bench.race import Arm

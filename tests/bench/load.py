@@ -98,7 +98,7 @@ def copy_trial(connection: sqlite3.Connection, losses: np.ndarray) -> None:
 
 def main() -> None:
     """Run, print, write the JSON."""
-    from sweeps.manifest import commit, processor, versions
+    from sweeps.provenance.manifest import commit, processor, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)

@@ -39,10 +39,10 @@ import torch
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.pace import MIN_GAIN, Pace, agreed_paces, worthwhile_slots
+from lmcore.corpus.tokens import Tokens
+from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample, average_samples, worthwhile_slots
+from lmcore.measure.throughput import is_out_of_memory, measure_doubling
 from lmcore.params import count_parameters
-from lmcore.throughput import doubling_paces, is_out_of_memory
-from lmcore.tokens import Tokens
 from lmcore.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,9 +137,9 @@ class Bench:
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
         self._memory_bytes = torch.cuda.mem_get_info()[1] if device == "cuda" else ram
 
-    def paces(self, setting: Setting) -> list[Pace]:
+    def samples(self, setting: Setting) -> list[ThroughputSample]:
         """What an engine measures."""
-        return doubling_paces(self._run(setting), self._tokens, self._memory_bytes)
+        return measure_doubling(self._run(setting), self._tokens, self._memory_bytes)
 
     def prepare(self, setting: Setting) -> float | None:
         """Make and warm up the setting's trainer: seconds of an interval, None where memory ran out."""
@@ -279,7 +279,7 @@ class Measurement:
         self._arms = arms_of(self._size, self._args.device, self._number, self._args.compile)
         one = self._arms[single(self._args.device, self._args.compile)][0]
         # All at once, as engines find the machine when they measure.
-        self._paces = agreed_paces(self._processes.ask("paces", [one] * self._number))
+        self._paces = average_samples(self._processes.ask("samples", [one] * self._number))
         slots = worthwhile_slots(self._paces)
         self._arms["auto"] = [one._replace(slots=slots, batched=slots > 1)] * self._number
         for arm, settings in list(self._arms.items()):
@@ -327,7 +327,7 @@ class Measurement:
             "processes": self._number,
             "arms": arms,
             "out_of_memory": self._dropped,
-            "auto_paces": [pace._asdict() for pace in self._paces],
+            "auto_paces": [sample._asdict() for sample in self._paces],
             "gain_of_doubling_to": gains,
             "first_k_below_min_gain": next((k for k, gain in gains.items() if gain < MIN_GAIN), None),
             "losing": [arm for arm in arms if arm.startswith("packed") and arms[arm]["vs_better"] < 1],

@@ -28,8 +28,8 @@ from sweep import ROOT, Workload, run_config
 
 from lmcore import columns as col
 from lmcore.config import DataConfig
-from lmcore.prepare import prepare_tokens
-from lmcore.tokens import save_tokens
+from lmcore.corpus.prepare import prepare_tokens
+from lmcore.corpus.tokens import save_tokens
 
 RUN = str(ROOT / "sweeps" / "run.py")
 WORKLOAD = Workload(trials=8, steps=80, report_every=20, grace_steps=20)
@@ -108,7 +108,7 @@ def one_round(tokens: Path, seed: int) -> Row:
 
 def main() -> None:
     """Run, print, write the JSON."""
-    from sweeps.manifest import commit, processor, versions
+    from sweeps.provenance.manifest import commit, processor, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)

@@ -26,12 +26,12 @@ import numpy as np
 import pandas as pd
 import scipy
 
-from analysis.estimate import Fitted, Refused, as_json
-from analysis.isoflop import fit_isoflop
-from analysis.loss_law import fit_loss_law, fit_size_law
-from analysis.optimum import find_optima, optimum_table
-from analysis.power_law import PowerLawFit, fit_power_law
-from sweeps.manifest import commit, processor, versions
+from analysis.scaling.isoflop import fit_isoflop
+from analysis.scaling.loss_law import fit_loss_law, fit_size_law
+from analysis.scaling.optimum import find_optima, optimum_table
+from analysis.scaling.power_law import PowerLawFit, fit_power_law
+from analysis.stats.estimate import Fitted, NotEstimable, as_json
+from sweeps.provenance.manifest import commit, processor, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RESAMPLES = 400
@@ -188,7 +188,7 @@ def optimum_law(sizes: int, tokens: int, relative: float) -> Callable[[Generator
         for n, d in zip(*cells_of(sizes, tokens), strict=True):
             best = {"lr": 3e-3 * (n / 3e8) ** -0.5 * (d / 1e10) ** 0.2, "batch": 1.7e5 * (d / 1e10) ** 0.4}
             optima = find_optima(settings, cell(settings, best, generator, relative), RESAMPLES, seed)
-            rows += [(n, d, name, one.value) for name, one in optima.items() if not isinstance(one, Refused)]
+            rows += [(n, d, name, one.value) for name, one in optima.items() if not isinstance(one, NotEstimable)]
         table = pd.DataFrame(rows, columns=["N", "D", "setting", "value"])
         for name, N_exponent, D_exponent in (("lr", -0.5, 0.2), ("batch", 0.0, 0.4)):
             t = table[table["setting"] == name]
@@ -238,7 +238,7 @@ def coverage(sets: int) -> dict[str, dict[str, dict[str, float]]]:
 
 def summary(pairs: list[tuple[Fitted, float]]) -> dict[str, Any]:
     """Of one number of a design."""
-    given = [(f, truth) for f, truth in pairs if not isinstance(f, Refused)]
+    given = [(f, truth) for f, truth in pairs if not isinstance(f, NotEstimable)]
     hits = sum(f.low <= truth <= f.high for f, truth in given)
     return {
         "coverage_percent": round(100 * hits / max(1, len(given)), 1),

@@ -43,8 +43,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmcore.config import DataConfig
-from lmcore.prepare import prepare_tokens
-from lmcore.tokens import save_tokens
+from lmcore.corpus.prepare import prepare_tokens
+from lmcore.corpus.tokens import save_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 3600  # for one command

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from lmcore import linear_loss
+from lmcore import loss as linear_loss
 from lmcore.config import ModelConfig, TrainConfig
 from lmcore.loss import token_nll
 from lmcore.model import TransformerLM
-from lmcore.population import mean_nll
+from lmcore.population.population import mean_nll
 from lmcore.trainer import _forward, _hidden
 
 K, B, T, V = 2, 8, 32, 97

@@ -4,15 +4,14 @@ import pytest
 from pydantic import ValidationError
 
 from lmcore.config import FIELD_ROLES, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
-from lmcore.device import COMPILE_FLOPS, resolve, resolve_run, training_flops, why_compile
+from lmcore.device import COMPILE_FLOPS, Machine, resolve, resolve_run, training_flops, why_compile
 from lmcore.errors import InputError
-from lmcore.machine import Machine
 from lmcore.params import flops_per_token
 
 
 def test_every_field_has_exactly_one_role():
     assert set(FIELD_ROLES) == set(flatten(RunSpec()))
-    assert set(FIELD_ROLES.values()) == {"slot vector", "pack key", "sweep constant"}
+    assert set(FIELD_ROLES.values()) == {"slot vector", "static", "sweep constant"}
 
 
 def test_runs_that_differ_in_slot_vectors_alone_pack_and_others_do_not():
@@ -22,9 +21,9 @@ def test_runs_that_differ_in_slot_vectors_alone_pack_and_others_do_not():
         train=TrainConfig(steps=7, seed=3),
         optim=OptimConfig(lr=1.0, beta1=0.0, beta2=0.5, eps=1.0, weight_decay=0.0, warmup_fraction=1.0, clip_norm=None),
     )
-    assert vectors.pack_key == base.pack_key
-    assert RunSpec(model=ModelConfig(d_ff=353)).pack_key != base.pack_key
-    assert RunSpec(train=TrainConfig(batch_size=15)).pack_key != base.pack_key
+    assert vectors.static_signature == base.static_signature
+    assert RunSpec(model=ModelConfig(d_ff=353)).static_signature != base.static_signature
+    assert RunSpec(train=TrainConfig(batch_size=15)).static_signature != base.static_signature
 
 
 @pytest.mark.parametrize(

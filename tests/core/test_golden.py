@@ -11,7 +11,7 @@ import pytest
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
-from lmcore.tokens import Tokens
+from lmcore.corpus.tokens import Tokens
 from lmcore.trainer import Trainer
 
 FILE = Path(__file__).with_name("golden.json")

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from lmcore import linear_loss
-from lmcore.linear_loss import CPU_CHUNK, linear_cross_entropy, linear_token_nll
-from lmcore.loss import cross_entropy, token_nll
+from lmcore import loss as linear_loss
+from lmcore.loss import CPU_CHUNK, cross_entropy, linear_cross_entropy, linear_token_nll, token_nll
 
 K, N, D, V = 3, 300, 16, 50
 WHOLE, PART = 2, 44  # chunks of CPU_CHUNK that N is

@@ -12,12 +12,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lmcore import llama
-from lmcore.corpus import read_documents
+from lmcore.corpus.text import read_documents
+from lmcore.corpus.tokenizer import encode_documents, train_tokenizer
 from lmcore.errors import InputError
-from lmcore.llama import llama_config, llama_files, llama_weights, write_folder
+from lmcore.export import llama
+from lmcore.export.llama import llama_config, llama_files, llama_weights, write_folder
 from lmcore.model import ModelConfig, TransformerLM
-from lmcore.tokenizer import encode_documents, train_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"vocab_size": 400, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 32}
@@ -154,7 +154,7 @@ def test_an_error_leaves_nothing_and_a_kill_nothing_that_looks_whole(tmp_path, m
         write_folder(tmp_path / "out", {"a": b"1"})
     assert not list(tmp_path.iterdir())
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom lmcore import llama\n"
+        "import os, sys\nfrom pathlib import Path\nfrom lmcore.export import llama\n"
         "llama.replace = lambda source, target: os.kill(os.getpid(), 9)\n"
         "llama.write_folder(Path(sys.argv[1]), {'a': b'1'})"
     )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from lmcore.machine import cpu_bfloat16
+from lmcore.device import cpu_bfloat16
 
 FLAGS = "fpu vme sse2 avx2 avx512f avx512_vnni"
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lmcore.config import RunSpec, flatten
-from lmcore.paths import RUN_DEFAULTS, ClashError, FieldError, apply, describe, nearest, plain_types
+from lmcore.runfile.paths import RUN_DEFAULTS, ClashError, FieldError, apply, describe, nearest, plain_types
 
 
 @given(st.sets(st.sampled_from(sorted(RUN_DEFAULTS))))

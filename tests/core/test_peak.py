@@ -4,11 +4,10 @@ import time
 
 import torch
 
-import lmcore.peak
+import lmcore.measure.peak
 from lmcore.config import TrainConfig
-from lmcore.device import resolve
-from lmcore.machine import Machine
-from lmcore.peak import CPU_SIDE, copy_bytes_per_s, matmul_flops_per_s
+from lmcore.device import Machine, resolve
+from lmcore.measure.peak import CPU_SIDE, copy_bytes_per_s, matmul_flops_per_s
 
 
 def test_the_peak_is_the_rate_of_a_large_product():
@@ -30,7 +29,7 @@ def timed(function):
 
 
 def test_the_bandwidth_is_that_of_reading_and_writing_a_large_tensor(monkeypatch):
-    monkeypatch.setattr(lmcore.peak, "CPU_COPY_BYTES", 2**27)
+    monkeypatch.setattr(lmcore.measure.peak, "CPU_COPY_BYTES", 2**27)
     bandwidth = copy_bytes_per_s(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
     source = torch.ones(2**25)
     target = torch.ones(2**25)

@@ -6,7 +6,7 @@ import torch
 from lmcore.config import ModelConfig
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients, adamw_coefficients
-from lmcore.population import IDLE, Population
+from lmcore.population.population import IDLE, Population
 
 MODEL = ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=48, context_length=16)
 LRS = [1e-2, 0.0, 1e-3]

@@ -12,10 +12,10 @@ import pytest
 from tokenizers import Tokenizer
 
 from lmcore.config import DataConfig
-from lmcore.corpus import END_OF_TEXT, read_documents, split_documents
+from lmcore.corpus.prepare import prepare_tokens
+from lmcore.corpus.text import END_OF_TEXT, read_documents, split_documents
+from lmcore.corpus.tokenizer import train_tokenizer
 from lmcore.errors import InputError
-from lmcore.prepare import prepare_tokens
-from lmcore.tokenizer import train_tokenizer
 
 ASYNCIO = str(Path(sysconfig.get_path("stdlib"), "asyncio"))
 IDS = np.random.default_rng(0).integers(0, 97, size=1000)
@@ -72,7 +72,7 @@ def test_tokens_are_the_documents_and_the_bpe_saw_the_training_ones_only(prepare
 
 
 def test_preparing_loads_no_torch():
-    code = "import sys, lmcore.prepare; sys.exit('torch' in sys.modules)"
+    code = "import sys, lmcore.corpus.prepare; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

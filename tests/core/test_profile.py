@@ -12,17 +12,16 @@ from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-import lmcore.breakdown
-import lmcore.peak
-from lmcore.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Probe, Share, attributed
+import lmcore.measure.peak
+import lmcore.profile.breakdown
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.device import resolve_run
-from lmcore.machine import Machine
+from lmcore.corpus.tokens import Tokens
+from lmcore.device import Machine, resolve_run
 from lmcore.model import TransformerLM
 from lmcore.params import count_parameters
-from lmcore.profile import main
-from lmcore.roofline import KINDS, Work, update_work
-from lmcore.tokens import Tokens
+from lmcore.profile.__main__ import main
+from lmcore.profile.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Probe, Share, attributed
+from lmcore.profile.roofline import KINDS, Work, update_work
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """\
@@ -56,7 +55,7 @@ def breakdown():
     torch.set_num_threads(1)
     ids = np.arange(20_000) % 97
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(lmcore.breakdown, "UPDATES", 1)  # to read the events of one takes most of the time
+        monkeypatch.setattr(lmcore.profile.breakdown, "UPDATES", 1)  # to read the events of one takes most of the time
         return Probe(tiny_run(eval_windows=4), 1, Tokens.of(ids[:10_000], ids[10_000:], 97)).break_down()
 
 
@@ -115,7 +114,7 @@ def test_evaluation_and_the_loading_of_slots_are_left_out():
     drawn = event("aten::normal_", load, start=1, own_us=10)
     advance = event("lmcore/trainer.py(103): advance", start=2)
     stacked = event("aten::stack", advance, start=3, own_us=20)
-    windows = event("lmcore/evaluate.py(28): window_losses", advance, start=4)
+    windows = event("lmcore/population/evaluate.py(28): window_losses", advance, start=4)
     block = event("nn.Module: Block_0", windows, start=5)
     added = event("aten::add", block, start=6, own_us=30)
     seconds = attributed([load, drawn, advance, stacked, windows, block, added])
@@ -172,9 +171,9 @@ def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer
 
 
 def test_the_command_prints_what_it_measured_and_where_the_time_went(config, capsys, monkeypatch):
-    monkeypatch.setattr(lmcore.peak, "CPU_COPY_BYTES", 2**20)
-    monkeypatch.setattr(lmcore.peak, "LEAST_S", 0.01)
-    monkeypatch.setattr(lmcore.breakdown, "UPDATES", 1)
+    monkeypatch.setattr(lmcore.measure.peak, "CPU_COPY_BYTES", 2**20)
+    monkeypatch.setattr(lmcore.measure.peak, "LEAST_S", 0.01)
+    monkeypatch.setattr(lmcore.profile.breakdown, "UPDATES", 1)
     before = sorted(config.parent.iterdir())
     assert main(["--config", str(config), "--slots", "2", "--seconds", "0.05"]) == 0
     said = capsys.readouterr().out
@@ -191,7 +190,7 @@ def test_the_command_prints_what_it_measured_and_where_the_time_went(config, cap
 
 
 def test_without_a_size_the_last_is_measured_and_a_named_one_otherwise(config):
-    from lmcore.run_file import load_run
+    from lmcore.runfile.run_file import load_run
 
     run, name = load_run(config)
     assert (name, run.model.d_model, run.model.d_ff, run.train.steps) == ("s", 32, 96, 1000)

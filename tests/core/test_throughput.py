@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.pace import MIN_GAIN
-from lmcore.throughput import doubling_paces, is_out_of_memory, paces_at
+from lmcore.measure.slot_count import MIN_GAIN
+from lmcore.measure.throughput import is_out_of_memory, measure_at, measure_doubling
 from lmcore.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,7 +23,7 @@ TINY = RunSpec(
 
 def test_paces_of_doubled_slots_end_at_the_first_that_gains_less_than_a_tenth(small_tokens):
     before = torch.random.get_rng_state()
-    measured = doubling_paces(TINY, small_tokens, memory_bytes=2**40, max_slots=16)
+    measured = measure_doubling(TINY, small_tokens, memory_bytes=2**40, max_slots=16)
     assert [p.slots for p in measured] == [2**n for n in range(len(measured))]
     assert all(p.gain >= MIN_GAIN for p in measured[1:-1])
     assert measured[-1].gain < MIN_GAIN or measured[-1].slots == 16
@@ -41,12 +41,12 @@ def test_a_pace_counts_the_tokens_of_all_slots(small_tokens):
     began = time.perf_counter()
     trainer.advance(batched=True)
     by_the_clock = 4 * 50 * wide.tokens_per_step / (time.perf_counter() - began)
-    assert 0.4 < paces_at(wide, small_tokens, 4)[1].tokens_per_s / by_the_clock < 2.5
+    assert 0.4 < measure_at(wide, small_tokens, 4)[1].tokens_per_s / by_the_clock < 2.5
 
 
 def test_doubling_ends_where_the_next_would_pass_the_memory(small_tokens):
     """Two numbers of slots are needed to know what one costs; no more are measured where there is no room."""
-    assert [p.slots for p in doubling_paces(TINY, small_tokens, memory_bytes=1)] in ([1], [1, 2])
+    assert [p.slots for p in measure_doubling(TINY, small_tokens, memory_bytes=1)] in ([1], [1, 2])
 
 
 def test_out_of_memory_is_told_from_other_errors():
@@ -63,8 +63,8 @@ import resource
 import numpy as np
 import torch
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.throughput import doubling_paces, paces_at
-from lmcore.tokens import Tokens
+from lmcore.measure.throughput import measure_doubling, measure_at
+from lmcore.corpus.tokens import Tokens
 
 torch.set_num_threads(1)
 ids = np.arange(6000) % 61
@@ -72,12 +72,12 @@ tokens = Tokens.of(ids[:4000], ids[4000:], 61)
 # Embedding and head are 16384 x 256 x 4 bytes = 16 MiB each, with gradients and moments 128 MiB a slot.
 model = ModelConfig(vocab_size=16384, d_model=256, num_layers=1, num_heads=2, d_ff=16, context_length=64)
 run = RunSpec(model=model, train=TrainConfig(steps=5, batch_size=1, device="cpu"))
-paces_at(run, tokens, 1)  # loads and reserves whatever the process will need once
+measure_at(run, tokens, 1)  # loads and reserves whatever the process will need once
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 900 * 2**20, resource.RLIM_INFINITY))
-import lmcore.throughput
-lmcore.throughput.MIN_GAIN = 0.0  # only memory ends it here
-print([p.slots for p in doubling_paces(run, tokens, memory_bytes=2**50)])
+import lmcore.measure.throughput
+lmcore.measure.throughput.MIN_GAIN = 0.0  # only memory ends it here
+print([p.slots for p in measure_doubling(run, tokens, memory_bytes=2**50)])
 torch.empty(256 * 2**20, dtype=torch.uint8)  # and what it took is there again
 """
 

@@ -12,16 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lmcore import tokenizer as tokenizer_module
-from lmcore.corpus import END_OF_TEXT, read_documents
-from lmcore.errors import InputError
-from lmcore.tokenizer import (
+from lmcore.corpus import tokenizer as tokenizer_module
+from lmcore.corpus.text import END_OF_TEXT, read_documents
+from lmcore.corpus.tokenizer import (
     decoded_bytes,
     encode_documents,
     load_tokenizer,
     train_tokenizer,
     vocabulary_size,
 )
+from lmcore.errors import InputError
 
 JSON_PACKAGE = str(Path(sysconfig.get_path("stdlib"), "json"))
 
@@ -48,7 +48,7 @@ def test_end_of_text_is_0_and_every_byte_has_a_token(bpe):
 
 def test_training_again_in_another_process_gives_the_same_file(bpe):
     code = (
-        "from lmcore.corpus import read_documents; from lmcore.tokenizer import train_tokenizer; "
+        "from lmcore.corpus.text import read_documents; from lmcore.corpus.tokenizer import train_tokenizer; "
         f"print(train_tokenizer(read_documents({JSON_PACKAGE!r}), 400).to_str())"
     )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

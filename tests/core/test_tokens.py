@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
+from lmcore.corpus.tokens import Tokens, check_windows, load_tokens, save_tokens
 from lmcore.errors import InputError
-from lmcore.tokens import Tokens, check_windows, load_tokens, save_tokens
 
 IDS = np.random.default_rng(0).integers(0, 97, size=1000)
 

@@ -5,7 +5,7 @@ import torch
 
 from lmcore.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.trained_model import read_trained_model
+from lmcore.export.trained_model import read_trained_model
 from lmcore.trainer import Trainer
 
 SMALL = {"vocab_size": 97, "d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 16}

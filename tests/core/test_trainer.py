@@ -237,7 +237,7 @@ def test_a_tied_slots_checkpoint_holds_no_idle_head(small_tokens, tmp_path):
 
 
 def test_what_does_not_fit_is_refused(small_tokens, tmp_path):
-    from lmcore.tokens import Tokens
+    from lmcore.corpus.tokens import Tokens
 
     with pytest.raises(ValueError, match="at least one run"):
         Trainer([None, None], small_tokens)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcore.errors import InputError
-from lmcore.yaml_file import MAX_BYTES, dump_yaml, parse_value, parse_yaml, read_yaml
+from lmcore.runfile.yaml_file import MAX_BYTES, dump_yaml, parse_value, parse_yaml, read_yaml
 
 KEYS = st.from_regex(r"[a-z][a-z0-9_.-]{0,12}", fullmatch=True)
 SCALARS = (

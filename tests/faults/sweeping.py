@@ -144,7 +144,7 @@ def titled(pids, title):
 
 def measured_on():
     """Commit, versions and hardware, for a table of figures."""
-    from sweeps.manifest import commit, processor, versions
+    from sweeps.provenance.manifest import commit, processor, versions
 
     hardware = {"machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()}
     return {"command": "make faults", "commit": commit(), "versions": versions(), "hardware": hardware}

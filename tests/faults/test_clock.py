@@ -11,7 +11,7 @@ from sweeping import count_rows, curves, kill, resume_command, rows_of, run, sta
 
 import analysis
 from lmcore import columns as col
-from sweeps.occupancy import useful_share
+from sweeps.callbacks.utilization import useful_share
 
 HOUR = 3600
 SET_BACK = f"""

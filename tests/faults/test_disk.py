@@ -21,12 +21,11 @@ from sweeping import (
 
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
-from sweeps.checkpoint_files import checkpoint_files
-from sweeps.disk import full_line
-from sweeps.folder import RunFolder
-from sweeps.rows import RowFile, last_rows
-from sweeps.storage import open_storage
-from sweeps.unwritable import UnwritableError, what_cannot_be_written_ends_the_sweep
+from sweeps.callbacks.metrics_file import RowFile, last_rows
+from sweeps.rundir.checkpoints import checkpoint_files
+from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable, full_line
+from sweeps.rundir.folder import RunFolder
+from sweeps.study.storage import open_storage
 
 MIB = 2**20
 
@@ -68,12 +67,12 @@ def test_rows_and_studies_on_a_full_disk_stay_as_they_were_and_go_on_when_there_
     rows._append(line)
     filler = fill(small_disk, 0)
 
-    @what_cannot_be_written_ends_the_sweep()
+    @end_sweep_if_unwritable()
     def write_rows():
         for _ in range(100):
             rows._append(line)
 
-    @what_cannot_be_written_ends_the_sweep()
+    @end_sweep_if_unwritable()
     def write_study():
         for _ in range(100):
             study.ask().set_user_attr("x", "x" * 1000)

@@ -10,12 +10,12 @@ from sweeping import rows_of, run, sweep_command, table_of
 
 import analysis
 from lmcore import columns as col
-from lmcore.population import HEAD
-from lmcore.tokens import Tokens
+from lmcore.corpus.tokens import Tokens
+from lmcore.population.population import HEAD
 from lmcore.trainer import Trainer
-from sweeps.ledger import Ledger
-from sweeps.spec import SweepSpec
-from sweeps.storage import quiet_optuna
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
+from sweeps.study.storage import quiet_optuna
 
 V, EVERY, STEPS, STRUCK = 61, 10, 60, 30
 VICTIM = 1

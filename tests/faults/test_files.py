@@ -31,16 +31,16 @@ from sweeping import (
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.corpus.tokens import Tokens, load_tokens, save_tokens
 from lmcore.errors import InputError
-from lmcore.tokens import Tokens, load_tokens, save_tokens
 from lmcore.trainer import Trainer
-from sweeps.checkpoint_files import checkpoint_file, checkpoint_files, drop_checkpoints
-from sweeps.folder import RunFolder, write_text
-from sweeps.rows import RowFile, last_rows
-from sweeps.spec_file import load_spec
-from sweeps.storage import open_storage
-from sweeps.study_file import JOURNAL_MAGIC, check_file, check_trials
-from sweeps.trainers import Trainers
+from sweeps.callbacks.metrics_file import RowFile, last_rows
+from sweeps.engine.trainers import Trainers
+from sweeps.rundir.checkpoints import checkpoint_file, checkpoint_files, drop_checkpoints
+from sweeps.rundir.folder import RunFolder, write_text
+from sweeps.spec.load import load_spec
+from sweeps.study.integrity import JOURNAL_MAGIC, check_file, check_trials
+from sweeps.study.storage import open_storage
 
 SMALL = ModelConfig(vocab_size=61, d_model=16, num_layers=1, num_heads=2, d_ff=32, context_length=16)
 RUN = RunSpec(model=SMALL, train=TrainConfig(steps=60, batch_size=4, eval_every=10, eval_windows=8, device="cpu"))
@@ -72,7 +72,7 @@ def restored(tokens, folder, spec=RUN):
     trainers = Trainers(1, 2**40)
     trainers.take(tokens)
     trainers.open(spec)
-    return trainers.fill(spec.pack_key, 0, spec, folder)
+    return trainers.fill(spec.static_signature, 0, spec, folder)
 
 
 @pytest.mark.smoke

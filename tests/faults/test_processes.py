@@ -21,7 +21,7 @@ from sweeping import (
 
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
-from sweeps.checkpoint_files import checkpoint_files
+from sweeps.rundir.checkpoints import checkpoint_files
 
 EVERY = 20
 
@@ -90,7 +90,7 @@ import importlib.abc, importlib.util, os, sys
 
 class AsItIsLoaded(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "sweeps.trainers":
+        if name != "sweeps.engine.trainers":
             return None
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)

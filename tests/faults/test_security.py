@@ -24,12 +24,12 @@ from sweeping import (
 )
 
 from lmcore.errors import InputError
-from sweeps import access
-from sweeps.database_url import password_left_out, without_password
-from sweeps.folder import RunFolder
-from sweeps.resume import resumed_spec
-from sweeps.spec import dump_yaml
-from sweeps.spec_file import load_spec
+from sweeps.cluster import auth as access
+from sweeps.provenance.resume import resumed_spec
+from sweeps.rundir.folder import RunFolder
+from sweeps.spec.load import load_spec
+from sweeps.spec.settings import password_left_out, without_password
+from sweeps.spec.sweep_spec import dump_yaml
 
 CANARIES = {"WANDB_API_KEY": "canary0" * 5 + "12345", "RAY_AUTH_TOKEN": "canary1" * 9 + "1"}
 QUICK = ROOT / "configs" / "quick.yaml"

@@ -21,7 +21,7 @@ from sweeping import (
 
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
-from sweeps.checkpoint_files import checkpoint_files
+from sweeps.rundir.checkpoints import checkpoint_files
 
 REMEDY = f"{remedy('stopped')}\n"
 SLOWER = {"train__steps": "2000", "train__checkpoint_every": "1000"}

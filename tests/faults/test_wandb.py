@@ -20,13 +20,13 @@ from sweeping import (
 )
 
 from lmcore import columns as col
-from sweeps.tracking import WAIT_S
+from sweeps.callbacks.tracking import WAIT_S
 
 KEY = "canary3" * 5 + "12345"
 OFFLINE, ONLINE = ("--no-dashboard", "--wandb", "offline"), ("--no-dashboard", "--wandb", "online")
 RAISING = """
 import sys
-if "sweeps.tracking" in sys.orig_argv:
+if "sweeps.callbacks.tracking" in sys.orig_argv:
     import wandb
     real, calls = wandb.Run.log, []
     def log(self, *arguments, **options):
@@ -72,7 +72,7 @@ def test_a_wandb_that_raises_costs_no_row(tiny, control, fault):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("victim", ["sweeps.tracking", "wandb-core"])
+@pytest.mark.parametrize("victim", ["sweeps.callbacks.tracking", "wandb-core"])
 def test_a_wandb_that_is_killed_costs_no_row(victim, tiny, control, fault):
     killed = fault(f"wandb killed ({victim})")
     process = start(sweep_command("hurt", quiet=OFFLINE), tiny)
@@ -96,7 +96,7 @@ def test_wandbs_processes_end_within_ten_seconds_of_a_driver_that_is_killed(tiny
     wait_until(lambda: titled(descendants(process.pid), "wandb-core"), 100, "no wandb-core")
     wait_until(lambda: count_rows(tiny / "runs" / "orphan") >= 5, 100, "no 5 rows")
     family = descendants(process.pid)
-    assert titled(family, "sweeps.tracking")
+    assert titled(family, "sweeps.callbacks.tracking")
     orphaned.injected()
     kill(process)
     began = time.monotonic()

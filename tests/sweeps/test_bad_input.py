@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmcore.errors import InputError
-from sweeps.spec_file import load_spec
+from sweeps.spec.load import load_spec
 
 GOOD = """\
 name: tiny
@@ -227,7 +227,7 @@ def test_a_file_that_is_not_there_is_one_line(tmp_path):
 def test_a_mistake_is_found_long_before_ray_could_start(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(GOOD.replace("0.99", "1.99"))
-    code = f"import sweeps.spec_file as f\ntry: f.load_spec({str(path)!r})\nexcept f.InputError as e: print(e)"
+    code = f"import sweeps.spec.load as f\ntry: f.load_spec({str(path)!r})\nexcept f.InputError as e: print(e)"
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]

@@ -17,10 +17,10 @@ from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from lmcore.config import RunSpec
 from lmcore.trainer import Trainer
-from sweeps.folder import RunFolder
-from sweeps.interrupts import Interrupts
-from sweeps.spec import SweepSpec, dump_yaml
-from sweeps.storage import open_storage
+from sweeps.cli.interrupts import Interrupts
+from sweeps.rundir.folder import RunFolder
+from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
+from sweeps.study.storage import open_storage
 from sweeps.sweep import run_on, with_data
 
 pytestmark = pytest.mark.ray
@@ -135,7 +135,7 @@ def test_the_last_row_of_a_trial_carries_its_status_and_not_a_number_is_null(tri
 
 def test_a_trial_in_a_reused_worker_equals_the_same_run_alone_bitwise(sweep, trials, rows):
     """They came after a trial that went to NaN and one that ran out of memory, and had another shape."""
-    from lmcore.tokens import load_tokens
+    from lmcore.corpus.tokens import load_tokens
 
     tokens = load_tokens(sweep[0] / "tokens")
     for name in ("better", "other-shape"):
@@ -187,7 +187,7 @@ def test_analysis_reads_what_the_sweep_wrote(sweep):
 
 
 def test_the_resolved_spec_decides_every_auto_and_loads_again(sweep):
-    from sweeps.spec_file import load_spec
+    from sweeps.spec.load import load_spec
 
     spec = load_spec(sweep[0] / "sweep.yaml")
     assert "auto" not in {spec.train.device, spec.train.dtype, spec.train.compile, spec.train.threads}
@@ -206,7 +206,7 @@ def test_progress_says_where_everything_goes(sweep):
 def test_a_worker_bears_the_name_of_its_trial_in_the_dashboards_process_list(cluster):
     import ray
 
-    from sweeps.titles import show_in_dashboard
+    from sweeps.cluster.ray_cluster import show_in_dashboard
 
     @ray.remote(num_cpus=1)
     def title_while_training():

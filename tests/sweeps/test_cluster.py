@@ -3,10 +3,9 @@
 import pytest
 
 from lmcore.config import TrainConfig
-from lmcore.device import resolve
+from lmcore.device import Machine, resolve
 from lmcore.errors import InputError
-from lmcore.machine import Machine
-from sweeps.cluster import Cluster
+from sweeps.cluster.ray_cluster import Cluster
 
 
 def cluster(cpus=256, gpus=0, cores=2):

@@ -16,19 +16,18 @@ import torch
 
 from lmcore import columns as col
 from lmcore.config import DataConfig
-from lmcore.device import resolve
-from lmcore.machine import Machine
-from lmcore.prepare import prepare_tokens
-from lmcore.tokens import Tokens, load_tokens, save_tokens
+from lmcore.corpus.prepare import prepare_tokens
+from lmcore.corpus.tokens import Tokens, load_tokens, save_tokens
+from lmcore.device import Machine, resolve
 from lmcore.trainer import Trainer
 from sweeps import export, generate
-from sweeps.chosen_trial import chosen_trial
-from sweeps.folder import RunFolder, write_text
-from sweeps.ledger import Ledger
-from sweeps.spec import SweepSpec, dump_yaml
-from sweeps.storage import open_storage
-from sweeps.trainers import Trainers
-from sweeps.trial_files import TrialFiles
+from sweeps.callbacks.trial_files import TrialFiles
+from sweeps.cli.select_trial import select_trial
+from sweeps.engine.trainers import Trainers
+from sweeps.rundir.folder import RunFolder, write_text
+from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
+from sweeps.study.ledger import Ledger
+from sweeps.study.storage import open_storage
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = {
@@ -108,15 +107,15 @@ def test_the_best_is_optunas_and_that_of_the_largest_size_where_none_is_named(or
     kept = {path.parent.name for path in original.path.glob("trials/*/*.safetensors")}
     assert kept == {f"{size}-000{n}" for size in ("xs", "s") for n in range(3)}
     for size in ("xs", "s"):
-        assert chosen_trial(original.path, f"best:{size}").id == best_of(original.path, size)
-    assert chosen_trial(original.path).id == best_of(original.path, "s")  # though xs comes last
+        assert select_trial(original.path, f"best:{size}").id == best_of(original.path, size)
+    assert select_trial(original.path).id == best_of(original.path, "s")  # though xs comes last
 
 
 @pytest.mark.parametrize(("trial", "tied"), [("best", None), ("xs-0000", False), ("xs-0001", True)])
 def test_transformers_loads_the_folder_and_computes_our_logits(run, capsys, trial, tied):
     transformers = pytest.importorskip("transformers")
     assert export.main([str(run), "--trial", trial, "--out", "out"]) == 0
-    chosen = chosen_trial(run, trial)
+    chosen = select_trial(run, trial)
     assert capsys.readouterr().out.startswith(f"{chosen.id} (complete): ")
     theirs = transformers.AutoModelForCausalLM.from_pretrained("out")
     ours = chosen.trained.model

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from lmcore.errors import InputError
-from sweeps.folder import FolderInUseError, RunFolder, write_json, write_text
+from sweeps.rundir.folder import FolderInUseError, RunFolder, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[2]
-HOLD = "import time; from sweeps.folder import RunFolder\nwith RunFolder.named('quick').claimed():\n"
+HOLD = "import time; from sweeps.rundir.folder import RunFolder\nwith RunFolder.named('quick').claimed():\n"
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from sweeps import interrupts as module
-from sweeps.interrupts import Interrupts
+from sweeps.cli import interrupts as module
+from sweeps.cli.interrupts import Interrupts
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from optuna.trial import TrialState
 
 from lmcore import columns as col
 from lmcore.errors import InputError
-from sweeps.ledger import Ledger
-from sweeps.settings import METHODS
-from sweeps.spec import SweepSpec
-from sweeps.storage import check_unused, quiet_optuna
+from sweeps.spec.settings import METHODS
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
+from sweeps.study.storage import check_unused, quiet_optuna
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -57,7 +57,7 @@ def row(step, loss, train_loss=None):
 
 
 def loss_of(live, step):
-    """A bowl around lr = 1e-2 that falls with time; rates above 0.05 diverge."""
+    """A surface around lr = 1e-2 that falls with time; rates above 0.05 diverge."""
     lr = live.run.optim.lr
     return math.nan if lr > 0.05 else 3.0 + abs(math.log10(lr) + 2) + 1.0 / step
 

@@ -9,21 +9,21 @@ import optuna
 import pytest
 
 import analysis
-from analysis.load import RunError
 from analysis.report import build_report
+from analysis.runs.load import RunError
 from lmcore import columns as col
-from lmcore.pace import Pace
-from sweeps import manifest as module
-from sweeps.cluster import Cluster
-from sweeps.engines import SlotChoice
-from sweeps.folder import RunFolder, write_json
-from sweeps.ledger import Ledger
-from sweeps.manifest import manifest
-from sweeps.spec import SweepSpec
-from sweeps.storage import open_storage
+from lmcore.measure.slot_count import ThroughputSample
+from sweeps.cluster.ray_cluster import Cluster
+from sweeps.engine.pool import SlotChoice
+from sweeps.provenance import manifest as module
+from sweeps.provenance.manifest import manifest
+from sweeps.rundir.folder import RunFolder, write_json
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
+from sweeps.study.storage import open_storage
 
 CLUSTER = Cluster(cpus=256, gpus=0, cores=3, memory_bytes=2**30, dashboard_url=None, local=True)
-PACES = [Pace(1, 100.0, 1.0, 10), Pace(2, 180.0, 1.8, 20)]
+PACES = [ThroughputSample(1, 100.0, 1.0, 10), ThroughputSample(2, 180.0, 1.8, 20)]
 PEAKS = [1e11, 1.1e11, 1.2e11]
 CHOICES = [SlotChoice("xs", 2, PACES), SlotChoice("s", 1, [])]
 SECRET = "postgresql://reader:p%40ss@db.example:5432/sweeps"
@@ -70,7 +70,7 @@ def test_it_records_seeds_search_hardware_and_command(small_tokens, monkeypatch)
     assert hardware["peak_flops_per_s"] == PEAKS
     assert (hardware["engines"], hardware["cluster_cores"], hardware["cluster_gpus"]) == (3, 3, 0)
     assert values["slots"] == {
-        "xs": {"per_engine": 2, "measured": [pace._asdict() for pace in PACES]},
+        "xs": {"per_engine": 2, "measured": [sample._asdict() for sample in PACES]},
         "s": {"per_engine": 1, "measured": []},
     }
     assert json.loads(json.dumps(values)) == values
@@ -90,8 +90,8 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
     def commit():
         return manifest(spec(), small_tokens, CLUSTER, PEAKS, CHOICES)["commit"]
 
-    (tmp_path / "sweeps").mkdir()
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "sweeps" / "manifest.py"))
+    (tmp_path / "sweeps" / "provenance").mkdir(parents=True)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "sweeps" / "provenance" / "manifest.py"))
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit() is None  # no checkout
     git("init")

@@ -14,12 +14,12 @@ from rich.console import Console
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
-from lmcore.tokens import load_tokens
+from lmcore.corpus.tokens import load_tokens
 from lmcore.trainer import Trainer
-from sweeps.folder import RunFolder
-from sweeps.interrupts import Interrupts
-from sweeps.spec import SweepSpec
-from sweeps.storage import open_storage
+from sweeps.cli.interrupts import Interrupts
+from sweeps.rundir.folder import RunFolder
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.storage import open_storage
 from sweeps.sweep import run_on, with_data
 
 pytestmark = pytest.mark.ray
@@ -103,7 +103,7 @@ def test_slots_that_early_stopping_freed_are_refilled_and_every_curve_is_that_of
 def test_auto_says_what_it_measured_and_the_manifest_keeps_it(sweep):
     folder, rows, printed = sweep("auto", {"slots": "auto", "trials": 4})
     chosen = json.loads((folder / "manifest.json").read_text())["slots"]["main"]
-    assert [pace["slots"] for pace in chosen["measured"]] == [2**n for n in range(len(chosen["measured"]))]
+    assert [sample["slots"] for sample in chosen["measured"]] == [2**n for n in range(len(chosen["measured"]))]
     assert f"main {chosen['per_engine']} (" in printed
     assert len(rows) == 4
 
@@ -156,7 +156,7 @@ def test_an_engine_that_is_killed_takes_nothing_with_it_its_trials_go_on_bitwise
 
 
 def test_short_trials_share_a_process_per_place_instead_of_starting_one_each(sweep, monkeypatch):
-    from sweeps.scheduler import StudyScheduler
+    from sweeps.tune.scheduler import StudyScheduler
 
     processes, answer = set(), StudyScheduler.on_trial_result
 

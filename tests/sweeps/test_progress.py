@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from lmcore import columns as col
-from sweeps.ledger import Ledger
-from sweeps.progress import Progress
-from sweeps.spec import SweepSpec
+from sweeps.callbacks.progress import Progress
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
 
 PARAMS = "(lr 0.00123, tie_embeddings true)"
 
@@ -20,7 +20,7 @@ PARAMS = "(lr 0.00123, tie_embeddings true)"
 def clock(monkeypatch):
     """The time that progress sees: `clock.now`, in seconds."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr("sweeps.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr("sweeps.callbacks.progress.time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock
 
 

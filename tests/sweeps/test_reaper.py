@@ -8,11 +8,11 @@ from contextlib import suppress
 
 import pytest
 
-from sweeps import reaper
+from sweeps.cluster import reaper
 
 LEAVING = """
 import subprocess, sys, time
-from sweeps.reaper import reaped
+from sweeps.cluster.reaper import reaped
 with reaped():
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     print(child.pid, flush=True)

@@ -10,12 +10,19 @@ from test_ledger import loss_of, row, spec
 
 from lmcore import columns as col
 from lmcore.errors import InputError
-from sweeps.database_url import absolute_url
-from sweeps.folder import RunFolder, write_json, write_text
-from sweeps.ledger import Ledger
-from sweeps.resume import check_data, differences, manifest_of, resumed_manifest, resumed_spec, resumed_tokens
-from sweeps.rows import last_rows
-from sweeps.spec import dump_yaml
+from sweeps.callbacks.metrics_file import last_rows
+from sweeps.provenance.resume import (
+    check_data,
+    differences,
+    manifest_of,
+    resumed_manifest,
+    resumed_spec,
+    resumed_tokens,
+)
+from sweeps.rundir.folder import RunFolder, write_json, write_text
+from sweeps.spec.settings import absolute_url
+from sweeps.spec.sweep_spec import dump_yaml
+from sweeps.study.ledger import Ledger
 
 WRITES = (
     "create_new_trial",

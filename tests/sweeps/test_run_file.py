@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from lmcore.config import RunSpec
-from lmcore.run_file import OF_THE_SWEEP, load_run
-from sweeps.spec import SweepSpec
-from sweeps.spec_file import load_spec
+from lmcore.runfile.run_file import OF_THE_SWEEP, load_run
+from sweeps.spec.load import load_spec
+from sweeps.spec.sweep_spec import SweepSpec
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.yaml"))
 

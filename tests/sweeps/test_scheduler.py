@@ -2,7 +2,7 @@
 
 import pytest
 
-from sweeps.scheduler import error_line
+from sweeps.tune.scheduler import error_line
 
 CUDA = """Failure # 1 (occurred at 2026-01-01)
 ray::TrialTrainable.train() (pid=1, ip=10.0.0.1)

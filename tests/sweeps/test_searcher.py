@@ -6,10 +6,10 @@ from ray.tune.search import Searcher
 from test_ledger import row, spec
 
 from lmcore import columns as col
-from sweeps.ledger import Ledger
-from sweeps.searcher import GIVEN_BACK_MOST, StudySearcher
-from sweeps.trainable import KNOWN_STEP
-from sweeps.watchers import Watchers
+from sweeps.callbacks.base import Callbacks
+from sweeps.study.ledger import Ledger
+from sweeps.tune.searcher import MAX_REQUEUES, StudySearcher
+from sweeps.tune.trainable import KNOWN_STEP
 
 
 class OneEngine:
@@ -32,7 +32,7 @@ class OneEngine:
 def parts():
     """Ledger, engine and searcher of two trials."""
     ledger, engine = Ledger(spec("random", trials=2), optuna.storages.InMemoryStorage()), OneEngine()
-    return ledger, engine, StudySearcher(ledger, engine, Watchers([]))
+    return ledger, engine, StudySearcher(ledger, engine, Callbacks([]))
 
 
 def test_a_trial_whose_stand_in_died_without_a_verdict_is_handed_out_again_from_its_last_row(parts):
@@ -64,7 +64,7 @@ def test_the_last_trial_is_left_to_be_run_though_tune_has_been_told_that_all_wer
 
 def test_a_trial_that_is_given_up_again_and_again_fails(parts):
     ledger, _, searcher = parts
-    for time in range(GIVEN_BACK_MOST + 1):
+    for time in range(MAX_REQUEUES + 1):
         trial = searcher.suggest(f"a{time}")[col.TRIAL]
         searcher.on_trial_complete(f"a{time}", error=True)
     assert ledger.statuses() == {trial: col.FAILED}

@@ -12,8 +12,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from pydantic import TypeAdapter, ValidationError
 
 from lmcore.config import ModelConfig
-from lmcore.paths import describe
-from sweeps.space import (
+from lmcore.runfile.paths import describe
+from sweeps.spec.space import (
     CONSTRAINED,
     MAX_COMBINATIONS,
     Choices,
@@ -248,6 +248,8 @@ def test_only_the_constrained_fields_of_a_model_can_be_right_alone_and_wrong_tog
 
 
 def test_a_space_is_read_and_checked_without_loading_optuna():
-    code = "import sys, sweeps.space, sweeps.spec_file, sweeps.plan, sweeps.options; print(*sys.modules)"
+    code = (
+        "import sys, sweeps.spec.space, sweeps.spec.load, sweeps.cli.dry_run, sweeps.cli.options; print(*sys.modules)"
+    )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"torch", "ray", "optuna", "wandb"}.isdisjoint(loaded)

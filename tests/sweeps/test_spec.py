@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from lmcore.config import DEFAULT_VOCAB_SIZE, FIELD_ROLES, RunSpec
 from lmcore.errors import InputError
-from lmcore.paths import RUN_DEFAULTS, apply, describe
-from sweeps.spec import SweepSpec, dump_yaml
-from sweeps.spec_file import load_spec
+from lmcore.runfile.paths import RUN_DEFAULTS, apply, describe
+from sweeps.spec.load import load_spec
+from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SPACE = {"optim.lr": {"low": 1e-3, "high": 1e-2, "log": True}}

@@ -10,9 +10,9 @@ import optuna
 import pytest
 from sqlalchemy.exc import OperationalError
 
-from sweeps.folder import RunFolder
-from sweeps.storage import open_storage
-from sweeps.unwritable import UnwritableError, what_cannot_be_written_ends_the_sweep
+from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
+from sweeps.rundir.folder import RunFolder
+from sweeps.study.storage import open_storage
 
 
 def test_a_reader_that_holds_the_lock_for_long_is_waited_for(tmp_path):
@@ -36,7 +36,7 @@ def test_a_reader_that_holds_the_lock_for_long_is_waited_for(tmp_path):
     ],
 )
 def test_what_a_database_or_disk_refuses_is_no_trials_fault_and_one_line(error, line):
-    @what_cannot_be_written_ends_the_sweep()
+    @end_sweep_if_unwritable()
     def write():
         raise error
 
@@ -47,12 +47,12 @@ def test_what_a_database_or_disk_refuses_is_no_trials_fault_and_one_line(error, 
 
 
 def test_where_more_is_done_than_writing_only_a_full_disk_is_taken_for_one():
-    with pytest.raises(ConnectionError), what_cannot_be_written_ends_the_sweep(full_disks_only=True):
+    with pytest.raises(ConnectionError), end_sweep_if_unwritable(full_disks_only=True):
         raise ConnectionError("Ray is not there")
-    with pytest.raises(UnwritableError), what_cannot_be_written_ends_the_sweep(full_disks_only=True):
+    with pytest.raises(UnwritableError), end_sweep_if_unwritable(full_disks_only=True):
         raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_an_error_of_our_own_stays_what_it_is():
-    with pytest.raises(KeyError), what_cannot_be_written_ends_the_sweep():
+    with pytest.raises(KeyError), end_sweep_if_unwritable():
         raise KeyError("xs-0000")

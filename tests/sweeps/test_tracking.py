@@ -14,9 +14,9 @@ from offline_runs import read_offline_run
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
-from sweeps import tracking
-from sweeps.folder import RunFolder
-from sweeps.tracking import Tracking, follow, mode_of
+from sweeps.callbacks import tracking
+from sweeps.callbacks.tracking import Tracking, follow, mode_of
+from sweeps.rundir.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 WANDB_KEYS = ("WANDB_MODE", "WANDB_API_KEY", "NETRC")
@@ -155,12 +155,13 @@ def test_a_trial_that_ended_is_a_finished_run_and_one_without_its_last_row_a_fai
 def test_tracking_ends_by_itself_and_closes_its_runs_when_the_driver_is_killed(folder):
     folder.metrics.write_text(line("xs-0000", 10))
     driver = (
-        "import pathlib, time; from sweeps.folder import RunFolder; from sweeps.tracking import Tracking; "
+        "import pathlib, time; from sweeps.rundir.folder import RunFolder\n"
+        "from sweeps.callbacks.tracking import Tracking\n"
         f"tracking = Tracking(RunFolder(pathlib.Path({str(folder.path)!r})), 'p', 'offline'); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", driver], env=os.environ | {"PYTHONPATH": str(ROOT)})
     wait_until(lambda: list(folder.path.glob("wandb/offline-run-*/run-*.wandb")))
-    assert any("sweeps.tracking" in row for row in processes_of(folder.path))
+    assert any("sweeps.callbacks.tracking" in row for row in processes_of(folder.path))
     process.kill()
     process.wait()
     wait_until(lambda: not processes_of(folder.path))

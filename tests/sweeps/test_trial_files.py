@@ -5,12 +5,12 @@ import pytest
 import yaml
 
 from lmcore import columns as col
-from sweeps.checkpoint_files import checkpoint_file, checkpoint_files
-from sweeps.folder import RunFolder
-from sweeps.ledger import Ledger
-from sweeps.spec import SweepSpec
-from sweeps.spec_file import load_spec
-from sweeps.trial_files import TrialFiles
+from sweeps.callbacks.trial_files import TrialFiles
+from sweeps.rundir.checkpoints import checkpoint_file, checkpoint_files
+from sweeps.rundir.folder import RunFolder
+from sweeps.spec.load import load_spec
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The report: sections, notes, and the HTML page."""

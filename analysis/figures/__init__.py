@@ -1,0 +1,1 @@
+"""Figures, each a function of DataFrames and fits; no figure computes a statistic."""

@@ -1,0 +1,1 @@
+"""Fits: loss laws, compute-optimal sizes, optimal settings and how they move with size and data."""

@@ -1,0 +1,1 @@
+"""Estimates with intervals, bootstrap, importance of hyperparameters, and paired comparisons."""

@@ -1,0 +1,1 @@
+"""Tables of trials: DataFrame in, DataFrame out, and their text, CSV, Markdown and LaTeX forms."""

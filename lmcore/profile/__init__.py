@@ -1,0 +1,1 @@
+"""`python -m lmcore.profile`: where the time of an update goes, compared with what the device could do."""

@@ -1,0 +1,1 @@
+"""What is told of every report row: metrics.jsonl, the trials' folders, the terminal, wandb."""

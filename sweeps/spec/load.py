@@ -1,0 +1,103 @@
+"""From a YAML file and a command line to a `SweepSpec`: file, then `--set`, then flags, the later ones winning.
+
+Every error is one line that names the file and line, or the option, that the wrong value came from. YAML's own rules
+are in `lmcore.runfile.yaml_file`, those of a sweep in `sweeps.spec.sweep_spec`.
+"""
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from lmcore.errors import InputError
+from lmcore.runfile import yaml_file
+from lmcore.runfile.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, describe, show, unknown, whole_numbers
+from lmcore.runfile.run_file import located, resolve_vocab_size
+from sweeps.spec.settings import SearchConfig, TrackingConfig
+from sweeps.spec.sweep_spec import SweepSpec
+
+SETTABLE: dict[str, Any] = {
+    **RUN_DEFAULTS,
+    **{f"search.{name}": default for name, default in defaults(SearchConfig).items()},
+    **{f"tracking.{name}": default for name, default in defaults(TrackingConfig).items()},
+    **dict.fromkeys(("name", "notes", "space", "sizes", "experiments"), REQUIRED),
+}
+"""Every dotted path that `--set` takes, with its default; `space.<path>` comes on top."""
+
+FLAGS = {
+    "search": "search.method",
+    "scheduler": "search.scheduler",
+    "trials": "search.trials",
+    "seed": "search.seed",
+    "slots": "search.slots",
+    "name": "name",
+    "wandb": "tracking.wandb",
+}
+"""Command-line flags that stand for a path."""
+
+
+def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
+    """The sweep that a YAML file describes, changed by `--set` texts `a.b=value` and then by flags (see FLAGS).
+
+    A flag that is None was not given. A path that `--set` gives a value leaves the space. Without a name the sweep is
+    named after the file. InputError, one line that names the file and line, or the option, if anything is wrong.
+    """
+    source = yaml_file.read_yaml(path)
+    set_by: dict[str, str] = {}
+    try:
+        # An empty section (`sizes:` with its lines commented out) is none.
+        draft = {key: value for key, value in copy.deepcopy(source.values).items() if value is not None}
+        draft.setdefault("name", Path(path).stem)
+        for text in overrides:
+            target, equals, value = text.partition("=")
+            if not equals:
+                raise InputError(f"--set: must read PATH=VALUE (got {show(text)}); write for example optim.lr=1e-3")
+            set_by[target] = f"--set {target}"
+            _put(draft, target, yaml_file.parse_value(value, f"--set {target}"))
+        notes = _pin(draft, set_by)
+        for flag, value in flags.items():
+            if value is not None:
+                set_by[FLAGS[flag]] = f"--{flag}"
+                _put(draft, FLAGS[flag], value)
+        if notes and isinstance(draft.setdefault("notes", []), list):
+            draft["notes"] += notes
+        resolve_vocab_size(draft)
+        return SweepSpec.model_validate(whole_numbers(SweepSpec, draft))
+    except ValidationError as error:
+        known = {**dict.fromkeys(SweepSpec.model_fields, REQUIRED), **SETTABLE}
+        raise located(describe(error, known), source, set_by) from None
+    except FieldError as error:
+        raise located(error, source, set_by) from None
+
+
+def _put(draft: dict[str, Any], path: str, value: Any) -> None:
+    """Set a path in what a file says; FieldError if it names nothing that can be set."""
+    section, dot, name = path.partition(".")
+    if path not in SETTABLE and not (section == "space" and dot):
+        raise unknown(path, SETTABLE)
+    if not dot:
+        draft[path] = value
+        return
+    values = draft.setdefault(section, {})
+    if not isinstance(values, dict):
+        raise FieldError(section, f"must be a mapping of field names to values (got {show(values)})")
+    values[name] = value
+
+
+def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
+    """Take paths that were set out of the space; what was done, in words. FieldError if a value has no effect."""
+    notes = []
+    for path in (path for path in paths if path in RUN_DEFAULTS):
+        if isinstance(draft.get("space"), dict) and path in draft["space"]:
+            del draft["space"][path]
+            notes.append(f"{path} is set and therefore not searched")
+        sizes = draft["sizes"] if isinstance(draft.get("sizes"), list) else []
+        owners = [str(size.get("name")) for size in sizes if isinstance(size, dict) and path in size]
+        if owners and len(owners) == len(sizes):
+            rule = f"must not be set by every size as well (got {', '.join(owners)}), or it has no effect"
+            raise FieldError(path, f"{rule}; add --set sizes=[], or change the sizes in the file")
+        if owners:
+            notes.append(f"{path} is set, but {', '.join(owners)} set their own")
+    return notes

@@ -1,0 +1,300 @@
+"""Paired comparisons of simulated trials, whose true difference is known."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.stats.comparison import COLUMNS, compare, compare_experiments, paired_t
+from analysis.stats.estimate import Estimate, NotEstimable
+from analysis.stats.matching import MATCHINGS, SAME_NON_EMBEDDING, SAME_SHAPE, SAME_TOTAL
+
+TYING = "model.tie_embeddings"
+BODY = {"xs": 200_000, "s": 440_000, "m": 800_000}  # non-embedding parameters
+WIDTH = {"xs": 64, "s": 96, "m": 128}
+VOCAB = 2048
+
+
+def trial(size, tied, loss, *, seed=0, lr=3e-3, status="complete", experiment=None, norm="pre", steps=100):
+    embedding = VOCAB * WIDTH[size]
+    return {
+        **{"size": size, "status": status, "experiment": experiment, "val_loss": loss, "val_loss_se": 0.03},
+        **{"params.data.seed": 0, "params.model.d_model": WIDTH[size], "params.model.norm": norm},
+        **{"params.model.tie_embeddings": tied, "params.train.steps": steps, "params.train.seed": seed},
+        **{"params.optim.lr": lr, "params_non_embedding": BODY[size]},
+        "params_exact": BODY[size] + embedding * (1 if tied else 2),
+    }
+
+
+def sweep(law, seeds=4, sizes=("xs", "s", "m"), seed_sd=0.0, pair_sd=0.0, rng_seed=0):
+    """Tied and untied at each (size, seed): law(size, tied) + a part that both share + a part of their own."""
+    rng = np.random.default_rng(rng_seed)
+    records = []
+    for size, seed in itertools.product(sizes, range(seeds)):
+        shared = seed_sd * rng.standard_normal()
+        records += [
+            trial(size, tied, law(size, tied) + shared + pair_sd * rng.standard_normal(), seed=seed)
+            for tied in (False, True)
+        ]
+    return pd.DataFrame(records)
+
+
+def power_law(count):
+    return 2 + 60 * count**-0.3
+
+
+def constant(difference):
+    return lambda size, tied: power_law(BODY[size]) + difference * tied
+
+
+def verdicts(comparison):
+    return {matching: one.verdict for matching, one in comparison.matchings.items()}
+
+
+def test_the_mean_difference_is_that_of_the_pairs_with_the_t_interval_of_the_textbook():
+    trials = sweep(constant(0.2), pair_sd=0.02)
+    one = compare(trials, TYING, False, True).matchings[SAME_SHAPE]
+    losses = trials.pivot(index=["size", "params.train.seed"], columns="params.model.tie_embeddings", values="val_loss")
+    d = (losses[True] - losses[False]).to_numpy()
+    half = 2.2009851600916384 * d.std(ddof=1) / np.sqrt(12)  # the table's t for 11 degrees of freedom
+    assert one.difference == Estimate(
+        pytest.approx(d.mean()), pytest.approx(d.mean() - half), pytest.approx(d.mean() + half), 12
+    )
+    assert one.pairs["difference"].sum() == pytest.approx(d.sum())
+
+
+def test_a_clear_difference_has_a_direction_and_swapping_the_kinds_turns_it():
+    trials = sweep(constant(0.2), seed_sd=0.02, pair_sd=0.01)
+    assert compare(trials, TYING, False, True).matchings[SAME_SHAPE].verdict == "worse"
+    assert compare(trials, f"params.{TYING}", True, False).matchings[SAME_SHAPE].verdict == "better"
+
+
+def test_a_difference_inside_the_seed_noise_is_a_tie_however_sure_it_is():
+    """The pairs share their seeds, so 0.01 is measured to 0.001; another seed moves the loss by five times that."""
+    comparison = compare(sweep(constant(0.01), seed_sd=0.05, pair_sd=0.001, seeds=6), TYING, False, True)
+    one = comparison.matchings[SAME_SHAPE]
+    assert one.difference.low > 0.005
+    assert (one.verdict, one.noise_from) == ("tie", "seeds")
+    assert one.noise == pytest.approx(0.05, rel=0.5)
+    assert "a tie at the same shape" in comparison.sentence
+
+
+def test_an_interval_that_holds_zero_is_a_tie():
+    one = compare(sweep(constant(0.0), pair_sd=0.05), TYING, False, True).matchings[SAME_SHAPE]
+    assert one.difference.low < 0 < one.difference.high
+    assert one.verdict == "tie"
+
+
+def test_without_two_seeds_the_noise_is_that_of_the_windows_and_it_says_so():
+    records = [
+        trial("xs", tied, 4 + 0.02 * tied + 0.001 * place, lr=lr)
+        for place, (lr, tied) in enumerate(itertools.product((1e-3, 2e-3, 4e-3, 8e-3), (False, True)))
+    ]
+    comparison = compare(pd.DataFrame(records), TYING, False, True)
+    one = comparison.matchings[SAME_SHAPE]
+    assert (one.noise, one.noise_from, one.verdict) == (pytest.approx(0.03), "windows", "tie")
+    assert one.difference.low > 0
+    assert any("the spread between seeds is unknown" in note for note in comparison.notes)
+    assert any("All pairs share their seeds" in note for note in comparison.notes)
+
+
+def test_a_verdict_that_changes_with_the_matching_is_reported_as_such():
+    """Loss follows the non-embedding parameters, and tying costs 0.05: less than what the spared parameters buy."""
+    comparison = compare(sweep(constant(0.05), seed_sd=0.01, pair_sd=0.005), TYING, False, True)
+    assert verdicts(comparison) == {SAME_SHAPE: "worse", SAME_TOTAL: "better", SAME_NON_EMBEDDING: "worse"}
+    assert comparison.verdict_changes
+    assert comparison.sentence.startswith("model.tie_embeddings, True against False: worse at the same shape (+0.050 [")
+    assert comparison.sentence.endswith("12 pairs): the verdict changes with the matching.")
+    assert [one.difference.n for one in comparison.matchings.values()] == [12, 4, 12]
+
+
+def test_a_verdict_that_does_not_change_is_not_said_to():
+    comparison = compare(sweep(constant(1.0), pair_sd=0.01), TYING, False, True)
+    assert set(verdicts(comparison).values()) == {"worse"}
+    assert "changes" not in comparison.sentence
+
+
+def test_where_loss_follows_the_total_alone_the_same_total_is_no_different():
+    """The law is convex in log N and sizes are a factor of 1.6 apart: one way of interpolation is 0.02 too high."""
+
+    def law(size, tied):
+        return power_law(BODY[size] + VOCAB * WIDTH[size] * (1 if tied else 2))
+
+    one = compare(sweep(law, pair_sd=1e-6), TYING, False, True).matchings[SAME_TOTAL]
+    assert one.difference.value == pytest.approx(0, abs=2e-3)
+    assert one.pairs["interpolated"].all()
+    assert not one.pairs["one_way"].any()
+    assert one.pairs["size"].tolist() == ["xs, s, m"] * 4
+
+
+def test_interpolation_is_linear_in_log_n_and_never_reaches_outside():
+    def law(size, tied):
+        return 20 - np.log(BODY[size] + VOCAB * WIDTH[size] * (1 if tied else 2)) + 0.3 * tied
+
+    one = compare(sweep(law), TYING, False, True).matchings[SAME_TOTAL]
+    assert one.difference.value == pytest.approx(0.3)
+    assert one.difference.high - one.difference.low < 1e-9
+
+
+def test_sizes_of_one_kind_outside_those_of_the_other_are_refused_at_the_same_total():
+    comparison = compare(sweep(constant(0.1), sizes=("xs",), pair_sd=0.001), TYING, False, True)
+    reason = comparison.matchings[SAME_TOTAL].difference.reason
+    assert reason == (
+        "no line of sizes of one kind encloses a size of the other "
+        "(462,144 to 462,144 and 331,072 to 331,072 parameters, 1 size), and nothing is extrapolated"
+    )
+    assert verdicts(comparison) == {SAME_SHAPE: "worse", SAME_TOTAL: "refused", SAME_NON_EMBEDDING: "worse"}
+    assert not comparison.verdict_changes
+
+
+def test_what_was_trained_for_longer_is_no_point_of_the_same_line():
+    trials = sweep(constant(0.1), pair_sd=0.001)
+    trials["params.train.steps"] = trials["size"].map({"xs": 100, "s": 200, "m": 300})
+    assert verdicts(compare(trials, TYING, False, True))[SAME_TOTAL] == "refused"
+
+
+def test_settings_that_each_size_has_of_its_own_do_not_break_a_line():
+    trials = sweep(constant(0.05), pair_sd=0.005)
+    trials["params.optim.lr"] = trials["size"].map({"xs": 4e-3, "s": 3e-3, "m": 2e-3})
+    assert verdicts(compare(trials, TYING, False, True))[SAME_TOTAL] == "better"
+
+
+def test_trials_of_a_random_search_are_no_pairs_however_near():
+    rng = np.random.default_rng(0)
+    records = [
+        trial(size, tied, 4.0, lr=3e-3 * (1 + 1e-6 * rng.standard_normal()))
+        for size in BODY
+        for tied in (False, True)
+        for _ in range(10)
+    ]
+    comparison = compare(pd.DataFrame(records), TYING, False, True)
+    assert set(verdicts(comparison).values()) == {"refused"}
+    assert comparison.sentence == (
+        "model.tie_embeddings, True against False: cannot be compared: no pairs: no two complete trials differ in "
+        "model.tie_embeddings alone; run a grid or experiments that change nothing else, as configs/tying.yaml does."
+    )
+    assert comparison.notes == ()
+
+
+def test_a_pair_shares_its_seeds():
+    records = [trial("xs", tied, 4.0, seed=2 * place + tied) for place in range(4) for tied in (False, True)]
+    assert set(verdicts(compare(pd.DataFrame(records), TYING, False, True)).values()) == {"refused"}
+
+
+def test_one_pair_is_refused_an_interval():
+    one = compare(sweep(constant(0.2), seeds=1, sizes=("xs",)), TYING, False, True).matchings[SAME_SHAPE]
+    assert one.difference == NotEstimable("1 pair has no interval; run it under more seeds")
+    assert one.pairs["difference"].tolist() == [pytest.approx(0.2)]
+
+
+def test_a_kind_that_nobody_trained_is_refused_and_a_path_that_is_none_is_an_error():
+    trials = sweep(constant(0.2))
+    refused = compare(trials[~trials[f"params.{TYING}"]], TYING, False, True)
+    assert "no complete trial is of the second kind" in refused.sentence
+    with pytest.raises(ValueError, match="must be a field of the trials"):
+        compare(trials, "model.tied", False, True)
+
+
+def test_pairs_that_diverged_or_did_not_end_are_counted_and_named():
+    trials = sweep(constant(0.2), pair_sd=0.01)
+    trials.loc[[1, 3], ["status", "val_loss"]] = ["diverged", np.nan]  # tied
+    trials.loc[4, "status"] = "pruned"
+    comparison = compare(trials, TYING, False, True)
+    assert comparison.matchings[SAME_SHAPE].difference.n == 9
+    assert "Not counted: pairs of which False diverged (0), or True (2)." in comparison.notes
+    assert "Not counted: pairs that did not both run to their end (1)." in comparison.notes
+
+
+def test_a_trial_that_was_run_twice_is_one_pair():
+    trials = sweep(constant(0.2), pair_sd=0.01)
+    twice = compare(pd.concat([trials, trials], ignore_index=True), TYING, False, True)
+    assert (
+        twice.matchings[SAME_SHAPE].difference == compare(trials, TYING, False, True).matchings[SAME_SHAPE].difference
+    )
+
+
+def test_verdicts_that_differ_between_sizes_are_said():
+    comparison = compare(
+        sweep(lambda size, tied: 4 + tied * {"xs": -0.2, "s": 0.0, "m": 0.2}[size], pair_sd=0.01), TYING, False, True
+    )
+    assert {size: one.verdict for size, one in comparison.by_size.items()} == {"xs": "better", "s": "tie", "m": "worse"}
+    assert any("the verdict changes with the size" in note for note in comparison.notes)
+
+
+def test_the_table_has_a_row_per_matching_and_per_size_and_the_report_a_number_or_a_reason():
+    comparison = compare(sweep(constant(0.2), sizes=("xs", "s"), pair_sd=0.01), TYING, False, True)
+    table = comparison.table()
+    assert table.columns.tolist() == list(COLUMNS)
+    assert table[["matching", "size"]].values.tolist() == [
+        *([matching, "all"] for matching in MATCHINGS),
+        *([SAME_SHAPE, size] for size in ("xs", "s")),
+    ]
+    fitted = comparison.fitted("paired.tying")
+    assert list(fitted) == [
+        "paired.tying.same_shape",
+        "paired.tying.same_total_parameters",
+        "paired.tying.same_non-embedding_parameters",
+    ]
+
+
+def ablation(seeds=1):
+    """baseline, tied and post-norm at three sizes; further seeds under names of their own."""
+    changes = {"baseline": {}, "tied": {"tied": True}, "post": {"norm": "post"}}
+    cost = {"baseline": 0.0, "tied": 0.2, "post": -0.1}
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        [
+            trial(
+                size,
+                loss=power_law(BODY[size]) + cost[name] + 0.005 * rng.standard_normal(),
+                experiment=name if seed == 0 else f"{name}-{seed}",
+                seed=seed,
+                **{"tied": False, **changes[name]},
+            )
+            for size in BODY
+            for seed in range(seeds)
+            for name in changes
+        ]
+    )
+
+
+def test_experiments_are_compared_at_every_size_in_the_fields_that_they_change():
+    comparison = compare_experiments(ablation(), "baseline", "post")
+    assert (comparison.fields, comparison.a, comparison.b) == ("model.norm", "baseline", "post")
+    assert comparison.matchings[SAME_SHAPE].difference.n == 3
+    assert comparison.matchings[SAME_SHAPE].difference.value == pytest.approx(-0.1, abs=0.01)
+
+
+def test_two_changes_between_experiments_are_compared_together():
+    comparison = compare_experiments(ablation(), "tied", "post")
+    assert comparison.fields == "model.norm and model.tie_embeddings"
+    assert comparison.matchings[SAME_SHAPE].verdict == "better"
+
+
+def test_repeats_of_an_experiment_under_other_seeds_are_pairs_too():
+    one = compare_experiments(ablation(seeds=3), "baseline", "tied").matchings[SAME_SHAPE]
+    assert (one.difference.n, one.noise_from) == (9, "seeds")
+
+
+def test_experiments_that_differ_in_nothing_or_are_none():
+    trials = ablation(seeds=2)
+    assert "differ in seeds at most" in compare_experiments(trials, "baseline", "baseline-1").sentence
+    with pytest.raises(ValueError, match="must be one of baseline, tied, post"):
+        compare_experiments(trials, "baseline", "untied")
+
+
+def test_the_interval_contains_the_truth_in_its_share_of_simulated_sets():
+    """95 % of 2,000 sets of 5 pairs, within three standard deviations of that count; and so do whole comparisons."""
+    rng = np.random.default_rng(0)
+    sets = [paired_t(0.1 + 0.03 * rng.standard_normal(5)) for _ in range(2000)]
+    assert np.mean([one.low <= 0.1 <= one.high for one in sets]) == pytest.approx(0.95, abs=0.015)
+
+    def law(size, tied):
+        return 20 - np.log(BODY[size] + VOCAB * WIDTH[size] * (1 if tied else 2)) + 0.1 * tied
+
+    found = [compare(sweep(law, seed_sd=0.05, pair_sd=0.03, rng_seed=seed), TYING, False, True) for seed in range(20)]
+    same_shape = np.mean([law(size, True) - law(size, False) for size in BODY])
+    for matching, truth in {SAME_TOTAL: 0.1, SAME_SHAPE: same_shape}.items():
+        differences = [comparison.matchings[matching].difference for comparison in found]
+        assert sum(one.low <= truth <= one.high for one in differences) >= 17, matching

@@ -1,0 +1,194 @@
+"""The dry run says what a sweep costs, completely, and the command line says what it may be given."""
+
+import io
+import math
+import shlex
+
+import pytest
+
+from lmcore.params import count_parameters, estimate_parameters, flops_per_token
+from sweeps.cli.dry_run import plan, print_plan
+from sweeps.cli.options import DEFAULT_CONFIG, parse, resume_command
+from sweeps.spec.load import FLAGS, load_spec
+from sweeps.spec.settings import METHODS, SCHEDULERS
+from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
+
+SIZES = [{"name": "xs", "model.d_model": 64}, {"name": "s", "model.d_model": 128}]
+
+
+def test_each_size_is_listed_tied_and_untied_with_lmcores_counts():
+    spec = SweepSpec(name="a", sizes=SIZES, space={"model.tie_embeddings": [True, False]})
+    costs = plan(spec).trials
+    assert [(cost.size, cost.tied) for cost in costs] == [("xs", False), ("xs", True), ("s", False), ("s", True)]
+    for cost in costs:
+        run = spec.run_for(cost.size, {"model.tie_embeddings": cost.tied})
+        assert cost.planned
+        assert cost.params_estimate == estimate_parameters(run.model)
+        assert cost.params_exact == count_parameters(run.model).total
+        assert cost.params_non_embedding == count_parameters(run.model).non_embedding
+        assert cost.tokens == 200 * 16 * 128
+        assert cost.train_flops == cost.tokens * flops_per_token(run.model)
+
+
+def test_a_size_costs_its_trials_in_full():
+    spec = SweepSpec(name="a", sizes=SIZES, space={"optim.lr": [0.1, 0.2]}, search={"trials": 5})
+    for size, trials in zip(plan(spec).sizes, (3, 2), strict=True):
+        run = spec.run_for(size.size, {})
+        assert size.trials == trials
+        assert size.tokens == trials * 200 * 16 * 128
+        assert size.train_flops == size.tokens * flops_per_token(run.model)
+
+
+def test_a_tying_that_is_not_searched_is_listed_but_not_planned():
+    spec = SweepSpec(name="a", model={"tie_embeddings": True}, space={"optim.lr": [0.1, 0.2]})
+    assert [(cost.tied, cost.planned) for cost in plan(spec).trials] == [(False, False), (True, True)]
+
+
+def test_a_space_over_shapes_and_steps_counts_its_costliest_trial():
+    space = {
+        "model.d_model": [96, 192],
+        "model.num_heads": [3, 6],
+        "model.ffn": ["gelu", "swiglu", "relu"],
+        "model.num_layers": {"low": 1, "high": 6},
+        "train.steps": {"low": 10, "high": 50},
+    }
+    spec = SweepSpec(name="a", space=space, search={"trials": 2})
+    largest = spec.run_for("main", {"model.d_model": 192, "model.num_heads": 3, "model.num_layers": 6})
+    flops = 50 * 16 * 128 * flops_per_token(largest.model)
+    assert plan(spec).trials[0].train_flops == flops
+    assert plan(spec).sizes[0].train_flops == 2 * flops
+
+
+def test_an_ablation_lists_every_experiment_and_costs_those_that_run():
+    spec = load_spec(DEFAULT_CONFIG.with_name("ablation.yaml"), trials=3)
+    costs = plan(spec)
+    assert [cost.experiment for cost in costs.trials] == [experiment.name for experiment in spec.experiments]
+    assert [cost.planned for cost in costs.trials] == [True] * 3 + [False] * 5
+    assert costs.sizes[0].train_flops == sum(cost.train_flops for cost in costs.trials[:3])
+
+
+def test_the_ungated_network_of_the_ablation_has_the_baselines_parameters():
+    costs = {cost.experiment: cost for cost in plan(load_spec(DEFAULT_CONFIG.with_name("ablation.yaml"))).trials}
+    assert costs["ungated-ffn"].params_exact == costs["baseline"].params_exact
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_what_is_printed_is_complete_however_narrow_the_environment_says_it_is(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    name = "a-long-name-for-an-experiment-that-fills-all-of-the-64-characters"[:64]
+    size = "a-long-name-for-a-size-of-32-char"[:32]
+    spec = SweepSpec(
+        name="a",
+        notes=["optim.lr is set and therefore not searched, as this rather long remark says once more"],
+        model={"d_model": 4096, "d_ff": 16384, "num_layers": 100, "vocab_size": 200_000},
+        train={"steps": 10**6},
+        search={"method": "experiments"},
+        sizes=[{"name": size}, {"name": "s", "model.tie_embeddings": True}],
+        experiments=[{"name": name, "optim.lr": 0.01}],
+    )
+    file = io.StringIO()
+    print_plan(spec, file)
+    text = file.getvalue()
+    lines = text.splitlines()
+    assert dump_yaml(spec) in text
+    assert f"Note: {spec.notes[0]}." in lines
+    cost = plan(spec).trials[0]
+    figures = [f"{n:,}" for n in (cost.params_estimate, cost.params_exact, cost.params_non_embedding, cost.tokens)]
+    row = next(line.split() for line in lines if name in line and size in line and "{" not in line)
+    assert row == [size, name, "no", *figures, f"{cost.train_flops:.3g}"]
+    total = sum(size.train_flops for size in plan(spec).sizes)
+    assert any(line.split()[:2] == ["in", "all"] and line.split()[-1] == f"{total:.3g}" for line in lines)
+    assert "\x1b" not in text
+    assert "…" not in text
+
+
+def test_a_vocabulary_that_only_the_data_know_is_said_to_be_assumed():
+    file = io.StringIO()
+    print_plan(SweepSpec(name="a", data={"source": "a.bin"}, search={"trials": 1}), file)
+    assert "Note: model.vocab_size is the data's; 2048 tokens are assumed until the data are read." in file.getvalue()
+
+
+def test_flops_stay_finite_numbers_for_absurd_sizes():
+    spec = SweepSpec(name="a", train={"steps": 10**30}, search={"trials": 1})
+    assert math.isfinite(float(plan(spec).sizes[0].train_flops))
+
+
+def test_without_options_the_shipped_quick_sweep_runs_wherever_one_stands(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    options = parse([])
+    assert (options.dashboard, options.dry_run, options.set) == (True, False, ())
+    assert set(options.flags) == set(FLAGS)
+    assert set(options.flags.values()) == {None}
+    assert load_spec(options.config).name == "quick"
+
+
+def test_every_option_reaches_the_spec():
+    argv = "--search random --scheduler none --trials 3 --seed 5 --slots 4 --name mine --wandb off"
+    sets = ["--set", "optim.eps=1e-6", "--set", "sizes=[]"]
+    options = parse([*argv.split(), *sets, "--address", "head:6379", "--no-dashboard", "--dry-run"])
+    spec = load_spec(options.config, options.set, **options.flags)
+    assert (spec.search.method, spec.search.scheduler, spec.search.trials) == ("random", "none", 3)
+    assert (spec.search.seed, spec.search.slots, spec.name, spec.tracking.wandb) == (5, 4, "mine", "off")
+    assert (spec.optim.eps, spec.sizes) == (1e-6, ())
+    assert (options.address, options.dashboard, options.dry_run) == ("head:6379", False, True)
+
+
+@pytest.mark.parametrize(
+    ("argv", "storage", "expected"),
+    [
+        ("", None, "py run.py --resume 'runs/my sweep'"),
+        ("--trials 3 --name x --no-dashboard", None, "py run.py --resume 'runs/my sweep' --no-dashboard"),
+        ("--address head:6379", None, "py run.py --resume 'runs/my sweep' --address head:6379"),
+        ("--dashboard-host 0.0.0.0", None, "py run.py --resume 'runs/my sweep' --dashboard-host 0.0.0.0"),
+        ("", "pg://a:***@h/d", "py run.py --resume 'runs/my sweep' --set 'search.storage=pg://a:***@h/d'"),
+    ],
+)
+def test_the_command_that_goes_on_is_the_one_that_was_typed(argv, storage, expected, monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", ["py"])
+    monkeypatch.setattr("sys.argv", ["run.py"])
+    command = resume_command(parse(argv.split()), "runs/my sweep", storage)
+    assert command == expected
+    parse(shlex.split(command)[2:])
+
+
+def test_slots_of_a_file_can_be_left_to_measurement_again(tmp_path):
+    path = tmp_path / "fixed.yaml"
+    path.write_text("search: {trials: 1, slots: 4}\n")
+    assert load_spec(path).search.slots == 4
+    options = parse(["--slots", "auto"])
+    assert load_spec(path, options.set, **options.flags).search.slots == "auto"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--serach", "optuna"],
+        ["--search", "bayes"],
+        ["--scheduler", "pbt"],
+        ["--trials", "many"],
+        ["--seed", "0.5"],
+        ["--slots", "many"],
+        ["--wandb", "auto"],
+        ["--set"],
+        ["--tri", "3"],
+        ["quick.yaml"],
+    ],
+)
+def test_a_wrong_option_is_one_line_and_exit_code_2(capsys, argv):
+    with pytest.raises(SystemExit) as stop:
+        parse(argv)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--help" in error
+    assert argv[0].lstrip("-") in error
+    assert " _" not in error  # no name of our own code
+
+
+def test_help_names_every_search_and_scheduler_and_shows_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert all(name in text for name in (*METHODS, *SCHEDULERS))
+    assert "examples:" in text

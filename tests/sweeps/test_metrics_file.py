@@ -1,0 +1,104 @@
+"""metrics.jsonl holds every row as one line of JSON, whatever the numbers are."""
+
+import json
+import math
+
+import optuna
+import pytest
+
+from lmcore import columns as col
+from sweeps.callbacks.metrics_file import RowFile
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
+
+
+@pytest.fixture
+def live():
+    """A trial that runs: main-0000."""
+    spec = SweepSpec.model_validate({"name": "rows", "space": {"optim.lr": {"low": 1e-3, "high": 1e-2}}})
+    return Ledger(spec, optuna.storages.InMemoryStorage()).ask("main")
+
+
+def row(step, **values):
+    """A report row as the scheduler passes it on, its columns in another order than the file's."""
+    columns = {name: float(place) for place, name in enumerate((*col.REPORT_COLUMNS, *col.PLACE_COLUMNS))}
+    return dict(reversed({col.TRIAL: "main-0000", **columns, col.STEP: step, **values}.items()))
+
+
+def strict(text):
+    """JSON without Python's own NaN and Infinity."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_each_row_is_one_line_with_the_columns_in_their_order_and_the_trials_status(live, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = RowFile(path)
+    rows.began(live)
+    assert path.read_text() == ""
+    rows.reported(live, row(10))
+    assert path.read_text().endswith("\n")  # there for a reader before the next row comes
+    live.status = col.PRUNED
+    rows.reported(live, row(20))
+    rows.ended(live)
+    rows.close()
+    first, second = (strict(text) for text in path.read_text().splitlines())
+    assert list(first) == list(second) == list(col.ROW_COLUMNS)
+    assert (first[col.STEP], first[col.STATUS]) == (10, col.RUNNING)
+    assert (second[col.STEP], second[col.STATUS], second[col.SIZE]) == (20, col.PRUNED, "main")
+    assert first == {name: {**row(10), col.SIZE: "main", col.STATUS: col.RUNNING}[name] for name in col.ROW_COLUMNS}
+
+
+def test_numbers_that_are_not_finite_are_null(live, tmp_path):
+    rows = RowFile(tmp_path / "metrics.jsonl")
+    rows.reported(live, row(10, val_loss=math.nan, train_loss=math.inf, grad_norm=-math.inf))
+    rows.close()
+    written = strict((tmp_path / "metrics.jsonl").read_text())
+    assert [name for name, value in written.items() if value is None] == [col.TRAIN_LOSS, col.VAL_LOSS, col.GRAD_NORM]
+
+
+def test_a_file_that_is_opened_again_is_appended_to(live, tmp_path):
+    for step in (10, 20):
+        rows = RowFile(tmp_path / "metrics.jsonl")
+        rows.reported(live, row(step))
+        rows.close()
+    assert [strict(text)[col.STEP] for text in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20]
+
+
+def test_the_torn_last_line_of_a_killed_writer_is_cut_off_before_the_next_row(live, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = RowFile(path)
+    rows.reported(live, row(10))
+    rows.reported(live, row(20))
+    rows.close()
+    whole = path.read_bytes()
+    first = whole.index(b"\n") + 1
+    for cut in range(first, len(whole)):
+        path.write_bytes(whole[:cut])
+        rows = RowFile(path)
+        rows.reported(live, row(30))
+        rows.close()
+        assert [strict(text)[col.STEP] for text in path.read_text().splitlines()] == [10, 30]
+
+
+def test_a_disk_that_refuses_leaves_no_half_of_a_row(live, tmp_path):
+    """A real refusal: the kernel's limit on a file's size."""
+    import resource
+    import signal
+
+    path = tmp_path / "metrics.jsonl"
+    rows = RowFile(path)
+    rows.reported(live, row(10))
+    whole = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
+        with pytest.raises(OSError, match="too large"):
+            rows.reported(live, row(20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == whole
+    rows.reported(live, row(20))
+    rows.close()
+    assert len(path.read_text().splitlines()) == 2

@@ -1,0 +1,587 @@
+"""The real engine without Ray: its rows are those of the runs alone, whatever happens around them."""
+
+import asyncio
+import errno
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from lmcore import columns as col
+from lmcore.checkpoint import read_checkpoint
+from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
+from lmcore.corpus.tokens import Tokens
+from lmcore.measure.slot_count import ThroughputSample, worthwhile_slots
+from lmcore.measure.throughput import _Probe
+from lmcore.trainer import Trainer
+from sweeps.engine.slot_table import Costs
+from sweeps.engine.worker import SlotWorker
+from sweeps.rundir.checkpoints import checkpoint_files
+from sweeps.rundir.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = {"vocab_size": 97, "d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 16}
+TRAIN = {"steps": 20, "batch_size": 4, "eval_every": 5, "eval_windows": 8, "device": "cpu"}
+NOT_NUMBERS = (*col.PLACE_COLUMNS, col.TOKENS_PER_S, col.ELAPSED_S)
+TOGETHER = Costs(single_s=1.0, batched_s=1.2)  # worth waiting for each other
+
+
+def run(model=None, train=None, **optim):
+    return RunSpec(
+        model=ModelConfig(**MODEL | (model or {})),
+        train=TrainConfig(**TRAIN | (train or {})),
+        optim=OptimConfig(**optim),
+    )
+
+
+FOUR = {
+    "a": run(lr=1e-2),
+    "b": run(lr=1e-3, train={"seed": 1, "steps": 12}),
+    "c": run(lr=3e-3, model={"tie_embeddings": True}),
+    "d": run(lr=3e-2, beta1=0.5, train={"seed": 2}),
+}
+WILD = run(lr=1e30, clip_norm=None, warmup_fraction=0.0)
+
+
+def numbers(rows):
+    return [{name: value for name, value in row.items() if name not in NOT_NUMBERS} for row in rows]
+
+
+def alone(spec, tokens):
+    return numbers(Trainer([spec], tokens))
+
+
+def in_store(value):
+    """What an engine can wait for, as for a reference into Ray's object store."""
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
+
+
+class Host:
+    """An engine, and a driver of its trials that answers each row at once."""
+
+    def __init__(self, folder, tokens, slots, costs=None):
+        self.folder = RunFolder(folder)
+        self.engine = SlotWorker(0, str(folder), slots, 2**40)
+        self.shared = [in_store(tokens)]
+        if costs is not None:
+            self.engine._trainers.samples = lambda run: [ThroughputSample(slots, 1.0, 1.0, 0)]
+            self.engine._trainers.costs = lambda run: costs
+
+    async def enter(self, trial, spec):
+        self.folder.trial(trial).mkdir(parents=True, exist_ok=True)
+        await self.engine.enter(trial, trial, spec.model_dump(), self.shared)
+
+    async def rows(self, trial, spec, stop_at=None):
+        """All rows of a trial that has entered, up to step `stop_at`; then it leaves."""
+        rows = []
+        try:
+            while (rows[-1][col.STEP] if rows else 0) < (stop_at or spec.train.steps):
+                rows.append(await self.engine.row(trial, rows[-1][col.STEP] if rows else 0))
+        finally:
+            await self.engine.leave(trial)
+        return rows
+
+    async def all(self, runs):
+        """Rows of every trial, or the error that it ended with."""
+        for trial, spec in runs.items():
+            await self.enter(trial, spec)
+        results = await asyncio.gather(*(self.rows(*item) for item in runs.items()), return_exceptions=True)
+        return dict(zip(runs, results, strict=True))
+
+
+@pytest.fixture(autouse=True)
+def _keeps_its_title_and_measures_quickly(monkeypatch):
+    """An engine names its process, and this one is pytest's."""
+    monkeypatch.setattr("lmcore.measure.throughput.LEAST_S", 0.05)
+    monkeypatch.setattr("sweeps.engine.worker.show_in_dashboard", lambda title: None)
+
+
+@pytest.fixture
+def drive(tmp_path, small_tokens):
+    """Runs `scenario(host)` with an engine of so many slots; at most half a minute, because a fault here is a wait."""
+
+    def drive(scenario, slots, costs=TOGETHER, tokens=small_tokens):
+        async def hosted():
+            host = Host(tmp_path, tokens, slots, costs)
+            try:
+                return await asyncio.wait_for(scenario(host), 30)
+            finally:
+                if host.engine._driving is not None:
+                    host.engine._driving.cancel()
+                    with suppress(asyncio.CancelledError, Exception):
+                        await host.engine._driving
+                host.engine._device.shutdown()
+                host.engine._writer.close()
+
+        return asyncio.run(hosted())
+
+    return drive
+
+
+@pytest.mark.parametrize("costs", [TOGETHER, Costs(1.0, 2.0)], ids=["batched", "one-by-one"])
+def test_four_trials_in_two_slots_have_the_rows_of_their_runs_alone_bitwise(drive, small_tokens, costs):
+    results = drive(lambda host: host.all(FOUR), slots=2, costs=costs)
+    for trial, spec in FOUR.items():
+        assert numbers(results[trial]) == alone(spec, small_tokens)
+        assert {row[col.ENGINE] for row in results[trial]} == {0}
+        assert all(row[col.BEGAN_AT] < row[col.REPORTED_AT] for row in results[trial])
+        assert len({row[col.SLOT] for row in results[trial]}) == 1
+    assert {row[col.SLOT] for rows in results.values() for row in rows} == {0, 1}
+
+
+def test_how_many_slots_are_worthwhile_is_measured_where_nobody_says(drive, small_tokens):
+    async def scenario(host):
+        samples = await host.engine.measure(FOUR["a"].model_dump(), host.shared)
+        return samples, host.engine._trainers.slots(FOUR["a"]), await host.all(FOUR)
+
+    samples, slots, results = drive(scenario, slots=None, costs=None)
+    assert slots == worthwhile_slots(samples)
+    for trial, spec in FOUR.items():
+        assert numbers(results[trial]) == alone(spec, small_tokens)
+
+
+def test_what_the_engines_agreed_on_counts_more_than_what_this_one_measured(drive, small_tokens):
+    agreed = [
+        ThroughputSample(1, 1000.0, 1.0, 0),
+        ThroughputSample(2, 1500.0, 1.5, 0),
+        ThroughputSample(4, 2400.0, 1.6, 0),
+        ThroughputSample(8, 2400.0, 1.0, 0),
+    ]
+
+    async def scenario(host):
+        await host.engine.measure(FOUR["a"].model_dump(), host.shared)
+        host.shared.append(in_store({FOUR["a"].static_signature: agreed}))
+        return await host.all(FOUR), host.engine._trainers
+
+    results, trainers = drive(scenario, slots=None, costs=None)
+    assert trainers.slots(FOUR["a"]) == 4
+    interval_s = 5 * 4 * 16 / 1000.0  # updates, windows and their tokens
+    assert trainers.costs(FOUR["a"]) == pytest.approx((interval_s, 4 * interval_s / 2.4))
+    for trial, spec in FOUR.items():
+        assert numbers(results[trial]) == alone(spec, small_tokens)
+
+
+def test_trials_of_two_shapes_take_turns_and_keep_their_numbers(drive, small_tokens):
+    other = {"d_ff": 128}
+    runs = {**FOUR, "e": run(lr=1e-2, model=other), "f": run(lr=1e-3, model=other, train={"seed": 5})}
+    results = drive(lambda host: host.all(runs), slots=2)
+    for trial, spec in runs.items():
+        assert numbers(results[trial]) == alone(spec, small_tokens)
+    assert results["e"][0][col.REPORTED_AT] < max(row[col.REPORTED_AT] for row in results["a"] + results["b"])
+
+
+def test_a_trial_that_is_stopped_frees_its_slot_and_the_refill_equals_its_run_alone(drive, small_tokens):
+    async def scenario(host):
+        for trial in "abc":
+            await host.enter(trial, FOUR[trial])
+        return await asyncio.gather(
+            host.rows("a", FOUR["a"]), host.rows("b", FOUR["b"], stop_at=5), host.rows("c", FOUR["c"])
+        )
+
+    a, b, c = drive(scenario, slots=2)
+    assert numbers(a) == alone(FOUR["a"], small_tokens)
+    assert numbers(b) == alone(FOUR["b"], small_tokens)[:1]
+    assert numbers(c) == alone(FOUR["c"], small_tokens)
+    assert c[0][col.SLOT] == b[0][col.SLOT]
+    assert c[0][col.BEGAN_AT] < a[-1][col.REPORTED_AT]  # it did not wait for the other to end
+
+
+def test_a_trial_trains_no_further_than_one_row_beyond_what_the_driver_knows(drive):
+    async def scenario(host):
+        await host.enter("a", FOUR["a"])
+        await host.enter("b", FOUR["b"])
+        await host.engine.row("a", 0)
+        await host.rows("b", FOUR["b"])
+        return host.engine._trials["a"].row[col.STEP]
+
+    assert drive(scenario, slots=2) == 5
+
+
+def test_an_engine_that_is_stopped_leaves_a_checkpoint_of_every_trial_and_trains_no_further(drive, small_tokens):
+    rarely = {
+        name: run(lr=lr, train={"steps": 2000, "checkpoint_every": 1000}) for name, lr in (("a", 1e-3), ("b", 1e-2))
+    }
+
+    async def scenario(host):
+        for trial, spec in rarely.items():
+            await host.enter(trial, spec)
+        tasks = [asyncio.create_task(host.rows(trial, spec)) for trial, spec in rarely.items()]
+        while min(host.engine._trials[trial].known_step for trial in rarely) < 30:
+            await asyncio.sleep(0.01)
+        await asyncio.wait_for(host.engine.stop(), 20)
+        known = {trial: host.engine._trials[trial].known_step for trial in rarely}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        saved = {trial: read_checkpoint(checkpoint_files(host.folder.trial(trial))[-1])[1] for trial in rarely}
+        return known, saved
+
+    known, saved = drive(scenario, slots=2)
+    for trial, spec in rarely.items():
+        assert known[trial] <= saved[trial]["step"] <= known[trial] + 5
+        last_row = numbers([saved[trial]["last_row"]])
+        assert last_row == [row for row in alone(spec, small_tokens) if row[col.STEP] == saved[trial]["step"]]
+
+
+def test_a_trial_that_nobody_asks_for_makes_room_and_goes_on_from_where_it_was(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr("sweeps.engine.worker.FORSAKEN_S", 0.2)
+
+    async def main(host):
+        await host.enter("a", FOUR["a"])
+        assert (await host.engine.row("a", 0))[col.STEP] == 5  # and its stand-in dies before it asks again
+        await host.enter("b", FOUR["b"])
+        b = await asyncio.wait_for(host.rows("b", FOUR["b"]), 20)
+        a = await asyncio.wait_for(host.rows("a", FOUR["a"]), 20)
+        return a, b
+
+    a, b = drive(main, slots=1)
+    assert numbers(b) == alone(FOUR["b"], small_tokens)
+    assert numbers(a)[-3:] == alone(FOUR["a"], small_tokens)[-3:]
+
+
+def test_a_trial_that_leaves_at_any_moment_disturbs_nobody(drive, small_tokens):
+    async def scenario(host):
+        for trial in "abcd":
+            await host.enter(trial, FOUR[trial])
+        await host.engine.leave("c")  # in line
+        await host.engine.row("b", 0)
+        waiting = asyncio.create_task(host.engine.row("b", 5))
+        await asyncio.sleep(0.01)
+        await host.engine.leave("b")  # on the device, or about to be
+        assert await waiting is None
+        assert await host.engine.row("never", 0) is None
+        return await asyncio.gather(host.rows("a", FOUR["a"]), host.rows("d", FOUR["d"]))
+
+    a, d = drive(scenario, slots=2)
+    assert numbers(a) == alone(FOUR["a"], small_tokens)
+    assert numbers(d) == alone(FOUR["d"], small_tokens)
+
+
+def test_a_trial_that_goes_to_nan_does_not_disturb_its_neighbours(drive, small_tokens):
+    results = drive(lambda host: host.all({"a": FOUR["a"], "wild": WILD, "c": FOUR["c"]}), slots=3)
+    assert not results["wild"][-1][col.TRAIN_LOSS] < 1e30
+    assert len(results["wild"]) == 4
+    for trial in "ac":
+        assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
+
+
+def test_a_trial_whose_shape_cannot_train_fails_alone_with_the_reason(drive, small_tokens):
+    runs = {"a": FOUR["a"], "small": run(model={"vocab_size": 50}), "b": FOUR["b"]}
+    results = drive(lambda host: host.all(runs), slots=2)
+    assert isinstance(results["small"], RuntimeError)
+    assert "Traceback" in str(results["small"])
+    assert str(results["small"]).splitlines()[-1].startswith("lmcore.errors.InputError: model.vocab_size must cover")
+    for trial in "ab":
+        assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
+
+
+@pytest.mark.parametrize("slots", [1, 2, None])
+def test_a_trial_whose_batch_fits_into_no_memory_fails_alone_however_many_slots_are_wanted(drive, small_tokens, slots):
+    runs = {"a": FOUR["a"], "huge": run(train={"batch_size": 2**40}), "b": FOUR["b"]}
+    results = drive(lambda host: host.all(runs), slots=slots, costs=None)
+    assert "memory" in str(results["huge"]) or "size" in str(results["huge"])
+    for trial in "ab":
+        assert not isinstance(results[trial], BaseException), results[trial]
+        assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
+
+
+@pytest.mark.parametrize("slots", [2, None])
+def test_paces_are_measured_in_the_device_thread_so_that_the_engine_answers_meanwhile(drive, monkeypatch, slots):
+    threads = []
+
+    class Watched(_Probe):
+        def __init__(self, *arguments):
+            threads.append(threading.current_thread().name)
+            super().__init__(*arguments)
+
+    monkeypatch.setattr("lmcore.measure.throughput._Probe", Watched)
+
+    async def scenario(host):
+        await host.engine.measure(run(model={"d_ff": 128}).model_dump(), host.shared)
+        return await host.all({"a": FOUR["a"]})  # of a shape that another engine was asked to measure
+
+    drive(scenario, slots=slots, costs=None)
+    assert len(threads) >= 4
+    assert {name.split("_")[0] for name in threads} == {"device"}
+
+
+def test_a_checkpoint_of_other_data_is_skipped_and_told_of_once(drive, tmp_path, small_tokens):
+    other = Trainer([FOUR["c"]], Tokens.of(small_tokens.train[1:], small_tokens.val, 97))
+    other.advance()
+    folder = RunFolder(tmp_path).trial("c")
+    folder.mkdir(parents=True)
+    other.save_slot(0, folder / "step-000000005.safetensors")
+
+    async def scenario(host):
+        results = await host.all({trial: FOUR[trial] for trial in "acd"})
+        return results, await host.engine.heartbeat(), await host.engine.heartbeat()
+
+    results, heartbeat, again = drive(scenario, slots=2)
+    (note,) = heartbeat.notes
+    assert note.startswith("c: a checkpoint was skipped (")
+    assert "was trained on other data" in note
+    assert again.notes == []
+    for trial in "acd":
+        assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
+
+
+def test_a_disk_that_is_full_fails_no_trial_and_when_there_is_room_they_go_on(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr("sweeps.engine.checkpoint_writer.FULL_PAUSE_S", 0.05)
+
+    room = threading.Event()
+
+    async def scenario(host):
+        really_save = host.engine._trainers.save
+
+        def save(*arguments):
+            if not room.is_set():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            really_save(*arguments)
+
+        host.engine._trainers.save = save
+        results = asyncio.create_task(host.all(FOUR))
+        while (line := (await host.engine.heartbeat()).full) is None:
+            await asyncio.sleep(0.01)
+        assert not results.done()
+        room.set()
+        return line, await results, (await host.engine.heartbeat()).full
+
+    line, results, later = drive(scenario, slots=2)
+    assert line.endswith(" is full; free space there")
+    assert later is None
+    for trial, spec in FOUR.items():
+        assert numbers(results[trial]) == alone(spec, small_tokens)
+
+
+def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_goes_on(drive, tmp_path, small_tokens):
+    async def scenario(host):
+        await host.enter("a", FOUR["a"])
+        await host.engine.enter("homeless", "homeless", FOUR["b"].model_dump(), host.shared)  # it has no folder
+        await host.enter("c", FOUR["c"])
+        return await asyncio.gather(
+            *(host.rows(trial, FOUR["a"]) for trial in ("a", "homeless", "c")), return_exceptions=True
+        )
+
+    a, homeless, c = drive(scenario, slots=2)
+    assert "FileNotFoundError" in str(homeless)
+    assert numbers(a) == alone(FOUR["a"], small_tokens)
+    assert numbers(c) == alone(FOUR["c"], small_tokens)
+
+
+@pytest.mark.parametrize("checkpoint_every", [None, 10])
+def test_another_engine_continues_where_one_was_abandoned_and_repeats_no_row(
+    drive, tmp_path, small_tokens, checkpoint_every
+):
+    runs = {
+        trial: spec.model_copy(update={"train": spec.train.model_copy(update={"checkpoint_every": checkpoint_every})})
+        for trial, spec in FOUR.items()
+    }
+    known = {trial: [] for trial in runs}
+
+    async def abandoned(host):
+        for trial, spec in runs.items():
+            await host.enter(trial, spec)
+        for step in (0, 5, 10):
+            known["a"].append(await host.engine.row("a", step))
+        known["b"].append(await host.engine.row("b", 0))
+        await host.engine.row("b", 5)  # made, and perhaps saved, but its driver never had it
+
+    async def rest(host, trial):
+        await host.enter(trial, runs[trial])
+        while (known[trial][-1][col.STEP] if known[trial] else 0) < runs[trial].train.steps:
+            known[trial].append(await host.engine.row(trial, known[trial][-1][col.STEP] if known[trial] else 0))
+        await host.engine.leave(trial)
+
+    async def continued(host):
+        await asyncio.gather(*(rest(host, trial) for trial in "dcba"))
+
+    drive(abandoned, slots=2)
+    assert checkpoint_files(RunFolder(tmp_path).trial("a"))
+    drive(continued, slots=2)
+    for trial, spec in runs.items():
+        assert numbers(known[trial]) == alone(spec, small_tokens)
+        newest = checkpoint_files(RunFolder(tmp_path).trial(trial))[-1]
+        assert read_checkpoint(newest)[1]["step"] == spec.train.steps
+
+
+def test_a_damaged_newest_checkpoint_costs_an_interval_and_not_the_trial(drive, tmp_path, small_tokens):
+    async def abandoned(host):
+        await host.enter("a", FOUR["a"])
+        for step in (0, 5):
+            await host.engine.row("a", step)
+
+    drive(abandoned, slots=1)
+    newest = checkpoint_files(RunFolder(tmp_path).trial("a"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert numbers(drive(lambda host: host.all({"a": FOUR["a"]}), slots=1)["a"]) == alone(FOUR["a"], small_tokens)
+
+
+def test_slots_stay_together_though_their_checkpoints_take_a_while_to_write(drive):
+    """With a disk that takes 50 ms a file, and slots that are worth waiting for: every interval is trained as one."""
+
+    async def scenario(host):
+        save = host.engine._trainers.save
+        host.engine._trainers.save = lambda *arguments: (time.sleep(0.05), save(*arguments))
+        return await host.all({"a": FOUR["a"], "d": FOUR["d"]})
+
+    results = drive(scenario, slots=2)
+    assert [row[col.BEGAN_AT] for row in results["a"]] == [row[col.BEGAN_AT] for row in results["d"]]
+
+
+def test_a_trial_whose_checkpoint_is_being_written_when_its_slots_are_withdrawn_goes_on(drive, small_tokens):
+    async def scenario(host):
+        save, advance = host.engine._trainers.save, host.engine._trainers.advance
+        failed = []
+
+        def slow_save(*arguments):
+            time.sleep(0.2)
+            save(*arguments)
+
+        def advance_until_memory_is_short(shape, slots, batched):
+            if not failed and host.engine._trials["a"].row is not None:
+                failed.append(True)
+                raise MemoryError
+            return advance(shape, slots, batched)
+
+        host.engine._trainers.save = slow_save
+        host.engine._trainers.advance = advance_until_memory_is_short
+        return await host.all({trial: FOUR[trial] for trial in "abc"})
+
+    results = drive(scenario, slots=3)
+    for trial in "abc":
+        assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
+
+
+def slow_saves(host):
+    """Steps whose checkpoints are on disk, in the order of their writing, which takes a while."""
+    save, written = host.engine._trainers.save, []
+
+    def slow_save(folder, snapshot):
+        time.sleep(0.2)
+        save(folder, snapshot)
+        written.append(snapshot[1]["step"])
+
+    host.engine._trainers.save = slow_save
+    return written
+
+
+def test_the_driver_decides_while_a_checkpoint_is_written_but_a_complete_trial_has_its_own(drive):
+    async def scenario(host):
+        written = slow_saves(host)
+        await host.enter("a", FOUR["a"])
+        seen = []
+        for step in (0, 5, 10, 15):
+            seen.append(((await host.engine.row("a", step))[col.STEP], list(written)))
+        return seen
+
+    # Never more than the checkpoint of one known row is missing.
+    assert drive(scenario, slots=1) == [(5, []), (10, [5]), (15, [5, 10]), (20, [5, 10, 15, 20])]
+
+
+def test_a_trial_that_is_stopped_while_its_checkpoint_is_written_leaves_none(drive):
+    async def scenario(host):
+        written = slow_saves(host)
+        await host.enter("a", FOUR["a"])
+        await host.engine.row("a", 0)
+        saving = host.engine._trials["a"].saving
+        await host.engine.leave("a")
+        await saving
+        return written, checkpoint_files(host.folder.trial("a"))
+
+    assert drive(scenario, slots=1) == ([5], [])
+
+
+def test_after_an_error_of_the_engine_itself_nobody_waits_for_ever(drive):
+    async def scenario(host):
+        host.engine._table.next_work = lambda now: 1 / 0
+        await host.enter("a", FOUR["a"])
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            await asyncio.wait_for(host.engine.row("a", 0), 5)
+        await host.engine.leave("a")
+        await host.enter("b", FOUR["b"])
+        with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+            await asyncio.wait_for(host.engine.row("b", 0), 5)
+
+    drive(scenario, slots=2)
+
+
+MEMORY_RUNS_OUT = """
+import asyncio, resource, sys
+import numpy as np
+import torch
+from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
+from lmcore.corpus.tokens import Tokens
+from lmcore.trainer import Trainer
+sys.path.insert(0, "tests/sweeps")
+import test_worker
+from sweeps.engine.slot_table import Costs
+
+test_worker.NOT_NUMBERS += ("slot",)
+import sweeps.engine.worker
+sweeps.engine.worker.show_in_dashboard = lambda title: None
+torch.set_num_threads(1)
+ids = np.arange(6000) * 7 % 61
+tokens = Tokens.of(ids[:4000], ids[4000:], 61)
+folder, slots, shapes, room_mib = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+
+
+# Nearly all memory is what the feed-forward keeps: 2048 tokens x 8192 x 4 bytes = 64 MiB a slot and tensor.
+def run(n):
+    shape = {"vocab_size": 128 + 64 * (n % shapes), "context_length": 64}
+    model = ModelConfig(d_model=16, num_layers=1, num_heads=2, d_ff=8192, **shape)
+    train = TrainConfig(steps=4, batch_size=32, eval_every=2, eval_windows=2, device="cpu", dtype="float32", seed=n)
+    return RunSpec(model=model, train=train, optim=OptimConfig(lr=10.0 ** -(n + 1)))
+
+
+runs = {f"t{n}": run(n) for n in range(4)}
+alone = {trial: test_worker.alone(spec, tokens) for trial, spec in runs.items()}
+
+
+async def main():
+    host = test_worker.Host(test_worker.Path(folder), tokens, slots, Costs(1.0, 1.2))
+    await asyncio.get_running_loop().run_in_executor(host.engine._device, torch.zeros, 10)
+    await asyncio.get_running_loop().run_in_executor(host.engine._writer._thread, torch.zeros, 10)
+    size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (size + room_mib * 2**20, resource.RLIM_INFINITY))
+    results = await asyncio.wait_for(host.all(runs), 120)
+    for trial, rows in results.items():
+        same = rows if isinstance(rows, BaseException) else test_worker.numbers(rows) == alone[trial]
+        print(trial, same)
+    print(host.engine._table.shapes and "slots", sorted(host.engine._trainers._most.values()))
+    print(*(await host.engine.heartbeat()).notes, sep="\\n")
+
+
+asyncio.run(main())
+"""
+
+
+def out_of_memory(folder, slots, shapes, room_mib):
+    """A real refusal by the kernel: an address space with `room_mib` MiB left, of which a slot takes about 300."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_RUNS_OUT, *map(str, (folder, slots, shapes, room_mib))],
+        cwd=ROOT,
+        env={"MALLOC_ARENA_MAX": "1", "PATH": "/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_where_memory_runs_out_the_slots_are_halved_and_every_trial_keeps_its_numbers(tmp_path):
+    lines = out_of_memory(tmp_path, slots=4, shapes=1, room_mib=900)
+    assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]
+    assert "engine 0: out of memory, going on with half the slots" in lines
+
+
+def test_where_memory_runs_out_as_slots_are_made_they_are_halved_as_well(tmp_path):
+    lines = out_of_memory(tmp_path, slots=512, shapes=1, room_mib=900)  # 6 MiB of weights and moments each
+    assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]

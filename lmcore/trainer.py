@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import torch
 from pydantic import ValidationError
@@ -25,6 +24,7 @@ from torch import Tensor
 
 from lmcore import columns as col
 from lmcore.checkpoint import JSON, CheckpointError, read_checkpoint, write_checkpoint
+from lmcore.columns import Row
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, check_windows
 from lmcore.data import get_batch, validation_windows
@@ -46,7 +46,6 @@ from lmcore.population.population import (
 )
 from lmcore.population.slot import Slot
 
-Row = dict[str, Any]
 Hidden = Callable[[TransformerLM, Tensor], Tensor]
 
 # A slot's elements must fill whole vector registers: elsewhere exp, log, silu take another code path for the remainder,

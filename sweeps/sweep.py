@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from lmcore import columns as col
+from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
@@ -31,7 +32,6 @@ from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 STOP_S = 12.0
 """For engines to end their intervals after Ctrl-C; with wandb's and Ray's part the end takes less than 30 s."""
 STOP_WANDB_S = 8.0
-Row = Mapping[str, Any]
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage

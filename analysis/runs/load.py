@@ -159,7 +159,7 @@ def _without_intermediate_values(storage: optuna.storages.RDBStorage) -> None:
 
 
 def _trial_id(size: str, trial: FrozenTrial) -> str:
-    return trial.user_attrs.get(col.TRIAL, f"{size}-{trial.number:04d}")
+    return trial.user_attrs.get(col.TRIAL, col.trial_id(size, trial.number))
 
 
 def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:

@@ -6,8 +6,8 @@ Schedule, bias corrections and 1 - beta are Python floats (float64) here and are
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.optim import Coefficients, adamw_coefficients
 from lmcore.schedule import cosine_lr
@@ -27,7 +27,7 @@ class Slot:
     """Wall seconds of those updates."""
     elapsed_s: float = 0.0
     """Wall seconds since the run began, evaluation included."""
-    last_row: dict[str, Any] | None = None
+    last_row: Row | None = None
     """The last report; saved with the slot, so that whoever resumes can repeat a report that may not have arrived."""
 
     @property

@@ -11,11 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from lmcore.config import RunSpec
 from lmcore.device import resolve_run, this_machine
-from lmcore.errors import InputError
+from lmcore.errors import InputError, OneLineParser
 from lmcore.params import count_parameters, flops_per_token
 from lmcore.profile.roofline import KINDS, update_work
 from lmcore.runfile.run_file import load_run
@@ -32,15 +32,9 @@ TRAIN_TOKENS = 2**20
 OTHER = "batches, autograd, the rest"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line."""
-        self.exit(2, f"{message}; see --help\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
-    p = _Parser(prog="python -m lmcore.profile", description=DESCRIPTION, allow_abbrev=False)
+    p = OneLineParser(prog="python -m lmcore.profile", description=DESCRIPTION, allow_abbrev=False)
     p.add_argument("--config", required=True, metavar="FILE", help="a sweep's YAML file: its base run is measured")
     p.add_argument("--size", metavar="NAME", help="which of the file's sizes (default: the last)")
     p.add_argument(

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from lmcore.errors import OneLineParser
 from sweeps.spec.settings import METHODS, SCHEDULERS
 
 DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quick.yaml"
@@ -70,14 +71,9 @@ class Options:
         }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; see --help\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line; a mistake exits with code 2 and one line."""
-    p = _Parser(
+    p = OneLineParser(
         prog="python sweeps/run.py",
         description=DESCRIPTION,
         epilog=EXAMPLES,

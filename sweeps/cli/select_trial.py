@@ -111,7 +111,7 @@ def _trials(spec: SweepSpec, folder: RunFolder) -> Trials:
             except KeyError:
                 continue
             for trial in storage.get_all_trials(study, deepcopy=False):
-                name = f"{size}-{trial.number:04d}"  # not what the study says: it becomes the name of a folder
+                name = col.trial_id(size, trial.number)  # not what the study says: it becomes the name of a folder
                 if trial.state is not TrialState.WAITING and col.RUN in trial.user_attrs:
                     trials[name] = trial
         storage.engine.dispose()

@@ -7,12 +7,13 @@ import argparse
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+
+from lmcore.errors import OneLineParser
 
 BEST = "best"
 
 
-class TrialParser(argparse.ArgumentParser):
+class TrialParser(OneLineParser):
     """A parser with RUN and --trial; a mistake exits with code 2 after one line."""
 
     def __init__(self, script: str, description: str, epilog: str) -> None:
@@ -30,10 +31,6 @@ class TrialParser(argparse.ArgumentParser):
             metavar="best[:SIZE]|ID",
             help="whose weights: the best complete trial of a size (default: of the largest one), or a trial's id",
         )
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with one line."""
-        self.exit(2, f"{message}; see --help\n")
 
 
 def number(kind: type[int] | type[float], rule: str, holds: Callable[[float], bool]) -> Callable[[str], float]:

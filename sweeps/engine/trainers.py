@@ -13,12 +13,13 @@ import torch
 
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError, write_checkpoint
+from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.corpus.tokens import Tokens
 from lmcore.device import resolve_run, this_machine
 from lmcore.measure.slot_count import ThroughputSample, choose_slots, speedup
 from lmcore.measure.throughput import is_out_of_memory, measure_at, measure_doubling
-from lmcore.trainer import Row, Trainer, with_runtime
+from lmcore.trainer import Trainer, with_runtime
 from sweeps.engine.slot_table import Costs, Signature
 from sweeps.rundir.checkpoints import (
     checkpoint_file,

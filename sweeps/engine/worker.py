@@ -21,12 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from lmcore import columns as col
+from lmcore.columns import Row
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.measure.slot_count import ThroughputSample
 from sweeps.cluster.ray_cluster import show_in_dashboard
 from sweeps.engine.checkpoint_writer import CheckpointWriter
 from sweeps.engine.slot_table import Costs, Signature, SlotTable, Work
-from sweeps.engine.worker_trial import YOUR_TURN, Heartbeat, Row, WorkerTrial
+from sweeps.engine.worker_trial import YOUR_TURN, Heartbeat, WorkerTrial
 from sweeps.rundir.checkpoints import drop_checkpoints
 from sweeps.rundir.folder import RunFolder
 

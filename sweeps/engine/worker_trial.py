@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lmcore.columns import Row
 from lmcore.config import RunSpec
 
-Row = dict[str, Any]
 YOUR_TURN = "your turn"
 """Answer to a suspect's question for its row: ask again, saying that you have heard, and it trains."""
 

@@ -8,15 +8,14 @@ import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import optuna
 
 from lmcore import columns as col
+from lmcore.columns import Row
 from lmcore.errors import InputError
 from sweeps.spec.sweep_spec import SweepSpec
 
-Row = Mapping[str, Any]
 RESTORE = "restore it from a copy"
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 JOURNAL_HEADER_BYTES = 28
@@ -70,7 +69,7 @@ def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Ma
         except KeyError:
             continue
         for trial in storage.get_all_trials(study, deepcopy=False):
-            name = f"{size}-{trial.number:04d}"
+            name = col.trial_id(size, trial.number)
             known[name] = trial
             if trial.user_attrs.get(col.TRIAL, name) != name:  # it becomes the name of a folder
                 raise InputError(f"{label}: trial {trial.number} of {size} must be called {name}; {RESTORE}")

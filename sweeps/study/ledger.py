@@ -24,6 +24,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
+from lmcore.columns import Row
 from lmcore.config import ModelConfig, RunSpec
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.spec.space import distributions, grid, limited
@@ -32,7 +33,6 @@ from sweeps.study.divergence import divergence
 from sweeps.study.samplers import sampler_for
 from sweeps.study.schedulers import pruner_for
 
-Row = dict[str, Any]
 CONSTRAINT = "diverged"
 RUNG = "completed_rung_"
 """How names of trial attributes begin in which Optuna's successive halving, and hyperband with it, keeps its state."""
@@ -140,7 +140,8 @@ class Ledger:
         """The trial as a run, which its attributes tell everybody."""
         experiment = trial.user_attrs.get(col.EXPERIMENT)
         overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
-        live = TrialHandle(f"{size}-{trial.number:04d}", size, experiment, self.spec.run_for(size, overrides), trial)
+        run = self.spec.run_for(size, overrides)
+        live = TrialHandle(col.trial_id(size, trial.number), size, experiment, run, trial)
         if col.COUNTS not in trial.user_attrs:
             # Few and large: every attribute is a transaction of its own, some milliseconds with SQLite.
             trial.set_user_attr(col.TRIAL, live.id)

@@ -193,7 +193,7 @@ class Trainer:
             "train_loss_sum": slot.train_loss_sum,
             "train_s": slot.train_s,
             "elapsed_s": slot.elapsed_s,
-            "last_row": slot.last_row,
+            "last_row": cast("dict[str, Any] | None", slot.last_row),
         }
         return tensors, meta
 

@@ -25,10 +25,14 @@ def pytest_addoption(parser):
     parser.addoption("--faults-json", metavar="FILE", help="write the table of faults to this file")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Under pytest-xdist, tests that share the cluster of this process stay together."""
+    """Under pytest-xdist, tests that share a cluster, or a control sweep, stay in one process."""
     for item in items:
-        if item.get_closest_marker("ray"):
+        if item.path.parent.name == "faults":
+            if item.get_closest_marker("ray") or "control" in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group("faults"))
+        elif item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 

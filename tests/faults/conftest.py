@@ -20,14 +20,13 @@ FAULT_PARTS = 6
 
 
 def pytest_collection_modifyitems(config, items):
-    """Select by --faults; under pytest-xdist all of these tests run in one process, as each loads both cores."""
+    """Select by --faults."""
     chosen, which = [], config.getoption("--faults")
     rest = 0
     for item in items:
         if item.path.parent != Path(__file__).parent:
             chosen.append(item)
             continue
-        item.add_marker(pytest.mark.xdist_group("faults"))
         smoke = item.get_closest_marker("smoke") is not None
         part, rest = rest % FAULT_PARTS, rest + (not smoke)
         today = not smoke and part == datetime.date.today().toordinal() % FAULT_PARTS

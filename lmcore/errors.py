@@ -33,9 +33,7 @@ class OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"{message}; see --help\n")
 
 
-def number_type(
-    kind: type[int] | type[float], rule: str, is_valid: Callable[[float], bool]
-) -> Callable[[str], float]:
+def number_type(kind: type[int] | type[float], rule: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:
     """An argparse `type` for finite numbers that satisfy `is_valid`; `rule` states the condition in error messages."""
 
     def parse(text: str) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lmcore.config import RunSpec
-from lmcore.runfile.run_file import OF_THE_SWEEP, load_run
+from lmcore.runfile.run_file import SWEEP_SECTIONS, load_run
 from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec
 
@@ -21,4 +21,4 @@ def test_the_run_of_a_size_is_the_one_that_its_trials_override(path):
 
 
 def test_the_sections_that_are_passed_over_are_all_that_a_sweep_has_beside_a_run():
-    assert set(OF_THE_SWEEP) == set(SweepSpec.model_fields) - set(RunSpec.model_fields)
+    assert set(SWEEP_SECTIONS) == set(SweepSpec.model_fields) - set(RunSpec.model_fields)

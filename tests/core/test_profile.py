@@ -172,7 +172,7 @@ def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer
 
 def test_the_command_prints_what_it_measured_and_where_the_time_went(config, capsys, monkeypatch):
     monkeypatch.setattr(lmcore.measure.peak, "CPU_COPY_BYTES", 2**20)
-    monkeypatch.setattr(lmcore.measure.peak, "LEAST_S", 0.01)
+    monkeypatch.setattr(lmcore.measure.peak, "MIN_SECONDS", 0.01)
     monkeypatch.setattr(lmcore.profile.breakdown, "UPDATES", 1)
     before = sorted(config.parent.iterdir())
     assert main(["--config", str(config), "--slots", "2", "--seconds", "0.05"]) == 0

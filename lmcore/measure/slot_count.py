@@ -1,4 +1,4 @@
-"""Choosing the number of slots K from measured throughput. `lmcore.measure.throughput` measures; this needs no torch."""
+"""Choosing the number of slots K from throughput that `lmcore.measure.throughput` measured. Loads without torch."""
 
 import math
 import statistics

@@ -12,10 +12,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from lmcore import durable
 from lmcore.corpus.text import read_documents
 from lmcore.corpus.tokenizer import encode_documents, train_tokenizer
 from lmcore.errors import InputError
-from lmcore.export import llama
 from lmcore.export.llama import llama_config, llama_files, llama_weights, write_folder
 from lmcore.model import ModelConfig, TransformerLM
 
@@ -149,13 +149,13 @@ def test_an_error_leaves_nothing_and_a_kill_nothing_that_looks_whole(tmp_path, m
     def refuse(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(llama, "replace", refuse)
+    monkeypatch.setattr(durable, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
         write_folder(tmp_path / "out", {"a": b"1"})
     assert not list(tmp_path.iterdir())
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom lmcore.export import llama\n"
-        "llama.replace = lambda source, target: os.kill(os.getpid(), 9)\n"
+        "import os, sys\nfrom pathlib import Path\nfrom lmcore import durable\nfrom lmcore.export import llama\n"
+        "durable.replace = lambda source, target: os.kill(os.getpid(), 9)\n"
         "llama.write_folder(Path(sys.argv[1]), {'a': b'1'})"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -154,5 +154,5 @@ def test_a_prompt_is_plain_text_or_the_end_of_the_text_before(bpe):
     assert 0 not in prompt_tokens(bpe, "<|endoftext|>", 400)
     with pytest.raises(InputError, match="PROMPT: must be of the model's 100 tokens"):
         prompt_tokens(bpe, "def ", 100)
-    with pytest.raises(InputError, match="PROMPT: must hold text"):
+    with pytest.raises(InputError, match="PROMPT: must not be empty"):
         prompt_tokens(Tokenizer(models.BPE()), "", 100)

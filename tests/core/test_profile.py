@@ -20,8 +20,8 @@ from lmcore.device import Machine, resolve_run
 from lmcore.model import TransformerLM
 from lmcore.params import count_parameters
 from lmcore.profile.__main__ import main
-from lmcore.profile.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Probe, Share, attributed
-from lmcore.profile.roofline import KINDS, Work, update_work
+from lmcore.profile.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Category, Probe, attribute_time
+from lmcore.profile.roofline import KINDS, Operation, update_operations
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """\
@@ -55,24 +55,25 @@ def breakdown():
     torch.set_num_threads(1)
     ids = np.arange(20_000) % 97
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(lmcore.profile.breakdown, "UPDATES", 1)  # to read the events of one takes most of the time
+        # Reading the profiler's events takes most of the time, so profile a single update.
+        monkeypatch.setattr(lmcore.profile.breakdown, "PROFILED_UPDATES", 1)
         return Probe(tiny_run(eval_windows=4), 1, Tokens.of(ids[:10_000], ids[10_000:], 97)).break_down()
 
 
 def test_the_parts_of_an_update_sum_to_its_measured_time_and_so_do_the_kinds_of_work(breakdown):
-    assert sum(map(breakdown.of, PARTS)) == pytest.approx(breakdown.update_s)
-    assert sum(breakdown.of(kind=kind) for kind in (*KINDS, OVERHEAD)) == pytest.approx(breakdown.update_s)
+    assert sum(map(breakdown.total_s, PARTS)) == pytest.approx(breakdown.update_s)
+    assert sum(breakdown.total_s(kind=kind) for kind in (*KINDS, OVERHEAD)) == pytest.approx(breakdown.update_s)
 
 
 def test_every_part_of_an_uncompiled_update_takes_time(breakdown):
-    ran = {part for part in PARTS if breakdown.of(part) > 0}
+    ran = {part for part in PARTS if breakdown.total_s(part) > 0}
     assert ran == {*PARTS} - {"compiled model"}
-    assert 0 < breakdown.of(REST) < breakdown.update_s
+    assert 0 < breakdown.total_s(REST) < breakdown.update_s
 
 
 def test_only_what_is_differentiated_takes_time_in_the_backward_pass(breakdown):
     differentiated = {"embedding", "norms", "attention", "feed-forward", "residual sums", HEAD_AND_LOSS, AUTOGRAD}
-    assert {part for part in PARTS if breakdown.of(part, backward=True)} == differentiated
+    assert {part for part in PARTS if breakdown.total_s(part, backward=True)} == differentiated
 
 
 def test_matrix_products_and_attention_are_found_in_the_parts_that_make_them(breakdown):
@@ -103,9 +104,9 @@ def test_a_kernel_counts_at_its_operator_and_a_backward_one_at_the_forward_opera
     kernel = event("vectorized_elementwise_kernel", None, start=3, kernel_us=3, device=DeviceType.CUDA)
     node = event("autograd::engine::evaluate_function: MulBackward0", None, start=4, own_us=50, number=7)
     backward = event("aten::mul", node, start=5, own_us=100, kernel_us=5)
-    assert attributed([backward, node, kernel, forward, norm, advance], on_gpu=True) == {
-        Share("norms", False, "elementwise"): pytest.approx(3e-6),
-        Share("norms", True, "elementwise"): pytest.approx(5e-6),
+    assert attribute_time([backward, node, kernel, forward, norm, advance], on_gpu=True) == {
+        Category("norms", False, "elementwise"): pytest.approx(3e-6),
+        Category("norms", True, "elementwise"): pytest.approx(5e-6),
     }
 
 
@@ -117,8 +118,8 @@ def test_evaluation_and_the_loading_of_slots_are_left_out():
     windows = event("lmcore/population/evaluate.py(28): window_losses", advance, start=4)
     block = event("nn.Module: Block_0", windows, start=5)
     added = event("aten::add", block, start=6, own_us=30)
-    seconds = attributed([load, drawn, advance, stacked, windows, block, added])
-    assert seconds == {Share("batches, coefficients", False, OVERHEAD): pytest.approx(20e-6)}
+    seconds = attribute_time([load, drawn, advance, stacked, windows, block, added])
+    assert seconds == {Category("batches, coefficients", False, OVERHEAD): pytest.approx(20e-6)}
 
 
 def test_a_compiled_program_is_one_part_whose_products_and_cpu_kernels_are_seen():
@@ -127,9 +128,9 @@ def test_a_compiled_program_is_one_part_whose_products_and_cpu_kernels_are_seen(
     call = event("torchinductor/ab/cab.py(585): call", region, start=2, own_us=9)
     kernel = event("<built-in function kernel>", call, start=3, own_us=20)
     product = event("aten::bmm", call, start=4, own_us=30)
-    seconds = attributed([advance, region, call, kernel, product])
-    assert seconds.pop(Share("compiled model", False, "elementwise")) == pytest.approx(20e-6)
-    assert seconds == {Share("compiled model", False, "matrix products"): pytest.approx(30e-6)}
+    seconds = attribute_time([advance, region, call, kernel, product])
+    assert seconds.pop(Category("compiled model", False, "elementwise")) == pytest.approx(20e-6)
+    assert seconds == {Category("compiled model", False, "matrix products"): pytest.approx(30e-6)}
 
 
 @pytest.mark.parametrize("ffn", ["swiglu", "relu"])
@@ -142,30 +143,33 @@ def test_flops_of_products_and_attention_are_those_that_torch_counts(ffn, tied, 
     model = TransformerLM(config, slots)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(slots, 5, 8, dtype=torch.int64)).sum().backward()
-    works = update_work(RunSpec(model=config, train=TrainConfig(batch_size=5)), slots)
-    products, attention = (sum(w.total_flops for w in works if w.kind == k) for k in ("matrix products", "attention"))
+    operations = update_operations(RunSpec(model=config, train=TrainConfig(batch_size=5)), slots)
+    products, attention = (
+        sum(operation.total_flops for operation in operations if operation.kind == kind)
+        for kind in ("matrix products", "attention")
+    )
     assert products + attention * 2 * 8 / (8 + 1) == counter.get_total_flops()
 
 
 def test_norms_rotary_positions_and_parameters_are_counted_where_they_are():
     def counted(**model):
         run = RunSpec(model=ModelConfig(num_layers=3, **model))
-        return {work.name: work for work in update_work(run, 2)}, count_parameters(run.model).total
+        return {operation.name: operation for operation in update_operations(run, 2)}, count_parameters(run.model).total
 
     for norm, norms in (("pre", 7), ("post", 6), ("none", 0)):
-        works, parameters = counted(norm=norm, positions="none")
-        assert works["norms"].times == 2 * norms
-        assert works["rotary positions"].times == 0
-        assert works["norm, clip and AdamW"].total_bytes == 2 * 32 * parameters
+        operations, parameters = counted(norm=norm, positions="none")
+        assert operations["norms"].times == 2 * norms
+        assert operations["rotary positions"].times == 0
+        assert operations["norm, clip and AdamW"].total_bytes == 2 * 32 * parameters
 
 
 def test_a_bound_is_the_longer_of_arithmetic_and_memory():
-    assert Work("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=10, bytes_per_s=10) == 30
-    assert Work("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
+    assert Operation("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=10, bytes_per_s=10) == 30
+    assert Operation("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
 
 
 def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer():
-    full, half = (update_work(tiny_run(dtype=dtype), 1) for dtype in ("float32", "bfloat16"))
+    full, half = (update_operations(tiny_run(dtype=dtype), 1) for dtype in ("float32", "bfloat16"))
     for wide, narrow in zip(full, half, strict=True):
         assert wide.bytes == narrow.bytes * (1 if wide.kind == "optimizer" else 2)
 
@@ -173,7 +177,7 @@ def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer
 def test_the_command_prints_what_it_measured_and_where_the_time_went(config, capsys, monkeypatch):
     monkeypatch.setattr(lmcore.measure.peak, "CPU_COPY_BYTES", 2**20)
     monkeypatch.setattr(lmcore.measure.peak, "MIN_SECONDS", 0.01)
-    monkeypatch.setattr(lmcore.profile.breakdown, "UPDATES", 1)
+    monkeypatch.setattr(lmcore.profile.breakdown, "PROFILED_UPDATES", 1)
     before = sorted(config.parent.iterdir())
     assert main(["--config", str(config), "--slots", "2", "--seconds", "0.05"]) == 0
     said = capsys.readouterr().out
@@ -181,10 +185,10 @@ def test_the_command_prints_what_it_measured_and_where_the_time_went(config, cap
         assert f"{heading}" in said.split("\n\n") or heading in [line.split(":")[0] for line in said.splitlines()]
     expected = [
         "size s: ",
-        "slots K = 2, batch B = 4, time T = 16: 128 tokens",
+        "slots K = 2, batch B = 4, time T = 16: 128 tokens per update",
         "cpu, float32, not compiled, CPU threads: 1",
     ]
-    for text in (*expected, "random tokens", "after every 20 updates", "times its bound of"):
+    for text in (*expected, "random tokens", "After every 20 updates", "times its bound of"):
         assert text in said
     assert sorted(config.parent.iterdir()) == before
 

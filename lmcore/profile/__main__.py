@@ -149,18 +149,18 @@ def _rates(run: RunSpec, slots: int, update_s: float, peak: float, bandwidth: fl
 def _roofline(run: RunSpec, slots: int, breakdown: "Breakdown", update_s: float, peak: float, bandwidth: float) -> str:
     from lmcore.profile.breakdown import OVERHEAD
 
-    operations = [operation for operation in update_operations(run, slots) if operation.times]
-    flops = sum(operation.total_flops for operation in operations)
-    traffic = sum(operation.total_bytes for operation in operations)
+    operations = [operation for operation in update_operations(run, slots) if operation.bytes]
+    flops = sum(operation.flops for operation in operations)
+    traffic = sum(operation.bytes for operation in operations)
     bound_s = sum(operation.bound_s(peak, bandwidth) for operation in operations)
     rows = [("operations", "FLOPs", "bytes", "bound ms", "profiled ms")]
     for kind in KINDS:
         rows.append((kind, "", "", "", _in_ms(breakdown.total_s(kind=kind))))
         for operation in operations:
             if operation.kind == kind:
-                own_flops = _si(operation.total_flops) if operation.flops else ""
+                own_flops = _si(operation.flops) if operation.flops else ""
                 own_bound = _in_ms(operation.bound_s(peak, bandwidth))
-                rows.append((f"  {operation.name}", own_flops, _si(operation.total_bytes, "B"), own_bound, ""))
+                rows.append((f"  {operation.name}", own_flops, _si(operation.bytes, "B"), own_bound, ""))
     rows.append((OTHER, "", "", "", _in_ms(breakdown.total_s(kind=OVERHEAD))))
     rows.append(("an update", _si(flops), _si(traffic, "B"), _in_ms(bound_s), _in_ms(breakdown.update_s)))
     return f"""\

@@ -37,41 +37,26 @@ KINDS: tuple[Kind, ...] = ("matrix products", "attention", "elementwise", "optim
 
 
 class Operation(NamedTuple):
-    """An operation that an update performs `times` times.
+    """All operations of one size in an update.
 
-    >>> Operation("elementwise", "sum", flops=0, bytes=2**20, times=3).bound_s(flops_per_s=1e12, bytes_per_s=2**30)
-    0.0029296875
+    >>> Operation("elementwise", "residual sums", flops=0, bytes=2**20).bound_s(flops_per_s=1e12, bytes_per_s=2**30)
+    0.0009765625
     """
 
     kind: Kind
     name: str
     flops: int
-    """FLOPs of one repetition."""
+    """FLOPs per update."""
     bytes: int
-    """Bytes that one repetition reads and writes."""
-    times: int
-    """How often an update performs it."""
+    """Bytes read and written per update."""
 
     def bound_s(self, flops_per_s: float, bytes_per_s: float) -> float:
-        """Least time of all `times` repetitions, in seconds, at a device's peak rate and memory bandwidth."""
-        return self.times * max(self.flops / flops_per_s, self.bytes / bytes_per_s)
-
-    @property
-    def total_flops(self) -> int:
-        """FLOPs of all repetitions."""
-        return self.times * self.flops
-
-    @property
-    def total_bytes(self) -> int:
-        """Bytes of all repetitions."""
-        return self.times * self.bytes
+        """Least time in seconds at a device's peak rate and memory bandwidth."""
+        return max(self.flops / flops_per_s, self.bytes / bytes_per_s)
 
 
 def update_operations(run: RunSpec, slots: int) -> list[Operation]:
-    """The operations of one update of `slots` slots, as in the table above. The dtype of `run` must be resolved.
-
-    >>> flops = sum(operation.total_flops for operation in update_operations(run, slots=1))
-    """
+    """The operations of one update of `slots` slots, as in the table above. The dtype of `run` must be resolved."""
     m = run.model
     n, T = run.tokens_per_step, m.context_length
     N, D, F, V = m.num_layers, m.d_model, m.d_ff, m.vocab_size
@@ -80,23 +65,24 @@ def update_operations(run: RunSpec, slots: int) -> list[Operation]:
     norms = count_parameters(m).norm // D
 
     def product(name: str, a: int, b: int, times: int) -> Operation:
-        return Operation("matrix products", name, 2 * n * a * b, element * (n * a + a * b + n * b), 3 * times)
+        elements = n * a + a * b + n * b
+        return Operation("matrix products", name, 3 * times * 2 * n * a * b, 3 * times * element * elements)
 
     def elementwise(name: str, elements: int, times: int) -> Operation:
-        return Operation("elementwise", name, 0, element * elements, times)
+        return Operation("elementwise", name, 0, times * element * elements)
 
     one_slot = [
         product("q, k, v, output", D, D, 4 * N),
         product("feed-forward", D, F, (3 if gated else 2) * N),
         product("head", D, V, 1),
-        Operation("attention", "forward", 2 * n * (T + 1) * D, element * 4 * n * D, N),
-        Operation("attention", "backward", 4 * n * (T + 1) * D, element * 8 * n * D, N),
+        Operation("attention", "forward", N * 2 * n * (T + 1) * D, N * element * 4 * n * D),
+        Operation("attention", "backward", N * 4 * n * (T + 1) * D, N * element * 8 * n * D),
         elementwise("norms", 5 * n * D, norms),
         elementwise("rotary positions", 8 * n * D, N if m.positions == "rope" else 0),
         elementwise("activations", (8 if gated else 5) * n * F, N),
         elementwise("residual sums", 6 * n * D, 2 * N),
         elementwise("embedding", 5 * n * D + V * D, 1),
         elementwise("loss", 3 * n * V, 1),
-        Operation("optimizer", "norm, clip and AdamW", 0, 32 * count_parameters(m).total, 1),
+        Operation("optimizer", "norm, clip and AdamW", 0, 32 * count_parameters(m).total),
     ]
-    return [operation._replace(times=slots * operation.times) for operation in one_slot]
+    return [Operation(kind, name, slots * flops, slots * bytes_) for kind, name, flops, bytes_ in one_slot]

@@ -43,11 +43,10 @@ def config(tmp_path):
     return path
 
 
-def tiny_run(**train):
-    model = ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=64, context_length=16)
-    return resolve_run(
-        RunSpec(model=model, train=TrainConfig(batch_size=4, device="cpu", **train)), Machine(cuda=False)
-    )
+def tiny_run(model=None, **train):
+    tiny = {"vocab_size": 97, "d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 16}
+    run = RunSpec(model=ModelConfig(**tiny | (model or {})), train=TrainConfig(batch_size=4, device="cpu", **train))
+    return resolve_run(run, Machine(cuda=False))
 
 
 @pytest.fixture(scope="module")
@@ -145,27 +144,24 @@ def test_flops_of_products_and_attention_are_those_that_torch_counts(ffn, tied, 
         model(torch.zeros(slots, 5, 8, dtype=torch.int64)).sum().backward()
     operations = update_operations(RunSpec(model=config, train=TrainConfig(batch_size=5)), slots)
     products, attention = (
-        sum(operation.total_flops for operation in operations if operation.kind == kind)
+        sum(operation.flops for operation in operations if operation.kind == kind)
         for kind in ("matrix products", "attention")
     )
     assert products + attention * 2 * 8 / (8 + 1) == counter.get_total_flops()
 
 
 def test_norms_rotary_positions_and_parameters_are_counted_where_they_are():
-    def counted(**model):
-        run = RunSpec(model=ModelConfig(num_layers=3, **model))
-        return {operation.name: operation for operation in update_operations(run, 2)}, count_parameters(run.model).total
-
     for norm, norms in (("pre", 7), ("post", 6), ("none", 0)):
-        operations, parameters = counted(norm=norm, positions="none")
-        assert operations["norms"].times == 2 * norms
-        assert operations["rotary positions"].times == 0
-        assert operations["norm, clip and AdamW"].total_bytes == 2 * 32 * parameters
+        run = tiny_run(model={"num_layers": 3, "norm": norm, "positions": "none"}, dtype="float32")
+        bytes_of = {operation.name: operation.bytes for operation in update_operations(run, 2)}
+        assert bytes_of["norms"] == 2 * norms * 5 * run.tokens_per_step * run.model.d_model * 4
+        assert bytes_of["rotary positions"] == 0
+        assert bytes_of["norm, clip and AdamW"] == 2 * 32 * count_parameters(run.model).total
 
 
 def test_a_bound_is_the_longer_of_arithmetic_and_memory():
-    assert Operation("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=10, bytes_per_s=10) == 30
-    assert Operation("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
+    assert Operation("elementwise", "x", flops=300, bytes=30).bound_s(flops_per_s=10, bytes_per_s=10) == 30
+    assert Operation("elementwise", "x", flops=300, bytes=30).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
 
 
 def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer():

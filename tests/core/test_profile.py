@@ -1,4 +1,4 @@
-"""An update's time is put down to its parts without loss, its work is what torch counts, and mistakes are one line."""
+"""The parts of an update sum to its time, its FLOPs match torch's count, and mistakes are reported in one line."""
 
 import subprocess
 import sys
@@ -59,7 +59,7 @@ def breakdown():
         return Probe(tiny_run(eval_windows=4), 1, Tokens.of(ids[:10_000], ids[10_000:], 97)).break_down()
 
 
-def test_the_parts_of_an_update_sum_to_its_measured_time_and_so_do_the_kinds_of_work(breakdown):
+def test_parts_and_kinds_each_sum_to_the_time_of_an_update(breakdown):
     assert sum(map(breakdown.total_s, PARTS)) == pytest.approx(breakdown.update_s)
     assert sum(breakdown.total_s(kind=kind) for kind in (*KINDS, OVERHEAD)) == pytest.approx(breakdown.update_s)
 
@@ -70,12 +70,12 @@ def test_every_part_of_an_uncompiled_update_takes_time(breakdown):
     assert 0 < breakdown.total_s(REST) < breakdown.update_s
 
 
-def test_only_what_is_differentiated_takes_time_in_the_backward_pass(breakdown):
+def test_only_differentiated_parts_take_time_in_the_backward_pass(breakdown):
     differentiated = {"embedding", "norms", "attention", "feed-forward", "residual sums", HEAD_AND_LOSS, AUTOGRAD}
     assert {part for part in PARTS if breakdown.total_s(part, backward=True)} == differentiated
 
 
-def test_matrix_products_and_attention_are_found_in_the_parts_that_make_them(breakdown):
+def test_matrix_products_and_attention_are_attributed_to_their_parts(breakdown):
     assert {share.part for share in breakdown.seconds if share.kind == "matrix products"} == {
         "attention",
         "feed-forward",
@@ -96,7 +96,7 @@ def event(name, parent=None, start=0.0, own_us=0.0, kernel_us=0.0, number=-1, de
     )
 
 
-def test_a_kernel_counts_at_its_operator_and_a_backward_one_at_the_forward_operator_of_another_thread():
+def test_a_kernel_counts_with_its_operator_and_a_backward_operator_with_its_forward_operator():
     advance = event("lmcore/trainer.py(103): advance", start=0)
     norm = event("nn.Module: SlotRMSNorm_3", advance, start=1)
     forward = event("aten::mul", norm, start=2, own_us=100, kernel_us=3, number=7)
@@ -109,7 +109,7 @@ def test_a_kernel_counts_at_its_operator_and_a_backward_one_at_the_forward_opera
     }
 
 
-def test_evaluation_and_the_loading_of_slots_are_left_out():
+def test_evaluation_and_loading_a_slot_are_left_out():
     load = event("lmcore/trainer.py(139): load_slot", start=0)
     drawn = event("aten::normal_", load, start=1, own_us=10)
     advance = event("lmcore/trainer.py(103): advance", start=2)
@@ -121,7 +121,7 @@ def test_evaluation_and_the_loading_of_slots_are_left_out():
     assert seconds == {Category("batches, coefficients", False, OVERHEAD): pytest.approx(20e-6)}
 
 
-def test_a_compiled_program_is_one_part_whose_products_and_cpu_kernels_are_seen():
+def test_a_compiled_program_is_one_part_with_products_and_cpu_kernels():
     advance = event("lmcore/trainer.py(103): advance", start=0)
     region = event("Torch-Compiled Region: 0/0", advance, start=1)
     call = event("torchinductor/ab/cab.py(585): call", region, start=2, own_us=9)
@@ -135,8 +135,8 @@ def test_a_compiled_program_is_one_part_whose_products_and_cpu_kernels_are_seen(
 @pytest.mark.parametrize("ffn", ["swiglu", "relu"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("slots", [1, 3])
-def test_flops_of_products_and_attention_are_those_that_torch_counts(ffn, tied, slots):
-    """torch counts attention, written out as products, without its causality: T^2 pairs for our T (T + 1) / 2."""
+def test_flops_of_products_and_attention_match_torchs_count(ffn, tied, slots):
+    """torch counts attention as products without causality: T^2 pairs instead of our T (T + 1) / 2."""
     sizes = {"vocab_size": 37, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 24, "context_length": 8}
     config = ModelConfig(**sizes, ffn=ffn, tie_embeddings=tied)
     model = TransformerLM(config, slots)
@@ -150,7 +150,7 @@ def test_flops_of_products_and_attention_are_those_that_torch_counts(ffn, tied, 
     assert products + attention * 2 * 8 / (8 + 1) == counter.get_total_flops()
 
 
-def test_norms_rotary_positions_and_parameters_are_counted_where_they_are():
+def test_bytes_of_norms_rotary_positions_and_optimizer_depend_on_the_architecture():
     for norm, norms in (("pre", 7), ("post", 6), ("none", 0)):
         run = tiny_run(model={"num_layers": 3, "norm": norm, "positions": "none"}, dtype="float32")
         bytes_of = {operation.name: operation.bytes for operation in update_operations(run, 2)}
@@ -159,37 +159,37 @@ def test_norms_rotary_positions_and_parameters_are_counted_where_they_are():
         assert bytes_of["norm, clip and AdamW"] == 2 * 32 * count_parameters(run.model).total
 
 
-def test_a_bound_is_the_longer_of_arithmetic_and_memory():
+def test_a_bound_is_the_larger_of_compute_and_memory_time():
     assert Operation("elementwise", "x", flops=300, bytes=30).bound_s(flops_per_s=10, bytes_per_s=10) == 30
     assert Operation("elementwise", "x", flops=300, bytes=30).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
 
 
-def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer():
+def test_bfloat16_halves_the_bytes_of_all_operations_but_the_optimizer():
     full, half = (update_operations(tiny_run(dtype=dtype), 1) for dtype in ("float32", "bfloat16"))
     for wide, narrow in zip(full, half, strict=True):
         assert wide.bytes == narrow.bytes * (1 if wide.kind == "optimizer" else 2)
 
 
-def test_the_command_prints_what_it_measured_and_where_the_time_went(config, capsys, monkeypatch):
+def test_the_command_prints_all_of_its_tables_and_writes_no_file(config, capsys, monkeypatch):
     monkeypatch.setattr(lmcore.measure.peak, "CPU_COPY_BYTES", 2**20)
     monkeypatch.setattr(lmcore.measure.peak, "MIN_SECONDS", 0.01)
     monkeypatch.setattr(lmcore.profile.breakdown, "PROFILED_UPDATES", 1)
     before = sorted(config.parent.iterdir())
     assert main(["--config", str(config), "--slots", "2", "--seconds", "0.05"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for heading in ("What is measured", "Where an update's time goes", "Rates", "Roofline"):
-        assert f"{heading}" in said.split("\n\n") or heading in [line.split(":")[0] for line in said.splitlines()]
+        assert f"{heading}" in printed.split("\n\n") or heading in [line.split(":")[0] for line in printed.splitlines()]
     expected = [
         "size s: ",
         "slots K = 2, batch B = 4, time T = 16: 128 tokens per update",
         "cpu, float32, not compiled, CPU threads: 1",
     ]
     for text in (*expected, "random tokens", "After every 20 updates", "times its bound of"):
-        assert text in said
+        assert text in printed
     assert sorted(config.parent.iterdir()) == before
 
 
-def test_without_a_size_the_last_is_measured_and_a_named_one_otherwise(config):
+def test_the_last_size_is_the_default(config):
     from lmcore.runfile.run_file import load_run
 
     run, name = load_run(config)
@@ -209,12 +209,12 @@ def test_without_a_size_the_last_is_measured_and_a_named_one_otherwise(config):
         (["--verbose"], "unrecognized arguments: --verbose; see --help"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_exit_code_2(config, capsys, arguments, message):
+def test_a_wrong_option_is_reported_in_one_line_with_exit_code_2(config, capsys, arguments, message):
     assert exit_code(["--config", str(config), *arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(message)
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -230,23 +230,23 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(config, capsys, arguments, m
         ("lr: 1e-3}", "lr: [1e-3}", ":4: malformed YAML: "),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_that_names_it_and_exit_code_2(config, capsys, text, changed, message):
+def test_a_mistake_in_the_file_is_reported_in_one_line_with_exit_code_2(config, capsys, text, changed, message):
     config.write_text(CONFIG.replace(text, changed))
     assert exit_code(["--config", str(config)]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"{config}{message}")
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"{config}{message}")
+    assert printed.err.count("\n") == 1
 
 
-def test_a_device_that_is_not_there_is_one_line_and_exit_code_2(config, capsys, monkeypatch):
+def test_a_missing_device_is_reported_in_one_line_with_exit_code_2(config, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config.write_text(CONFIG.replace("device: cpu", "device: cuda"))
     assert exit_code(["--config", str(config)]) == 2
     assert capsys.readouterr().err.startswith("train.device: cuda needs a GPU and there is none")
 
 
-def test_a_process_of_its_own_answers_a_mistake_with_one_line_and_no_traceback(tmp_path):
+def test_the_command_line_reports_a_mistake_without_a_traceback(tmp_path):
     command = [sys.executable, "-m", "lmcore.profile", "--config", str(tmp_path / "a.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -259,5 +259,5 @@ def test_a_process_of_its_own_answers_a_mistake_with_one_line_and_no_traceback(t
 def exit_code(arguments):
     try:
         return main(arguments)
-    except SystemExit as left:
-        return left.code
+    except SystemExit as error:
+        return error.code

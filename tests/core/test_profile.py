@@ -203,6 +203,7 @@ def test_the_last_size_is_the_default(config):
     [
         (["--slots", "0"], "argument --slots: must be a whole number >= 1 (got '0'); see --help"),
         (["--slots", "two"], "argument --slots: must be a whole number >= 1 (got 'two'); see --help"),
+        (["--slots", "1" + 400 * "0"], "argument --slots: must be a whole number >= 1 (got '1000"),
         (["--seconds", "nan"], "argument --seconds: must be a number > 0 (got 'nan'); see --help"),
         (["--size", "m"], "--size: must be one of xs, s (got 'm'); choose one of them"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory); give the path of a"),

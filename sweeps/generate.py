@@ -79,8 +79,8 @@ def main(argv: list[str] | None = None) -> int:
     import torch
     from tokenizers import Tokenizer
 
+    from lmcore.corpus.tokenizer import end_of_text_token
     from lmcore.export.sampling import generate, prompt_tokens, text_pieces
-    from lmcore.export.trained_model import end_of_text_token
     from sweeps.cli.select_trial import select_trial
 
     try:

@@ -1,6 +1,8 @@
 """An Optuna sampler for each value of `search.method`.
 
-To add a search method, write its function below, enter it in SAMPLERS, and add its name to `sweeps.spec.settings.Method`.
+To add a search method, write its function below, enter it in SAMPLERS, and add its name to `Method` in
+`sweeps.spec.settings`.
+
 Grid and experiments need no sampler of their own: their trials are enqueued in the study beforehand
 (`sweeps.study.ledger`), and Optuna serves enqueued trials before it asks any sampler.
 """

@@ -1,6 +1,7 @@
 """Early stopping: an Optuna pruner for each value of `search.scheduler`, and the decisions made with it.
 
-To add a scheduler, write its function below, enter it in SCHEDULERS, and add its name to `sweeps.spec.settings.Scheduler`.
+To add a scheduler, write its function below, enter it in SCHEDULERS, and add its name to `Scheduler` in
+`sweeps.spec.settings`.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,13 +3,14 @@
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.text import Text
 
 from lmcore import columns as col
+from lmcore.columns import Row
 from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
@@ -32,7 +33,7 @@ class StudyScheduler(FIFOScheduler):
     """
 
     def __init__(self, ledger: Ledger, engines: WorkerPool, callbacks: Callbacks) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._ledger = ledger
         self._engines = engines
         self._callbacks = callbacks
@@ -52,7 +53,8 @@ class StudyScheduler(FIFOScheduler):
         known = self._ledger.live[trial_id].last_row
         if known is not None and result[col.STEP] <= known[col.STEP]:
             return TrialScheduler.CONTINUE  # a row repeated after a process or node died
-        row = {name: result[name] for name in (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS) if name in result}
+        columns = (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS)
+        row = cast(Row, {name: result[name] for name in columns if name in result})
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()
         self._engines.is_on(trial_id, row[col.ENGINE])
@@ -64,28 +66,25 @@ class StudyScheduler(FIFOScheduler):
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The pending trial that gets the process of a trial that has just ended.
 
-        A trial that has waited for its own process for long comes first: where a node was lost, there may be no room
-        to start one. Then comes a trial that has none starting. Otherwise None: Tune would give the free process to a
-        trial whose own one is starting, kill the latter, and start another for the next trial, which meets the same
-        fate. A sweep of short trials would start a process for each of them (test_packed.py counts them).
+        First a trial that has waited long for a process of its own: if a node was lost, there may be no room to start
+        one. Then a trial that Tune has not started one for. Otherwise none: Tune would give the free process to a trial
+        whose own is starting, kill the latter, and start another for the next trial, which meets the same fate. A sweep
+        of short trials would start a process for each of them (tests/sweeps/test_packed.py counts).
         """
         now = time.monotonic()
-        live = tune_controller.get_live_trials()
+        live: list[Trial] = tune_controller.get_live_trials()
         by_id = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
         pending = [by_id[trial_id] for trial_id in self._ledger.live if trial_id in by_id]
-        for trial in pending:
-            if now - self._process_asked_at.get(trial.trial_id, now) > PROCESS_STARTS_WITHIN_S:
-                return trial
-        for trial in pending:
-            if trial.trial_id not in self._process_asked_at:
-                self._process_asked_at[trial.trial_id] = now
-                return trial
-        return None
+        new = [trial for trial in pending if trial.trial_id not in self._process_asked_at]
+        self._process_asked_at |= {trial.trial_id: now for trial in new}
+        asked_at = self._process_asked_at
+        overdue = [trial for trial in pending if now - asked_at[trial.trial_id] > PROCESS_STARTS_WITHIN_S]
+        return next(iter(overdue + new), None)
 
     @end_sweep_if_unwritable()
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """The trial's proxy died. Tune starts another one, or after too many completes the trial with an error."""
-        if not trial.should_recover():
+        if not trial.should_recover():  # type: ignore[no-untyped-call]
             # trial.get_error() looks where Tune copies the file to later.
             self._fail(trial.config[col.TRIAL], Path(trial.error_file).read_text())
 

@@ -26,11 +26,12 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import ModelConfig, RunSpec
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.spec.space import distributions, grid, limited
+from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.divergence import divergence
+from sweeps.study.open_study import open_study
 from sweeps.study.samplers import complete_suggestion, sampler_for
-from sweeps.study.schedulers import EarlyStopping, pruner_for
+from sweeps.study.schedulers import EarlyStopping
 from sweeps.study.storage import running_trial
 
 CONSTRAINT = "diverged"
@@ -71,8 +72,10 @@ class Ledger:
 
     Example:
         ledger = Ledger(spec, open_storage(None, folder))
-        trial = ledger.ask(ledger.sizes_left[0])
-        while ledger.report(trial.id, next_row(trial)) == "running": pass
+        trial = ledger.ask("xs")
+        for row in Trainer([trial.run], tokens):
+            if ledger.report(trial.id, row) != "running":
+                break
         ledger.end(trial.id)
     """
 
@@ -85,9 +88,10 @@ class Ledger:
     def __post_init__(self) -> None:
         # Experiments search nothing: their overrides are in the config, under the experiment's name.
         self._space = {} if self.spec.search.method == "experiments" else distributions(self.spec.space)
-        self.studies = {size: self._create_study(size) for size in self.spec.size_names}
+        self.studies = {size: open_study(self.spec, size, self.storage) for size in self.spec.size_names}
         trials = {size: study.get_trials(deepcopy=False) for size, study in self.studies.items()}
         # Counts and ranking are kept here, because listing a study's trials takes longer as it grows.
+        self._total = {size: self.spec.trials_of(size) for size in self.studies}
         self._asked = {size: sum(t.state is not TrialState.WAITING for t in trials[size]) for size in trials}
         self._complete = {size: _complete_trials(trials[size]) for size in trials}
         self._early_stopping: dict[str, EarlyStopping] = {}
@@ -99,28 +103,6 @@ class Ledger:
             for frozen in trials[size]:
                 if frozen.state is TrialState.RUNNING:
                     self._resume_trial(size, frozen)
-
-    def _create_study(self, size: str) -> optuna.Study:
-        search = self.spec.search
-        steps = self.spec.run_for(size, {}).train.steps
-        study = optuna.create_study(
-            study_name=self.spec.study_name(size),
-            storage=self.storage,
-            direction="minimize",
-            load_if_exists=True,  # a new sweep calls `check_unused` first
-            pruner=pruner_for(search.scheduler, self.spec.grace_steps(size), steps, search.reduction_factor),
-        )
-        # On resume, enqueue what is missing: the driver may have been killed here, or there are more trials now.
-        total, queued = self.spec.trials_of(size), study.get_trials(deepcopy=False)
-        if search.method == "grid":
-            taken = [_enqueued_point(trial) for trial in queued]
-            points = [point for point in limited(grid(self.spec.space), total, search.seed) if point not in taken]
-            for point in points[: total - len(queued)]:
-                study.enqueue_trial(point)
-        if search.method == "experiments":
-            for experiment in self.spec.experiments[len(queued) : total]:
-                study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
-        return study
 
     def _resume_trial(self, size: str, frozen: FrozenTrial) -> None:
         """Put a trial that an earlier driver left RUNNING in the queue, or end it if its last row has ended it."""
@@ -160,7 +142,7 @@ class Ledger:
     def sizes_left(self) -> list[str]:
         """Sizes with trials left to ask for: those with unfinished trials, or else all, least asked first."""
         unfinished = [size for size, trials in self._unfinished.items() if trials]
-        left = [size for size, asked in self._asked.items() if asked < self.spec.trials_of(size)]
+        left = [size for size, asked in self._asked.items() if asked < self._total[size]]
         return unfinished or sorted(left, key=self._asked.__getitem__)
 
     def ask(self, size: str) -> TrialHandle:
@@ -284,11 +266,6 @@ def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
-
-
-def _enqueued_point(trial: FrozenTrial) -> dict[str, Any]:
-    """The grid point that a trial was enqueued with; until it is asked for, Optuna keeps it nowhere else."""
-    return dict(trial.system_attrs["fixed_params"])
 
 
 def _complete_trials(trials: list[FrozenTrial]) -> list[tuple[float, int, str]]:

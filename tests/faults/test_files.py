@@ -246,7 +246,7 @@ DAMAGE = {
     damage_empty: r"study\.db: must hold the sweep's 6 trials, but is empty",
     damage_cut: r"study\.db: must be an undamaged Optuna database",
     damage_foreign: r"study\.db: must be an undamaged Optuna database",
-    damage_other_database: r"study\.db: must be an undamaged Optuna database .*no such table",
+    damage_other_database: r"study\.db: must be an undamaged Optuna database, .*no such table",
     damage_bytes_in_the_middle: r"study\.db: must be an undamaged Optuna database",
     damage_trial_lacking: r"study\.db: must hold every trial .* lacks xs-0005",
     damage_report_lacking: r"study\.db: must have the loss of xs-0001 at step 200",

@@ -104,8 +104,9 @@ class SweepSpec(Config):
 
     def absolute(self) -> "SweepSpec":
         """This spec with absolute paths to its data and studies, valid from any working directory."""
-        paths = {name: _absolute(getattr(self.data, name)) for name in ("source", "val_source", "tokenizer")}
-        data = self.data.model_copy(update=paths)
+        sources = {"source": self.data.source, "val_source": self.data.val_source}
+        paths = {name: path if path == STDLIB else _absolute(path) for name, path in sources.items()}
+        data = self.data.model_copy(update={**paths, "tokenizer": _absolute(self.data.tokenizer)})
         search = self.search.model_copy(update={"storage": absolute_url(self.search.storage)})
         return self.model_copy(update={"data": data, "search": search})
 
@@ -243,7 +244,5 @@ def _check_may_vary(section: str, place: str, path: str) -> None:
 
 
 def _absolute(path: str | None) -> str | None:
-    if path is None or path == STDLIB:
-        return path
     # os.path leaves the ~ of an unknown user as it is; Path.expanduser would raise.
-    return str(Path(os.path.expanduser(path)).absolute())
+    return None if path is None else str(Path(os.path.expanduser(path)).absolute())

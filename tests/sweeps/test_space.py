@@ -159,7 +159,11 @@ def test_what_is_neither_range_nor_choices_is_refused(entry):
 @pytest.mark.parametrize(
     ("path", "entry", "message"),
     [
-        ("model.norm", Range(low=0, high=1), "space.model.norm.low: must not be given for a field that is not a number"),
+        (
+            "model.norm",
+            Range(low=0, high=1),
+            "space.model.norm.low: must not be given for a field that is not a number",
+        ),
         ("model.tie_embeddings", Range(low=0, high=1), "space.model.tie_embeddings.low: must not be given for a field"),
         ("train.steps", Range(low=10, high=20.5), "space.train.steps.high: must be an integer, as train.steps is one"),
         ("train.steps", Range(low=10, high=20, step=2.5), "space.train.steps.step: must be an integer"),

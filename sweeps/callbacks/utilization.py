@@ -1,30 +1,38 @@
-"""How well a sweep used its devices: the share of their time that trained slots, from the rows alone."""
+"""How well a sweep used its devices: the share of their time in which slots were trained, from the rows alone."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Sequence
 
-from lmcore import columns as col
+from lmcore.columns import Row
+from sweeps.callbacks.base import Callback
 from sweeps.study.ledger import TrialHandle
 
 
-class Utilization:
-    """Callback that keeps where and when each row was made."""
+class Utilization(Callback):
+    """Callback that records which engine trained each row, and when.
+
+    Example::
+
+        utilization = Utilization(engines=2)
+        callbacks = Callbacks([utilization])
+        ...
+        print(f"{utilization.share:.0%}")
+    """
 
     def __init__(self, engines: int) -> None:
         self._engines = engines
-        self._rows: list[Mapping[str, Any]] = []
+        self._rows: list[Row] = []
 
-    def began(self, live: TrialHandle) -> None:
-        """Nothing has been trained yet."""
-
-    def reported(self, live: TrialHandle, row: dict[str, Any]) -> None:
-        """Keep the place and times of the row."""
+    def on_report(self, trial: TrialHandle, row: Row) -> None:
+        """Record the row's engine, width and times."""
         self._rows.append(
-            {name: row[name] for name in (col.TRIAL, col.ENGINE, col.WIDTH, col.BEGAN_AT, col.REPORTED_AT)}
+            {
+                "trial": row["trial"],
+                "engine": row["engine"],
+                "width": row["width"],
+                "began_at": row["began_at"],
+                "reported_at": row["reported_at"],
+            }
         )
-
-    def ended(self, live: TrialHandle) -> None:
-        """Its last row has said it."""
 
     @property
     def share(self) -> float | None:
@@ -32,23 +40,28 @@ class Utilization:
         return useful_share(self._rows, self._engines)
 
 
-def useful_share(rows: Iterable[Mapping[str, Any]], engines: int) -> float | None:
-    """Share of the engines' time that trained slots of trials, from the first interval until the last trial started.
+def useful_share(rows: Sequence[Row], engines: int) -> float | None:
+    """Share of the engines' time, from the first interval until the last trial started, that trained slots of trials.
 
-    An interval of n trials in a program of `width` slots counts n / width of its time; waiting counts nothing. Later
-    there are fewer trials than slots. None where all trials started at the same time.
+    An interval that trained n trials in a program of `width` slots counts for n / width of its time. Time after the
+    start of the last trial is left out, because there are then fewer trials than slots. None if all trials started at
+    the same time.
+
+    >>> interval = {"trial": "xs-0000", "engine": 0, "width": 2, "began_at": 0.0, "reported_at": 10.0}
+    >>> later = {"trial": "xs-0001", "engine": 0, "width": 2, "began_at": 10.0, "reported_at": 20.0}
+    >>> useful_share([interval, later], engines=1)
+    0.5
     """
-    rows = list(rows)
-    first: dict[str, float] = {}
+    started: dict[str, float] = {}
     intervals: dict[tuple[int, float], tuple[float, float]] = {}
     for row in rows:
-        began_at = row[col.BEGAN_AT]
-        first[row[col.TRIAL]] = min(began_at, first.get(row[col.TRIAL], began_at))
-        _, part = intervals.get((row[col.ENGINE], began_at), (0.0, 0.0))
-        intervals[row[col.ENGINE], began_at] = (row[col.REPORTED_AT], part + 1 / row[col.WIDTH])
-    if not rows or min(first.values()) == max(first.values()):
+        engine, began_at = row["engine"], row["began_at"]
+        started[row["trial"]] = min(began_at, started.get(row["trial"], began_at))
+        _, share = intervals.get((engine, began_at), (0.0, 0.0))
+        intervals[engine, began_at] = (row["reported_at"], share + 1 / row["width"])
+    if not rows or min(started.values()) == max(started.values()):
         return None
-    end = max(first.values())
-    # A clock that was set back in the middle makes a time too small, never a negative one.
-    used = sum(max(0.0, min(until, end) - began_at) * part for (_, began_at), (until, part) in intervals.items())
-    return used / (engines * (end - min(first.values())))
+    end = max(started.values())
+    # A clock that is set back shortens an interval, but never below zero.
+    used = sum(max(0.0, min(until, end) - began_at) * share for (_, began_at), (until, share) in intervals.items())
+    return used / (engines * (end - min(started.values())))

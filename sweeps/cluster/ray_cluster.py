@@ -31,8 +31,10 @@ LOGICAL_CPUS = 256
 class Cluster:
     """What a sweep may use of a Ray cluster.
 
-    with connect(address=None, dashboard=None) as cluster:
-        print(cluster.cores, cluster.engines(spec.train))
+    Example::
+
+        with connect(address=None, dashboard=None) as cluster:
+            print(cluster.cores, cluster.engines(spec.train))
     """
 
     cpus: int
@@ -89,6 +91,8 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
     the host `dashboard`; None means no dashboard.
+
+    Example::
 
         with connect("head:6379", dashboard=None) as cluster:
             print(cluster.gpus)

@@ -24,6 +24,8 @@ GRACE_S = 4.0
 def reaped() -> Iterator[None]:
     """Kill the processes started in this block if the block raises or this process dies.
 
+    Example::
+
         with reaped():
             ray.init()
 

@@ -38,6 +38,8 @@ class UnwritableError(BaseException):
 def end_sweep_if_unwritable(full_disks_only: bool = False) -> Iterator[None]:
     """Replace errors of writing, to disk or to the studies' database, by UnwritableError. Also a decorator.
 
+    Example::
+
         with end_sweep_if_unwritable():
             study.tell(trial, loss)
 

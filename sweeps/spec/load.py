@@ -44,6 +44,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
     Flags that are None were not given. A path that `--set` gives a value is removed from the space. A sweep without a
     name is named after its file.
 
+    Example::
+
         spec = load_spec("configs/quick.yaml", ["optim.lr=1e-3"], trials=8)
 
     Raises:

@@ -56,22 +56,22 @@ def row(step, val_loss, tokens=0):
 class Sweep:
     """Events of a sweep told to the ledger and to a progress of `total` trials, as searcher and scheduler do."""
 
-    def __init__(self, ledger, total=4, slots=2, in_line=0, **console):
+    def __init__(self, ledger, total=4, slots=2, queued=0, **console):
         self.file = io.StringIO()
-        self.progress = Progress(Console(file=self.file, width=200, **console), total, slots, in_line)
+        self.progress = Progress(Console(file=self.file, width=200, **console), total, slots, queued)
         self.ledger = ledger
 
     def begin(self):
         live = self.ledger.ask(self.ledger.sizes_left[0])
-        self.progress.began(live)
+        self.progress.on_trial_start(live)
         return live
 
     def report(self, live, *values):
         self.ledger.report(live.id, row(*values))
-        self.progress.reported(live, row(*values))
+        self.progress.on_report(live, row(*values))
 
     def end(self, live):
-        self.progress.ended(self.ledger.end(live.id))
+        self.progress.on_trial_end(self.ledger.end(live.id))
 
     @property
     def lines(self):
@@ -131,13 +131,13 @@ def test_a_summary_comes_every_quarter_minute_with_the_numbers_of_that_moment(cl
     assert "167 tokens/s" in line  # (7000 + 3000) / 60
 
 
-def test_trials_that_wait_for_a_slot_are_not_said_to_run(ledger, clock):
-    sweep = Sweep(ledger, slots=1, in_line=1)
+def test_trials_that_wait_for_a_slot_are_shown_as_queued(ledger, clock):
+    sweep = Sweep(ledger, slots=1, queued=1)
     first = sweep.begin()
     sweep.begin()
     clock.now += 20
     sweep.report(first, 20, 3.9, 6000)
-    assert sweep.lines == ["0/4 trials, 1 running, 1 in line, best none yet, 300 tokens/s, about ? left"]
+    assert sweep.lines == ["0/4 trials, 1 running, 1 queued, best none yet, 300 tokens/s, about ? left"]
 
 
 def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):
@@ -155,7 +155,7 @@ def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):
         sweep.report(live, steps, loss)
         sweep.end(live)
     clock.now += 15
-    sweep.progress.reported(live, row(10, 1.0))
+    sweep.progress.on_report(live, row(10, 1.0))
     counts = "4/4 trials (3 complete, 1 diverged), 1 running, 1 slot idle"
     assert sweep.lines[-1].startswith(f"{counts}, best main 3.5000 (main-0001)")
     assert sweep.lines == []

@@ -43,14 +43,14 @@ def row(step, loss):
 def run_next(ledger, files, folder, loss, step=40, fails=False, verdict=True):
     """The next trial, from its beginning to its end, with two checkpoints that its worker would have written."""
     live = ledger.ask(ledger.sizes_left[0])
-    files.began(live)
+    files.on_trial_start(live)
     for saved in (10, step):
         checkpoint_file(folder.trial(live.id), saved).write_bytes(b"weights")
     if fails:
         ledger.fail(live.id, "ValueError: boom", "Traceback\nValueError: boom\n")
     elif verdict:
         ledger.report(live.id, row(step, loss))
-    files.ended(ledger.end(live.id))
+    files.on_trial_end(ledger.end(live.id))
     return live
 
 

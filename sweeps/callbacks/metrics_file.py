@@ -18,14 +18,11 @@ from sweeps.study.ledger import TrialHandle, finite_row
 class RowFile(Callback):
     """Callback that appends each report row to a file. A trial's last row carries its final status.
 
+    A writer that is killed may leave half a line at the end; opening the file again removes it.
+
     Example::
 
-        rows = RowFile(folder.metrics)
-        callbacks = Callbacks([rows])
-        ...
-        rows.close()
-
-    A writer that is killed may leave half a line at the end. It is removed when the file is opened again.
+        callbacks = Callbacks([RowFile(folder.metrics)])
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,14 +57,7 @@ class RowFile(Callback):
 def last_rows(path: Path) -> dict[str, Row]:
     """The last row of each trial, by trial id, in a file that nobody writes to. Half a line at the end is ignored.
 
-    Losses that were not finite are read as NaN.
-
-    Example::
-
-        last_rows(folder.metrics)["xs-0003"]["val_loss"]
-
-    Raises:
-        InputError: a line is damaged.
+    Losses that were not finite are read as NaN. Raises InputError if a line is damaged.
     """
     rows: dict[str, Row] = {}
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []

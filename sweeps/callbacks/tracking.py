@@ -61,7 +61,6 @@ class Tracking:
     Example::
 
         tracking = Tracking(folder, spec.tracking)
-        ...
         print(tracking.finish() or "all rows are logged")
     """
 

@@ -14,13 +14,11 @@ KEPT_PER_SIZE = 3
 class TrialFiles(Callback):
     """Callback that writes each trial's config, and keeps the weights of the best three trials of each size.
 
+    The checkpoints themselves are written by the trial's worker.
+
     Example::
 
-        files = TrialFiles(folder, ledger)
-        files.catch_up()
-        callbacks = Callbacks([files])
-
-    A trial's checkpoints are written by its worker.
+        callbacks = Callbacks([TrialFiles(folder, ledger)])
     """
 
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:

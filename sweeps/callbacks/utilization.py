@@ -1,6 +1,4 @@
-"""How well a sweep used its devices: the share of their time in which slots were trained, from the rows alone."""
-
-from collections.abc import Sequence
+"""How well a sweep used its devices, computed from the report rows alone."""
 
 from lmcore.columns import Row
 from sweeps.callbacks.base import Callback
@@ -8,60 +6,38 @@ from sweeps.study.ledger import TrialHandle
 
 
 class Utilization(Callback):
-    """Callback that records which engine trained each row, and when.
+    """Callback that measures the share of the engines' time in which they trained slots of trials.
 
-    Example::
+    An interval that trained n trials in a program of `width` slots counts for n / width of its time. Only the time from
+    the first interval until the last trial started counts, because later there are fewer trials than slots.
 
-        utilization = Utilization(engines=2)
-        callbacks = Callbacks([utilization])
-        ...
-        print(f"{utilization.share:.0%}")
+    >>> utilization = Utilization(engines=1)
+    >>> interval = {"engine": 0, "width": 2, "began_at": 0.0, "reported_at": 10.0}
+    >>> utilization.on_report(None, {"trial": "xs-0000", **interval})
+    >>> utilization.on_report(None, {"trial": "xs-0001", **interval, "began_at": 10.0, "reported_at": 20.0})
+    >>> utilization.share
+    0.5
     """
 
     def __init__(self, engines: int) -> None:
         self._engines = engines
-        self._rows: list[Row] = []
+        self._started: dict[str, float] = {}
+        # End and filled share of the slots of each interval, by engine and start.
+        self._intervals: dict[tuple[int, float], tuple[float, float]] = {}
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        """Record the row's engine, width and times."""
-        self._rows.append(
-            {
-                "trial": row["trial"],
-                "engine": row["engine"],
-                "width": row["width"],
-                "began_at": row["began_at"],
-                "reported_at": row["reported_at"],
-            }
-        )
+        """Record the interval that the row reports."""
+        trial_id, interval = row["trial"], (row["engine"], row["began_at"])
+        self._started[trial_id] = min(row["began_at"], self._started.get(trial_id, row["began_at"]))
+        _, filled = self._intervals.get(interval, (0.0, 0.0))
+        self._intervals[interval] = (row["reported_at"], filled + 1 / row["width"])
 
     @property
     def share(self) -> float | None:
-        """See `useful_share`."""
-        return useful_share(self._rows, self._engines)
-
-
-def useful_share(rows: Sequence[Row], engines: int) -> float | None:
-    """Share of the engines' time, from the first interval until the last trial started, that trained slots of trials.
-
-    An interval that trained n trials in a program of `width` slots counts for n / width of its time. Time after the
-    start of the last trial is left out, because there are then fewer trials than slots. None if all trials started at
-    the same time.
-
-    >>> interval = {"trial": "xs-0000", "engine": 0, "width": 2, "began_at": 0.0, "reported_at": 10.0}
-    >>> later = {"trial": "xs-0001", "engine": 0, "width": 2, "began_at": 10.0, "reported_at": 20.0}
-    >>> useful_share([interval, later], engines=1)
-    0.5
-    """
-    started: dict[str, float] = {}
-    intervals: dict[tuple[int, float], tuple[float, float]] = {}
-    for row in rows:
-        engine, began_at = row["engine"], row["began_at"]
-        started[row["trial"]] = min(began_at, started.get(row["trial"], began_at))
-        _, share = intervals.get((engine, began_at), (0.0, 0.0))
-        intervals[engine, began_at] = (row["reported_at"], share + 1 / row["width"])
-    if not rows or min(started.values()) == max(started.values()):
-        return None
-    end = max(started.values())
-    # A clock that is set back shortens an interval, but never below zero.
-    used = sum(max(0.0, min(until, end) - began_at) * share for (_, began_at), (until, share) in intervals.items())
-    return used / (engines * (end - min(started.values())))
+        """The share, from 0 to 1; None if all trials started at the same time."""
+        if len(set(self._started.values())) < 2:
+            return None
+        first, last = min(self._started.values()), max(self._started.values())
+        # A clock that is set back shortens an interval, but never below zero.
+        used = sum(max(0.0, min(end, last) - start) * filled for (_, start), (end, filled) in self._intervals.items())
+        return used / (self._engines * (last - first))

@@ -29,13 +29,7 @@ LOGICAL_CPUS = 256
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a sweep may use of a Ray cluster.
-
-    Example::
-
-        with connect(address=None, dashboard=None) as cluster:
-            print(cluster.cores, cluster.engines(spec.train))
-    """
+    """What a sweep may use of a Ray cluster; see `connect`."""
 
     cpus: int
     """Logical CPUs, for engines and trials together."""
@@ -95,7 +89,7 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     Example::
 
         with connect("head:6379", dashboard=None) as cluster:
-            print(cluster.gpus)
+            print(cluster.gpus, cluster.engines(spec.train))
 
     Raises:
         InputError: nothing answers at that address.

@@ -22,12 +22,7 @@ GRACE_S = 4.0
 
 @contextmanager
 def reaped() -> Iterator[None]:
-    """Kill the processes started in this block if the block raises or this process dies.
-
-    Example::
-
-        with reaped():
-            ray.init()
+    """Kill the processes started in this block (`with reaped(): ...`) if it raises or this process dies.
 
     A block that ends normally is expected to have ended its own processes, and nothing is killed.
     """

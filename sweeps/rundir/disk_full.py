@@ -44,9 +44,6 @@ def end_sweep_if_unwritable(full_disks_only: bool = False) -> Iterator[None]:
             study.tell(trial, loss)
 
     With `full_disks_only` all other errors pass unchanged; use it around code that does more than write.
-
-    Raises:
-        UnwritableError: the block raised such an error.
     """
     try:
         yield

@@ -143,9 +143,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON.
-
-    Raises:
-        ValueError: a number is not finite.
-    """
+    """`write_text` of indented JSON. Raises ValueError if a number is not finite."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

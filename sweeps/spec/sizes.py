@@ -65,14 +65,9 @@ class Experiment(_Variant):
 
 
 def check_unique_names(section: str, variants: Sequence[_Variant]) -> None:
-    """Check the names of one section.
-
-    Raises:
-        FieldError: two of them are equal, or differ only in case. Some file systems cannot tell xs from XS.
-    """
+    """FieldError if two names of a section are equal or differ only in case: some file systems ignore case."""
     seen: set[str] = set()
-    for variant in variants:
-        name = variant.name
+    for name in (variant.name for variant in variants):
         if name.casefold() in seen:
             raise FieldError(f"{section}.{name}.name", f"must be unique (got {name!r} twice); rename one")
         seen.add(name.casefold())

@@ -112,11 +112,7 @@ Space = dict[str, Annotated[Entry, BeforeValidator(_parse)]]
 
 
 def check_entry(path: str, entry: Entry) -> None:
-    """Check that an entry's kind suits the field at `path`. Its values are checked with the runs they lead to.
-
-    Raises:
-        FieldError: the entry is a range of a field that takes no numbers, or not of integers where it must be.
-    """
+    """FieldError if a range does not suit the field at `path`. Single values are checked with the runs they lead to."""
     if isinstance(entry, Choices):
         return
     if plain_types(path).isdisjoint((int, float)):
@@ -168,11 +164,7 @@ def grid_values(path: str, entry: Entry) -> tuple[Any, ...]:
 
 
 def check_grid(space: Mapping[str, Entry]) -> None:
-    """Check the size of the full grid.
-
-    Raises:
-        FieldError: it has more than MAX_GRID points.
-    """
+    """FieldError if the full grid has more than MAX_GRID points."""
     size = math.prod(_grid_count(entry) for entry in space.values())
     if size > MAX_GRID:
         raise FieldError("space", f"must have at most {MAX_GRID:,} combinations for a grid (got {size:,}); set points")
@@ -192,11 +184,7 @@ def limited(grid: Sequence[dict[str, Any]], n: int, seed: int) -> list[dict[str,
 
 
 def check_combinations(space: Mapping[str, Entry]) -> None:
-    """Check how many combinations `corners` would take of the CONSTRAINED fields, whose entries must be valid.
-
-    Raises:
-        FieldError: they have more than MAX_COMBINATIONS.
-    """
+    """FieldError if the CONSTRAINED fields, whose entries must be valid, have more than MAX_COMBINATIONS."""
     counts = {path: _count(_all_values(entry)) for path, entry in space.items() if path in CONSTRAINED}
     combinations = math.prod(counts.values())
     if combinations > MAX_COMBINATIONS:

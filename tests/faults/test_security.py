@@ -67,7 +67,7 @@ LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFF
 
 @pytest.fixture
 def short():
-    """A temporary folder with a path short enough for Ray's sockets."""
+    """A temporary folder whose path is short enough for Ray's sockets."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         yield Path(folder)
 
@@ -76,7 +76,7 @@ def short():
 def test_a_sweep_listens_on_loopback_refuses_strangers_and_writes_no_secret(tiny, short, fault):
     home = tiny / "home"
     home.mkdir()
-    url = f"sqlite:///file:{tiny}/studies.db?uri=true&password={PASSWORD}"  # SQLite makes nothing of the last
+    url = f"sqlite:///file:{tiny}/studies.db?uri=true&password={PASSWORD}"  # SQLite ignores the last
     space = "space: {optim.lr: {low: 1e-3, high: 1e-2, log: true}}"
     (tiny / "sweep.yaml").write_text(f"search: {{storage: '{url}'}}\n{space}\n")
     canary = fault("canary keys in the environment and a storage URL")
@@ -142,17 +142,17 @@ def ask(port, environment):
 
 @pytest.fixture
 def clean(monkeypatch, tmp_path):
-    """No token, and no word of Ray's authentication."""
+    """An environment without a token or any setting of Ray's authentication. Returns the token's path."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", auth.LOOPBACK_ONLY):
         monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(name, "")  # so that what is set during the test is undone after it
+        monkeypatch.setenv(name, "")  # so that monkeypatch undoes what the test sets
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path / ".ray" / "auth_token"
 
 
 @pytest.mark.smoke
-def test_the_token_is_made_for_its_owner_alone_and_one_that_all_can_read_is_closed(clean, monkeypatch):
+def test_the_token_is_readable_by_its_owner_alone_and_one_that_all_can_read_is_closed(clean, monkeypatch):
     auth.secure()
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert stat.S_IMODE(clean.stat().st_mode) == 0o600
@@ -219,7 +219,7 @@ BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{n + 1}: &a{n + 1} [*a{n}, *a{n}, *a{n}]\
         ("deep nesting as config", "notes: " + "[" * 100_000 + "\n", ""),
     ],
 )
-def test_a_config_that_would_do_more_than_say_is_refused(what, text, said, tiny, fault):
+def test_a_config_that_executes_or_explodes_is_refused(what, text, said, tiny, fault):
     bad = fault(what)
     bad.injected()
     (tiny / "bad.yaml").write_text(text)
@@ -232,7 +232,7 @@ def test_a_config_that_would_do_more_than_say_is_refused(what, text, said, tiny,
 
 
 @pytest.mark.smoke
-def test_a_name_that_leads_elsewhere_is_refused(tiny, fault):
+def test_a_name_that_leads_outside_runs_is_refused(tiny, fault):
     names = fault("../ and the like as names")
     for name in ("../x", "../../x", "/tmp/x", "a/b", "..", ".", "", "a\\b", "x\n", "~", ".hidden"):
         names.injected()

@@ -1,4 +1,4 @@
-"""metrics.jsonl holds every row as one line of JSON, whatever the numbers are."""
+"""metrics.jsonl holds every row as one line of JSON, whatever its numbers are."""
 
 import json
 import math
@@ -26,7 +26,7 @@ def row(step, **values):
 
 
 def strict(text):
-    """JSON without Python's own NaN and Infinity."""
+    """Parse JSON, without Python's extensions NaN and Infinity."""
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
@@ -36,7 +36,7 @@ def test_each_row_is_one_line_with_the_columns_in_their_order_and_the_trials_sta
     rows.on_trial_start(live)
     assert path.read_text() == ""
     rows.on_report(live, row(10))
-    assert path.read_text().endswith("\n")  # there for a reader before the next row comes
+    assert path.read_text().endswith("\n")  # a reader sees it before the next row comes
     live.status = col.PRUNED
     rows.on_report(live, row(20))
     rows.on_trial_end(live)
@@ -81,7 +81,7 @@ def test_the_torn_last_line_of_a_killed_writer_is_cut_off_before_the_next_row(li
 
 
 def test_a_disk_that_refuses_leaves_no_half_of_a_row(live, tmp_path):
-    """A real refusal: the kernel's limit on a file's size."""
+    """The refusal is real: the kernel's limit on the size of a file."""
     import resource
     import signal
 

@@ -1,4 +1,4 @@
-"""The terminal says what is going on: trials done and running, best so far, tokens/s, time left."""
+"""The terminal shows trials done and running, the best so far, tokens/s and the time left."""
 
 import io
 import re
@@ -54,7 +54,7 @@ def row(step, val_loss, tokens=0):
 
 
 class Sweep:
-    """Events of a sweep told to the ledger and to a progress of `total` trials, as searcher and scheduler do."""
+    """Reports a sweep's events to the ledger and to a `Progress` of `total` trials, as searcher and scheduler do."""
 
     def __init__(self, ledger, total=4, slots=2, queued=0, **console):
         self.file = io.StringIO()
@@ -75,7 +75,7 @@ class Sweep:
 
     @property
     def lines(self):
-        """What was printed since the last look."""
+        """What was printed since this was last read."""
         text = self.file.getvalue()
         self.file.seek(0)
         self.file.truncate()
@@ -97,7 +97,7 @@ def test_each_trials_end_is_a_line_with_status_loss_and_parameters(clock, ledger
         assert sweep.lines == [f"m-0000   failed   OSError: [Errno 5] cannot read [/data/x] :warning: [bold]  {PARAMS}"]
 
 
-def test_an_interrupted_trial_is_not_said_to_have_ended(clock, ledger):
+def test_an_interrupted_trial_is_not_shown_as_ended(clock, ledger):
     sweep = Sweep(ledger)
     with sweep.progress:
         live = sweep.begin()
@@ -106,7 +106,7 @@ def test_an_interrupted_trial_is_not_said_to_have_ended(clock, ledger):
     assert sweep.lines == []
 
 
-def test_a_summary_comes_every_quarter_minute_with_the_numbers_of_that_moment(clock, ledger):
+def test_a_summary_is_printed_every_15_s_with_the_current_numbers(clock, ledger):
     sweep = Sweep(ledger)
     first, second = sweep.begin(), sweep.begin()
     sweep.report(first, 10, 4.0, 3000)

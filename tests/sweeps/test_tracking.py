@@ -1,4 +1,4 @@
-"""Tracking: it shows what the rows say, and nothing that wandb does or lacks reaches the sweep."""
+"""Tracking logs what the rows say, and a wandb that fails, hangs or is missing does not affect the sweep."""
 
 import json
 import os
@@ -80,7 +80,7 @@ def wait_until(condition, seconds=20):
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition never became true"
         time.sleep(0.05)
     return value
 
@@ -122,7 +122,7 @@ def test_every_tracker_is_switched_off_by_a_setting_of_its_own_name(name):
     assert TRACKERS[name].mode(TrackingConfig.model_validate({name: "off"})) == "off"
 
 
-def test_rows_are_followed_in_order_while_they_are_written_and_a_torn_last_line_is_left_out(tmp_path, monkeypatch):
+def test_rows_are_followed_in_order_while_they_are_written_and_half_a_last_line_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "POLL_S", 0.005)
     path, ended = tmp_path / "metrics.jsonl", threading.Event()
     with path.open("a") as file:
@@ -182,7 +182,7 @@ def test_tracking_ends_by_itself_and_closes_its_runs_when_the_driver_is_killed(f
     [("raise ModuleNotFoundError('no wandb')", "no wandb"), (FAKE_THAT_FAILS, "no such server")],
     ids=["missing", "fails at init"],
 )
-def test_a_wandb_that_fails_costs_one_line_and_no_exception(folder, fake_wandb, source, reason):
+def test_a_wandb_that_fails_is_reported_in_one_line_and_raises_nothing(folder, fake_wandb, source, reason):
     fake_wandb(source)
     began = time.monotonic()
     process = Tracking(folder, OFFLINE)
@@ -207,7 +207,7 @@ def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp):
         os.kill(int((in_tmp / "pid").read_text()), 0)
 
 
-def test_a_user_who_does_not_wait_for_wandb_leaves_none_of_it_running(folder, fake_wandb, in_tmp, monkeypatch):
+def test_a_user_who_does_not_wait_for_wandb_leaves_no_process_of_it_running(folder, fake_wandb, in_tmp, monkeypatch):
     fake_wandb(FAKE_THAT_HANGS)
     process = Tracking(folder, OFFLINE)
     folder.metrics.write_text(line("xs-0000", 10))
@@ -226,7 +226,7 @@ def test_a_user_who_does_not_wait_for_wandb_leaves_none_of_it_running(folder, fa
         os.kill(int((in_tmp / "pid").read_text()), 0)
 
 
-def test_modules_of_the_users_in_the_working_directory_do_not_pass_for_ours(folder, fake_wandb, in_tmp):
+def test_modules_in_the_users_working_directory_are_not_imported(folder, fake_wandb, in_tmp):
     fake_wandb("")
     (in_tmp / "sweeps").mkdir()
     for name in ("sweeps/__init__.py", "yaml.py", "wandb.py"):

@@ -1,4 +1,4 @@
-"""`Callback`: what is called when a trial starts, reports and ends. Callbacks observe; they decide nothing."""
+"""`Callback`, whose methods are called when a trial starts, reports and ends. Callbacks observe; they decide nothing."""
 
 from collections.abc import Sequence
 

@@ -1,10 +1,10 @@
-"""Trackers, which show a sweep's report rows elsewhere: wandb so far. Each runs in a process of its own.
+"""Trackers log a sweep's report rows to a service such as wandb, each in a process of its own.
 
     python -m sweeps.callbacks.tracking wandb runs/quick --project lmsweep --mode offline
 
-The process follows metrics.jsonl and reads nothing else but each trial's run.yaml, so whatever a tracker does (raise,
-hang, be missing), no trial notices. It ends when its standard input is closed: by the driver when the sweep ends, or by
-the system when the driver dies. `Tracking` is the driver's side.
+The process follows metrics.jsonl and otherwise reads only each trial's run.yaml, so a tracker that raises, hangs or is
+missing cannot affect a trial. It ends when its standard input is closed: by the driver when the sweep ends, or by the
+system when the driver dies. `Tracking` is the driver's side.
 
 To add a tracker, for example MLflow or TensorBoard:
 
@@ -36,14 +36,14 @@ WAIT_S = 25.0
 
 
 class Tracker(Protocol):
-    """What logs rows to one tracking service. It may raise or hang: this ends the tracker, never the sweep."""
+    """Logs rows to one tracking service. It may raise or hang, which ends the tracker but never the sweep."""
 
     def __init__(self, folder: RunFolder, project: str, mode: str) -> None:
         """Start logging the sweep in `folder` to `project`. Import the service's package here."""
 
     @staticmethod
     def mode(config: TrackingConfig) -> str:
-        """What to start the tracker with, offline or online; off means not to start it."""
+        """The mode to start the tracker in, offline or online; off if it should not be started."""
 
     def log(self, row: Row) -> None:
         """Log a row of metrics.jsonl; the last row of a trial has a status other than running."""

@@ -128,7 +128,7 @@ class SweepSpec(Config):
         return size_name if self.search.storage is None else f"{self.name}/{size_name}"
 
     def longest_context(self) -> int:
-        """The largest context length, T, of all sizes, in tokens."""
+        """T of the size with the longest context, in tokens."""
         return max(self.run_for(size_name, {}).model.context_length for size_name in self.size_names)
 
     def trials_of(self, size_name: str) -> int:

@@ -21,7 +21,7 @@ from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
-from sweeps.callbacks.tracking import Tracking, mode_of
+from sweeps.callbacks.tracking import Tracking
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
@@ -191,7 +191,7 @@ def run_on(
     files.catch_up()
     utilization = Utilization(len(engines.handles))
     logged = folder.metrics.stat().st_size
-    tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb), logged)
+    tracking = Tracking(folder, spec.tracking, logged)
     began = time.monotonic()
     try:
         with Progress(console, total, training, in_line, ended, ledger.best_losses) as progress:

@@ -60,7 +60,7 @@ class StudyScheduler(FIFOScheduler):
         self._engines.is_on(trial_id, row[col.ENGINE])
         if status != col.RUNNING:
             self._engines.leave(trial_id)  # first, so that the next trial trains while this one's end is written
-        self._callbacks.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
+        self._callbacks.on_report(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:

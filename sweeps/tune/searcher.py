@@ -43,7 +43,7 @@ class StudySearcher(Searcher):
         engine, size = offer
         live = self._ledger.ask(size)
         self._ids[trial_id] = live.id
-        self._callbacks.began(live)
+        self._callbacks.on_trial_start(live)
         self._engines.enter(live, engine)
         known_step = 0 if live.last_row is None else live.last_row[col.STEP]
         place = {col.ENGINE: engine, KNOWN_STEP: known_step}
@@ -67,7 +67,7 @@ class StudySearcher(Searcher):
         live = self._ledger.end(trial)
         if live.status != col.RUNNING:  # an interrupted trial still needs its checkpoints
             self._engines.leave(trial)
-        self._callbacks.ended(live)
+        self._callbacks.on_trial_end(live)
 
     # Tune pickles its searcher at the start and every few seconds. Ours has no state that the study lacks, and a
     # resumed sweep starts a new Tuner.

@@ -57,13 +57,13 @@ def train(path, tokens, trials=8, unfinished=0, storage=None):
     files = TrialFiles(folder, ledger)
     for number in range(trials):
         live = ledger.ask(ledger.sizes_left[0])
-        files.began(live)
+        files.on_trial_start(live)
         trainer = Trainer([live.run], tokens)
         for row in trainer:
             Trainers.save(folder.trial(live.id), trainer.snapshot_slot(0))
             if number >= trials - unfinished or ledger.report(live.id, row) != col.RUNNING:
                 break
-        files.ended(ledger.end(live.id))
+        files.on_trial_end(ledger.end(live.id))
     ledger.storage.engine.dispose()
     return folder
 

@@ -26,8 +26,8 @@ COMMANDS = {
 
 EXAMPLES = """\
 examples:
-  lmsweep run                             the quick sweep that comes with lmsweep
-  lmsweep run --config grid --dry-run     what another shipped sweep would cost
+  lmsweep run                           the quick sweep that comes with lmsweep
+  lmsweep run --config grid --dry-run   the cost of another shipped sweep
   lmsweep status runs/quick
   lmsweep report runs/quick
 """

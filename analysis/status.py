@@ -7,6 +7,7 @@ not a sweep's, or no trial has started yet.
 import fcntl
 import json
 import math
+import shlex
 import signal
 import sys
 from collections.abc import Hashable, Sequence
@@ -131,8 +132,8 @@ def print_status(status: SweepStatus, console: Console, resume: str) -> None:
     """Print the status as tables; `resume` is the command that resumes a sweep."""
     console.print(f"{status.run}: {status.ended} of {status.planned} trials have ended; {_activity(status, resume)}")
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("size", *STATUSES, "best trial", col.VAL_LOSS):
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("size", "best trial") else "right")
+    for heading in ("size", *STATUSES, "best", col.VAL_LOSS):
+        table.add_column(heading, overflow="fold", justify="left" if heading in ("size", "best") else "right")
     for size in status.sizes:
         counts = [str(size.trials[name]) for name in STATUSES]
         best = ("none", "") if size.best is None else (size.best.trial, _loss(size.best))
@@ -153,7 +154,7 @@ def _activity(status: SweepStatus, resume: str) -> str:
     if status.driver:
         return "the sweep is running" + (f" (process {status.pid})" if status.pid is not None else "")
     if status.ended < status.planned:
-        return f"no process runs the sweep; resume it with {resume} {status.run}"
+        return f"no process runs the sweep; resume it with {resume} {shlex.quote(status.run)}"
     return "no process runs the sweep"
 
 

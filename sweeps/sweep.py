@@ -4,6 +4,7 @@ The order of the steps matters. All user input is checked before Ray starts. All
 the next decision is made.
 """
 
+import functools
 import os
 import shutil
 import sys
@@ -159,9 +160,7 @@ def run_on(
     from sweeps.provenance.manifest import manifest
     from sweeps.study.ledger import Ledger
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False)
-
+    say = functools.partial(console.print, highlight=False)
     # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
     requested = spec.train
     flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
@@ -169,7 +168,7 @@ def run_on(
     total = sum(spec.trials_of(size) for size in spec.size_names)
     concurrent = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
     pool = WorkerPool(cluster, spec, tokens, folder, concurrent)
-    import sweeps.tune.tuner  # noqa: F401
+    import sweeps.tune.tuner  # noqa: F401  # takes a second
 
     write_inputs(spec, tokens, folder)
     ledger = Ledger(spec, storage, last_rows)
@@ -179,13 +178,8 @@ def run_on(
         say(f"Ray dashboard: {cluster.dashboard_url}{hint}")
 
     # Wait for the measurements, which decide how many slots each worker gets.
-    watchdog = Watchdog(
-        pool.handles,
-        spec.search.hung_after_s,
-        cluster.head,
-        say=say,
-        end=lambda line: interrupts.exit_now(line, 1),
-    )
+    end = functools.partial(interrupts.exit_now, code=1)
+    watchdog = Watchdog(pool.handles, spec.search.hung_after_s, cluster.head, say=say, end=end)
     with watchdog:
         choices, peaks = pool.choices(), pool.peaks()
     training, queued = pool.open(choices, concurrent)
@@ -231,7 +225,7 @@ def run_trials(
 ) -> Outcome:
     """Run the ledger's trials, `training` at a time with `queued` waiting for a slot, and stop the workers.
 
-    `record` is the manifest, written again at the end with the utilization of the workers.
+    At the end, `record` (the manifest) is written again with the utilization of the workers.
     """
     from sweeps.callbacks.base import Callbacks
     from sweeps.callbacks.metrics_file import RowFile
@@ -240,6 +234,7 @@ def run_trials(
     from sweeps.callbacks.utilization import Utilization
     from sweeps.tune.tuner import tune_all
 
+    say = functools.partial(console.print, highlight=False)
     rows = RowFile(folder.metrics)
     files = TrialFiles(folder, ledger)
     files.catch_up()
@@ -259,15 +254,14 @@ def run_trials(
         seconds = time.monotonic() - began
         interrupted = interrupts.received is not None
         if interrupted and not pool.stop(STOP_S):
-            console.print(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.", highlight=False)
+            say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
         pool.close()
         rows.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
-            console.print(problem, highlight=False)
+            say(problem)
         if utilization.share is not None:
-            share = f"{utilization.share:.0%}"
-            console.print(f"Until the last trial started, engines trained {share} of the time", highlight=False)
+            say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
             write_json(folder.manifest, {**record, "utilization": utilization.share})
     return Outcome(ledger.statuses(), seconds)
 

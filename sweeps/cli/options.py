@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcore.errors import OneLineParser
+from sweeps.spec.load import FLAGS
 from sweeps.spec.settings import METHODS, SCHEDULERS, without_password
 
 SCRIPT = "python sweeps/run.py"
@@ -72,9 +73,7 @@ class Options:
     @property
     def flags(self) -> dict[str, Any]:
         """The options that `load_spec` takes as keyword arguments."""
-        return {
-            name: getattr(self, name) for name in ("search", "scheduler", "trials", "seed", "slots", "name", "wandb")
-        }
+        return {name: getattr(self, name) for name in FLAGS}
 
 
 def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:

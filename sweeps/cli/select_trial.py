@@ -7,14 +7,14 @@ all. Neither Ray nor the training data are needed.
 import difflib
 import hashlib
 import json
+import math
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import optuna
-from optuna.trial import FrozenTrial
 
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError
@@ -78,23 +78,31 @@ def select_trial(path: Path, name: str = BEST) -> SelectedTrial:
     trials = _read_trials(spec, folder)
     trial_id = _find(name, spec, trials, folder)
     try:
-        run = RunSpec.model_validate(trials[trial_id].user_attrs[col.RUN])
+        run = RunSpec.model_validate(trials[trial_id].run)
     except ValueError as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{trial_id}: the study must hold its config, but does not ({reason}); {RESTORE}") from None
     trained, skipped = _newest_model(trial_id, run, trials, folder)
-    return SelectedTrial(trial_id, _status(trials[trial_id]), trained, _tokenizer(folder, trained), tuple(skipped))
+    return SelectedTrial(trial_id, trials[trial_id].status, trained, _tokenizer(folder, trained), tuple(skipped))
 
 
-def _read_trials(spec: SweepSpec, folder: RunFolder) -> dict[str, FrozenTrial]:
-    """Every trial that has started, by id."""
-    url, database = spec.search.storage, folder.study_db
+class _Trial(NamedTuple):
+    size: str
+    status: str
+    loss: float
+    run: dict[str, Any]
+
+
+Trials = dict[str, _Trial]
+"""By id."""
+
+
+def _read_trials(spec: SweepSpec, folder: RunFolder) -> Trials:
+    """Every trial that has started."""
+    url = spec.search.storage
     label = f"{folder.display}/study.db" if url is None else without_password(url)
-    if url is None and not (database.is_file() and database.stat().st_size):
-        state = "empty" if database.is_file() else "missing"
-        raise InputError(f"{label}: must hold the sweep's trials, but is {state}; {RESTORE}, or run the sweep first")
     # mode=rw never creates a file. Read-only would not do: SQLite must roll back what a killed sweep left unfinished.
-    uri = f"{database.resolve().as_uri()}?mode=rw"
+    uri = f"{folder.study_db.resolve().as_uri()}?mode=rw"
     options = {"creator": lambda: sqlite3.connect(uri, uri=True)} if url is None else None
     quiet_optuna()
     trials = {}
@@ -104,8 +112,13 @@ def _read_trials(spec: SweepSpec, folder: RunFolder) -> dict[str, FrozenTrial]:
         for size in spec.size_names:
             if (study := spec.study_name(size)) in studies:
                 for trial in optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False):
-                    if col.RUN in trial.user_attrs:  # the id names a folder, so it is never read from the database
-                        trials[col.trial_id(size, trial.number)] = trial
+                    attributes = trial.user_attrs
+                    if col.RUN in attributes:
+                        # The status is recorded before Optuna is told; only then has the trial ended.
+                        status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else col.RUNNING
+                        loss = math.inf if trial.value is None else trial.value
+                        # The id becomes part of a path, so it is not read from the database.
+                        trials[col.trial_id(size, trial.number)] = _Trial(size, status, loss, attributes[col.RUN])
         storage.engine.dispose()
     except Exception as error:  # Optuna's, SQLAlchemy's, a driver's: for the user they all mean the same
         reason = str(error.__cause__ or error).strip().split("\n")[0].replace(url or label, label)
@@ -114,7 +127,7 @@ def _read_trials(spec: SweepSpec, folder: RunFolder) -> dict[str, FrozenTrial]:
     return trials
 
 
-def _find(name: str, spec: SweepSpec, trials: Mapping[str, FrozenTrial], folder: RunFolder) -> str:
+def _find(name: str, spec: SweepSpec, trials: Trials, folder: RunFolder) -> str:
     """The id of the trial that the user means by `name`."""
     if not trials:
         raise InputError(f"RUN: must have a trial, but none has started in {folder.display}; wait, or resume the sweep")
@@ -128,7 +141,7 @@ def _find(name: str, spec: SweepSpec, trials: Mapping[str, FrozenTrial], folder:
         raise InputError(f"--trial: {rule}; the nearest are {', '.join(nearest)}")
     found = _best(trials, sizes[name])
     if found is None:
-        statuses = Counter(_status(trial) for trial_id, trial in trials.items() if _size(trial_id) == sizes[name])
+        statuses = Counter(trial.status for trial in trials.values() if trial.size == sizes[name])
         counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "no trial"
         others = [f"--trial {BEST}:{size}" for size in spec.size_names if _best(trials, size) is not None]
         remedy = f"give {' or '.join(others)}" if others else "wait, resume the sweep, or give one that is running"
@@ -136,28 +149,13 @@ def _find(name: str, spec: SweepSpec, trials: Mapping[str, FrozenTrial], folder:
     return found
 
 
-def _best(trials: Mapping[str, FrozenTrial], size: str) -> str | None:
+def _best(trials: Trials, size: str) -> str | None:
     """The complete trial of a size with the lowest loss; the first one on a tie."""
-    losses = {
-        trial_id: trial.value
-        for trial_id, trial in trials.items()
-        if _size(trial_id) == size and _status(trial) == col.COMPLETE and trial.value is not None
-    }
-    return min(losses, key=losses.__getitem__, default=None)
+    complete = [name for name, trial in trials.items() if trial.size == size and trial.status == col.COMPLETE]
+    return min(complete, key=lambda name: trials[name].loss, default=None)
 
 
-def _size(trial_id: str) -> str:
-    return trial_id.rpartition("-")[0]
-
-
-def _status(trial: FrozenTrial) -> str:
-    """The trial's status; it has ended only once Optuna has been told too."""
-    return str(trial.user_attrs.get(col.STATUS, col.RUNNING)) if trial.state.is_finished() else col.RUNNING
-
-
-def _newest_model(
-    trial_id: str, run: RunSpec, trials: Mapping[str, FrozenTrial], folder: RunFolder
-) -> tuple[TrainedModel, list[str]]:
+def _newest_model(trial_id: str, run: RunSpec, trials: Trials, folder: RunFolder) -> tuple[TrainedModel, list[str]]:
     """The model in the trial's newest valid checkpoint, and a line for each newer one that is not valid."""
     skipped: list[str] = []
     for file in reversed(checkpoint_files(folder.trial(trial_id))):
@@ -172,10 +170,11 @@ def _newest_model(
     if skipped:
         raise InputError(f"{trial_id}: must have a valid checkpoint of its own, but has none; {skipped[0]}")
     remedy = f"train it again with its config, {folder.display}/trials/{trial_id}/run.yaml"
-    kept = [name for name in trials if _size(name) == _size(trial_id) and checkpoint_files(folder.trial(name))]
+    of_size = [name for name, trial in trials.items() if trial.size == trials[trial_id].size]
+    kept = [name for name in of_size if checkpoint_files(folder.trial(name))]
     if kept:
         remedy = f"only the best three of a size keep theirs: give {' or '.join(kept[:3])}, or {remedy}"
-    raise InputError(f"{trial_id}: must have weights, but has none (it is {_status(trials[trial_id])}); {remedy}")
+    raise InputError(f"{trial_id}: must have weights, but has none (it is {trials[trial_id].status}); {remedy}")
 
 
 def _tokenizer(folder: RunFolder, trained: TrainedModel) -> str | None:

@@ -161,7 +161,9 @@ def compare_experiments(trials: pd.DataFrame, a: str, b: str) -> Comparison:
     runs_a, runs_b = runs_a.loc[sizes], runs_b.loc[sizes]
     compared = tuple(path for path in varying if not runs_a[path].equals(runs_b[path]))
     if not compared:
-        reason = NotEstimable(f"{a} and {b} differ in seeds at most" if sizes else f"{a} and {b} have no size in common")
+        reason = NotEstimable(
+            f"{a} and {b} differ in seeds at most" if sizes else f"{a} and {b} have no size in common"
+        )
         return Comparison("experiments", a, b, {m: _judge(m, ALL_SIZES, reason, None) for m in MATCHINGS}, {}, ())
     a_trials, b_trials = (known[known["key"].isin(runs["key"])] for runs in (runs_a, runs_b))
     return _compare(Arms(a_trials, b_trials, compared, size_columns(known)), a, b)

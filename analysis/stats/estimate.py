@@ -23,6 +23,11 @@ class Estimate:
     n: int
     """Number of observations: runs, trials, pairs, cells or budgets, as the function that made it says."""
 
+    @property
+    def complement(self) -> "Estimate":
+        """1 minus this number: the other exponent of two that sum to 1."""
+        return Estimate(1 - self.value, 1 - self.high, 1 - self.low, self.n)
+
 
 @dataclass(frozen=True)
 class NotEstimable:
@@ -69,8 +74,3 @@ def as_json(fitted: Mapping[str, Fitted]) -> dict[str, dict[str, Any]]:
     return {
         path: {"refused": one.reason} if isinstance(one, NotEstimable) else asdict(one) for path, one in fitted.items()
     }
-
-
-def there_are(number, noun):
-    first, *rest = noun.split(" ", 1)
-    return " ".join([str(number), first if number == 1 else f"{first}s", *rest, "is" if number == 1 else "are"])

@@ -65,9 +65,9 @@ def test_every_resample_is_fitted_as_well_as_scipy_fits_it():
     x = np.log([N, D])
     x -= x.mean(axis=1, keepdims=True)
     weights = bootstrap.exponential_weights(len(N), 12, seed=0)
-    box = huber.Box(np.array([-3.0, -10, 0.03, -10, 0.03]), np.array([2.0, 2, 3, 2, 3]))
+    bounds = optimize.Bounds(np.array([-3.0, -10, 0.03, -10, 0.03]), np.array([2.0, 2, 3, 2, 3]))
     start = np.array([[0.5, -1, 0.3, -1, 0.3]])
-    found, converged = huber.fit(start, x, np.log(loss), weights, box)
+    found, converged = huber.fit(start, x, np.log(loss), weights, bounds)
     assert converged.all()
     values = huber.objective(found, x, np.log(loss), weights)
     for theta, value, row in zip(found, values, weights, strict=True):

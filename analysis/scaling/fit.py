@@ -2,8 +2,8 @@
 
 Points come from runs (`points_of`) or from a CSV file (`analysis.runs.trial_csv`). Columns: N (parameters), D (tokens),
 loss (nats per token, +inf if it diverged), and lr and batch (tokens per update) if known. The fits themselves are in
-`analysis.scaling.loss_law`, `analysis.scaling.isoflop`, `analysis.scaling.optimum` and `analysis.scaling.power_law`, and
-so are the conditions under which a number is not estimable.
+`analysis.scaling.loss_law`, `analysis.scaling.isoflop`, `analysis.scaling.optimum` and `analysis.scaling.power_law`,
+and so are the conditions under which a number is not estimable.
 """
 
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_points(points: pd.DataFrame) -> pd.DataFrame:
-    """The best point of each (N, D) if settings are known; otherwise all with a finite loss, as models already tuned."""
+    """The best point of each (N, D) if settings are known, otherwise (models already tuned) all with a finite loss."""
     finite = points[np.isfinite(points[LOSS])]
     if not set(SETTINGS) & set(points.columns):
         return finite.reset_index(drop=True)

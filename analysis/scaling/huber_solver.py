@@ -109,8 +109,8 @@ def _quadratic(theta: Array, x: Array, log_y: Array, weights: Array) -> tuple[Ar
     reweighted = (jacobian * (weights * DELTA / np.maximum(size, DELTA))[:, None]) @ transposed
     reweighted += np.eye(theta.shape[1]) * reweighted  # Marquardt: short steps along poorly determined directions
 
-    # The second derivative of log-sum-exp is that of the terms, weighted by their shares, minus the outer product of the
-    # gradient. The latter has the form of the Gauss-Newton part and is folded into its weights.
+    # The second derivative of log-sum-exp is that of the terms, weighted by their shares, minus the outer product of
+    # the gradient. The latter has the form of the Gauss-Newton part and is folded into its weights.
     hessian = (jacobian * (weights * (size < DELTA) + psi)[:, None]) @ transposed
     hessian[:, 0, 0] -= np.einsum("rn,rn->r", psi, shares[:, 0])
     for k in range(len(x)):

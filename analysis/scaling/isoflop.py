@@ -1,8 +1,8 @@
 """IsoFLOP curves: the N with the lowest loss at each compute budget, and the law N* ~ C^a through these minima.
 
 Hoffmann et al. 2022, approach 2, with C = 6 N D. The curve of a budget is an `analysis.scaling.response_surface` in
-log N, fitted to the loss itself and not to its logarithm. If L = E + A/N^alpha + B/D^beta, the curves of all budgets are
-then one curve, shifted and rescaled, so an error of the form shifts all minima alike and cancels from the exponent.
+log N, fitted to the loss itself and not to its logarithm. If L = E + A/N^alpha + B/D^beta, the curves of all budgets
+are then one curve, shifted and rescaled, so an error of the form shifts all minima alike and cancels from the exponent.
 `analysis.scaling.loss_law` estimates the same exponent from the loss law.
 """
 
@@ -86,8 +86,8 @@ def fit_isoflop(
     with one slope in log compute for all budgets. Runs without a finite loss are left out.
 
     Intervals come from a residual bootstrap of all curves together. A minimum is not estimable with fewer than four
-    sizes, if it is at the edge of the sizes tried, or if within the noise the curve may have none. Such a budget does not
-    contribute to the exponents, which need three budgets with a minimum.
+    sizes, if it is at the edge of the sizes tried, or if within the noise the curve may have none. Such a budget does
+    not contribute to the exponents, which need three budgets with a minimum.
 
     Raises:
         ValueError: N or D is not positive.
@@ -158,7 +158,7 @@ def _draw(
 
 
 def _minimum(positions: Array, tried: Array, best: float) -> Fitted:
-    """The optimal N from its log `positions` [1 + R], the fit's and the draws'; `tried` are log sizes, `best` the best."""
+    """N* from `positions` [1 + R], log N* of the fit and of the draws; `tried` are log sizes, `best` is the best one."""
     if best in (tried.min(), tried.max()):
         end = "smallest" if best == tried.min() else "largest"
         return NotEstimable(f"the lowest loss is at the {end} size, {math.exp(best):.3g}: the minimum may lie beyond")

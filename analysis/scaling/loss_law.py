@@ -2,8 +2,8 @@
 
 Hoffmann et al. 2022, approach 3, equation (3): Huber's loss (delta 1e-3) of the residuals of log loss is minimised from
 many starts by Newton's method (`analysis.scaling.huber_solver`), and from the best ones by SciPy's L-BFGS as well.
-Intervals are expanded percentiles of refits with exponential weights (`analysis.stats.bootstrap`), each started from the
-best fit. If the data do not determine a parameter, it is not estimable, and the others still are.
+Intervals are expanded percentiles of refits with exponential weights (`analysis.stats.bootstrap`), each started from
+the best fit. If the data do not determine a parameter, it is not estimable, and the others still are.
 
 N is a parameter count, D a number of tokens, losses are in nats per token. `analysis.scaling.isoflop` finds
 compute-optimal sizes without this law.

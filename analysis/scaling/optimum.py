@@ -1,8 +1,8 @@
 """The optimal value of a positive setting (learning rate, batch) at one size, and the largest stable one.
 
 A response surface in the logs of all settings (`analysis.scaling.response_surface`) is fitted to the trials around the
-best one, and its minimum is the optimum. The best trial itself would be a biased choice: it is the luckiest of many, and
-a grid is coarse. `analysis.scaling.power_law` describes how optima change with size.
+best one, and its minimum is the optimum. The best trial itself would be a biased choice: it is the luckiest of many,
+and a grid is coarse. `analysis.scaling.power_law` describes how optima change with size.
 """
 
 import math
@@ -34,12 +34,12 @@ def find_optima(
         find_optima({"lr": trials["lr"], "batch": trials["batch"]}, trials["loss"])["lr"]
 
     `settings` maps names to the positive values [n] of the trials; `loss` [n] is in nats per token, not finite for a
-    trial that diverged. A setting with fewer than three values is held at the best trial's. If trials are too few to fit
-    all settings together, each is fitted by itself to the lowest loss at each of its values.
+    trial that diverged. A setting with fewer than three values is held at the best trial's. If trials are too few to
+    fit all settings together, each is fitted by itself to the lowest loss at each of its values.
 
     Intervals come from a residual bootstrap of the surface; `n` counts the trials that it was fitted to. An optimum is
-    not estimable if trials are too few, if the best trial or the minimum is at the edge of the values tried, or if within
-    the noise the surface may have no minimum.
+    not estimable if trials are too few, if the best trial or the minimum is at the edge of the values tried, or if
+    within the noise the surface may have no minimum.
 
     Raises:
         ValueError: a setting or a finite loss is not positive.

@@ -1,8 +1,8 @@
 """Power laws y = c N^a D^b through one value per cell, by least squares of the logarithms.
 
-They describe how the optimal learning rate or batch (`analysis.scaling.optimum`) changes with N parameters and D tokens.
-Each cell counts once, and intervals come from the scatter of the cells about the law, which includes the error of each
-optimum and whatever the law does not explain. A loss has a floor and does not follow such a law: see
+They describe how the optimal learning rate or batch (`analysis.scaling.optimum`) changes with N parameters and D
+tokens. Each cell counts once, and intervals come from the scatter of the cells about the law, which includes the error
+of each optimum and whatever the law does not explain. A loss has a floor and does not follow such a law: see
 `analysis.scaling.loss_law`.
 """
 
@@ -69,9 +69,9 @@ def fit_power_law(
 
         fit_power_law(optima["value"], optima["N"], optima["D"]).fitted["N_exponent"]
 
-    Intervals come from a residual bootstrap (`analysis.stats.bootstrap.linear_draws`). An exponent is not estimable with
-    fewer than three values of its regressor; the other one still is. Neither is estimable if N and D rise together, or
-    with as few cells as coefficients. The coefficient depends on all exponents and needs each of them.
+    Intervals come from a residual bootstrap (`analysis.stats.bootstrap.linear_draws`). An exponent is not estimable
+    with fewer than three values of its regressor; the other one still is. Neither is estimable if N and D rise
+    together, or with as few cells as coefficients. The coefficient depends on all exponents and needs each of them.
 
     Raises:
         ValueError: neither N nor D is given, or a value is not positive.

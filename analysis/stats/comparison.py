@@ -51,8 +51,8 @@ class Matched:
     size: str
     """ALL_SIZES, or a size's name."""
     difference: Fitted
-    """Mean over pairs with the paired t interval; n counts pairs. All pairs have equal weight. If the difference depends
-    on size or settings, this is the mean over those that were run, and the interval is wider for it."""
+    """Mean over pairs with the paired t interval; n counts pairs. All pairs have equal weight. If the difference
+    depends on size or settings, this is the mean over those that were run, and the interval is wider for it."""
     noise: float
     """nats per token; a difference of at most this is a tie. NaN if unknown."""
     noise_from: str

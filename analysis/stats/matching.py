@@ -9,10 +9,10 @@ There are three matchings, because "the same model without X" has three meanings
 | same non-embedding parameters | the same by params_non_embedding                                                    |
 
 A size series is the trials of one arm that differ in size alone, with equal hyperparameters, seeds, data and tokens. If
-the parameter counts of two series do not coincide, the loss of one is interpolated linearly in log N at the sizes of the
-other, and vice versa; nothing is extrapolated. Interpolation overestimates a loss that is convex in log N. Doing it
-both ways penalises each arm in turn, so the error cancels. Two series count as one pair, whatever their number of sizes,
-because their differences share trials.
+the parameter counts of two series do not coincide, the loss of one is interpolated linearly in log N at the sizes of
+the other, and vice versa; nothing is extrapolated. Interpolation overestimates a loss that is convex in log N. Doing it
+both ways penalises each arm in turn, so the error cancels. Two series count as one pair, whatever their number of
+sizes, because their differences share trials.
 
 `analysis.stats.comparison` draws conclusions from the pairs. Losses are in nats per token; differences are b minus a.
 """

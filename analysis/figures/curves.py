@@ -47,6 +47,8 @@ def curve_figures(run: Run) -> list[ReportFigure]:
 def curve_figure(run: Run, along: str) -> ReportFigure | None:
     """Validation loss against the column `along` (one of AXES), a line per trial; None if no trial has reported."""
     rows = run.rows[np.isfinite(run.rows[col.VAL_LOSS])]
+    if rows.empty:
+        return None
     per_token = run.trials.set_index(col.TRIAL)[col.FLOPS_PER_TOKEN].astype("float64")
     rows = rows.assign(**{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * rows[col.TRIAL].map(per_token)})
     status_of = run.trials.set_index(col.TRIAL)[col.STATUS]

@@ -3,6 +3,8 @@
 Points are always shown, a curve only if its law is estimable.
 """
 
+import itertools
+
 import numpy as np
 import pandas as pd
 from matplotlib.typing import ColorType
@@ -84,9 +86,8 @@ def isoflop_figure(scaling: Scaling) -> ReportFigure | None:
             axes.plot(sizes, budget.predict(sizes), color=palette[name], linewidth=1.1)
             best = budget.N_optimal
             if isinstance(best, Estimate):
-                bars = error_bars(best.value, best.low, best.high)
-                look = {"fmt": "D", "color": RED, "markersize": 4, "capsize": 2, "zorder": 4}
-                axes.errorbar([best.value], budget.predict([best.value]), xerr=bars, **look)
+                loss, bars = budget.predict([best.value]), error_bars(best.value, best.low, best.high)
+                axes.errorbar([best.value], loss, xerr=bars, fmt="D", color=RED, markersize=4, capsize=2, zorder=4)
         log_axes(axes, AXES[N], LOSS)
         legend(axes, colour_handles(palette, " FLOPs"))
     shown = sum(len(budget.members) for budget in budgets)
@@ -138,6 +139,6 @@ def _levels(values: pd.Series) -> tuple[pd.Series, dict[str, ColorType]]:
         return values.map(count), colours(count(level) for level in levels)
     edges = np.quantile(levels, np.linspace(0, 1, MAX_LEVELS + 1))
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, MAX_LEVELS - 1)
-    names = [f"{count(low)} to {count(high)}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
+    names = [f"{count(low)} to {count(high)}" for low, high in itertools.pairwise(edges)]
     groups = pd.Series([names[k] for k in bins], index=values.index)
     return groups, colours(name for name in names if name in set(groups))

@@ -158,7 +158,7 @@ def _draw(
 
 
 def _minimum(positions: Array, tried: Array, best: float) -> Fitted:
-    """N* from `positions` [1 + R], log N* of the fit and of the draws; `tried` are log sizes, `best` is the best one."""
+    """N* from `positions` [1 + R], log N* of the fit and of the draws; `tried`: log sizes; `best`: the best one."""
     if best in (tried.min(), tried.max()):
         end = "smallest" if best == tried.min() else "largest"
         return NotEstimable(f"the lowest loss is at the {end} size, {math.exp(best):.3g}: the minimum may lie beyond")

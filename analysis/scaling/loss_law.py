@@ -225,7 +225,8 @@ def _best_fit(x: Array, log_y: Array, bounds: optimize.Bounds) -> Array:
     found, _ = huber.fit(starts, x, log_y, ones, bounds)
     values = huber.objective(found, x, log_y, ones)
     order = values.argsort()
-    best, best_value, one = found[order[0]], values[order[0]], ones[:1]
+    best: Array = found[order[0]]
+    best_value, one = values[order[0]], ones[:1]
     unit = 1 / max(huber.objective(starts[:1], x, log_y, one)[0], huber.DELTA**2)  # L-BFGS expects values near 1
 
     def scaled(theta: Array) -> tuple[float, Array]:

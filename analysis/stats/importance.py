@@ -163,14 +163,14 @@ def _standard_errors(
         raw.append(sample.evaluate(study, rows))
         # Repeated trials raise the importance of noise, so resamples are corrected by their own shuffles.
         null.append(sample.evaluate(study, rng.permutation(rows)))
-    return np.nanstd([_shares(one - np.mean(null, axis=0)) for one in raw], axis=0, ddof=1)
+    return np.asarray(np.nanstd([_shares(one - np.mean(null, axis=0)) for one in raw], axis=0, ddof=1))
 
 
 def _shares(gains: Array) -> Array:
     """Each positive gain over the sum of all; NaN if none is positive."""
     gains = np.maximum(gains, 0.0)
     with np.errstate(invalid="ignore"):
-        return gains / gains.sum()
+        return np.asarray(gains / gains.sum())
 
 
 def _ranked_losses(usable: pd.DataFrame) -> Array:

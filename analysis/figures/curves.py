@@ -5,19 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import (
-    GREY,
-    LOSS,
-    RED,
-    ReportFigure,
-    colour_handles,
-    colours,
-    legend,
-    new_figure,
-    report_style,
-    round_numbers,
-    status_handles,
-)
+from analysis.figures import style
+from analysis.figures.style import ReportFigure
 from analysis.runs.load import Run
 from analysis.tables.formatting import COUNT_SUFFIXES, FLOP_SUFFIXES
 from lmcore import columns as col
@@ -31,11 +20,11 @@ AXES = {
 """Column to name in the file's name, and label with unit."""
 LOG_AXES = {col.TOKENS: COUNT_SUFFIXES, col.TRAIN_FLOPS: FLOP_SUFFIXES}
 LOOKS: dict[str, dict[str, Any]] = {
-    col.COMPLETE: {"marker": "o", "linestyle": "-", "color": GREY},
-    col.PRUNED: {"marker": "|", "linestyle": "-", "color": GREY},
-    col.RUNNING: {"marker": ">", "linestyle": "--", "color": GREY},
-    col.DIVERGED: {"marker": "x", "linestyle": ":", "color": RED},
-    col.FAILED: {"marker": "+", "linestyle": ":", "color": GREY},
+    col.COMPLETE: {"marker": "o", "linestyle": "-", "color": style.GREY},
+    col.PRUNED: {"marker": "|", "linestyle": "-", "color": style.GREY},
+    col.RUNNING: {"marker": ">", "linestyle": "--", "color": style.GREY},
+    col.DIVERGED: {"marker": "x", "linestyle": ":", "color": style.RED},
+    col.FAILED: {"marker": "+", "linestyle": ":", "color": style.GREY},
 }
 
 
@@ -55,24 +44,24 @@ def curve_figure(run: Run, along: str) -> ReportFigure | None:
     shown = rows[rows[col.TRIAL].isin(status_of.index) & rows[along].notna()]
     if shown.empty:
         return None
-    palette = colours(run.trials[col.SIZE])
+    palette = style.colours(run.trials[col.SIZE])
     name, label = AXES[along]
-    with report_style():
-        figure, axes = new_figure()
+    with style.report_style():
+        figure, axes = style.new_figure()
         for trial, own in shown.groupby(col.TRIAL, sort=False):
             status = status_of[trial]
             look = LOOKS[status]
-            colour = RED if status == col.DIVERGED else palette[own[col.SIZE].iloc[0]]
+            colour = style.RED if status == col.DIVERGED else palette[own[col.SIZE].iloc[0]]
             x, y = own[along].astype("float64").to_numpy(), own[col.VAL_LOSS].to_numpy()
             width, alpha, order = (1.3, 0.95, 3) if status == col.COMPLETE else (0.8, 0.55, 2)
             axes.plot(x, y, look["linestyle"], color=colour, linewidth=width, alpha=alpha, zorder=order)
             axes.plot(x[-1], y[-1], look["marker"], color=colour, markersize=4, zorder=4)
-        axes.set(xlabel=label, ylabel=LOSS, ylim=_limits(shown, status_of))
+        axes.set(xlabel=label, ylabel=style.LOSS, ylim=_limits(shown, status_of))
         if along in LOG_AXES:
             axes.set_xscale("log")
-            round_numbers(axes.xaxis, LOG_AXES[along])
+            style.round_numbers(axes.xaxis, LOG_AXES[along])
         statuses = status_of[shown[col.TRIAL].unique()]
-        legend(axes, [*colour_handles(palette, linewidth=2), *status_handles(statuses, LOOKS)])
+        style.legend(axes, [*style.colour_handles(palette, linewidth=2), *style.status_handles(statuses, LOOKS)])
     counts = ", ".join(f"{number} {status}" for status, number in statuses.value_counts().items())
     caption = (
         f"Validation loss against {label}, one line for each of n = {len(statuses)} trials that reported ({counts}). "

@@ -11,24 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.typing import ColorType
 
-from analysis.figures.style import (
-    GREY,
-    LEARNING_RATE,
-    LOSS,
-    RED,
-    WIDTH_IN,
-    ReportFigure,
-    colour_handles,
-    colours,
-    legend,
-    new_figure,
-    report_style,
-    round_numbers,
-    shade,
-    status_handles,
-)
+from analysis.figures import style
+from analysis.figures.style import ReportFigure
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted
 from analysis.tables.searched import searched_dimensions
@@ -37,31 +24,31 @@ from lmcore import columns as col
 
 MAX_PANELS = 12
 LOOKS: dict[str, dict[str, Any]] = {
-    col.COMPLETE: {"color": GREY, "marker": "o", "linestyle": ""},
-    col.PRUNED: {"color": GREY, "marker": "o", "linestyle": "", "markerfacecolor": "none"},
-    col.DIVERGED: {"color": RED, "marker": "x", "linestyle": ""},
+    col.COMPLETE: {"color": style.GREY, "marker": "o", "linestyle": ""},
+    col.PRUNED: {"color": style.GREY, "marker": "o", "linestyle": "", "markerfacecolor": "none"},
+    col.DIVERGED: {"color": style.RED, "marker": "x", "linestyle": ""},
 }
 
 
 def learning_rate_figure(trials: pd.DataFrame, optima: Mapping[str, Fitted]) -> ReportFigure:
     """Loss against the learning rate, with the region where trials diverged and the fitted optimum of each size."""
     shown = _ended(trials)
-    palette = colours(trials[col.SIZE])
-    with report_style():
-        figure, axes = new_figure()
+    palette = style.colours(trials[col.SIZE])
+    with style.report_style():
+        figure, axes = style.new_figure()
         top = _scatter(axes, shown, LR_PATH, palette)
         axes.set_xscale("log")
-        round_numbers(axes.xaxis)
+        style.round_numbers(axes.xaxis)
         diverged = shown.loc[shown[col.STATUS] == col.DIVERGED, LR_PATH]
         if len(diverged):
-            axes.axvspan(diverged.min(), axes.get_xlim()[1], color=RED, alpha=0.06, zorder=0)
+            axes.axvspan(diverged.min(), axes.get_xlim()[1], color=style.RED, alpha=0.06, zorder=0)
         known = {size: optimum for size, optimum in optima.items() if isinstance(optimum, Estimate)}
         for size, optimum in known.items():
             axes.axvspan(optimum.low, optimum.high, color=palette[size], alpha=0.12, zorder=0)
             axes.axvline(optimum.value, color=palette[size], linewidth=1.0, linestyle="--", zorder=1)
-        axes.set(xlabel=LEARNING_RATE, ylabel=LOSS)
+        axes.set(xlabel=style.LEARNING_RATE, ylabel=style.LOSS)
         axes.set_ylim(top=top)
-        legend(axes, [*colour_handles(palette, linewidth=2), *status_handles(shown[col.STATUS], LOOKS)])
+        style.legend(axes, _handles(palette, shown))
     region = f" Shaded: from {diverged.min():.1e} upwards, the lowest rate that diverged." if len(diverged) else ""
     fitted = " Dashed: the fitted optimum of a size, with its 95 % interval." if known else ""
     caption = (
@@ -77,11 +64,11 @@ def hyperparameter_figure(trials: pd.DataFrame) -> ReportFigure | None:
     if not paths:
         return None
     shown = _ended(trials)
-    palette = colours(trials[col.SIZE])
+    palette = style.colours(trials[col.SIZE])
     columns = min(2, len(paths))
     rows = -(-len(paths) // columns)
-    with report_style():
-        figure = Figure(figsize=(WIDTH_IN, 0.4 + 2.1 * rows))
+    with style.report_style():
+        figure = Figure(figsize=(style.WIDTH_IN, 0.4 + 2.1 * rows))
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         for axes, path in zip(panels, paths, strict=False):
             values, words = _coordinates(shown[path])
@@ -91,12 +78,12 @@ def hyperparameter_figure(trials: pd.DataFrame) -> ReportFigure | None:
                 axes.set_xlim(-0.5, len(words) - 0.5)
             elif _is_log(path, values):
                 axes.set_xscale("log")
-                round_numbers(axes.xaxis)
+                style.round_numbers(axes.xaxis)
             axes.set_xlabel(_label(path))
         for axes in panels[len(paths) :]:
             axes.set_visible(False)
-        figure.supylabel(LOSS, fontsize=9.5)
-        legend(panels[0], [*colour_handles(palette, linewidth=2), *status_handles(shown[col.STATUS], LOOKS)])
+        figure.supylabel(style.LOSS, fontsize=9.5)
+        style.legend(panels[0], _handles(palette, shown))
     caption = (
         f"Last validation loss against each hyperparameter that was searched, n = {len(shown)} trials "
         f"({_counts(shown)}). Everything else varies as well within a panel."
@@ -116,17 +103,17 @@ def parallel_coordinates(trials: pd.DataFrame) -> ReportFigure | None:
     scales = [*(_unit_scale(shown[path], path) for path in paths), (rank.to_numpy(), {0.0: "best", 1.0: "worst"})]
     names = [*(short_names(paths)[path] for path in paths), "rank of loss\nin its size"]
     xs = range(len(names))
-    with report_style():
-        figure, axes = new_figure(height_in=3.4)
+    with style.report_style():
+        figure, axes = style.new_figure(height_in=3.4)
         for index, share in enumerate(rank):
             y = [heights[index] for heights, _ in scales]
             if np.isnan(share):  # diverged
-                axes.plot(xs, [*y[:-1], 1.06], color=RED, alpha=0.5, linewidth=0.8, zorder=1)
+                axes.plot(xs, [*y[:-1], 1.06], color=style.RED, alpha=0.5, linewidth=0.8, zorder=1)
             else:
                 look = {"alpha": 0.85 - 0.6 * share, "linewidth": 1.6 - share, "zorder": 3 - share}
-                axes.plot(xs, y, color=shade(share), **look)
+                axes.plot(xs, y, color=style.shade(share), **look)
         for x, (_, ticks) in zip(xs, scales, strict=True):
-            axes.axvline(x, color=GREY, linewidth=0.8, zorder=0)
+            axes.axvline(x, color=style.GREY, linewidth=0.8, zorder=0)
             for height, text in ticks.items():
                 look = {"textcoords": "offset points", "fontsize": 7.5, "va": "center", "zorder": 6}
                 axes.annotate(text, (x, height), xytext=(3, 0), **look)
@@ -147,6 +134,10 @@ def _ended(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[trials[LR_PATH].notna() & trials[col.STATUS].isin(LOOKS)]
 
 
+def _handles(palette: Mapping[str, ColorType], trials: pd.DataFrame) -> list[Line2D]:
+    return [*style.colour_handles(palette, linewidth=2), *style.status_handles(trials[col.STATUS], LOOKS)]
+
+
 def _scatter(axes: Axes, trials: pd.DataFrame, path: str, palette: Mapping[str, ColorType]) -> float:
     """Draw trials as points. Returns the upper limit for the loss axis, at which the diverged ones are drawn."""
     losses = trials.loc[trials[col.STATUS] != col.DIVERGED, col.VAL_LOSS]
@@ -154,7 +145,7 @@ def _scatter(axes: Axes, trials: pd.DataFrame, path: str, palette: Mapping[str, 
     for (size, status), group in trials.groupby([col.SIZE, col.STATUS], sort=False):
         x = group[path].astype("float64")
         if status == col.DIVERGED:
-            axes.plot(x, [top] * len(x), "x", color=RED, markersize=5, clip_on=False, zorder=4)
+            axes.plot(x, [top] * len(x), "x", color=style.RED, markersize=5, clip_on=False, zorder=4)
         else:
             face = palette[size] if status == col.COMPLETE else "none"
             axes.scatter(x, group[col.VAL_LOSS], s=22, facecolors=face, edgecolors=palette[size], zorder=3)
@@ -163,7 +154,8 @@ def _scatter(axes: Axes, trials: pd.DataFrame, path: str, palette: Mapping[str, 
 
 def _coordinates(values: pd.Series) -> tuple[pd.Series, dict[float, str]]:
     """Numbers unchanged and no tick labels; or words and booleans as 0, 1, ... with their labels."""
-    if all(isinstance(value, (int, float)) and not isinstance(value, (bool, np.bool_)) for value in values):
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+    if numeric or all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         return values.astype("float64"), {}
     words = values.map(lambda value: {"True": "yes", "False": "no"}.get(str(value), str(value)))
     names = sorted(words.unique())
@@ -185,7 +177,7 @@ def _unit_scale(column: pd.Series, path: str) -> tuple[Array, dict[float, str]]:
 
 
 def _label(path: str) -> str:
-    labels = {TIED_PATH: "tied embeddings", LR_PATH: LEARNING_RATE}
+    labels = {TIED_PATH: "tied embeddings", LR_PATH: style.LEARNING_RATE}
     labels[f"{col.PARAMS_PREFIX}optim.warmup_fraction"] = "warmup_fraction (fraction of the run)"
     return labels.get(path, path.removeprefix(col.PARAMS_PREFIX).partition(".")[2])
 

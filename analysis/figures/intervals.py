@@ -4,23 +4,13 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.figures.style import (
-    GREY,
-    INK,
-    RED,
-    ReportFigure,
-    colour_handles,
-    colours,
-    error_bars,
-    legend,
-    new_figure,
-    report_style,
-)
+from analysis.figures import style
+from analysis.figures.style import ReportFigure
 from analysis.stats.comparison import BETTER, WORSE, Comparison
 from analysis.stats.estimate import Estimate
 from lmcore import columns as col
 
-VERDICT_COLOURS = {BETTER: "#2e7d5b", WORSE: RED}
+VERDICT_COLOURS = {BETTER: "#2e7d5b", WORSE: style.RED}
 ROW_IN, FRAME_IN = 0.26, 1.1
 
 
@@ -29,16 +19,16 @@ def importance_forest(table: pd.DataFrame) -> ReportFigure | None:
     known = table[table["refused"].isna()].reset_index(drop=True)
     if known.empty:
         return None
-    palette = colours(known[col.SIZE])
-    with report_style():
-        figure, axes = new_figure(FRAME_IN + ROW_IN * len(known))
+    palette = style.colours(known[col.SIZE])
+    with style.report_style():
+        figure, axes = style.new_figure(FRAME_IN + ROW_IN * len(known))
         for y, row in enumerate(known.itertuples()):
-            bars = error_bars(row.importance, row.low, row.high)
+            bars = style.error_bars(row.importance, row.low, row.high)
             colour, alpha = palette[row.size], 1.0 if row.separable else 0.45
             axes.errorbar([row.importance], [y], xerr=bars, fmt="o", markersize=5, capsize=3, color=colour, alpha=alpha)
         axes.set_yticks(range(len(known)), [path.partition(".")[2] for path in known["parameter"]])
         axes.set(xlabel="importance (share of 1)", ylabel="hyperparameter", xlim=(0, 1), ylim=(len(known) - 0.5, -0.5))
-        legend(axes, colour_handles(palette, linewidth=2))
+        style.legend(axes, style.colour_handles(palette, linewidth=2))
     rest = ", ".join(f"n = {group['n'].iloc[0]} in {size}" for size, group in known.groupby(col.SIZE, sort=False))
     caption = (
         "Share of each searched hyperparameter in what tells the best quarter of the trials from the rest "
@@ -57,13 +47,13 @@ def comparison_forest(comparisons: Sequence[Comparison]) -> ReportFigure | None:
     ]
     if not rows:
         return None
-    with report_style():
-        figure, axes = new_figure(FRAME_IN + 1.3 * ROW_IN * len(rows))
-        axes.axvline(0, color=INK, linewidth=0.8)
+    with style.report_style():
+        figure, axes = style.new_figure(FRAME_IN + 1.3 * ROW_IN * len(rows))
+        axes.axvline(0, color=style.INK, linewidth=0.8)
         for y, (_, matched, d) in enumerate(rows):
-            colour = VERDICT_COLOURS.get(matched.verdict, GREY)
-            axes.barh(y, 2 * matched.noise, left=-matched.noise, height=0.7, color=GREY, alpha=0.18, zorder=0)
-            bars = error_bars(d.value, d.low, d.high)
+            colour = VERDICT_COLOURS.get(matched.verdict, style.GREY)
+            axes.barh(y, 2 * matched.noise, left=-matched.noise, height=0.7, color=style.GREY, alpha=0.18, zorder=0)
+            bars = style.error_bars(d.value, d.low, d.high)
             axes.errorbar([d.value], [y], xerr=bars, fmt="o", color=colour, markersize=5, capsize=3)
         labels = [f"{name}\n{matched.matching} (n = {d.n})" for name, matched, d in rows]
         axes.set_yticks(range(len(rows)), labels, fontsize=8)

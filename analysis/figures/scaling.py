@@ -9,21 +9,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.typing import ColorType
 
-from analysis.figures.style import (
-    INK,
-    LOSS,
-    RED,
-    ReportFigure,
-    colour_handles,
-    colours,
-    error_bars,
-    legend,
-    log_axes,
-    new_figure,
-    report_style,
-)
-from analysis.runs.trial_csv import LOSS as LOSS_COLUMN
-from analysis.runs.trial_csv import D, N
+from analysis.figures import style
+from analysis.figures.style import ReportFigure
+from analysis.runs.trial_csv import LOSS, D, N
 from analysis.scaling.fit import SETTINGS, Scaling
 from analysis.stats.estimate import Estimate
 from analysis.tables.formatting import FLOP_SUFFIXES, count
@@ -48,10 +36,10 @@ def size_figure(scaling: Scaling) -> ReportFigure | None:
     groups, palette = _levels(points[D])
     curve, size_curve = scaling.loss_nd.curve, scaling.loss_n.curve
     sizes = np.geomspace(points[N].min(), points[N].max(), 120)
-    with report_style():
-        figure, axes = new_figure()
+    with style.report_style():
+        figure, axes = style.new_figure()
         for label, own in points.groupby(groups, sort=False):
-            axes.scatter(own[N], own[LOSS_COLUMN], s=20, color=palette[label], zorder=3)
+            axes.scatter(own[N], own[LOSS], s=20, color=palette[label], zorder=3)
             if curve is not None:
                 tokens = float(np.exp(np.log(own[D]).mean()))
                 axes.plot(sizes, curve.predict(sizes, tokens), color=palette[label], linewidth=1.1)
@@ -60,12 +48,12 @@ def size_figure(scaling: Scaling) -> ReportFigure | None:
         if curve is not None:
             text = "Lines: L(N, D) = E + A/N^alpha + B/D^beta, with the 95 % band of the law itself."
         elif size_curve is not None:
-            axes.plot(sizes, size_curve.predict(sizes), color=INK, linewidth=1.1)
-            axes.fill_between(sizes, *size_curve.band(sizes), color=INK, alpha=0.12, linewidth=0)
+            axes.plot(sizes, size_curve.predict(sizes), color=style.INK, linewidth=1.1)
+            axes.fill_between(sizes, *size_curve.band(sizes), color=style.INK, alpha=0.12, linewidth=0)
             same = f"n = {len(scaling.n_points)} of one token count"
             text = f"Line: L(N) = E + A/N^alpha through the {same}, with its 95 % band."
-        log_axes(axes, AXES[N], LOSS)
-        legend(axes, colour_handles(palette, " tokens", marker="o", linestyle=""))
+        style.log_axes(axes, AXES[N], style.LOSS)
+        style.legend(axes, style.colour_handles(palette, " tokens", marker="o", linestyle=""))
     caption = f"Lowest validation loss at each N and D, n = {len(points)} models. {text}"
     return ReportFigure("loss_size", "Loss against size", figure, caption)
 
@@ -76,20 +64,22 @@ def isoflop_figure(scaling: Scaling) -> ReportFigure | None:
     if len(budgets) < 2:
         return None
     names = [count(budget.compute, FLOP_SUFFIXES) for budget in budgets]
-    palette = colours(names)
-    with report_style():
-        figure, axes = new_figure()
+    palette = style.colours(names)
+    with style.report_style():
+        figure, axes = style.new_figure()
         for name, budget in zip(names, budgets, strict=True):
             own = scaling.points.iloc[budget.members]
-            axes.scatter(own[N], own[LOSS_COLUMN], s=16, color=palette[name], zorder=3)
+            axes.scatter(own[N], own[LOSS], s=16, color=palette[name], zorder=3)
             sizes = np.geomspace(own[N].min(), own[N].max(), 80)
             axes.plot(sizes, budget.predict(sizes), color=palette[name], linewidth=1.1)
             best = budget.N_optimal
             if isinstance(best, Estimate):
-                loss, bars = budget.predict([best.value]), error_bars(best.value, best.low, best.high)
-                axes.errorbar([best.value], loss, xerr=bars, fmt="D", color=RED, markersize=4, capsize=2, zorder=4)
-        log_axes(axes, AXES[N], LOSS)
-        legend(axes, colour_handles(palette, " FLOPs"))
+                loss, bars = budget.predict([best.value]), style.error_bars(best.value, best.low, best.high)
+                axes.errorbar(
+                    [best.value], loss, xerr=bars, fmt="D", color=style.RED, markersize=4, capsize=2, zorder=4
+                )
+        style.log_axes(axes, AXES[N], style.LOSS)
+        style.legend(axes, style.colour_handles(palette, " FLOPs"))
     shown = sum(len(budget.members) for budget in budgets)
     minima = sum(isinstance(budget.N_optimal, Estimate) for budget in budgets)
     caption = (
@@ -110,18 +100,18 @@ def optimum_figure(scaling: Scaling, setting: str, along: str) -> ReportFigure |
     other, noun = (D, " tokens") if along == N else (N, " parameters")
     groups, palette = _levels(known[other])
     law = scaling.laws[setting]
-    with report_style():
-        figure, axes = new_figure()
+    with style.report_style():
+        figure, axes = style.new_figure()
         for label, own in known.groupby(groups, sort=False):
-            bars = error_bars(own["value"], own["low"], own["high"])
+            bars = style.error_bars(own["value"], own["low"], own["high"])
             axes.errorbar(own[along], own["value"], yerr=bars, fmt="o", color=palette[label], markersize=4, capsize=2)
             if law is not None:
                 x = np.geomspace(known[along].min(), known[along].max(), 60)
                 rest = np.full_like(x, np.exp(np.log(own[other]).mean()))
                 y = law.predict(x, rest) if along == N else law.predict(rest, x)
                 axes.plot(x, y, color=palette[label], linewidth=1.0, alpha=0.8)
-        log_axes(axes, AXES[along], f"optimal {UNITS[setting]}")
-        legend(axes, colour_handles(palette, noun, marker="o"))
+        style.log_axes(axes, AXES[along], f"optimal {UNITS[setting]}")
+        style.legend(axes, style.colour_handles(palette, noun, marker="o"))
     without = len(cells) - len(known)
     caption = (
         f"The optimal {UNITS[setting]} of each N and D, n = {len(known)} cells, with 95 % intervals"
@@ -136,9 +126,9 @@ def _levels(values: pd.Series) -> tuple[pd.Series, dict[str, ColorType]]:
     """A label for each value and a colour for each label; more than MAX_LEVELS values are binned by quantiles."""
     levels = np.sort(values.unique())
     if len(levels) <= MAX_LEVELS:
-        return values.map(count), colours(count(level) for level in levels)
+        return values.map(count), style.colours(count(level) for level in levels)
     edges = np.quantile(levels, np.linspace(0, 1, MAX_LEVELS + 1))
     bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, MAX_LEVELS - 1)
     names = [f"{count(low)} to {count(high)}" for low, high in itertools.pairwise(edges)]
     groups = pd.Series([names[k] for k in bins], index=values.index)
-    return groups, colours(name for name in names if name in set(groups))
+    return groups, style.colours(name for name in names if name in set(groups))

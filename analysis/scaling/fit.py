@@ -16,7 +16,8 @@ from analysis.runs.trial_csv import BATCH, LOSS, LR, D, N
 from analysis.scaling.isoflop import IsoFlop, fit_isoflop
 from analysis.scaling.loss_law import OPTIMAL, LossLaw, fit_loss_law, fit_size_law
 from analysis.scaling.optimum import optimum_table
-from analysis.scaling.power_law import PowerLaw, fit_power_law, levels_of
+from analysis.scaling.power_law import PowerLaw, fit_power_law
+from analysis.scaling.regressors import levels_of
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.tables.trials import LR_PATH
 from lmcore import columns as col

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 
-from analysis.scaling.power_law import count_levels, levels_of
-from analysis.scaling.response_surface import ResponseSurface
+from analysis.scaling.regressors import count_levels, levels_of, log_of
+from analysis.scaling.response_surface import ResponseSurface, judge
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, too_few
@@ -90,12 +90,11 @@ def fit_isoflop(
     not contribute to the exponents, which need three budgets with a minimum.
 
     Raises:
-        ValueError: N or D is not positive.
+        ValueError: N or D is not positive and finite.
     """
-    size, tokens, losses = (np.asarray(x, float) for x in (N, D, loss))
-    if not ((size > 0).all() and (tokens > 0).all()):
-        raise ValueError("N and D must be positive; leave other runs out")
-    log_size, log_compute = np.log(size), np.log(FLOPS_PER_TOKEN_AND_PARAMETER * size * tokens)
+    losses = np.asarray(loss, float)
+    log_size = log_of("N", N)
+    log_compute = log_of("C = 6 N D", FLOPS_PER_TOKEN_AND_PARAMETER * np.asarray(N, float) * np.asarray(D, float))
     runs = np.flatnonzero(np.isfinite(losses))
     runs = runs[np.argsort(log_compute[runs], kind="stable")]
     levels = levels_of(log_compute[runs], math.log1p(tolerance))
@@ -115,7 +114,7 @@ def fit_isoflop(
         coefficients, drawn = next(draws)
         positions = budget.form.lowest(np.concatenate([coefficients[None], drawn]))[:, 0] + budget.center
         tried = log_size[budget.members]
-        optimum = _minimum(positions, tried, tried[losses[budget.members].argmin()])
+        optimum = judge("size", positions, tried, tried[losses[budget.members].argmin()], len(tried))
         if isinstance(optimum, Estimate):
             minima.append(positions)
         budgets[index] = replace(budget, N_optimal=optimum, coefficients=coefficients)
@@ -155,21 +154,6 @@ def _draw(
     ends = np.cumsum([0, *(block.shape[1] for block in blocks)])
     parts = [slice(*pair) for pair in itertools.pairwise(ends)]
     return [(coefficients[part] * unit, draws[:, part] * unit) for part, unit in zip(parts, lowest, strict=True)]
-
-
-def _minimum(positions: Array, tried: Array, best: float) -> Fitted:
-    """N* from `positions` [1 + R], log N* of the fit and of the draws; `tried`: log sizes; `best`: the best one."""
-    if best in (tried.min(), tried.max()):
-        end = "smallest" if best == tried.min() else "largest"
-        return NotEstimable(f"the lowest loss is at the {end} size, {math.exp(best):.3g}: the minimum may lie beyond")
-    if not np.isfinite(positions[0]):
-        return NotEstimable("the curve has no minimum: it bends downwards")
-    if not tried.min() < positions[0] < tried.max():
-        return NotEstimable(f"the curve's minimum lies outside the sizes tried, at {math.exp(positions[0]):.3g}")
-    low, high = bootstrap.interval(positions[1:])
-    if not np.isfinite([low, high]).all():
-        return NotEstimable("within the noise the curve may have no minimum")
-    return Estimate(math.exp(positions[0]), math.exp(low), math.exp(high), len(tried))
 
 
 def _exponents(budgets: list[Budget], minima: list[Array], seed: int) -> dict[str, Fitted]:

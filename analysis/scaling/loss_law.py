@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from scipy import optimize
 
 from analysis.scaling import huber_solver as huber
-from analysis.scaling.power_law import count_levels, indistinguishable
+from analysis.scaling.regressors import count_levels, indistinguishable, log_of
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Fitted, NotEstimable, too_few
@@ -112,15 +112,8 @@ def fit_size_law(N: ArrayLike, loss: ArrayLike, resamples: int = 1000, seed: int
 def _fit(regressors: dict[str, ArrayLike], loss: ArrayLike, resamples: int, seed: int) -> LossLaw:
     losses = np.asarray(loss, float)
     kept = np.isfinite(losses)
-    if not (losses[kept] > 0).all():
-        raise ValueError(f"losses must be positive nats per token, got {losses[kept].min()}")
-    log_y = np.log(losses[kept])
-    logs = {}
-    for name, column in regressors.items():
-        values = np.asarray(column, float)[kept]
-        if not (np.isfinite(values) & (values > 0)).all():
-            raise ValueError(f"{name} must be positive and finite; leave other runs out")
-        logs[name] = np.log(values)
+    log_y = log_of("loss", losses[kept])
+    logs = {name: log_of(name, np.asarray(column)[kept]) for name, column in regressors.items()}
 
     n, parameters = len(log_y), 1 + 2 * len(logs)
     levels = {name: count_levels(x) for name, x in logs.items()}
@@ -225,8 +218,7 @@ def _best_fit(x: Array, log_y: Array, bounds: optimize.Bounds) -> Array:
     found, _ = huber.fit(starts, x, log_y, ones, bounds)
     values = huber.objective(found, x, log_y, ones)
     order = values.argsort()
-    best: Array = found[order[0]]
-    best_value, one = values[order[0]], ones[:1]
+    best, best_value, one = found[order[0]], values[order[0]], ones[:1]
     unit = 1 / max(huber.objective(starts[:1], x, log_y, one)[0], huber.DELTA**2)  # L-BFGS expects values near 1
 
     def scaled(theta: Array) -> tuple[float, Array]:
@@ -237,7 +229,7 @@ def _best_fit(x: Array, log_y: Array, bounds: optimize.Bounds) -> Array:
         result = optimize.minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds)
         if result.fun / unit < best_value:
             best, best_value = result.x, result.fun / unit
-    return huber.fit(best[None], x, log_y, one, bounds)[0][0]
+    return np.asarray(huber.fit(best[None], x, log_y, one, bounds)[0][0])
 
 
 def _starts(log_y: Array, terms: int) -> Array:

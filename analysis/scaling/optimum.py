@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from analysis.scaling.response_surface import ResponseSurface
+from analysis.scaling.regressors import log_of
+from analysis.scaling.response_surface import ResponseSurface, judge
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells, too_few
@@ -44,26 +45,21 @@ def find_optima(
     Raises:
         ValueError: a setting or a finite loss is not positive.
     """
-    values = {name: np.asarray(column, float) for name, column in settings.items()}
     losses = np.asarray(loss, float)
-    for name, column in values.items():
-        if not (column > 0).all():
-            raise ValueError(f"settings must be positive, but {name} has {column.min()}; leave those trials out")
     kept = np.isfinite(losses)
-    if not (losses[kept] > 0).all():
-        raise ValueError(f"losses must be positive nats per token, got {losses[kept].min()}")
-    values, losses = {name: column[kept] for name, column in values.items()}, losses[kept]
+    losses = losses[kept]
+    log_of("loss", losses)
+    logs = {name: log_of(name, column)[kept] for name, column in settings.items()}
     if not len(losses):
         return dict.fromkeys(settings, NotEstimable("no trial has a finite loss"))
-    counts = {name: len(np.unique(column)) for name, column in values.items()}
     held = np.full(len(losses), True)
     fitted: dict[str, Fitted] = {}
-    for name, column in values.items():
-        if counts[name] < MIN_VALUES:
-            fitted[name] = too_few(counts[name], f"value of {name}", MIN_VALUES)
+    for name, column in logs.items():
+        distinct = len(np.unique(column))
+        if distinct < MIN_VALUES:
+            fitted[name] = too_few(distinct, f"value of {name}", MIN_VALUES)
             held &= column == column[losses.argmin()]
-    free = {name: column[held] for name, column in values.items() if name not in fitted}
-    fitted |= _fit(free, losses[held], resamples, seed)
+    fitted |= _fit({name: logs[name][held] for name in logs if name not in fitted}, losses[held], resamples, seed)
     return {name: fitted[name] for name in settings}
 
 
@@ -113,46 +109,28 @@ def largest_stable(values: ArrayLike, diverged: ArrayLike) -> Fitted:
     return Estimate(float(value), float(low), float(above.min()), len(tried))
 
 
-def _fit(values: dict[str, Array], losses: Array, resamples: int, seed: int) -> dict[str, Fitted]:
-    if not values:
+def _fit(logs: dict[str, Array], losses: Array, resamples: int, seed: int) -> dict[str, Fitted]:
+    if not logs:
         return {}
-    logs = np.stack([np.log(column) for column in values.values()], axis=1)
-    local = _window(logs, losses)
-    if local is None and len(values) > 1:
+    columns = np.stack(list(logs.values()), axis=1)
+    local = _window(columns, losses)
+    if local is None and len(logs) > 1:
         fitted: dict[str, Fitted] = {}
-        for name, column in values.items():
+        for name, column in logs.items():
             lowest = pd.Series(losses).groupby(column).min()
             fitted |= _fit({name: lowest.index.to_numpy()}, lowest.to_numpy(), resamples, seed)
         return fitted
     if local is None:
-        (name,) = values
+        (name,) = logs
         return {name: NotEstimable(f"{len(losses)} trials are too few near the optimum of {name}")}
 
     near, surface = local
-    center = logs[near].mean(axis=0)
+    center = columns[near].mean(axis=0)
     height = losses[near] / losses.min() - 1
-    coefficients, draws = bootstrap.linear_draws(surface.design(logs[near] - center), height, resamples, seed)
-    minimum = surface.lowest(coefficients[None])[0] + center
-    ends = bootstrap.interval(surface.lowest(draws) + center)
-    best = losses.argmin()
-    return {
-        name: _judge(name, column, column[best], np.exp([minimum[k], *ends[:, k]]), int(near.sum()))
-        for k, (name, column) in enumerate(values.items())
-    }
-
-
-def _judge(name: str, tried: Array, best: float, optimum: Array, n: int) -> Fitted:
-    """The optimum (value, low, high) as an estimate, or why it is not estimable."""
-    value, low, high = (float(x) for x in optimum)
-    smallest, largest = tried.min(), tried.max()
-    if best in (smallest, largest):
-        end = "smallest" if best == smallest else "largest"
-        return NotEstimable(f"the best trial has the {end} {name} that finished, {best:.3g}: try beyond it")
-    if not (low > 0 and math.isfinite(high) and 0 < value < math.inf):
-        return NotEstimable(f"the loss has no clear minimum in {name}: within the noise it may have none")
-    if not smallest < value < largest:
-        return NotEstimable(f"the fitted optimum of {name} is outside the values tried, at {value:.3g}")
-    return Estimate(value, low, high, n)
+    coefficients, draws = bootstrap.linear_draws(surface.design(columns[near] - center), height, resamples, seed)
+    minima = surface.lowest(np.concatenate([coefficients[None], draws])) + center
+    best, n = losses.argmin(), int(near.sum())
+    return {name: judge(name, minima[:, k], column, column[best], n) for k, (name, column) in enumerate(logs.items())}
 
 
 def _window(logs: Array, losses: Array) -> tuple[NDArray[np.bool_], ResponseSurface] | None:

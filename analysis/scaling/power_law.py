@@ -9,8 +9,9 @@ of each optimum and whatever the law does not explain. A loss has a floor and do
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from analysis.scaling.regressors import count_levels, indistinguishable, log_of
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Fitted, NotEstimable, too_few
@@ -18,10 +19,6 @@ from analysis.stats.estimate import Fitted, NotEstimable, too_few
 COEFFICIENT = "coefficient"
 MIN_VALUES = 3
 """Distinct values of N or D: through two, any power law passes."""
-SAME = 0.01
-"""Values of N or D within 1 % count as one, because token counts are rounded to whole steps."""
-COLLINEAR = 0.05
-"""Standard deviation of the part of log D that log N does not explain (5 %); below it, their effects are confounded."""
 
 
 @dataclass(frozen=True)
@@ -74,15 +71,12 @@ def fit_power_law(
     together, or with as few cells as coefficients. The coefficient depends on all exponents and needs each of them.
 
     Raises:
-        ValueError: neither N nor D is given, or a value is not positive.
+        ValueError: neither N nor D is given, or a value is not positive and finite.
     """
     if N is None and D is None:
         raise ValueError("a power law needs N or D, got neither")
-    with np.errstate(divide="ignore", invalid="ignore"):
-        logs = {name: np.log(np.asarray(x, float)) for name, x in (("N", N), ("D", D)) if x is not None}
-        log_y = np.log(np.asarray(y, float))
-    if not all(np.isfinite(x).all() for x in (log_y, *logs.values())):
-        raise ValueError("y, N and D must be positive and finite; leave other cells out")
+    logs = {name: log_of(name, x) for name, x in (("N", N), ("D", D)) if x is not None}
+    log_y = log_of("y", y)
     n = len(log_y)
     levels = {name: count_levels(x) for name, x in logs.items()}
     unknown = {
@@ -114,29 +108,3 @@ def fit_power_law(
             at_one = np.exp(everything[:, 0] - everything[:, 1:] @ center)
             fitted[COEFFICIENT] = bootstrap.estimate(at_one[0], at_one[1:], n)
     return PowerLawFit({key: fitted[key] for key in (COEFFICIENT, *(f"{name}_exponent" for name in logs))}, law)
-
-
-def levels_of(logs: Array, width: float = SAME) -> NDArray[np.intp]:
-    """The level [n] of each value, from 0 upwards: a level reaches from its smallest value to `width` above it.
-
-    >>> levels_of(np.log([100, 1e3, 100.5, 1e4])).tolist()
-    [0, 1, 0, 2]
-    """
-    levels = np.empty(len(logs), np.intp)
-    level, start = -1, -np.inf
-    for index in np.argsort(logs, kind="stable"):
-        if logs[index] > start + width:
-            level, start = level + 1, logs[index]
-        levels[index] = level
-    return levels
-
-
-def count_levels(logs: Array) -> int:
-    """How many values there are, counting values within 1 % of each other once (SAME)."""
-    return int(levels_of(logs).max(initial=-1)) + 1
-
-
-def indistinguishable(first: Array, second: Array) -> bool:
-    """Whether two centred logs [n] are so collinear that their effects cannot be separated (COLLINEAR)."""
-    slope = first @ second / (first @ first)
-    return bool(np.std(second - slope * first) < COLLINEAR)

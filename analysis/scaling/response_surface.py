@@ -2,18 +2,20 @@
 
 The quadratic has all squares and products of the settings (Box and Wilson 1951). A cubic term per setting can be added,
 because loss rises faster towards divergence than towards too small a learning rate, and the minimum of a parabola is
-then off. `analysis.scaling.optimum` and `analysis.scaling.isoflop` choose the trials, fit the coefficients, and decide
-whether a minimum is estimable.
+then off. `analysis.scaling.optimum` and `analysis.scaling.isoflop` choose the trials and fit the coefficients.
 
 Shape letters: n trials, K settings, P = 1 + 2 K + K (K - 1) / 2 coefficients, K more with cubes; R draws.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 
 FLAT = 1e-9  # relative loss per squared log unit; a curvature below it counts as zero
 NEWTON_STEPS = 30
@@ -67,3 +69,21 @@ class ResponseSurface:
         none = (np.linalg.eigvalsh(hessian)[:, 0] <= FLAT) | (np.abs(step).max(axis=1) > 1e-4)
         u[none] = -np.copysign(np.inf, gradient[none])
         return u
+
+
+def judge(name: str, minima: Array, tried: Array, best: float, n: int) -> Fitted:
+    """The optimal value of the setting `name`, or why it is not estimable.
+
+    All in logs: `minima` [1 + R] of the fit and of its draws, the values `tried` and the `best` of them. The optimum is
+    not estimable if `best` or the minimum is at the edge of `tried`, or if the interval is infinite.
+    """
+    smallest, largest = tried.min(), tried.max()
+    if best in (smallest, largest):
+        end = "smallest" if best == smallest else "largest"
+        return NotEstimable(f"the best trial has the {end} {name} that finished, {math.exp(best):.3g}: try beyond it")
+    low, high = bootstrap.interval(minima[1:])
+    if not np.isfinite([minima[0], low, high]).all():
+        return NotEstimable(f"the loss has no clear minimum in {name}: within the noise it may have none")
+    if not smallest < minima[0] < largest:
+        return NotEstimable(f"the fitted optimum of {name} is outside the values tried, at {math.exp(minima[0]):.3g}")
+    return Estimate(math.exp(minima[0]), math.exp(low), math.exp(high), n)

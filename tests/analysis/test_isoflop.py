@@ -78,7 +78,7 @@ def test_a_minimum_at_the_edge_is_not_estimable_and_does_not_count():
     N, D, loss = runs()
     kept = (np.arange(len(N)) >= 9) | (N / optimal(COMPUTE[0]) <= 1.01)
     result = fit_isoflop(N[kept], D[kept], loss[kept])
-    assert "at the largest size" in result.budgets[0].N_optimal.reason
+    assert "the largest size" in result.budgets[0].N_optimal.reason
     assert result.fitted["N_exponent"].n == 5
 
 

@@ -208,5 +208,5 @@ def test_values_that_are_not_positive_are_an_error():
     N, D, loss = runs()
     with pytest.raises(ValueError, match="D must be positive"):
         fit_loss_law(N, D * 0, loss)
-    with pytest.raises(ValueError, match="positive nats"):
+    with pytest.raises(ValueError, match="loss must be positive"):
         fit_loss_law(N, D, -loss)

@@ -99,7 +99,7 @@ def test_too_few_values_and_trials_are_not_estimable():
         "3 trials are too few near the optimum of lr"
     )
     assert find_optima({"lr": LRS}, np.full(11, np.nan))["lr"] == NotEstimable("no trial has a finite loss")
-    with pytest.raises(ValueError, match="lr has 0"):
+    with pytest.raises(ValueError, match=r"lr must be positive and finite \(got 0\)"):
         find_optima({"lr": [0.0, 1e-3]}, [3.0, 3.0])
 
 

@@ -25,7 +25,8 @@ from analysis.stats.estimate import Fitted
 class FigureData:
     """What figures are drawn from; a figure is left out if what it needs is None or empty.
 
-    FigureData(scaling=fit_scaling(points))
+    Example:
+        FigureData(scaling=fit_scaling(points))
     """
 
     run: Run | None = None
@@ -42,7 +43,8 @@ Draw = Callable[[FigureData], ReportFigure | None]
 def figures_of(section: str, data: FigureData) -> list[ReportFigure]:
     """The figures of a section of the report.
 
-    figures_of("Scaling", FigureData(scaling=fit_scaling(points)))
+    Example:
+        figures_of("Scaling", FigureData(scaling=fit_scaling(points)))
     """
     drawn = (draw(data) for draw in FIGURES[section].values())
     return [figure for figure in drawn if figure is not None]

@@ -56,8 +56,9 @@ STYLE: dict[RcKeyType, Any] = {
 class ReportFigure:
     """A figure with its caption.
 
-    figure = learning_rate_figure(trials, {})
-    figure.save(Path("report"))  # report/loss_lr.svg and report/loss_lr.png
+    Example:
+        figure = learning_rate_figure(trials, {})
+        figure.save(Path("report"))  # report/loss_lr.svg and report/loss_lr.png
     """
 
     name: str

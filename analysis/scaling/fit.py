@@ -79,8 +79,9 @@ def best_points(points: pd.DataFrame) -> pd.DataFrame:
 def fit_scaling(points: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> Scaling:
     """Every law that the points may support; what they do not support is NotEstimable.
 
-    scaling = fit_scaling(points_of(analysis.load("runs/quick").trials))
-    scaling.fitted["loss_nd.alpha"], scaling.optimum["lr.N_exponent"]
+    Example:
+        scaling = fit_scaling(points_of(analysis.load("runs/quick").trials))
+        scaling.fitted["loss_nd.alpha"], scaling.optimum["lr.N_exponent"]
     """
     best = best_points(points)
     loss_nd = fit_loss_law(best[N], best[D], best[LOSS], resamples, seed)

@@ -36,8 +36,9 @@ SAME_BUDGET = 0.1
 class Budget:
     """The runs of one compute budget and the curve through them.
 
-    budget = fit_isoflop(N, D, loss).budgets[0]
-    budget.compute, budget.N_optimal
+    Example:
+        budget = fit_isoflop(N, D, loss).budgets[0]
+        budget.compute, budget.N_optimal
     """
 
     compute: float
@@ -80,6 +81,7 @@ def fit_isoflop(
 ) -> IsoFlop:
     """The minima and their exponents from runs of N [n] parameters on D [n] tokens with final `loss` [n].
 
+    Example:
         fit_isoflop(N, D, loss).fitted["N_exponent"]
 
     Runs whose compute is within `tolerance` (relative) form a budget; the effect of the remaining difference is fitted

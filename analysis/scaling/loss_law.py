@@ -43,8 +43,9 @@ POLISHED = 3  # starts that L-BFGS follows as well
 class Curve:
     """A fitted law as a curve, for figures and predictions.
 
-    curve = fit_loss_law(N, D, loss).curve
-    curve.predict(1e9, 2e10), curve.band(1e9, 2e10)
+    Example:
+        curve = fit_loss_law(N, D, loss).curve
+        curve.predict(1e9, 2e10), curve.band(1e9, 2e10)
     """
 
     theta: Array
@@ -85,6 +86,7 @@ class LossLaw:
 def fit_loss_law(N: ArrayLike, D: ArrayLike, loss: ArrayLike, resamples: int = 1000, seed: int = 0) -> LossLaw:
     """L = E + A/N^alpha + B/D^beta through runs of N [n] parameters on D [n] tokens with final `loss` [n].
 
+    Example:
         law = fit_loss_law(N, D, loss)
         law.fitted["alpha"], law.curve.predict(1e9, 2e10)
 

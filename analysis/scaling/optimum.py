@@ -32,6 +32,7 @@ def find_optima(
 ) -> dict[str, Fitted]:
     """The value of each setting at the lowest loss, for trials of one size and one number of tokens.
 
+    Example:
         find_optima({"lr": trials["lr"], "batch": trials["batch"]}, trials["loss"])["lr"]
 
     `settings` maps names to the positive values [n] of the trials; `loss` [n] is in nats per token, not finite for a
@@ -73,6 +74,7 @@ def optimum_table(
 ) -> pd.DataFrame:
     """`find_optima` in each cell: a row per cell and setting, ordered by cell.
 
+    Example:
         optimum_table(points, ["N", "D"], ["lr", "batch"], "loss")
 
     `cell`, `settings` and `loss` name columns of `trials`. Columns of the result: those of `cell`, setting, value, low,

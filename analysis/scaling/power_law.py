@@ -25,8 +25,9 @@ MIN_VALUES = 3
 class PowerLaw:
     """A fitted law as a curve, for figures and for choosing settings.
 
-    law = fit_power_law(optima["value"], optima["N"], optima["D"]).law
-    law.predict(1e9, 2e10)
+    Example:
+        law = fit_power_law(optima["value"], optima["N"], optima["D"]).law
+        law.predict(1e9, 2e10)
     """
 
     coefficients: Array
@@ -64,6 +65,7 @@ def fit_power_law(
 ) -> PowerLawFit:
     """y [n] = c N^a D^b with one value per cell; N and D [n] are positive, and either may be left out.
 
+    Example:
         fit_power_law(optima["value"], optima["N"], optima["D"]).fitted["N_exponent"]
 
     Intervals come from a residual bootstrap (`analysis.stats.bootstrap.linear_draws`). An exponent is not estimable

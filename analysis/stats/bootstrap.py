@@ -43,6 +43,7 @@ def linear_draws(design: Array, y: Array, resamples: int, seed: int) -> tuple[Ar
     1997, algorithm 6.3). Each resample is then scaled by sqrt(df / chi2_df), because the residual variance is itself
     estimated from only df = n - P degrees of freedom. If errors have similar variance, this is valid for any n > P.
 
+    Example:
         coefficients, draws = linear_draws(np.stack([np.ones(9), x], axis=1), y, resamples=1000, seed=0)
         low, high = interval(draws)[:, 1]  # of the slope
 

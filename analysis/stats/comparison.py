@@ -67,8 +67,9 @@ class Matched:
 class Comparison:
     """b against a under all matchings; made by `compare` and `compare_experiments`.
 
-    comparison = compare(trials, "model.tie_embeddings", False, True)
-    comparison.matchings["same shape"].difference, comparison.matchings["same shape"].verdict
+    Example:
+        comparison = compare(trials, "model.tie_embeddings", False, True)
+        comparison.matchings["same shape"].difference, comparison.matchings["same shape"].verdict
     """
 
     fields: str
@@ -117,6 +118,7 @@ class Comparison:
 def compare(trials: pd.DataFrame, path: str, a: Any, b: Any) -> Comparison:
     """The loss difference between trials whose field `path` is b and those where it is a, all other fields being equal.
 
+    Example:
         compare(analysis.load("runs/tying").trials, "model.tie_embeddings", False, True).sentence
 
     `trials` are those of `analysis.load`. Estimated is the mean difference over pairs (see
@@ -137,6 +139,7 @@ def compare(trials: pd.DataFrame, path: str, a: Any, b: Any) -> Comparison:
 def compare_experiments(trials: pd.DataFrame, a: str, b: str) -> Comparison:
     """As `compare`, between experiments a and b, at each size that both were run at.
 
+    Example:
         compare_experiments(analysis.load("runs/ablation").trials, "baseline", "post-norm").sentence
 
     Trials that repeat one of the two under another seed are included, whatever their experiment is called.

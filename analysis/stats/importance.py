@@ -70,6 +70,7 @@ EVALUATORS = {
 def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: int = 100, seed: int = 0) -> pd.DataFrame:
     """The share of each searched hyperparameter in the importance of all, per size, the most important first.
 
+    Example:
         table = importance(analysis.load("runs/quick").trials)
         table[["parameter", "importance", "low", "high"]]
 

@@ -45,9 +45,10 @@ MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.
 class Arms:
     """The two arms of a comparison: trials of any status, and the columns in which the arms differ.
 
-    column, tied = "params.model.tie_embeddings", trials["params.model.tie_embeddings"] == True
-    arms = Arms(trials[~tied], trials[tied], (column,), size_columns(trials))
-    match(arms, SAME_SHAPE)
+    Example:
+        column, tied = "params.model.tie_embeddings", trials["params.model.tie_embeddings"] == True
+        arms = Arms(trials[~tied], trials[tied], (column,), size_columns(trials))
+        match(arms, SAME_SHAPE)
     """
 
     a: pd.DataFrame

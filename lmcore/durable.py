@@ -26,8 +26,8 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
 
     A killed process leaves at most a hidden folder `.NAME.*`.
 
-        with new_folder(Path("exported")) as folder:
-            (folder / "config.json").write_text("{}")
+    >>> with new_folder(Path("exported")) as folder:
+    ...     (folder / "config.json").write_bytes(b"{}")
 
     Args:
         overwrite: replace an existing folder. Otherwise `target` must not exist, or be an empty folder.

@@ -21,7 +21,7 @@ from lmcore.config import ModelConfig
 from lmcore.durable import replace
 from lmcore.errors import InputError
 from lmcore.export.trained_model import end_of_text_token
-from lmcore.population.population import HEAD
+from lmcore.model import HEAD
 
 ARCHITECTURE = {"norm": "pre", "positions": "rope", "ffn": "swiglu"}
 """Fields of `ModelConfig` that make a Llama; tied or not, both are."""

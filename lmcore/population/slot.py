@@ -19,8 +19,8 @@ class Slot:
     """One run in progress; a checkpoint stores all fields.
 
     >>> slot = Slot(RunSpec())
-    >>> slot.updates_to_report, slot.lr(200)
-    (25, 0.0003)
+    >>> slot.updates_to_report, slot.lr(10), slot.finished
+    (25, 0.003, False)
     """
 
     run: RunSpec

@@ -71,9 +71,7 @@ def test_the_compiled_update_of_all_slots_is_the_plain_one_to_rounding(inactive:
         results.append(several)
     plain, fast = results
     assert_untouched(fast, inactive)
-    for name, theirs in plain.model.named_parameters():
-        ours = dict(fast.model.named_parameters())[name]
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(fast.state["exp_avg"][name], plain.state["exp_avg"][name], rtol=1e-6, atol=1e-9)
-        ours, theirs = (one.state["exp_avg_sq"][name] for one in (fast, plain))
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-12)
+    for name, weight in plain.model.named_parameters():
+        torch.testing.assert_close(dict(fast.model.named_parameters())[name], weight, rtol=1e-6, atol=1e-8)
+        for part, atol in (("exp_avg", 1e-9), ("exp_avg_sq", 1e-12)):
+            torch.testing.assert_close(fast.state[part][name], plain.state[part][name], rtol=1e-6, atol=atol)

@@ -47,6 +47,7 @@ class StepResult(NamedTuple):
 class Population:
     """A model's weights and optimizer state, `[K, ...]` each.
 
+    >>> from lmcore.config import ModelConfig
     >>> population = Population(TransformerLM(ModelConfig(), num_slots=2))
     >>> list(population.state)
     ['exp_avg', 'exp_avg_sq']

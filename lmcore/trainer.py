@@ -110,8 +110,8 @@ class Trainer:
 
         Args:
             batched: train the slots as one program, or one after the other; the numbers are the same. By default one
-                program if all K slots advance, because a batched program also computes inactive slots. Shapes that do not
-                fill vector registers always run one after the other.
+                program if all K slots advance, because a batched program also computes inactive slots. Shapes that do
+                not fill vector registers always run one after the other.
 
         Raises:
             ValueError: one of `some` is not active.

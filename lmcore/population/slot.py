@@ -1,7 +1,7 @@
 """What a trainer knows about one slot on the host: its run, its progress, and the numbers of each update.
 
-Learning rate and optimizer coefficients are Python floats (float64) here and are cast at their last use. The
-tensors of a slot are in its population (`lmcore.population.population`).
+Learning rate and optimizer coefficients are Python floats (float64) here and are cast at their last use. The tensors of
+a slot are in its population (`lmcore.population.population`).
 """
 
 import math

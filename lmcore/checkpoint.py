@@ -1,13 +1,17 @@
-"""Checkpoints: one safetensors file of tensors and JSON that is complete, undamaged, or refused.
+"""Checkpoints: safetensors files of tensors and JSON, checked by a digest and replaced atomically.
 
-The file is plain safetensors (any reader of that format opens it) whose header begins with a SHA-256 over the
-whole file, itself counted as zeros, because one flipped bit in a weight otherwise loads in silence. Nothing that
-is read is ever executed: there is no pickle here. A path is replaced atomically, so it holds the old checkpoint
-or the new one.
+Any reader of safetensors opens them. Their header begins with a SHA-256 of the whole file (the digest itself counted as
+zeros), because a flipped bit in a weight would otherwise load unnoticed. Nothing that is read is executed: there is no
+pickle. A path holds the old checkpoint or the new one, never a part of one.
 
-`write_checkpoint` and `read_checkpoint` move tensors and JSON; `save_checkpoint` and `load_checkpoint` do the
-same for an ordinary module and optimizer. Deliberately not here: random states and the position in the data
-(batch s depends on the data seed and s alone), which checkpoints to keep, and where they lie.
+`write_checkpoint` and `read_checkpoint` store tensors and JSON; `save_checkpoint` and `load_checkpoint` store an
+ordinary module and optimizer:
+
+    save_checkpoint(model, optimizer, iteration=100, out="step-100.safetensors")
+    iteration = load_checkpoint("step-100.safetensors", model, optimizer)
+
+Random states and the position in the data are not stored: batch s depends on the data seed and s only. Which
+checkpoints to keep, and where, is up to the caller.
 """
 
 import hashlib
@@ -31,29 +35,29 @@ Place: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 MAX_HEADER_BYTES = 100_000_000
 """Longest header written or read; safetensors has the same limit."""
 
-# The digest comes first in the header, so that its place is the same in every file.
+# The digest comes first in the header, so its position is the same in every file.
 _OPENING = b'{"__metadata__":{"sha256":"'
 _DIGEST = slice(8 + len(_OPENING), 8 + len(_OPENING) + 64)
 _ZEROS = b"0" * 64
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint, is damaged, or does not fit; the message names the file in one line."""
+    """A file is not a checkpoint, is damaged, or does not fit; the message is one line that names the file."""
 
 
 def write_checkpoint(out: Place, tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> None:
     """Write tensors and JSON as one safetensors file with a digest; equal content gives equal bytes.
 
     Args:
-        out: a path, replaced atomically and durably (only `kill -9` or a power cut leaves a `.NAME.*.tmp` beside
-            it, which nothing reads), or a binary file object, written from its position on.
-        tensors: of any shape, device and strides; those that share memory are written once each.
-        meta: JSON, where infinities and NaN are allowed and a tuple comes back as a list.
+        out: a path, replaced atomically and durably, or a binary file object, written from its position on. Only
+            `kill -9` or a power cut leaves a `.NAME.*.tmp` beside the path, which nothing reads.
+        tensors: of any shape, device and strides; tensors that share memory are each written.
+        meta: JSON; infinities and NaN are allowed, and a tuple comes back as a list.
 
     Raises:
-        TypeError: `meta` is not JSON. Nothing has been written then.
+        TypeError: `meta` is not JSON; nothing has been written.
         ValueError: the header would be longer than `MAX_HEADER_BYTES`.
-        OSError: the file could not be written; a path still holds what it held.
+        OSError: the file could not be written; a path still holds its old content.
     """
     parts = _serialize(tensors, meta)
     if isinstance(out, str | os.PathLike):
@@ -101,8 +105,8 @@ def save_checkpoint(
 ) -> None:
     """Save what `load_checkpoint` needs to continue training bit for bit.
 
-    Tensors are named `model.<name>` and `optimizer.state.<index>.<name>`; everything else is JSON. Weights that
-    the module shares between two names are written under both.
+    Tensors are named `model.<name>` and `optimizer.state.<index>.<name>`; everything else is JSON. Weights that a
+    module has under two names are written under both.
 
     Args:
         model: any module.
@@ -111,7 +115,7 @@ def save_checkpoint(
         out: a path or a binary file object, as for `write_checkpoint`.
 
     Raises:
-        TypeError: a state dict holds anything else. Nothing has been written then.
+        TypeError: a state dict holds anything else; nothing has been written.
         ValueError, OSError: as for `write_checkpoint`.
     """
     state = {
@@ -127,9 +131,9 @@ def save_checkpoint(
 def load_checkpoint(src: Place, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None) -> int:
     """Load what `save_checkpoint` saved into `model` and `optimizer`; return the iteration.
 
-    Weights take the dtype and device that the model has, and the optimizer's state those of the weights. With
-    `optimizer=None` an optimizer's state in the file is left unread. Nothing is touched unless the names and shapes
-    of the weights and the optimizer's parameter groups fit.
+    Weights take the dtype and device of the model's, and the optimizer's state those of the weights. With
+    `optimizer=None`, an optimizer's state in the file is ignored. If the names and shapes of the weights or the
+    optimizer's parameter groups do not fit, nothing is changed.
 
     Raises:
         CheckpointError: as for `read_checkpoint`, or the file does not fit the model or the optimizer.
@@ -167,15 +171,15 @@ def load_checkpoint(src: Place, model: torch.nn.Module, optimizer: torch.optim.O
 
 
 def _serialize(tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> list[bytes | memoryview]:
-    """Length, header and tensors of the file, its digest filled in."""
-    # safetensors refuses tensors that share memory or are strided; a copy does neither.
+    """The file's bytes: length of the header, header with the digest, tensors."""
+    # safetensors refuses tensors that share memory or are strided, so give it contiguous copies.
     copies = {
         name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
     plain = safetensors.torch.save(copies)
     start = 8 + int.from_bytes(plain[:8], "little")
-    # The header is written anew because safetensors puts metadata in a different order each time.
+    # Rewrite the header, because safetensors orders metadata differently each time.
     metadata = {"sha256": _ZEROS.decode(), "meta": json.dumps(meta, separators=(",", ":"))}
     fields = {"__metadata__": metadata, **json.loads(plain[8:start])}
     header = json.dumps(fields, separators=(",", ":")).encode()
@@ -191,7 +195,7 @@ def _serialize(tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> list[
 
 
 def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
-    """SHA-256 of a file, in hexadecimal, with zeros where its digest stands, which is in the first part."""
+    """SHA-256 of a file, in hexadecimal, with zeros in place of its digest, which is in the first part."""
     first = memoryview(parts[0])
     sha256 = hashlib.sha256(first[: _DIGEST.start])
     for part in (_ZEROS, first[_DIGEST.stop :], *parts[1:]):
@@ -200,10 +204,10 @@ def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
 
 
 def _replace_file(path: str, parts: Sequence[bytes | memoryview]) -> None:
-    path = os.path.realpath(path)  # a symbolic link goes on pointing to the newest checkpoint
+    path = os.path.realpath(path)  # a symbolic link stays one, and its target is replaced
     folder, name = os.path.split(path)
     temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
-    # Not tempfile: its files are readable by their owner alone, whatever the umask says.
+    # Not tempfile, whose files only their owner can read, whatever the umask.
     file = open(temporary, "xb")  # noqa: SIM115 (closed below, before anything is replaced or removed)
     try:
         with file:
@@ -218,16 +222,16 @@ def _replace_file(path: str, parts: Sequence[bytes | memoryview]) -> None:
 
 
 def _split(value: object, name: str, tensors: dict[str, Tensor]) -> JSON:
-    """`value` as JSON; its tensors go to `tensors` under their dotted names. `_join` is the inverse.
+    """`value` as JSON, with its tensors moved to `tensors` under their dotted names. `_join` is the inverse.
 
-    What JSON lacks becomes an object with one key: `$tensor`, `$tuple`, or `$int_keys` (a dict with such keys).
+    What JSON lacks becomes an object with one key: `$tensor`, `$tuple`, or `$int_keys` (a dict with integer keys).
     """
     match value:
         case None | bool() | int() | float() | str():
             return value
         case Tensor():
             if name in tensors:
-                raise TypeError(f"tensors of a checkpoint need names of their own, but two are named {name}")
+                raise TypeError(f"tensors of a checkpoint need unique names, but two are named {name}")
             tensors[name] = value
             return {"$tensor": name}
         case list() | tuple():

@@ -1,9 +1,9 @@
-"""Clipping by the l2 norm of the whole gradient, for one module and for each slot of a population.
+"""Clipping by the l2 norm of the whole gradient, for a module and for each slot of a population.
 
 ||g|| <= M leaves the gradient untouched; otherwise it is scaled by M / (||g|| + eps) (Pascanu et al., 2013). torch's
 `clip_grad_norm_` adds eps to the norm before it compares, so it also scales norms in (M - eps, M].
 
-Nothing here waits for the device. Shape letters: K slots, P tensors.
+The host never waits for the device here. Shape letters: K slots, P tensors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,11 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float | Ten
 
     Parameters without a gradient are skipped; if none has one, the norm is 0. A gradient that is not finite makes
     all of them NaN, as in torch, and shows in the returned norm.
+
+    >>> weight = torch.nn.Parameter(torch.zeros(2))
+    >>> weight.grad = torch.tensor([3.0, 4.0])
+    >>> clip_grad_norm_(weight), weight.grad
+    (tensor(5.), tensor([0.6000, 0.8000]))
     """
     if isinstance(parameters, Tensor):
         parameters = [parameters]
@@ -36,12 +41,12 @@ def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float | Ten
 def slot_grad_norms(grads: Sequence[Tensor]) -> Tensor:
     """l2 norm of each slot's gradient: P >= 1 tensors `[K, ...]` -> `[K]`, at least float32.
 
-    Each tensor's row is reduced on its own, then the P norms of each slot, so a slot's norm depends on nothing but its
-    own gradient: bitwise, on CPU with one thread. A NaN stays in its slot.
+    Each row of each tensor is reduced on its own, then the P norms of each slot, so a slot's norm depends on its own
+    gradient only: bitwise, on a CPU with one thread. A NaN stays in its slot.
     """
     norms = [
         torch.linalg.vector_norm(
-            # contiguous: a strided row would be summed in an order that depends on K
+            # contiguous: the order in which a strided row is summed depends on K
             grad.reshape(grad.shape[0], -1).contiguous(),
             dim=1,
             dtype=torch.promote_types(grad.dtype, torch.float32),
@@ -53,7 +58,7 @@ def slot_grad_norms(grads: Sequence[Tensor]) -> Tensor:
 
 
 def clip_scale(norm: Tensor, max_norm: float | Tensor, eps: float = EPS) -> Tensor:
-    """Factor that brings a gradient of this norm to `max_norm`, 1 where it is not longer: `[...]` -> `[...]`.
+    """Factor that scales a gradient of this norm to `max_norm`, or 1 if it is not longer: `[...]` -> `[...]`.
 
     `max_norm` is a number or a tensor that broadcasts; inf does not clip.
     """

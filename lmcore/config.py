@@ -1,8 +1,12 @@
 """What a training run is: four frozen, validated configs and their sum, `RunSpec`.
 
-Loads without torch, so that a config can be checked in milliseconds. Validation is strict (no `"200"` for 200), unknown
-keys are errors, and nothing is changed while validating. How a YAML file becomes a config is the business of
-`lmcore.runfile.run_file`, and of `sweeps.spec.load` for a whole sweep.
+Loads without torch, so a config is checked in milliseconds. Validation is strict (`"200"` is not 200), unknown keys are
+errors, and validating changes nothing. `lmcore.runfile.run_file` reads a config from a YAML file, and
+`sweeps.spec.load` reads a whole sweep.
+
+>>> run = RunSpec(model=ModelConfig(d_model=64), optim=OptimConfig(lr=1e-3))
+>>> run.train.steps, run.warmup_steps, run.tokens_per_step
+(200, 10, 2048)
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -26,7 +30,7 @@ class Config(BaseModel):
 
 
 class ModelConfig(Config):
-    """Architecture of a decoder-only Transformer without biases."""
+    """Architecture of a decoder-only Transformer without biases; `lmcore.model` builds it."""
 
     vocab_size: PositiveInt = DEFAULT_VOCAB_SIZE
     """V, tokens in the vocabulary."""
@@ -74,7 +78,7 @@ class ModelConfig(Config):
 
 
 class DataConfig(Config):
-    """Which tokens are trained and validated on."""
+    """The tokens to train and validate on."""
 
     source: Annotated[str, Field(min_length=1)] = "stdlib"
     """`stdlib` (the running Python's standard library), or a path: a text file or folder, a .npy, a flat .bin."""
@@ -87,62 +91,66 @@ class DataConfig(Config):
     bin_dtype: Literal["uint16", "uint32"] = "uint16"
     """Type of the tokens in a .bin (nanoGPT writes uint16)."""
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Part held out for validation where there is no val_source."""
+    """Part of `source` held out for validation if there is no val_source."""
     seed: Seed = 0
-    """Batch s of training depends on (data.seed, s) alone."""
+    """Training batch s depends on (data.seed, s) only."""
 
 
 class TrainConfig(Config):
-    """How long, in what portions, and on what a run trains."""
+    """How long a run trains, with what batches, and on which device."""
 
     steps: PositiveInt = 200
     """Updates to make."""
     batch_size: PositiveInt = 16
     """B, windows per update."""
     eval_every: PositiveInt = 25
-    """Updates from one report to the next; a report is also made after the last update."""
+    """Updates between reports; there is also a report after the last update."""
     eval_windows: PositiveInt = 48
-    """Validation windows, the same for every trial; fewer where the validation data has fewer."""
+    """Validation windows, the same for every trial; fewer if the validation data are short."""
     checkpoint_every: PositiveInt | None = None
-    """Updates from one checkpoint of a sweep's trial to the next, made at reports; null: at every report."""
+    """Updates between checkpoints of a trial, which are made at reports; null: at every report."""
     seed: Seed = 0
-    """Initial weights depend on this and on the tensor's name alone."""
+    """Initial weights depend on this and the tensor's name only."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda where there is one."""
+    """auto: cuda if there is one, else cpu."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the matrix products; weights and moments stay float32. auto: bfloat16 on cuda and on a cpu with
+    """Type of the matrix products; weights and optimizer state stay float32. auto: bfloat16 on cuda and on a cpu with
     instructions for it (avx512_bf16, amx_bf16), else float32."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile all but head and loss. auto: on cuda, and on cpu for runs so long that it pays."""
+    """torch.compile everything but head and loss. auto: on cuda, and on cpu for runs long enough to gain from it."""
     cuda_graphs: Literal["auto"] | bool = "auto"
-    """Replay training steps as CUDA graphs. auto: on cuda; elsewhere there are none."""
+    """Replay training steps as CUDA graphs. auto: on cuda, the only device that has them."""
     threads: Literal["auto"] | PositiveInt = "auto"
-    """CPU threads of a trial. auto: 1, so that trials run side by side and bit-reproducibly."""
+    """CPU threads of a trial. auto: 1, so that trials run side by side and are bit-reproducible."""
 
 
 class OptimConfig(Config):
-    """AdamW with decoupled decay, linear warm-up, cosine decay, and gradient clipping."""
+    """Optimizer, learning-rate schedule and gradient clipping."""
 
+    name: Literal["adamw"] = "adamw"
+    """Optimizer, one of `lmcore.optim.OPTIMIZERS`: AdamW with decoupled decay."""
+    schedule: Literal["cosine"] = "cosine"
+    """Learning-rate schedule, one of `lmcore.schedule.SCHEDULES`: linear warm-up, then cosine decay."""
     lr: PositiveFloat = 3e-3
     """Maximum learning rate, reached after warm-up."""
     min_lr_ratio: Fraction = 0.1
-    """Learning rate at the end, as a fraction of lr."""
+    """Final learning rate, as a fraction of lr."""
     beta1: Beta = 0.9
     """Decay of the first moment."""
     beta2: Beta = 0.95
     """Decay of the second moment."""
     eps: PositiveFloat = 1e-8
-    """Added to the root of the second moment."""
+    """Added to the square root of the second moment."""
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled decay, multiplied by the learning rate."""
     warmup_fraction: Fraction = 0.05
-    """Part of train.steps spent warming up."""
+    """Fraction of train.steps spent warming up."""
     clip_norm: PositiveFloat | None = 1.0
-    """Largest l2 norm of the whole gradient; null does not clip."""
+    """Largest l2 norm of the whole gradient; null: no clipping."""
 
 
 class RunSpec(Config):
-    """One training run, complete: what a trial of a sweep is, and what `lmcore.trainer.Trainer` takes K of."""
+    """One complete training run. A trial of a sweep is one; `lmcore.trainer.Trainer` trains K of them."""
 
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
@@ -156,7 +164,7 @@ class RunSpec(Config):
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens that one update trains on."""
+        """Tokens per update."""
         return self.train.batch_size * self.model.context_length
 
     @property
@@ -169,10 +177,11 @@ class RunSpec(Config):
 Role = Literal["slot vector", "static", "sweep constant"]
 
 FIELD_ROLES: dict[str, Role] = {
-    # One value per slot of a population.
+    # Each slot of a population has its own value.
     "model.tie_embeddings": "slot vector",
     "train.steps": "slot vector",
     "train.seed": "slot vector",
+    "optim.schedule": "slot vector",
     "optim.lr": "slot vector",
     "optim.min_lr_ratio": "slot vector",
     "optim.beta1": "slot vector",
@@ -181,7 +190,7 @@ FIELD_ROLES: dict[str, Role] = {
     "optim.weight_decay": "slot vector",
     "optim.warmup_fraction": "slot vector",
     "optim.clip_norm": "slot vector",
-    # Changes shapes or the program: slots of one population share it.
+    # Changes shapes or the program: all slots of a population share it.
     "model.vocab_size": "static",
     "model.d_model": "static",
     "model.num_layers": "static",
@@ -195,7 +204,8 @@ FIELD_ROLES: dict[str, Role] = {
     "model.norm_eps": "static",
     "train.batch_size": "static",
     "train.dtype": "static",
-    # What makes trials of a sweep comparable: one value for all.
+    "optim.name": "static",
+    # Makes trials of a sweep comparable: all trials share it.
     "train.device": "sweep constant",
     "train.compile": "sweep constant",
     "train.cuda_graphs": "sweep constant",
@@ -219,6 +229,5 @@ def flatten(run: RunSpec) -> dict[str, Any]:
 
 
 def _nearest_divisor(number: int, wanted: int) -> int:
-    """The divisor of `number` nearest to `wanted`, which does not divide it; at most `wanted` tries, as 1 divides."""
-    distances = range(1, wanted)
-    return next(d for step in distances for d in (wanted - step, wanted + step) if number % d == 0)
+    """The divisor of `number` nearest to `wanted`, which does not divide it; 1 ends the search."""
+    return next(d for distance in range(1, wanted) for d in (wanted - distance, wanted + distance) if number % d == 0)

@@ -1,9 +1,9 @@
-"""Batches: windows of tokens as tensors, for training at random and for validation always the same.
+"""Batches of token windows: random ones for training, fixed ones for validation.
 
-Not here: where tokens come from (`lmcore.corpus.tokens`), and any state. A batch is a function of its arguments, so a
-resumed run sees the batches it would have seen, and every trial of a sweep sees the same ones.
+A batch is a pure function of its arguments, so a resumed run sees the batches that it would have seen, and every trial
+of a sweep sees the same ones. Tokens come from `lmcore.corpus.tokens`.
 
-B batch, T context length, E validation windows.
+Shapes: B batch, T context length, E validation windows.
 """
 
 from typing import Any
@@ -18,33 +18,37 @@ TokenArray = NDArray[np.integer[Any]] | torch.Tensor
 def get_batch(
     tokens: TokenArray, batch_size: int, context_length: int, device: torch.device | str, seed: int, step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows at random places and the token after each of theirs: `(x, y)`, both [B, T] int64 on `device`.
+    """Random windows and their next tokens: `(x, y)`, both [B, T] int64 on `device`; `y` is `x` shifted by one.
 
-    `y` is `x` shifted by one. Every start 0..len(tokens) - T - 1 is equally likely, and depends on (seed, step) alone:
-    the same on every machine, device and version of numpy.
+    Every start 0..len(tokens) - T - 1 is equally likely. The starts depend on (seed, step) only, and are the same on
+    every machine, device and version of numpy.
+
+    >>> x, y = get_batch(np.arange(100), batch_size=2, context_length=3, device="cpu", seed=0, step=0)
+    >>> x[0], y[0]
+    (tensor([ 8,  9, 10]), tensor([ 9, 10, 11]))
 
     Args:
         tokens: 1-D integers: a numpy array, a memory map, or a tensor (on any device).
         seed, step: integers >= 0.
 
     Raises:
-        ValueError: when there are fewer than T + 1 tokens.
+        ValueError: there are fewer than T + 1 tokens.
     """
     num_starts = len(tokens) - context_length
     _check_one_window(num_starts, tokens, context_length)
-    # numpy promises the bits of PCG64 and SeedSequence for ever, but not what Generator.integers makes of them
-    # (NEP 19). The remainder of 64 bits favours a start by less than num_starts / 2**64.
+    # numpy promises never to change the bits of PCG64 and SeedSequence, but not what Generator.integers makes of them
+    # (NEP 19). The modulo of 64 bits favours a start by less than num_starts / 2**64.
     bits = np.random.PCG64(np.random.SeedSequence([seed, step])).random_raw(batch_size)
     return _windows(tokens, (bits % np.uint64(num_starts)).astype(np.int64), context_length, torch.device(device))
 
 
 def validation_windows(tokens: TokenArray, context_length: int, num_windows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Windows spread evenly over the tokens: `(x, y)`, both [E, T] int64 on the CPU (or where the tokens are).
+    """Windows spread evenly over the tokens: `(x, y)`, both [E, T] int64 on the CPU, or the device of the tokens.
 
     E = min(num_windows, (len(tokens) - 1) // T), so that no two windows overlap. Nothing is random.
 
     Raises:
-        ValueError: when there are fewer than T + 1 tokens.
+        ValueError: there are fewer than T + 1 tokens.
     """
     _check_one_window(len(tokens) - context_length, tokens, context_length)
     num_windows = min(num_windows, (len(tokens) - 1) // context_length)
@@ -70,6 +74,6 @@ def _windows(
     else:
         block = torch.from_numpy(tokens[positions].astype(np.int64))
     if device.type == "cuda" and block.device.type == "cpu" and torch.cuda.is_available():
-        block = block.pin_memory()  # without this non_blocking would wait all the same
+        block = block.pin_memory()  # otherwise the non_blocking copy waits
     block = block.to(device, non_blocking=True)
     return block[:, :-1].contiguous(), block[:, 1:].contiguous()

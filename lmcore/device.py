@@ -1,9 +1,7 @@
-"""From `auto` to a decision: device, dtype, compile mode and threads of a run.
+"""From `auto` to a decision: the device, dtype, compile mode and threads of a run, and the facts that decide them.
 
-Decided once, before training, and written down with the run, because curves are bit-reproducible only under the same
-choice. Does not ask any device itself, so that a driver without torch can decide for its workers.
-
-What the machine offers that `auto` decides by.
+Decided once, before training, and saved with the run, because curves are bit-reproducible only under the same choice.
+Loads without torch, and only `this_machine` imports it, so a driver without torch can decide for its workers.
 """
 
 import os
@@ -16,37 +14,41 @@ from lmcore.errors import InputError
 from lmcore.params import flops_per_token
 
 BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
-"""As Linux calls the instructions that multiply bfloat16; without them a CPU is slower in it than in float32."""
-ISAS_WITHOUT = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
-"""What the variable ONEDNN_MAX_CPU_ISA can limit oneDNN to, which multiplies for torch, that has no bfloat16."""
+"""CPU flags, as Linux spells them, of bfloat16 multiplication. A CPU without them is slower in bfloat16."""
+ISAS_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
+"""Values of ONEDNN_MAX_CPU_ISA that disable oneDNN's bfloat16 kernels, which torch uses."""
+COMPILE_FLOPS = 2e13
+"""FLOPs of a run above which `compile: auto` compiles on a CPU: about ten minutes of training.
+
+Compiling takes most of a minute and saves about a tenth of the training time (tests/bench/results/core-cpu.json)."""
 
 
 class Machine(NamedTuple):
-    """Where a run will train."""
+    """What the machine that trains can do."""
 
     cuda: bool
-    """Whether it finds a CUDA device."""
+    """Whether there is a CUDA device."""
     cpu_bfloat16: bool = False
-    """Whether the CPU multiplies bfloat16 by instructions of its own."""
+    """Whether the CPU has bfloat16 instructions."""
 
 
 def this_machine() -> Machine:
-    """The one that this process runs on."""
-    import torch  # a driver knows its cluster, and needs no torch
+    """The machine that this process runs on."""
+    import torch
 
     return Machine(torch.cuda.is_available(), cpu_bfloat16())
 
 
 def cpu_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this CPU has one of BFLOAT16_FLAGS and may use it; False where there is no such file."""
-    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT:
+    """Whether this CPU has one of BFLOAT16_FLAGS and oneDNN may use it; False if `cpuinfo` cannot be read."""
+    if os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ISAS_WITHOUT_BFLOAT16:
         return False
-    return not BFLOAT16_FLAGS.isdisjoint(_flags(cpuinfo))
+    return not BFLOAT16_FLAGS.isdisjoint(_cpu_flags(cpuinfo))
 
 
 @cache
-def _flags(cpuinfo: Path) -> frozenset[str]:
-    """What the file says of its first CPU. Read once: it has a part for every core, and each trial asks."""
+def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
+    """Flags of the first CPU. Cached: the file has a section for every core, and every trial asks."""
     try:
         lines = cpuinfo.read_text().splitlines()
     except OSError:
@@ -54,19 +56,17 @@ def _flags(cpuinfo: Path) -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-COMPILE_FLOPS = 2e13
-"""On a CPU, compiling takes most of a minute and saves about a tenth of training (tests/bench/results/core-cpu.json).
-
-It pays from about ten minutes of training on, which are so many FLOPs."""
-
-
 def resolve(train: TrainConfig, machine: Machine, flops: float = 0.0) -> TrainConfig:
     """`train` with every `auto` replaced by what suits `machine`.
 
-    `flops` are those of training the whole run, or the longest of several: short ones are not compiled on a CPU.
+    >>> resolve(TrainConfig(), Machine(cuda=False)).dtype
+    'float32'
+
+    Args:
+        flops: of the whole run, or of the longest of several. On a CPU, short runs are not compiled.
 
     Raises:
-        InputError: `train.device: cuda` where there is none.
+        InputError: `train.device: cuda` without a CUDA device.
     """
     if train.device == "cuda" and not machine.cuda:
         raise InputError("train.device: cuda needs a GPU and there is none; use device: auto or device: cpu")
@@ -90,16 +90,16 @@ def resolve_run(run: RunSpec, machine: Machine) -> RunSpec:
 
 
 def training_flops(run: RunSpec) -> float:
-    """Of all updates of a run."""
+    """FLOPs of all updates of a run."""
     return float(flops_per_token(run.model)) * run.tokens_per_step * run.train.steps
 
 
 def why_compile(asked: TrainConfig, resolved: TrainConfig, flops: float) -> str:
-    """In a few words whether these runs are compiled, and why."""
+    """Whether runs of up to `flops` are compiled, and why, in a few words for the user."""
     said = "compiled" if resolved.compile else "not compiled"
     if asked.compile != "auto":
         return f"{said}, as train.compile says"
     if resolved.device == "cuda":
         return f"{said}, as auto does on a GPU"
-    than = "at least" if resolved.compile else "less than"
-    return f"{said}, as the longest run has {flops:.1e} FLOPs, {than} {COMPILE_FLOPS:.0e}"
+    comparison = "at least" if resolved.compile else "less than"
+    return f"{said}, as the longest run has {flops:.1e} FLOPs, {comparison} {COMPILE_FLOPS:.0e}"

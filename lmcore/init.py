@@ -1,8 +1,8 @@
-"""Initial weights of one slot, a pure function of (seed, tensor name).
+"""Initial weights of one slot: a pure function of (seed, tensor name).
 
-Matrices are normal(0, 0.02) truncated at three standard deviations, the two that write into the residual stream divided
-by sqrt(2 N), norms are 1. Every tensor has a generator of its own, so tying, the number of slots and a slot's place
-change nothing.
+Matrices are normal(0, 0.02) truncated at three standard deviations; the two that write into the residual stream are
+divided by sqrt(2 N); norm weights are 1. Every tensor has its own generator, so weights do not depend on tying, on the
+number of slots, or on which slot they are in.
 """
 
 import hashlib

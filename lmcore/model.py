@@ -6,9 +6,11 @@ Architectural choices, the modern default first:
 - SwiGLU feed-forward (or ungated gelu, silu, relu)
 - untied output head (or tied, slot by slot)
 
-A model is a population of K >= 1 slots: every weight leads with the slot dimension, linear layers are one bmm, and
-attention folds the slots into its batch. An ordinary model is K = 1. Nothing is ever reduced across slots, so slot k
-computes what it would compute alone. The loss is in `lmcore.loss`, initial values in `lmcore.init`.
+A model is a population of K >= 1 slots, each an independent language model of the same shape: the first dimension of
+every weight is K, a linear layer is one bmm, and attention treats slots as part of its batch. An ordinary model is
+K = 1. Nothing is ever reduced across slots, so slot k computes exactly what it would compute alone.
+
+The loss is in `lmcore.loss` and initial values are in `lmcore.init`.
 
 Shapes: K slots, B batch, T time, D width, H heads, F ffn width, V vocabulary; N = B * T positions of a slot.
 """
@@ -25,7 +27,11 @@ from lmcore.init import init_slot_
 
 __all__ = ["ModelConfig", "TransformerLM"]
 
+HEAD = "lm_head.weight"
+EMBEDDING = "token_embeddings.weight"
+
 Rope = tuple[Tensor, Tensor]
+"""cos and sin, [T, D/2H] each."""
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
@@ -90,7 +96,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """w2(silu(w1 x) * w3 x), or w2(act(w1 x)) where it is not gated: [K, N, D] -> [K, N, D]."""
+    """w2(silu(w1 x) * w3 x), or w2(act(w1 x)) if not gated: [K, N, D] -> [K, N, D]."""
 
     def __init__(self, config: ModelConfig, num_slots: int) -> None:
         super().__init__()
@@ -132,9 +138,15 @@ class Block(nn.Module):
 class TransformerLM(nn.Module):
     """K language models of one shape.
 
-    `tied` says slot by slot whether the embedding is also the output head (default: `config.tie_embeddings` for all).
-    The own head of a tied slot is idle: its gradient is zero and no state dict of the slot holds it. Initial weights
-    depend on `seeds` (default: 0 for every slot) and on nothing else, not on torch's global generator.
+    >>> model = TransformerLM(ModelConfig(vocab_size=97), num_slots=2, tied=[False, True], seeds=[0, 1])
+    >>> model(torch.zeros(2, 3, 8, dtype=torch.long)).shape  # [K, B, T] -> [K, B, T, V]
+    torch.Size([2, 3, 8, 97])
+
+    Args:
+        tied: for each slot, whether the embedding is also the output head; by default `config.tie_embeddings` for all.
+            A tied slot's own head is idle: its gradient is zero, and the slot's state dict does not contain it.
+        seeds: initial weights of a slot depend on its seed and on nothing else, not on torch's global generator; by
+            default 0 for all.
 
     Raises:
         ValueError: num_slots < 1, or `tied` or `seeds` of another length.
@@ -164,7 +176,7 @@ class TransformerLM(nn.Module):
             self.ln_final = SlotRMSNorm(num_slots, config.d_model, config.norm_eps)
         self.lm_head = SlotLinear(num_slots, config.d_model, config.vocab_size)
 
-        self.tied: list[bool] = slot_tied  # on the host, so that no forward pass waits for a device
+        self.tied: list[bool] = slot_tied  # also on the host, so that no forward pass waits for a device
         self.tying = _tying(slot_tied)
         self.tied_mask: Tensor
         self.register_buffer("tied_mask", torch.tensor(slot_tied), persistent=False)
@@ -193,7 +205,7 @@ class TransformerLM(nn.Module):
         return logits.view(*tokens.shape, -1)
 
     def hidden(self, tokens: Tensor) -> Tensor:
-        """What `head` turns into logits, [K, B*T, D]: all of `forward` but the last product. Raises as it does."""
+        """The input of the output head, [K, B*T, D]: `forward` without its last product. Raises what it raises."""
         self._check(tokens)
         time = tokens.shape[2]
         rope = (self.rope_cos[:time], self.rope_sin[:time]) if self.config.positions == "rope" else None
@@ -205,7 +217,7 @@ class TransformerLM(nn.Module):
         return x  # type: ignore[no-any-return]
 
     def head(self) -> Tensor:
-        """Output matrix [K, V, D]: each slot's embedding or own head; selected, as 0 * nan is nan."""
+        """Output matrix [K, V, D]: each slot's embedding or own head, selected by `where` because 0 * nan is nan."""
         if self.tying == "none":
             return self.lm_head.weight
         if self.tying == "all":
@@ -219,8 +231,8 @@ class TransformerLM(nn.Module):
             raise ValueError(
                 f"at most context_length = {self.config.context_length} tokens fit, got {tokens.shape[2]}; cut them"
             )
-        # On an accelerator this would wait for the device, and `lmcore.corpus.tokens` has checked every id already.
-        # Unchecked, an id >= V would silently read the next slot's embedding.
+        # An id >= V would silently read the next slot's embedding. On an accelerator the host would have to wait to
+        # see one; `lmcore.corpus.tokens` has checked all ids before.
         if tokens.device.type == "cpu" and tokens.numel() and not torch.compiler.is_compiling():
             low, high = (int(v) for v in tokens.aminmax())
             if low < 0 or high >= self.config.vocab_size:
@@ -243,9 +255,10 @@ class TransformerLM(nn.Module):
             setattr(view, name, buffer[slot : slot + 1] if name == "tied_mask" else buffer)
         return view
 
-    def slot_names(self, slot: int) -> list[str]:
-        """Names of the tensors that make up `slot`; a tied slot has no `lm_head.weight`."""
-        return [n for n, _ in self.named_parameters() if not (self.tied[slot] and n == "lm_head.weight")]
+    def slot_names(self, slot: int, tied: bool | None = None) -> list[str]:
+        """Names of the tensors of `slot`, as it is or if it were `tied`; a tied slot has no `lm_head.weight`."""
+        tied = self.tied[slot] if tied is None else tied
+        return [name for name, _ in self.named_parameters() if not (tied and name == HEAD)]
 
     def slot_state_dict(self, slot: int) -> dict[str, Tensor]:
         """Copies of the plain weights (2-D matrices, 1-D norms) of `slot` under the CS336 names."""
@@ -256,47 +269,39 @@ class TransformerLM(nn.Module):
     def load_slot_state_dict(
         self, slot: int, state_dict: Mapping[str, Tensor], rope: Literal["half", "interleaved"] = "half"
     ) -> None:
-        """Copy plain weights into `slot`; nothing is changed when they do not fit.
+        """Copy plain weights into `slot`; if they do not fit, nothing is changed.
 
-        `rope="interleaved"` takes weights whose rotary pairs are neighbouring channels (2i, 2i + 1), as in CS336, and
-        permutes the rows of q and k to the half-split pairs (i, i + D/2H). A tied slot accepts a head that equals the
-        embedding.
+        Args:
+            state_dict: as from `slot_state_dict`. For a tied slot it may also hold a head that equals the embedding.
+            rope: "interleaved" for weights whose rotary pairs are neighbouring channels (2i, 2i + 1), as in CS336: the
+                rows of q and k are permuted to the half-split pairs (i, i + D/2H).
 
         Raises:
-            ValueError: missing or unexpected names, wrong shapes, or a tied slot with a head of its own.
+            ValueError: missing or unexpected names, wrong shapes, or a tied slot with a different head.
         """
         if rope not in ("half", "interleaved"):
             raise ValueError(f'rope must be "half" or "interleaved", got {rope!r}')
         weights = dict(state_dict)
-        head = weights.pop("lm_head.weight", None) if self.tied[slot] else None
-        if head is not None and not torch.equal(head, weights.get("token_embeddings.weight", torch.empty(0))):
-            raise ValueError(
-                f"slot {slot} is tied, but lm_head.weight differs from token_embeddings.weight; "
-                "load it into an untied slot"
-            )
-        expected = self.slot_names(slot)
-        if missing := sorted(set(expected) - set(weights)):
+        head = weights.pop(HEAD, None) if self.tied[slot] else None
+        if head is not None and not torch.equal(head, weights.get(EMBEDDING, torch.empty(0))):
+            raise ValueError(f"slot {slot} is tied, but {HEAD} differs from {EMBEDDING}; load it into an untied slot")
+        own = {name: dict(self.named_parameters())[name][slot] for name in self.slot_names(slot)}
+        if missing := sorted(own.keys() - weights.keys()):
             raise ValueError(f"the state dict lacks {', '.join(missing)}")
-        if unexpected := sorted(set(weights) - set(expected)):
+        if unexpected := sorted(weights.keys() - own.keys()):
             raise ValueError(f"the state dict has unexpected {', '.join(unexpected)}")
-        parameters = dict(self.named_parameters())
-        for name in expected:
-            if weights[name].shape != parameters[name].shape[1:]:
-                raise ValueError(
-                    f"{name} must have shape {list(parameters[name].shape[1:])}, got {list(weights[name].shape)}"
-                )
-        permuted = (
-            ("q_proj.weight", "k_proj.weight") if rope == "interleaved" and self.config.positions == "rope" else ()
-        )
-        for name in expected:
-            weight = weights[name]
-            if name.endswith(permuted):
+        for name, weight in weights.items():
+            if weight.shape != own[name].shape:
+                raise ValueError(f"{name} must have shape {list(own[name].shape)}, got {list(weight.shape)}")
+        permute = rope == "interleaved" and self.config.positions == "rope"
+        for name, weight in weights.items():
+            if permute and name.endswith(("q_proj.weight", "k_proj.weight")):
                 weight = interleaved_to_half(weight, self.config.num_heads)
-            parameters[name][slot].copy_(weight)
+            own[name].copy_(weight)
 
 
 def _tying(tied: Sequence[bool]) -> Literal["none", "all", "mixed"]:
-    """What a compiled forward pass depends on, where the pattern of tied slots would make a program each."""
+    """What a forward pass depends on. The pattern itself is a tensor, or every pattern would compile a new program."""
     return "all" if all(tied) else "mixed" if any(tied) else "none"
 
 

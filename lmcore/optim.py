@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter, 2019) as Stanford CS336 writes it: pure arithmetic, and an optimizer that holds state.
+"""AdamW (Loshchilov & Hutter, 2019) as Stanford CS336 writes it, and the table of optimizers that a run may name.
 
     m <- beta1 m + (1 - beta1) g
     v <- beta2 v + (1 - beta2) g^2
@@ -6,40 +6,49 @@
     theta <- theta - alpha_t m / (sqrt(v) + eps)
     theta <- theta - alpha lambda theta
 
-`adamw_coefficients` does the scalar part on the host in float64, `adamw_update_` the tensor part in place. The same
-update serves an ordinary parameter, with numbers, and a population `[K, ...]`, with one coefficient per slot
-`[K, 1, ...]`. Learning rates come from outside: this file knows no schedule and no clipping.
+`adamw_coefficients` is the scalar part, computed on the host in float64. `adamw_update_` is the tensor part, and the
+code that trains: the class `AdamW` calls it for every parameter of an ordinary `nn.Module`, and a population on a CPU
+calls it for every parameter of every slot. It is not a fused kernel; row `optimizer` of
+tests/bench/results/core-cpu.json compares the two within a training step. `adamw_update_slots_` is the same update of K
+slots at once, for GPUs.
+
+Learning rates come from outside: this file knows no schedule and no clipping.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from lmcore.config import OptimConfig
+
 
 class Coefficients(NamedTuple):
-    """What one update needs: numbers, or tensors that broadcast against the parameter (`[K, 1, ...]`)."""
+    """The numbers of one AdamW update."""
 
-    step_size: float | Tensor
+    step_size: float
     """alpha_t, the learning rate with both bias corrections."""
-    beta1: float | Tensor
-    one_minus_beta1: float | Tensor
-    beta2: float | Tensor
-    one_minus_beta2: float | Tensor
-    eps: float | Tensor
-    decay: float | Tensor
-    """alpha lambda; 0 leaves weights alone."""
+    beta1: float
+    one_minus_beta1: float
+    beta2: float
+    one_minus_beta2: float
+    eps: float
+    decay: float
+    """alpha lambda; 0 does not decay."""
 
 
 def adamw_coefficients(
     lr: float, betas: tuple[float, float], eps: float, weight_decay: float, step: int
 ) -> Coefficients:
-    """Coefficients of update number `step` >= 1, as floats.
+    """The numbers of update `step` >= 1.
 
-    On the host in float64 because in float32 1 - 0.999 is off by 1e-5, and cast by their last use alone.
+    They are Python floats, cast only when a tensor is multiplied by them: in float32, 1 - 0.999 is off by 1e-5.
+
+    >>> adamw_coefficients(lr=1e-3, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.0, step=1).step_size
+    0.001
     """
     beta1, beta2 = betas
     return Coefficients(
@@ -54,66 +63,64 @@ def adamw_coefficients(
 
 
 @torch.no_grad()
-def adamw_update_(
-    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Coefficients, active: Tensor | None = None
-) -> None:
-    """Update `param` and both moments in place; all four have one shape, `grad` is left as it was.
+def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Sequence[float]) -> None:
+    """Update `param` and both moments in place. All four tensors have one shape; `grad` is not changed.
 
-    Where `active` (bool, broadcasts like a coefficient) is false, `param` keeps its bits, infinite ones included; the
-    moments do with the coefficients `IDLE` of `lmcore.population.population` and a gradient of -0.0.
-
-    One temporary of the parameter's size. Every operation is elementwise and rounds once, so a slot's result is bitwise
-    the same alone and in any population, and (float32, float64) for a number as for a tensor of it. The fused addcmul,
-    addcdiv and add(alpha=) take numbers only, and may round once where two operations round twice.
+    `c` are the numbers of `Coefficients`, in that order.
     """
-    buffer = grad * c.one_minus_beta1
-    exp_avg.mul_(c.beta1).add_(buffer)
-    torch.mul(grad, grad, out=buffer).mul_(c.one_minus_beta2)
-    exp_avg_sq.mul_(c.beta2).add_(buffer)
-    torch.sqrt(exp_avg_sq, out=buffer).add_(c.eps)
-    torch.div(exp_avg, buffer, out=buffer).mul_(c.step_size)
-    param.sub_(buffer if active is None else torch.where(active, buffer, 0.0))
-    torch.mul(param, c.decay, out=buffer)
-    param.sub_(buffer if active is None else torch.where(active, buffer, 0.0))
-
-
-AFTER_CORRECTION = torch.tensor(1e9)
-"""Of this many updates: torch's bias corrections are exactly 1 then. Ours are in `Coefficients.step_size`."""
+    step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay = c
+    exp_avg.mul_(beta1).add_(grad, alpha=one_minus_beta1)
+    exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=one_minus_beta2)
+    param.addcdiv_(exp_avg, exp_avg_sq.sqrt().add_(eps), value=-step_size)
+    param.mul_(1 - decay)
 
 
 @torch.no_grad()
-def fused_adamw_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    c: Coefficients,
-    grad_scale: Tensor,
+def adamw_update_slots_(
+    param: Tensor,
+    grad: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    c: Sequence[Tensor],
+    active: Tensor | None = None,
 ) -> None:
-    """`adamw_update_` of many tensors on a CPU with numbers for coefficients and scaled gradients, in one pass.
+    """`adamw_update_` for K slots at once: tensors `[K, ...]`, coefficients `[K, 1, ...]`.
 
-    torch's kernel decays before the update: (1 - a)(theta - u) = (1 - a) theta - (1 - a) u, so ours is torch's with the
-    step size (1 - a) alpha_t, where a is `c.decay`. It equals the plain form to rounding, and not to the bit.
+    On a GPU, coefficients that are tensors let the host run ahead of the device and let a CUDA graph replay the update
+    with new ones; torch.compile makes a single pass of it. Slots for which `active` (bool, `[K, 1, ...]`) is false keep
+    every bit of their tensors, even beside infinities and NaN. test_optim.py holds this and `adamw_update_` equal to
+    rounding.
     """
-    step_size = float(c.step_size) * (1 - float(c.decay))
-    torch._fused_adamw_(
-        params,
-        grads,
-        exp_avgs,
-        exp_avg_sqs,
-        [],
-        [AFTER_CORRECTION] * len(params),
-        lr=step_size,
-        beta1=float(c.beta1),
-        beta2=float(c.beta2),
-        weight_decay=float(c.decay) / step_size if step_size else 0.0,
-        eps=float(c.eps),
-        amsgrad=False,
-        maximize=False,
-        grad_scale=None if grad_scale == 1 else grad_scale.float().reciprocal(),  # by which it divides
-    )
-    if not step_size and c.decay:  # a = 1, which a product with the step size cannot say
-        torch._foreach_mul_(params, 1 - float(c.decay))
+    step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay = c
+    m = beta1 * exp_avg + one_minus_beta1 * grad
+    v = beta2 * exp_avg_sq + one_minus_beta2 * (grad * grad)
+    theta = param - step_size * (m / (v.sqrt() + eps))
+    theta = theta - decay * theta
+    for old, new in ((exp_avg, m), (exp_avg_sq, v), (param, theta)):
+        old.copy_(new if active is None else torch.where(active, new, old))
+
+
+class UpdateRule(NamedTuple):
+    """What a population needs to know about an optimizer. To add one, add an entry to `OPTIMIZERS`."""
+
+    state_names: tuple[str, ...]
+    """A parameter's state tensors, as checkpoints name them. Each has the parameter's shape and starts at zero."""
+    coefficients: Callable[[OptimConfig, float, int], Sequence[float]]
+    """From the config, the learning rate and the number of the update (from 1) to the numbers of that update."""
+    update_: Callable[..., None]
+    """`update_(param, grad, *state, coefficients)`, with numbers, for one slot."""
+    update_slots_: Callable[..., None]
+    """`update_slots_(param, grad, *state, coefficients, active)`, with tensors, for K slots at once."""
+
+
+def _adamw_run_coefficients(optim: OptimConfig, lr: float, step: int) -> Coefficients:
+    return adamw_coefficients(lr, (optim.beta1, optim.beta2), optim.eps, optim.weight_decay, step)
+
+
+OPTIMIZERS: dict[str, UpdateRule] = {
+    "adamw": UpdateRule(("exp_avg", "exp_avg_sq"), _adamw_run_coefficients, adamw_update_, adamw_update_slots_),
+}
+"""By `optim.name`; the names are also the `Literal` of `lmcore.config.OptimConfig.name`."""
 
 
 class AdamW(torch.optim.Optimizer):
@@ -124,8 +131,16 @@ class AdamW(torch.optim.Optimizer):
     sqrt(1 - beta2^t), which matters in the first steps and for tiny gradients. With weight_decay 0 and gradients far
     above eps the two agree to rounding; with decay they do not (3e-3 after 1000 steps at lr 3e-2, weight_decay 0.1).
 
-    State per parameter: `step` (int, updates made), `exp_avg` (m), `exp_avg_sq` (v). Raises ValueError for
-    hyperparameters out of range and RuntimeError for sparse gradients.
+    State per parameter: `step` (int, updates made), `exp_avg` (m), `exp_avg_sq` (v).
+
+    >>> model = torch.nn.Linear(4, 1)
+    >>> optimizer = AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.1)
+    >>> model(torch.ones(2, 4)).sum().backward()
+    >>> optimizer.step()
+
+    Raises:
+        ValueError: a hyperparameter is out of range.
+        RuntimeError: `step` met a sparse gradient.
     """
 
     def __init__(
@@ -136,15 +151,12 @@ class AdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.01,
     ) -> None:
-        if not lr >= 0:
-            raise ValueError(f"Invalid learning rate: {lr}")
+        for name, value in (("learning rate", lr), ("epsilon value", eps), ("weight_decay value", weight_decay)):
+            if not value >= 0:
+                raise ValueError(f"Invalid {name}: {value}")
         for i, beta in enumerate(betas):
             if not 0 <= beta < 1:
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
-        if not eps >= 0:
-            raise ValueError(f"Invalid epsilon value: {eps}")
-        if not weight_decay >= 0:
-            raise ValueError(f"Invalid weight_decay value: {weight_decay}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @overload
@@ -161,18 +173,15 @@ class AdamW(torch.optim.Optimizer):
         for group in self.param_groups:
             for param in group["params"]:
                 if param.grad is not None:
-                    self._update(param, group)
+                    self._update(param, param.grad, group)
         return loss
 
-    def _update(self, param: Tensor, group: dict[str, Any]) -> None:
-        assert param.grad is not None
-        if param.grad.is_sparse:
+    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        if grad.is_sparse:
             raise RuntimeError("AdamW does not support sparse gradients; use dense ones, or torch.optim.SparseAdam")
         state = self.state[param]
         if not state:
-            state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(param)
-            state["exp_avg_sq"] = torch.zeros_like(param)
+            state.update(step=0, exp_avg=torch.zeros_like(param), exp_avg_sq=torch.zeros_like(param))
         state["step"] += 1
         c = adamw_coefficients(group["lr"], group["betas"], group["eps"], group["weight_decay"], state["step"])
-        adamw_update_(param, param.grad, state["exp_avg"], state["exp_avg_sq"], c)
+        adamw_update_(param, grad, state["exp_avg"], state["exp_avg_sq"], c)

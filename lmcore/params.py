@@ -1,7 +1,11 @@
-"""How many parameters a model has and what training it costs, from its config alone.
+"""How many parameters a model has and what training it costs, from its config.
 
-Three numbers are reported side by side, always: the textbook estimate, the exact count, the exact non-embedding
-count. No model is built and torch is not loaded; a test holds the counts against what PyTorch counts.
+Three numbers are always reported side by side: the textbook estimate, the exact count, and the exact non-embedding
+count. No model is built and torch is not loaded; a test compares the counts with PyTorch's.
+
+>>> count_parameters(ModelConfig()).total, estimate_parameters(ModelConfig())
+(1328256, 1327104)
+
 Letters: N layers, D width, F ffn width, V vocabulary, T context length.
 """
 
@@ -12,7 +16,7 @@ from lmcore.config import ModelConfig
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Exact counts by group: what a slot's state dict holds, tied weights once and idle weights never."""
+    """Exact counts by group of what a slot's state dict contains: tied weights once, idle weights never."""
 
     embedding: int
     """V D."""
@@ -21,13 +25,13 @@ class ParameterCount:
     ffn: int
     """N 3 D F when gated, N 2 D F otherwise."""
     norm: int
-    """D for every norm."""
+    """D per norm."""
     head: int
     """V D, or 0 when the embedding is the head."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """The sum of all groups."""
         return self.embedding + self.attention + self.ffn + self.norm + self.head
 
     @property
@@ -40,9 +44,9 @@ class ParameterCount:
 
 
 def estimate_parameters(config: ModelConfig) -> int:
-    """The textbook estimate N (4 D^2 + m D F) + h V D, norm weights left out.
+    """The textbook estimate N (4 D^2 + m D F) + h V D, without norm weights.
 
-    m is 3 matrices when the feed-forward network is gated, else 2; h is 1 when embeddings are tied, else 2.
+    m is 3 matrices if the feed-forward network is gated, else 2; h is 1 if embeddings are tied, else 2.
     """
     D = config.d_model
     vocab_matrices = 1 if config.tie_embeddings else 2
@@ -51,7 +55,7 @@ def estimate_parameters(config: ModelConfig) -> int:
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
-    """Exact counts by group; `.total`, or `int(...)`, is their sum."""
+    """Exact counts by group; `.total`, or `int(...)`, gives their sum."""
     N, D = config.num_layers, config.d_model
     norms = {"pre": 2 * N + 1, "post": 2 * N, "none": 0}[config.norm]
     return ParameterCount(
@@ -64,10 +68,10 @@ def count_parameters(config: ModelConfig) -> ParameterCount:
 
 
 def flops_per_token(config: ModelConfig) -> int:
-    """Floating-point operations of training on one token: 6 (non-embedding + V D) + 12 N T D.
+    """Floating-point operations of training on one token: 6 (non-embedding + V D) + 12 N T D (Kaplan et al., 2020).
 
-    A weight costs one multiply and one add forward, twice that backward. The head costs V D whether tied or
-    not; the embedding is a lookup and costs nothing. The last term is attention, causality not discounted.
+    A weight costs one multiplication and one addition forward, and twice that backward. The head costs V D whether tied
+    or not; the embedding is a lookup and costs nothing. The last term is attention, without a discount for causality.
     """
     N, D = config.num_layers, config.d_model
     weights = count_parameters(config).non_embedding + config.vocab_size * D

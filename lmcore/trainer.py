@@ -1,23 +1,22 @@
-"""Training K runs of one shape, side by side, as an iterator of report rows.
+"""Training K runs of one shape side by side, as an iterator of report rows.
 
-To train is to iterate; to stop is to stop iterating. Between two intervals slots can be freed, loaded with other runs,
-saved and restored; each slot's numbers are those of its run alone (bitwise on CPU). There is no search, no tracking and
-no early stopping here.
+To train is to iterate; to stop is to stop iterating. A trainer has K slots, and each holds one run or is empty. Between
+two reports a slot can be freed, loaded with another run, saved and restored. Each slot's numbers are those of its run
+alone (bitwise on a CPU), so K is a matter of speed only. There is no search, no tracking and no early stopping here.
 
     trainer = Trainer([RunSpec(...), RunSpec(...)], tokens)
     for row in trainer:
         print(row["slot"], row["step"], row["val_loss"])
 
-Shapes: K slots, B batch, T time, E validation windows.
+Shapes: K slots, B batch, T time, E validation windows, C coefficients of an update.
 """
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
@@ -32,29 +31,19 @@ from lmcore.data import get_batch, validation_windows
 from lmcore.device import resolve_run, this_machine
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
-from lmcore.optim import Coefficients
 from lmcore.population.evaluate import ValLoss, val_loss, window_losses
 from lmcore.population.graph import GraphedStep
-from lmcore.population.population import (
-    HEAD,
-    IDLE,
-    Forward,
-    Population,
-    StepResult,
-    mean_nll,
-    mean_nll_fused,
-    nll_per_token,
-)
+from lmcore.population.population import Forward, Population, StepResult, mean_nll, nll_per_token
 from lmcore.population.slot import Slot
 
 Hidden = Callable[[TransformerLM, Tensor], Tensor]
 
-# A slot's elements must fill whole vector registers: elsewhere exp, log, silu take another code path for the remainder,
-# and a slot's last bits would depend on its place. Shapes that do not fill them run one slot after the other.
+# A slot's elements must fill whole vector registers. Otherwise exp, log and silu compute the remainder in another way,
+# and a slot's last bits depend on its place. Shapes that do not fill them run one slot after the other.
 VECTOR = 64
-PROGRAMS = 200  # that one process may compile
-PLACE = ("device", "compile", "cuda_graphs", "threads")
-"""Fields of `TrainConfig` that a run may change in the middle: where it trains, not what."""
+MAX_PROGRAMS = 200  # that one process may compile
+RUNTIME_FIELDS = ("device", "compile", "cuda_graphs", "threads")
+"""Fields of `TrainConfig` that may change when a run is resumed: where it trains, not what."""
 
 
 class Trainer:
@@ -62,7 +51,7 @@ class Trainer:
 
     Raises:
         ValueError: no run at all, or runs of different shapes.
-        InputError: data that do not fit the runs (too few tokens, token ids beyond the vocabulary), or no such device.
+        InputError: too few tokens, token ids beyond the vocabulary, or no such device.
     """
 
     def __init__(self, runs: Sequence[RunSpec | None], tokens: Tokens) -> None:
@@ -83,24 +72,25 @@ class Trainer:
         self._train = first.train
         self._data_seed = first.data.seed
         self._device = torch.device(first.train.device)
-        hidden = _hidden(self._train)
-        mean = mean_nll_fused if self._train.compile and self._device.type == "cuda" else mean_nll
-        self._mean_nll, self._nll_per_token = (_forward(nll, hidden, self._train) for nll in (mean, nll_per_token))
-        self._windows = tuple(
-            part.to(self._device)
-            for part in validation_windows(tokens.val, first.model.context_length, first.train.eval_windows)
-        )
+
         model = TransformerLM(first.model, len(resolved)).to(self._device)
-        self._all = Population.of(model, bool(first.train.compile))
-        self._views: dict[int, Population] = {}
-        self._graphs: dict[str, GraphedStep] = {}
+        self._all = Population(model, first.optim.name, bool(first.train.compile))
+        self._views: dict[int, Population] = {}  # slots as populations of their own, made when needed
+        self._graphs: dict[str, GraphedStep] = {}  # by model.tying
+
+        hidden = _hidden(self._train)
+        fused = bool(self._train.compile) and self._device.type == "cuda"
+        self._mean_nll = _forward(partial(mean_nll, fused=fused), hidden, self._train)
+        self._nll_per_token = _forward(nll_per_token, hidden, self._train)
+        windows = validation_windows(tokens.val, first.model.context_length, first.train.eval_windows)
+        self._windows = tuple(part.to(self._device) for part in windows)
         for k, run in enumerate(resolved):
             if run is not None:
                 self.load_slot(k, run)
 
     @property
     def model(self) -> TransformerLM:
-        """The population's model."""
+        """The model of all slots."""
         return self._all.model
 
     @property
@@ -114,13 +104,14 @@ class Trainer:
             yield from self.advance()
 
     def advance(self, some: Sequence[int] | None = None, batched: bool | None = None) -> list[Row]:
-        """Train the active slots, or `some` of them, up to the nearest report; rows of those that reached theirs.
+        """Train the active slots, or `some` of them, up to the nearest report; rows of the slots that reached theirs.
 
-        They run as one program or one after the other, as `batched` says, with the same numbers. By default they run
-        as one where no slot rests: a resting slot's share of a batched program is computed in vain. Shapes that do not
-        fill vector registers always run one after the other.
+        If an error is raised while training, the state of these slots is undefined: restore or reload them.
 
-        An error leaves the slots that were to advance in no defined state: restore or reload them.
+        Args:
+            batched: train the slots as one program, or one after the other; the numbers are the same. By default one
+                program if all K slots advance, because a batched program also computes inactive slots. Shapes that do
+                not fill vector registers always run one after the other.
 
         Raises:
             ValueError: one of `some` is not active.
@@ -151,7 +142,7 @@ class Trainer:
         return [self._report(k, slots[k], losses[k], grad_norms[k]) for k in due]
 
     def load_slot(self, k: int, run: RunSpec) -> None:
-        """Begin `run` in slot k, whatever was there.
+        """Begin `run` in slot k, replacing what was there.
 
         Raises:
             ValueError: the run has another shape than this trainer's.
@@ -162,11 +153,11 @@ class Trainer:
         self.slots[k] = Slot(run)
 
     def free_slot(self, k: int) -> None:
-        """End slot k's run; its weights stay readable until the slot is loaded again."""
+        """End slot k's run; its weights can be read until the slot is loaded again."""
         self.slots[k] = None
 
     def save_slot(self, k: int, out: str | PathLike[str]) -> None:
-        """Write slot k's full state (weights, moments, place in the run) as one checkpoint file.
+        """Write slot k's full state (weights, optimizer state, progress) as one checkpoint file.
 
         Raises:
             ValueError: the slot is empty.
@@ -174,7 +165,7 @@ class Trainer:
         write_checkpoint(out, *self.snapshot_slot(k))
 
     def snapshot_slot(self, k: int) -> tuple[dict[str, Tensor], dict[str, JSON]]:
-        """Copies on the host of what `save_slot` writes, for another thread to write while this one trains on.
+        """What `save_slot` writes, copied to the host: another thread can write it while this one trains on.
 
         Raises:
             ValueError: the slot is empty.
@@ -182,21 +173,12 @@ class Trainer:
         slot = self.slots[k]
         if slot is None:
             raise ValueError(f"slot {k} is empty; only a loaded slot can be saved")
-        tensors: dict[str, Tensor] = {}
-        for part, named in self._slot_tensors().items():
-            for name in self.model.slot_names(k):
-                tensors[f"{part}.{name}"] = named[name].detach()[k].to("cpu", copy=True)
-        meta: dict[str, JSON] = {
-            "run": slot.run.model_dump(),
-            "data_fingerprint": self.tokens.fingerprint,
-            "step": slot.step,
-            "updates_since_report": slot.updates_since_report,
-            "train_loss_sum": slot.train_loss_sum,
-            "train_s": slot.train_s,
-            "elapsed_s": slot.elapsed_s,
-            "last_row": cast("dict[str, Any] | None", slot.last_row),
+        tensors = {
+            f"{part}.{name}": named[name].detach()[k].to("cpu", copy=True)
+            for part, named in self._slot_tensors().items()
+            for name in self.model.slot_names(k)
         }
-        return tensors, meta
+        return tensors, {**vars(slot), "run": slot.run.model_dump(), "data_fingerprint": self.tokens.fingerprint}
 
     @torch.no_grad()
     def restore_slot(self, k: int, src: str | PathLike[str]) -> None:
@@ -208,17 +190,16 @@ class Trainer:
         """
         tensors, meta = read_checkpoint(src)
         try:
-            run = RunSpec.model_validate(meta.pop("run"))
+            # The run keeps its dtype, on which its numbers depend, and takes this trainer's device and compile mode.
+            run = with_runtime(RunSpec.model_validate(meta.pop("run")), self._train)
             fingerprint = meta.pop("data_fingerprint")
-            # The numbers of a run hang on its dtype, and not on where it continues.
-            run = with_runtime(run, self._train)
             slot = Slot(run, **meta)
         except (KeyError, TypeError, ValidationError):
             raise CheckpointError(f"{src}: is a checkpoint, but not a slot's; give one that save_slot wrote") from None
         if fingerprint != self.tokens.fingerprint:
             raise ValueError(f"{src}: was trained on other data ({fingerprint[:12]}); give it its own tokens")
-        run = self._check_signature(run)
-        names = {n for n, _ in self.model.named_parameters() if not (run.model.tie_embeddings and n == HEAD)}
+        slot.run = self._check_signature(run)
+        names = self.model.slot_names(k, run.model.tie_embeddings)
         if set(tensors) != {f"{part}.{name}" for part in self._slot_tensors() for name in names}:
             raise CheckpointError(f"{src}: lacks tensors of its run, or has others; take the checkpoint before it")
         self.load_slot(k, run)
@@ -243,6 +224,7 @@ class Trainer:
                 self.free_slot(k)
 
     def _check_signature(self, run: RunSpec) -> RunSpec:
+        """The run, resolved for this machine, if it fits this trainer."""
         run = resolve_run(run, this_machine())
         if run.static_signature != self.static_signature:
             mine = dict(self.static_signature)
@@ -251,8 +233,8 @@ class Trainer:
         return run
 
     def _slot_tensors(self) -> dict[str, dict[str, Tensor]]:
-        weights: dict[str, Tensor] = dict(self.model.named_parameters())
-        return {"model": weights, "exp_avg": self._all.exp_avg, "exp_avg_sq": self._all.exp_avg_sq}
+        """What slots consist of, under the names in checkpoints: weights and optimizer state, by parameter name."""
+        return {"model": dict(self.model.named_parameters()), **self._all.state}
 
     def _populations(self, slots: Sequence[int], windows: int, batched: bool) -> list[tuple[Population, list[int]]]:
         """How to run these slots with `windows` windows each: populations, and which slot each of their rows is."""
@@ -265,21 +247,22 @@ class Trainer:
         return [(self._views[k], [k]) for k in slots]
 
     def _update(self, slots: dict[int, Slot], updates: int, batched: bool) -> tuple[dict[int, float], dict[int, float]]:
-        """Make `updates` updates; each slot's sum of losses and its last gradient norm."""
+        """Make `updates` updates of `slots`; each one's sum of losses and its last gradient norm."""
         loss_sums: dict[int, float] = {}
         grad_norms: dict[int, float] = {}
         for population, members in self._populations(list(slots), self._train.batch_size, batched):
-            rows = [slots.get(k) for k in members]
-            total = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
+            # An inactive row of a batched program repeats the inputs of an active one, and its result is dropped.
+            any_slot = next(iter(slots.values()))
+            rows = [slots.get(k, any_slot) for k in members]
+            mask = torch.tensor([k in slots for k in members])
+            active = None if mask.all() else self._to_device(mask)
             coefficients, max_norms = self._hyperparameters(rows, updates)
-            active = None if None not in rows else self._to_device(torch.tensor([row is not None for row in rows]))
-            # A resting row is given a batch that another needs anyhow.
-            begins = [row.step if row else next(iter(slots.values())).step for row in rows]
-            for ahead in range(updates):
-                x, y = self._batches([step + ahead for step in begins])
-                result = self._step(population, x, y, coefficients[ahead], max_norms, active)
+            total = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
+            for n in range(updates):
+                x, y = self._batches([slot.step + n for slot in rows])
+                result = self._step(population, x, y, coefficients[n], max_norms, active)
                 total += result.losses
-            # The only wait for the device in an interval.
+            # The only place in an interval of updates where the host waits for the device.
             loss_sums |= dict(zip(members, total.tolist(), strict=True))
             grad_norms |= dict(zip(members, result.grad_norms.tolist(), strict=True))
         return loss_sums, grad_norms
@@ -293,24 +276,23 @@ class Trainer:
         max_norms: Tensor,
         active: Tensor | None,
     ) -> StepResult:
-        """One update; as a CUDA graph where that is wanted and the whole population takes part."""
+        """One update; as a CUDA graph if the run wants it and the whole population takes part."""
         if not self._train.cuda_graphs or population is not self._all:
-            return population.step(self._mean_nll, x, y, Coefficients(*coefficients), max_norms, active)
-        tying = self.model.tying  # the one thing besides tensors that a step depends on
+            return population.step(self._mean_nll, x, y, coefficients, max_norms, active)
+        tying = self.model.tying  # the only thing besides tensors that a step depends on
         if tying not in self._graphs:
-            self._graphs[tying] = GraphedStep(population, self._mean_nll, *x.shape[1:])
+            self._graphs[tying] = GraphedStep(population, self._mean_nll, x, y, coefficients, max_norms)
         return self._graphs[tying](x, y, coefficients, max_norms, active)
 
-    def _hyperparameters(self, rows: Sequence[Slot | None], updates: int) -> tuple[Tensor, Tensor]:
-        """AdamW's coefficients [updates, 7, K] and clipping norms [K], computed on the host and sent in one piece."""
-        steps = range(1, updates + 1)
+    def _hyperparameters(self, rows: Sequence[Slot], updates: int) -> tuple[Tensor, Tensor]:
+        """Optimizer coefficients [updates, C, K] and clipping norms [K], computed on the host and sent in one piece."""
         table = torch.tensor(
-            [[slot.coefficients(slot.step + n) if slot else IDLE for slot in rows] for n in steps], dtype=torch.float64
+            [[slot.coefficients(slot.step + n) for slot in rows] for n in range(1, updates + 1)], dtype=torch.float64
         )
-        norms = torch.tensor([slot.max_norm if slot else math.inf for slot in rows], dtype=torch.float64)
-        if self._device.type != "cpu":  # a CPU takes numbers, and rounds them last
+        if self._device.type != "cpu":  # on a CPU they become Python floats
             table = table.float()
-        return self._to_device(table.transpose(1, 2)), self._to_device(norms.float())
+        norms = torch.tensor([slot.max_norm for slot in rows], dtype=torch.float32)
+        return self._to_device(table.transpose(1, 2)), self._to_device(norms)
 
     def _to_device(self, host: Tensor) -> Tensor:
         """A copy on the device that the host does not wait for."""
@@ -318,17 +300,17 @@ class Trainer:
             return host.contiguous()
         return host.contiguous().pin_memory().to(self._device, non_blocking=True)
 
-    def _batches(self, batches: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Training windows x, y [K, B, T]: one batch per slot, by number; slots of the same number share it."""
+    def _batches(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Training windows x, y [K, B, T]: for each slot the batch of this number; equal numbers share one."""
         shape = (self._train.batch_size, self.model.config.context_length)
-        known = {b: get_batch(self.tokens.train, *shape, self._device, self._data_seed, b) for b in set(batches)}
-        return torch.stack([known[b][0] for b in batches]), torch.stack([known[b][1] for b in batches])
+        batches = {n: get_batch(self.tokens.train, *shape, self._device, self._data_seed, n) for n in set(numbers)}
+        return torch.stack([batches[n][0] for n in numbers]), torch.stack([batches[n][1] for n in numbers])
 
     def _validate(self, due: Sequence[int], batched: bool) -> dict[int, ValLoss]:
         x, y = self._windows
         losses: dict[int, ValLoss] = {}
         batch_size = min(self._train.batch_size, len(x))
-        whole = len(x) % batch_size == 0  # else the last chunk is shorter, and may not fill the vectors
+        whole = len(x) % batch_size == 0  # else the last batch is shorter, and may not fill the vectors
         for population, members in self._populations(due, batch_size if whole else 1, batched):
             windows = window_losses(population.model, self._nll_per_token, x, y, batch_size)
             losses |= {k: val_loss(windows[row]) for row, k in enumerate(members) if k in due}
@@ -354,13 +336,13 @@ class Trainer:
 
 
 def with_runtime(run: RunSpec, train: TrainConfig) -> RunSpec:
-    """The run as it goes on where `train` does."""
-    here = {name: getattr(train, name) for name in PLACE}
+    """`run` on the device of `train`, with its compile mode and threads."""
+    here = {name: getattr(train, name) for name in RUNTIME_FIELDS}
     return run.model_copy(update={"train": run.train.model_copy(update=here)})
 
 
 def _forward(nll: Callable[[TransformerLM, Tensor, Tensor], Tensor], hidden: Hidden, train: TrainConfig) -> Forward:
-    """From windows x, y to `nll`, in the dtype of these runs."""
+    """From windows x, y to losses, in the dtype of these runs."""
 
     def forward(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=train.dtype == "bfloat16"):
@@ -372,21 +354,22 @@ def _forward(nll: Callable[[TransformerLM, Tensor, Tensor], Tensor], hidden: Hid
 def _hidden(train: TrainConfig) -> Hidden:
     """All of the model but its head, compiled if these runs are.
 
-    Head and loss stay as they are: with their loop in it a program was not found again in torch.compile's cache.
+    Head and loss are not compiled with it: a program that contains their loop was not found again in torch.compile's
+    cache.
     """
     if not train.compile:
         return TransformerLM.hidden
-    import torch._dynamo.config as dynamo  # takes longer than torch itself
+    import torch._dynamo.config as dynamo  # here because importing it takes longer than importing torch
 
-    # Every shape, tying and K is a program, and by default the ninth silently runs uncompiled, with other last bits.
-    dynamo.recompile_limit = max(dynamo.recompile_limit, PROGRAMS)
+    # Every shape, tying and K is a program. By default the ninth silently runs uncompiled, with other last bits.
+    dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_PROGRAMS)
     dynamo.fail_on_recompile_limit_hit = True
     return torch.compile(TransformerLM.hidden, dynamic=False)
 
 
 @contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """Run with `count` torch threads and put the old number back."""
+    """Run with `count` torch threads, then restore the previous number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -21,7 +21,7 @@ from lmcore.config import ModelConfig
 from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.durable import new_folder
 from lmcore.errors import InputError
-from lmcore.population.population import HEAD
+from lmcore.model import HEAD
 
 ARCHITECTURE = {"norm": "pre", "positions": "rope", "ffn": "swiglu"}
 """Fields of `ModelConfig` that make a Llama. The embeddings may be tied or not."""

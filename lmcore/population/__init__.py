@@ -1,5 +1,4 @@
-"""K models trained as one: their tensors, the training step, each slot's schedule, and their evaluation.
+"""K models trained as one population: their tensors, the training step, each slot's progress, and their evaluation.
 
-Weights, gradients and optimizer state lead with the slot dimension K, and nothing is reduced across it, so a slot
-trains exactly as it would alone. `lmcore.trainer` drives what is here.
+`lmcore.model` explains K, and `lmcore.trainer` drives what is here.
 """

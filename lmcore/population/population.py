@@ -1,49 +1,42 @@
 """Tensors of K slots and the one training step that advances them.
 
-A population is a model, its two moments and the slots' places in memory. The same step serves a batched advance (one
-population of K slots) and a looped one (K populations of one slot each, views of the same memory): the numbers are the
-same, so which is used is a matter of speed alone.
+The same step serves a batched advance (one population of K slots) and a looped one (K populations of one slot each,
+views of the same memory). Both give the same numbers, so the choice is a matter of speed only.
 
-Shapes: K slots, B batch, T time, V vocabulary.
+Shapes: K slots, B batch, T time, D width, C coefficients of an update.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmcore.clip import clip_scale, slot_grad_norms
 from lmcore.loss import linear_cross_entropy, linear_token_nll
-from lmcore.model import TransformerLM
-from lmcore.optim import Coefficients, adamw_update_, fused_adamw_
-
-HEAD = "lm_head.weight"
-
-IDLE = Coefficients(step_size=0, beta1=1, one_minus_beta1=0, beta2=1, one_minus_beta2=0, eps=1, decay=0)
-"""Of a slot that rests: with a zero gradient the update changes nothing."""
+from lmcore.model import HEAD, TransformerLM
+from lmcore.optim import OPTIMIZERS
 
 Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]
+"""From model and windows x, y [K, B, T] to losses."""
 
 
-def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
-    """What is trained on: each slot's mean negative log-likelihood [K] of y [K, B, T], in nats."""
-    return linear_cross_entropy(hidden, model.head(), y.flatten(1))
+def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor, fused: bool = False) -> Tensor:
+    """The training loss: each slot's mean negative log-likelihood [K] of y [K, B, T], in nats, from hidden [K, B*T, D].
 
-
-def mean_nll_fused(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
-    """`mean_nll` with the fused loss of GPUs."""
-    return linear_cross_entropy(hidden, model.head(), y.flatten(1), fused=True)
+    `fused` is for GPUs, as in `linear_cross_entropy`.
+    """
+    return linear_cross_entropy(hidden, model.head(), y.flatten(1), fused)
 
 
 def nll_per_token(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
-    """What is validated on: negative log-likelihood of y [K, B, T], in nats -> the same shape."""
+    """The validation loss: negative log-likelihood of each token of y [K, B, T], in nats -> [K, B, T]."""
     return linear_token_nll(hidden, model.head(), y.flatten(1)).view(y.shape)
 
 
 class StepResult(NamedTuple):
-    """What an update tells of each slot; tensors stay on the device."""
+    """What an update says about each slot; tensors stay on the device."""
 
     losses: Tensor
     """[K], mean training loss before the update."""
@@ -52,129 +45,146 @@ class StepResult(NamedTuple):
 
 
 class Population:
-    """Weights and moments of K slots; `exp_avg` and `exp_avg_sq` map parameter names to `[K, ...]` tensors.
+    """A model's weights and optimizer state, `[K, ...]` each.
 
-    `compiled` is for GPUs, and says whether their update is; a CPU's is a kernel of torch.
+    >>> from lmcore.config import ModelConfig
+    >>> population = Population(TransformerLM(ModelConfig(), num_slots=2))
+    >>> list(population.state)
+    ['exp_avg', 'exp_avg_sq']
+
+    Args:
+        optimizer: a name in `lmcore.optim.OPTIMIZERS`.
+        compiled: whether to compile the update of all slots at once, which GPUs use.
+        state: by state name, then parameter name; zeros by default.
     """
 
     def __init__(
-        self, model: TransformerLM, exp_avg: dict[str, Tensor], exp_avg_sq: dict[str, Tensor], compiled: bool = False
+        self,
+        model: TransformerLM,
+        optimizer: str = "adamw",
+        compiled: bool = False,
+        state: dict[str, dict[str, Tensor]] | None = None,
     ) -> None:
         self.model = model
+        self.optimizer = optimizer
         self.compiled = compiled
-        self.exp_avg = exp_avg
-        self.exp_avg_sq = exp_avg_sq
-        self._parameters = dict(model.named_parameters())  # looked up in every step
-
-    @classmethod
-    def of(cls, model: TransformerLM, compiled: bool = False) -> "Population":
-        """A population of the model's slots with zero moments."""
-        exp_avg, exp_avg_sq = (
-            {name: torch.zeros_like(p, requires_grad=False) for name, p in model.named_parameters()} for _ in range(2)
-        )
-        return cls(model, exp_avg, exp_avg_sq, compiled)
+        self._rule = OPTIMIZERS[optimizer]
+        self._parameters = dict(model.named_parameters())
+        self.state = state or {
+            part: {name: torch.zeros_like(p, requires_grad=False) for name, p in self._parameters.items()}
+            for part in self._rule.state_names
+        }
 
     def view(self, slot: int) -> "Population":
         """Slot `slot` as a population of its own that shares this one's memory."""
-        exp_avg, exp_avg_sq = (
-            {name: moment[slot : slot + 1] for name, moment in moments.items()}
-            for moments in (self.exp_avg, self.exp_avg_sq)
-        )
-        return Population(self.model.slot_view(slot), exp_avg, exp_avg_sq, self.compiled)
+        state = {
+            part: {name: tensor[slot : slot + 1] for name, tensor in named.items()}
+            for part, named in self.state.items()
+        }
+        return Population(self.model.slot_view(slot), self.optimizer, self.compiled, state)
 
     def reset(self, slot: int, seed: int, tied: bool) -> None:
-        """Give `slot` fresh weights and zero moments."""
+        """Give `slot` initial weights and zero optimizer state."""
         self.model.reset_slot(slot, seed, tied)
-        for moments in (self.exp_avg, self.exp_avg_sq):
-            for moment in moments.values():
-                moment[slot].zero_()
+        for named in self.state.values():
+            for tensor in named.values():
+                tensor[slot].zero_()
 
     def step(
-        self, forward: Forward, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor, active: Tensor | None = None
+        self,
+        forward: Forward,
+        x: Tensor,
+        y: Tensor,
+        coefficients: Tensor,
+        max_norms: Tensor,
+        active: Tensor | None = None,
     ) -> StepResult:
-        """One update of every slot on windows x, y [K, B, T], or of those that `active` [K] (bool) names.
+        """One update of every slot on windows x, y [K, B, T], or of those where `active` [K] (bool) is true.
 
-        Each coefficient is a tensor [K] (`IDLE` for slots that rest), and so are the norms to clip at, infinite where
-        nothing is clipped. A resting slot is computed and its result dropped: its weights and moments keep their bits
-        whatever they and its gradient are. Nothing here waits for the device.
+        An inactive slot is computed and its result dropped: its weights and state keep their bits, whatever they and
+        its gradient are. The host does not wait for a GPU here.
+
+        Args:
+            coefficients: [C, K], those of the optimizer; float64 on a CPU, where they become Python floats.
+            max_norms: [K], gradient norms to clip at, or inf.
         """
         losses = forward(self.model, x, y)
-        # One seed gradient per slot: nothing, not even the loss, is summed over slots.
+        # One seed gradient per slot, rather than the gradient of a sum: nothing is ever summed over slots.
         losses.backward(torch.ones_like(losses))  # type: ignore[no-untyped-call]
         grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        norms = self.update(grads, c, max_norms, active)
+        norms = self.update(grads, coefficients, max_norms, active)
         for p in self._parameters.values():
             p.grad = None
         return StepResult(losses.detach(), norms)
 
     @torch.no_grad()
     def update(
-        self, grads: dict[str, Tensor], c: Coefficients, max_norms: Tensor, active: Tensor | None = None
+        self, grads: dict[str, Tensor], coefficients: Tensor, max_norms: Tensor, active: Tensor | None = None
     ) -> Tensor:
-        """Clip the gradients and make one AdamW update with them, as `step` says; the norms [K] before clipping.
+        """Clip the gradients and apply the optimizer's update, as `step` says -> norms [K] before clipping.
 
-        `grads` by parameter name, which may be changed in place; without the head's where all slots are tied.
+        `grads` by parameter name, without the head's if all slots are tied. They may be changed in place.
         """
-        # The idle head of slots that are all tied counts as the zero that it is elsewhere: the order in which a
-        # norm is summed, and with it the last bit, depends on how many tensors there are.
-        head = [] if HEAD in grads else [torch.zeros_like(max_norms)[:, None]]
-        norms = slot_grad_norms([*grads.values(), *head])
+        # A norm's last bit depends on how many tensors it sums. If all slots are tied the head has no gradient, and is
+        # counted as the zero that it is for a tied slot beside untied ones.
+        idle_head = [] if HEAD in grads else [torch.zeros_like(max_norms)[:, None]]
+        norms = slot_grad_norms([*grads.values(), *idle_head])
         scale = clip_scale(norms, max_norms)
-        if norms.device.type == "cpu":
-            self._update_by_slot(grads, c, scale, active)
-        else:
-            self._update_together(grads, c, scale, active)
+        update = self._update_slot_by_slot if norms.device.type == "cpu" else self._update_slots_at_once
+        update(grads, coefficients, scale, active)
         return norms
 
-    def _update_together(self, grads: dict[str, Tensor], c: Coefficients, scale: Tensor, active: Tensor | None) -> None:
-        """All slots at once, with coefficients that stay on the device."""
-        # A tied slot's own head is idle: its gradient is zero, and it must not decay either.
-        idle_head = c._replace(decay=torch.where(self.model.tied_mask, 0.0, c.decay))
-        update = _compiled_update() if self.compiled else _update_slots_
-        update(
-            [self._parameters[name] for name in grads],
-            list(grads.values()),
-            [self.exp_avg[name] for name in grads],
-            [self.exp_avg_sq[name] for name in grads],
-            [idle_head if name == HEAD else c for name in grads],
-            scale,
-            active,
-        )
-
-    def _update_by_slot(self, grads: dict[str, Tensor], c: Coefficients, scale: Tensor, active: Tensor | None) -> None:
-        """One active slot after the other, by torch's fused kernel, which takes numbers; others are not touched."""
-        rows = [Coefficients(*row) for row in torch.stack([torch.as_tensor(one) for one in c], dim=1).tolist()]
-        for k, row in enumerate(rows):
+    def _update_slot_by_slot(
+        self, grads: dict[str, Tensor], coefficients: Tensor, scale: Tensor, active: Tensor | None
+    ) -> None:
+        """For CPUs: the textbook update with numbers; inactive slots and idle heads are skipped."""
+        for k, (numbers, factor) in enumerate(zip(coefficients.T.tolist(), scale.tolist(), strict=True)):
             if active is not None and not active[k]:
                 continue
-            names = [name for name in grads if not (name == HEAD and self.model.tied[k])]
-            all_tensors: tuple[dict[str, Any], ...] = (self._parameters, grads, self.exp_avg, self.exp_avg_sq)
-            p, grad, m, v = ([named[name][k] for name in names] for named in all_tensors)
-            fused_adamw_(p, grad, m, v, row, scale[k])
+            for name, grad in grads.items():
+                if name == HEAD and self.model.tied[k]:
+                    continue
+                if factor != 1:
+                    grad[k].mul_(factor)
+                state = (named[name][k] for named in self.state.values())
+                self._rule.update_(self._parameters[name][k], grad[k], *state, numbers)
+
+    def _update_slots_at_once(
+        self, grads: dict[str, Tensor], coefficients: Tensor, scale: Tensor, active: Tensor | None
+    ) -> None:
+        """For GPUs: coefficients stay on the device."""
+        head_active = active
+        if self.model.tying != "none":  # a tied slot's own head is idle, and must not decay either
+            head_active = ~self.model.tied_mask if active is None else active & ~self.model.tied_mask
+        update = _compiled_update_slots() if self.compiled else _update_slots
+        update(
+            self._rule.update_slots_,
+            [self._parameters[name] for name in grads],
+            list(grads.values()),
+            [[named[name] for named in self.state.values()] for name in grads],
+            coefficients,
+            scale,
+            [head_active if name == HEAD else active for name in grads],
+        )
 
 
-def _update_slots_(
-    params: list[Tensor],
-    grads: list[Tensor],
-    exp_avgs: list[Tensor],
-    exp_avg_sqs: list[Tensor],
-    coefficients: list[Coefficients],
+def _update_slots(
+    update_slots_: Callable[..., None],
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    states: Sequence[Sequence[Tensor]],
+    coefficients: Tensor,
     scale: Tensor,
-    active: Tensor | None,
+    actives: Sequence[Tensor | None],
 ) -> None:
-    """Scale by `scale` [K] and `adamw_update_` tensor after tensor, each with its coefficients, tensors [K]."""
-    for p, grad, exp_avg, exp_avg_sq, c in zip(params, grads, exp_avgs, exp_avg_sqs, coefficients, strict=True):
-        lead = (-1, *[1] * (p.ndim - 1))
-        grad = grad * scale.view(lead)
-        trains = None if active is None else active.view(lead)
-        if trains is not None:
-            # Selected, as 0 * nan is nan; of this sign, because 0.0 added to a moment of -0.0 would change it.
-            grad = torch.where(trains, grad, -0.0)
-        per_slot = Coefficients(*(torch.as_tensor(v).view(lead) for v in c))
-        adamw_update_(p, grad, exp_avg, exp_avg_sq, per_slot, trains)
+    """Scale each gradient by `scale` [K] and apply `update_slots_` with it."""
+    for param, grad, state, active in zip(params, grads, states, actives, strict=True):
+        lead = (-1, *[1] * (param.ndim - 1))  # [K] -> [K, 1, ...]
+        c = [row.view(lead) for row in coefficients.unbind()]
+        update_slots_(param, grad * scale.view(lead), *state, c, None if active is None else active.view(lead))
 
 
 @cache
-def _compiled_update() -> Callable[..., None]:
-    """`_update_slots_` as one pass over each parameter, its gradient and moments."""
-    return torch.compile(_update_slots_, dynamic=False, fullgraph=True)
+def _compiled_update_slots() -> Callable[..., None]:
+    """`_update_slots` as one pass over each parameter, its gradient and state."""
+    return torch.compile(_update_slots, dynamic=False, fullgraph=True)

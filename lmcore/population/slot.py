@@ -1,21 +1,27 @@
-"""What a trainer knows of one slot on the host: its run, its place in that run, and the numbers of each update.
+"""What a trainer knows about one slot on the host: its run, its progress, and the numbers of each update.
 
-Schedule, bias corrections and 1 - beta are Python floats (float64) here and are cast at their last use: in float32
-1 - 0.999 is off by 1e-5. The tensors of a slot live in the population (`lmcore.population.population`).
+Learning rate and optimizer coefficients are Python floats (float64) here and are cast at their last use. The tensors of
+a slot are in its population (`lmcore.population.population`).
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmcore.columns import Row
 from lmcore.config import RunSpec
-from lmcore.optim import Coefficients, adamw_coefficients
-from lmcore.schedule import cosine_lr
+from lmcore.optim import OPTIMIZERS
+from lmcore.schedule import SCHEDULES
 
 
 @dataclass
 class Slot:
-    """One run in progress."""
+    """One run in progress; a checkpoint stores all fields.
+
+    >>> slot = Slot(RunSpec())
+    >>> slot.updates_to_report, slot.lr(10), slot.finished
+    (25, 0.003, False)
+    """
 
     run: RunSpec
     step: int = 0
@@ -28,7 +34,7 @@ class Slot:
     elapsed_s: float = 0.0
     """Wall seconds since the run began, evaluation included."""
     last_row: Row | None = None
-    """The last report; saved with the slot, so that whoever resumes can repeat a report that may not have arrived."""
+    """The last report; whoever resumes from a checkpoint can repeat it in case it was lost."""
 
     @property
     def finished(self) -> bool:
@@ -37,22 +43,22 @@ class Slot:
 
     @property
     def updates_to_report(self) -> int:
-        """Updates until the next report: a multiple of eval_every, or the end of the run."""
+        """Updates until the next report: at the next multiple of eval_every, or at the end of the run."""
         every = self.run.train.eval_every
         return min(self.run.train.steps - self.step, every - self.step % every)
 
     @property
     def max_norm(self) -> float:
-        """Largest norm of the gradient, infinite where nothing is clipped."""
+        """Gradient norm to clip at; infinite without clipping."""
         clip_norm = self.run.optim.clip_norm
         return math.inf if clip_norm is None else clip_norm
 
     def lr(self, update: int) -> float:
-        """Learning rate of update number `update`, counted from 1, so that no update is spent at rate 0."""
+        """Learning rate of update number `update`, counted from 1, so that no update has learning rate 0."""
         optim, steps = self.run.optim, self.run.train.steps
-        return float(cosine_lr(update, optim.lr, optim.min_lr_ratio * optim.lr, self.run.warmup_steps, steps))
+        return SCHEDULES[optim.schedule](update, optim.lr, optim.min_lr_ratio * optim.lr, self.run.warmup_steps, steps)
 
-    def coefficients(self, update: int) -> Coefficients:
-        """AdamW's numbers for update number `update`."""
+    def coefficients(self, update: int) -> Sequence[float]:
+        """The optimizer's numbers for update number `update`."""
         optim = self.run.optim
-        return adamw_coefficients(self.lr(update), (optim.beta1, optim.beta2), optim.eps, optim.weight_decay, update)
+        return OPTIMIZERS[optim.name].coefficients(optim, self.lr(update), update)

@@ -1,19 +1,52 @@
-"""Designs that lmcore does not have, for `tests/bench/core.py` to race: they say why it has what it has."""
+"""Designs that lmcore decided against, for `tests/bench/core.py` to race with the ones that it has."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
+from torch.optim.adamw import adamw
 
 from lmcore.clip import clip_scale
 from lmcore.config import ModelConfig
 from lmcore.model import TransformerLM
-from lmcore.optim import Coefficients, adamw_coefficients, fused_adamw_
+from lmcore.optim import Coefficients, adamw_coefficients, adamw_update_
 from lmcore.population.population import Population, mean_nll
-from tests.bench.core_arms import BETAS, CLIP, DECAY, LR, windows
+from tests.bench.core_arms import BETAS, CLIP, DECAY, LR, Dtype, step_trainer, trainer_step, windows
 from tests.bench.race import Arm
 
 EPS = 1e-8
+
+
+class FusedPopulation(Population):
+    """A population of one slot whose update is torch's fused AdamW, through torch's public functional form."""
+
+    def _update_slot_by_slot(
+        self, grads: dict[str, Tensor], coefficients: Tensor, scale: Tensor, active: Tensor | None
+    ) -> None:
+        adamw(
+            [self._parameters[name] for name in grads],
+            list(grads.values()),
+            [self.state["exp_avg"][name] for name in grads],
+            [self.state["exp_avg_sq"][name] for name in grads],
+            max_exp_avg_sqs=[],
+            state_steps=[torch.tensor(10.0) for _ in grads],
+            fused=True,
+            grad_scale=None if scale == 1 else scale.reciprocal().squeeze(),
+            amsgrad=False,
+            maximize=False,
+            lr=LR,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            eps=EPS,
+            weight_decay=DECAY,
+        )
+
+
+def fused_update_step(model: ModelConfig, batch_size: int, threads: int, dtype: Dtype) -> Arm:
+    """Our step on a CPU, uncompiled, with torch's fused AdamW."""
+    trainer = step_trainer(model, batch_size, False, "cpu", threads, dtype)
+    trainer._all = FusedPopulation(trainer.model)
+    return trainer_step(trainer)
 
 
 def whole_step(model: ModelConfig, batch_size: int) -> Arm:
@@ -47,9 +80,9 @@ def layout_steps(model: ModelConfig, batch_size: int, slots: int) -> dict[str, A
     """A step of K slots on a CPU, uncompiled, with tensors [K, ...] of their own and with views into arenas [K, P]."""
     x, y = (one.expand(slots, *one.shape).contiguous() for one in windows(model, batch_size, "cpu"))
     row = adamw_coefficients(LR, BETAS, EPS, DECAY, 10)
-    table = torch.tensor([row] * slots, dtype=torch.float64).T
+    coefficients = torch.tensor([row] * slots, dtype=torch.float64).T
     max_norms = torch.full((slots,), CLIP)
-    ours = Population.of(TransformerLM(model, slots))
+    ours = Population(TransformerLM(model, slots))
 
     def forward(lm: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
         return mean_nll(lm, lm.hidden(x), y)
@@ -69,7 +102,7 @@ def layout_steps(model: ModelConfig, batch_size: int, slots: int) -> dict[str, A
         _update_arenas_(arena, torch.cat([grad.flatten(1) for grad in grads], dim=1), exp_avg, exp_avg_sq, row)
 
     return {
-        "tensors": lambda: ours.step(forward, x, y, Coefficients(*table), max_norms),
+        "tensors": lambda: ours.step(forward, x, y, coefficients, max_norms),
         "arenas": gathered,
     }
 
@@ -77,21 +110,26 @@ def layout_steps(model: ModelConfig, batch_size: int, slots: int) -> dict[str, A
 def layout_updates(model: ModelConfig, slots: int) -> dict[str, Arm]:
     """Clipping and AdamW alone, of tensors and of arenas that hold the gradients already."""
     row = adamw_coefficients(LR, BETAS, EPS, DECAY, 10)
-    table = torch.tensor([row] * slots, dtype=torch.float64).T
+    coefficients = torch.tensor([row] * slots, dtype=torch.float64).T
     max_norms = torch.full((slots,), CLIP)
-    population = Population.of(TransformerLM(model, slots))
+    population = Population(TransformerLM(model, slots))
     grads = {name: torch.randn_like(p) for name, p in population.model.named_parameters()}
-    arenas = [torch.cat([grad.flatten(1) for grad in grads.values()], dim=1) for _ in range(4)]
-    arenas[3].abs_()  # second moments
+    grad_arena = torch.cat([grad.flatten(1) for grad in grads.values()], dim=1)
+    arena, exp_avg, exp_avg_sq = (torch.randn_like(grad_arena) for _ in range(3))
+    exp_avg_sq.abs_()
 
     def of_tensors() -> None:
-        population.update(grads, Coefficients(*table), max_norms)
+        population.update(grads, coefficients, max_norms)
 
-    return {"tensors": of_tensors, "arenas": lambda: _update_arenas_(*arenas, row)}
+    return {"tensors": of_tensors, "arenas": lambda: _update_arenas_(arena, grad_arena, exp_avg, exp_avg_sq, row)}
 
 
-def _update_arenas_(params: Tensor, grads: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, row: Coefficients) -> None:
+def _update_arenas_(
+    params: Tensor, grads: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, coefficients: Coefficients
+) -> None:
     """Clipping and AdamW of arenas [K, P]."""
     scale = clip_scale(torch.linalg.vector_norm(grads, dim=1), CLIP)
-    for p, grad, m, v, s in zip(params, grads, exp_avg, exp_avg_sq, scale, strict=True):
-        fused_adamw_([p], [grad], [m], [v], row, s)
+    for p, grad, m, v, factor in zip(params, grads, exp_avg, exp_avg_sq, scale.tolist(), strict=True):
+        if factor != 1:
+            grad.mul_(factor)
+        adamw_update_(p, grad, m, v, coefficients)

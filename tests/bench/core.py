@@ -1,12 +1,20 @@
-"""How fast the core is beside its peers: `python tests/bench/core.py --nanogpt DIR [--rows step,loss,...]`.
+"""How fast the core is compared with its peers: `python tests/bench/core.py --nanogpt DIR [--rows step,loss,...]`.
 
-Rows: `step` (training steps beside nanoGPT's model.py, read from DIR, with its own optimizer settings), `module` (K = 1
-beside the same model as an ordinary nn.Module with torch's AdamW), `loss` (head and loss, forward and backward),
-`update` (clip and AdamW of K models of 10M parameters), `compile` (seconds to the first compiled step, cold and in a
-second process), `shares` (which part of a run's time evaluation and batches are); on a CPU also what was not chosen,
-`program` (the whole step as one compiled program) and `layout` (arenas in place of tensors). Arms of a row take turns
-in one process; a ratio is the median over rounds of peer time over ours, above 1 where ours is faster.
-results/core-<device>.json is written after each row, and keeps rows that are not run.
+Rows:
+    step       training steps, against nanoGPT's model.py (read from DIR) with its own optimizer settings
+    module     training steps with K = 1, against the same model as an ordinary nn.Module with torch's AdamW
+    loss       head and loss, forward and backward, against torch's
+    update     clipping and AdamW of K models of 10M parameters, against torch's
+    compile    seconds to the first compiled step, with an empty cache and in a second process
+    shares     the shares of a run's time that are evaluation and batches
+
+and, on a CPU only, designs that were not chosen:
+    optimizer  training steps, against the same with torch's fused AdamW
+    program    training steps, against the whole step as one compiled program
+    layout     training steps and updates of K slots, against arenas [K, P] in place of tensors [K, ...]
+
+The arms of a row take turns in one process. A ratio is the median over rounds of the peer's time over ours: above 1,
+ours is faster. results/core-<device>.json is written after each row, and keeps rows that are not run.
 """
 
 import argparse
@@ -19,7 +27,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout is enough, nothing need be installed
 
@@ -34,8 +42,9 @@ from lmcore.params import count_parameters, flops_per_token
 from lmcore.profile.breakdown import BATCHES, Probe
 from lmcore.runfile.run_file import load_run
 from lmcore.trainer import Trainer
-from tests.bench.alternative_arms import layout_steps, layout_updates, whole_step
+from tests.bench.alternative_arms import fused_update_step, layout_steps, layout_updates, whole_step
 from tests.bench.core_arms import (
+    Dtype,
     dtype_on,
     loss_arms,
     module_step,
@@ -78,7 +87,7 @@ def main() -> None:
     """Measure, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="a checkout of nanoGPT; without it no `step` row")
-    parser.add_argument("--rows", default="step,module,loss,update,compile,shares,program,layout")
+    parser.add_argument("--rows", default="step,module,loss,update,compile,shares,optimizer,program,layout")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of every arm")
     parser.add_argument("--rounds", type=int, default=7)
@@ -98,15 +107,16 @@ def main() -> None:
         "update": updates,
         "compile": compiles,
         "shares": shares,
+        "optimizer": optimizers,
         "program": programs,
         "layout": layouts,
     }
     for row in options.rows.split(","):
-        if row in ("program", "layout") and options.device != "cpu":
-            print(f"{row}: left out, is measured on a CPU only")
+        if row in ("optimizer", "program", "layout") and options.device != "cpu":
+            print(f"{row}: skipped, it is measured on a CPU only")
             continue
         if row == "step" and options.nanogpt is None:
-            print("step: left out, needs --nanogpt DIR")
+            print("step: skipped, it needs --nanogpt DIR")
             continue
         result[row] = {"about": about(options), "measured": measures[row](options)}
         print(json.dumps({row: result[row]["measured"]}, indent=2), flush=True)
@@ -114,14 +124,15 @@ def main() -> None:
 
 
 def about(options: argparse.Namespace) -> dict[str, Any]:
-    """What a row was measured with."""
+    """Machine, versions and command of a row."""
     head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     # The results themselves change as rows are written.
     changed = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "lmcore", "tests/bench/*.py"]
     changes = "+changes" if subprocess.run(changed, check=False).returncode else ""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    train = TrainConfig(device=options.device, dtype=dtype_on(options.device), threads=options.threads)
+    device: Literal["cpu", "cuda"] = options.device
+    train = TrainConfig(device=device, dtype=dtype_on(device), threads=options.threads)
     return {
         "command": f"python tests/bench/core.py --device {options.device} --threads {options.threads} --nanogpt DIR",
         "commit": (head.stdout.strip() or "unknown") + changes,
@@ -136,7 +147,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def steps(options: argparse.Namespace) -> dict[str, Any]:
-    """Training steps beside nanoGPT's."""
+    """Training steps, against nanoGPT's."""
     table = {}
     for name, (model, batch_size) in STEPS[options.device].items():
         arms = {
@@ -167,7 +178,7 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def modules(options: argparse.Namespace) -> dict[str, Any]:
-    """K = 1 of our population beside an ordinary nn.Module."""
+    """A population of K = 1, against an ordinary nn.Module."""
     table = {}
     for name, (model, batch_size) in MODULES.items():
         for compiled in (False, True):
@@ -182,7 +193,7 @@ def modules(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def losses(options: argparse.Namespace) -> dict[str, Any]:
-    """Head and loss, forward and backward: time, and the most memory held beyond the inputs, gradients included."""
+    """Head and loss, forward and backward: time, and peak memory beyond the inputs, gradients included."""
     table = {}
     for name, (positions, width, vocabulary) in LOSSES.items():
         arms = loss_arms(positions, width, vocabulary, options.device)
@@ -203,7 +214,7 @@ def losses(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def peak_bytes(arm: Arm, device: str) -> int:
-    """The most that `arm` holds beyond what is there before, gradients included."""
+    """Peak memory of `arm` beyond what is allocated before, gradients included."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -216,13 +227,13 @@ def peak_bytes(arm: Arm, device: str) -> int:
     held = lowest = highest = 0
     for event in sorted(events, key=lambda one: one.start_ns()):
         held += event.nbytes()
-        lowest = min(lowest, held)  # the gradients of the call before, whose end is seen or not
+        lowest = min(lowest, held)  # the gradients of the call before may or may not be seen to be freed
         highest = max(highest, held - lowest)
     return highest
 
 
 def updates(options: argparse.Namespace) -> dict[str, Any]:
-    """Clip and AdamW of K models of 10M parameters."""
+    """Clipping and AdamW of K models of 10M parameters, against torch's."""
     table = {}
     model = STEPS[options.device]["10M"][0]
     for slots in (1, 2) if options.device == "cpu" else (1, 4, 8):
@@ -241,8 +252,9 @@ def updates(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def compiles(options: argparse.Namespace) -> dict[str, Any]:
-    """Seconds to the first compiled step: with an empty cache, and in processes that find it filled."""
-    cold, warm = [], []
+    """Seconds to the first compiled step: with an empty cache, and in a second process that finds it filled."""
+    cold: list[float] = []
+    warm: list[float] = []
     for _ in range(3):
         with tempfile.TemporaryDirectory() as cache:
             environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
@@ -254,8 +266,8 @@ def compiles(options: argparse.Namespace) -> dict[str, Any]:
     return found | {"share": round(found["second_process_s"] / found["cold_s"], 3), "cold": cold, "second": warm}
 
 
-def first_step(device: str) -> float:
-    """Seconds from a trainer's making to the end of its first compiled step and the evaluation after it."""
+def first_step(device: Literal["cpu", "cuda"]) -> float:
+    """Seconds from the construction of a trainer to the end of its first compiled step and the evaluation after it."""
     model, batch_size = STEPS["cpu"]["1.3M"]
     train = TrainConfig(batch_size=batch_size, steps=1, eval_windows=16, compile=True, device=device)
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 2**16, dtype=np.uint16)
@@ -265,7 +277,7 @@ def first_step(device: str) -> float:
 
 
 def shares(options: argparse.Namespace) -> dict[str, Any]:
-    """Which part of its time a run of configs/quick.yaml evaluates, and puts batches together, by size."""
+    """Shares of the time of a run of configs/quick.yaml that are evaluation and batches, by size."""
     table = {}
     for size in ("xs", "s"):
         run, _ = load_run(str(ROOT / "configs" / "quick.yaml"), size)
@@ -285,8 +297,23 @@ def shares(options: argparse.Namespace) -> dict[str, Any]:
     return table
 
 
+def optimizers(options: argparse.Namespace) -> dict[str, Any]:
+    """Uncompiled steps with the textbook AdamW of lmcore.optim, against the same steps with torch's fused kernel."""
+    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16") if cpu_bfloat16() else ("float32",)
+    table = {}
+    for name, (model, batch_size) in STEPS["cpu"].items():
+        for dtype in dtypes:
+            arms = {
+                "textbook": our_step(model, batch_size, False, "cpu", options.threads, dtype),
+                "torch fused": fused_update_step(model, batch_size, options.threads, dtype),
+            }
+            table[f"{name} {dtype}"] = compared(race(arms, options.rounds, "cpu"), ("textbook",), ("torch fused",))
+            _forget()
+    return table
+
+
 def programs(options: argparse.Namespace) -> dict[str, Any]:
-    """K = 1, compiled as it is, beside the whole step as one program."""
+    """K = 1, compiled as in training, against the whole step as one program."""
     table = {}
     for name, (model, batch_size) in MODULES.items():
         arms = {
@@ -300,7 +327,7 @@ def programs(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def layouts(options: argparse.Namespace) -> dict[str, Any]:
-    """Steps of K slots, and updates alone, in tensors [K, ...] and in arenas [K, P]."""
+    """Steps of K slots, and updates alone: tensors [K, ...] against arenas [K, P]."""
     table = {}
     small, batch_size = MODULES["64"]
     for slots in (1, 2, 4):

@@ -1,8 +1,9 @@
-"""What `tests/bench/core.py` races: each function makes an arm, which does its work once when called."""
+"""The arms that `tests/bench/core.py` races: each function returns one, which does its work once when called."""
 
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,31 +14,36 @@ from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens
 from lmcore.loss import linear_cross_entropy
 from lmcore.model import TransformerLM
-from lmcore.optim import Coefficients, adamw_coefficients
+from lmcore.optim import adamw_coefficients
 from lmcore.population.population import Population
 from lmcore.trainer import Trainer
 from tests.bench.plain_model import PlainLM
 from tests.bench.race import Arm
 
 BETAS, DECAY, CLIP, LR = (0.9, 0.95), 0.1, 1.0, 1e-3
-GROWTH = 3.0  # of gradients that have been clipped: else the next call would have nothing to clip
+GROWTH = 3.0  # of gradients that have been clipped, so that the next call has something to clip
+
+Dtype = Literal["float32", "bfloat16"]
 
 
-def dtype_on(device: str) -> str:
-    """Of matrix products: bfloat16 on a GPU, float32 on a CPU."""
+def dtype_on(device: str) -> Dtype:
+    """Type of matrix products: bfloat16 on a GPU, float32 on a CPU."""
     return "bfloat16" if device == "cuda" else "float32"
 
 
-def our_step(
-    model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int, dtype: str | None = None
-) -> Arm:
-    """An update of a K = 1 trainer, batches, schedule and all; in the dtype of the device if none is given."""
+def step_trainer(
+    model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int, dtype: Dtype | None = None
+) -> Trainer:
+    """A trainer with one slot, whose run never ends; by default in the dtype of the device."""
     train = TrainConfig(
         batch_size=batch_size, steps=10**9, eval_every=10**9, compile=compiled, threads=threads
     ).model_copy(update={"device": device, "dtype": dtype or dtype_on(device)})
-    generator = np.random.default_rng(0)
-    ids = generator.integers(0, model.vocab_size, 2**18, dtype=np.uint16)
-    trainer = Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**14], model.vocab_size))
+    ids = np.random.default_rng(0).integers(0, model.vocab_size, 2**18, dtype=np.uint16)
+    return Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**14], model.vocab_size))
+
+
+def trainer_step(trainer: Trainer) -> Arm:
+    """An update of the slot of `trainer`, including its batch and schedule."""
     slot = trainer.slots[0]
     assert slot is not None
 
@@ -46,6 +52,13 @@ def our_step(
         slot.step += 1
 
     return arm
+
+
+def our_step(
+    model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int, dtype: Dtype | None = None
+) -> Arm:
+    """An update of a trainer with K = 1; by default in the dtype of the device."""
+    return trainer_step(step_trainer(model, batch_size, compiled, device, threads, dtype))
 
 
 def windows(model: ModelConfig, batch_size: int, device: str) -> tuple[Tensor, Tensor]:
@@ -60,7 +73,7 @@ def autocast(device: str) -> torch.autocast:
 
 
 def nanogpt_step(folder: Path, model: ModelConfig, batch_size: int, compiled: bool, device: str) -> Arm:
-    """As nanoGPT's train.py does: its model, its optimizer, clipping at 1."""
+    """A step as in nanoGPT's train.py: its model, its optimizer, clipping at 1."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
     assert spec is not None
     assert spec.loader is not None
@@ -105,7 +118,7 @@ def module_step(model: ModelConfig, batch_size: int, compiled: bool, device: str
 
 
 def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[str, Arm]:
-    """Head and loss, forward and backward, by whose they are."""
+    """Head and loss, forward and backward, by whose code it is."""
     made = {"device": device, "dtype": getattr(torch, dtype_on(device))}
     hidden = torch.randn(positions, width, **made).requires_grad_()
     weight = (0.05 * torch.randn(vocabulary, width, **made)).requires_grad_()
@@ -120,7 +133,7 @@ def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[
         chunked = torch.nn.LinearCrossEntropyOptions()
         losses["F.linear_cross_entropy"] = lambda: F.linear_cross_entropy(hidden, weight, targets, options=chunked)
     if device == "cuda" and importlib.util.find_spec("liger_kernel"):
-        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss  # type: ignore[import-not-found]
 
         liger = LigerFusedLinearCrossEntropyLoss()
         losses["Liger"] = lambda: liger(weight, hidden, targets)
@@ -128,7 +141,7 @@ def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[
     def both_ways(loss: Callable[[], Tensor]) -> Arm:
         def arm() -> None:
             hidden.grad = weight.grad = None
-            loss().backward()
+            loss().backward()  # type: ignore[no-untyped-call]
 
         return arm
 
@@ -136,16 +149,18 @@ def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[
 
 
 def our_update(model: ModelConfig, slots: int, device: str, compiled: bool = False) -> Arm:
-    """Clip and AdamW of K models; `compiled` matters on a GPU only."""
-    population = Population.of(TransformerLM(model, slots).to(device), compiled)
+    """Clipping and AdamW of K models; `compiled` matters on a GPU only."""
+    population = Population(TransformerLM(model, slots).to(device), compiled=compiled)
     grads = {name: torch.randn_like(p) for name, p in population.model.named_parameters()}
-    table = torch.tensor([adamw_coefficients(LR, BETAS, 1e-8, DECAY, 10)] * slots, dtype=torch.float64).T
-    c = Coefficients(*(table if device == "cpu" else table.float().to(device)))
+    coefficients = torch.tensor([adamw_coefficients(LR, BETAS, 1e-8, DECAY, 10)] * slots, dtype=torch.float64).T
+    if device != "cpu":
+        coefficients = coefficients.float().to(device)
     max_norms = torch.full((slots,), CLIP, device=device)
 
     def arm() -> None:
-        population.update(grads, c, max_norms)
-        torch._foreach_mul_(list(grads.values()), GROWTH)
+        population.update(grads, coefficients, max_norms)
+        for grad in grads.values():
+            grad.mul_(GROWTH)
 
     return arm
 
@@ -163,6 +178,8 @@ def torch_update(model: ModelConfig, slots: int, device: str) -> Arm:
         for parameters, optimizer in several:
             torch.nn.utils.clip_grad_norm_(parameters, CLIP, foreach=True)
             optimizer.step()
-            torch._foreach_mul_([p.grad for p in parameters if p.grad is not None], GROWTH)
+            for parameter in parameters:
+                assert parameter.grad is not None
+                parameter.grad.mul_(GROWTH)
 
     return arm

@@ -1,4 +1,4 @@
-"""README's table of the core's speed, made of results/core-*.json: `python tests/bench/performance.py` puts it in."""
+"""The README's table of the core's speed, from results/core-*.json; `python tests/bench/performance.py` inserts it."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ UNMEASURED = "unmeasured"
 
 
 def table() -> str:
-    """Markdown: a line per row of tests/bench/core.py, a column per device."""
+    """Markdown: a line for each measurement of tests/bench/core.py, a column for each device."""
     found = {device: _load(RESULTS / f"core-{device}.json") for device in DEVICES}
     columns = {device: _cells(result) for device, result in found.items()}
     names = list(dict.fromkeys(name for cells in columns.values() for name in cells))
@@ -28,7 +28,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _cells(result: dict[str, Any]) -> dict[str, str]:
-    """What a device's column holds, by the line it stands in."""
+    """A device's column: cells by the name of their line. Rows that were not measured have none."""
     rows = {row: part["measured"] for row, part in result.items()}
     cells = {f"nanoGPT's training step, {size}": _ratio(one) for size, one in rows.get("step", {}).items()}
     for name, one in rows.get("module", {}).items():
@@ -42,6 +42,8 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
         )
     for name, one in rows.get("update", {}).items():
         cells[f"torch's clipping and fused AdamW, {name[1:]} x 10M"] = _ratio(one)
+    for name, one in rows.get("optimizer", {}).items():
+        cells[f"the step with torch's fused AdamW, {', '.join(name.split())}"] = _ratio(one)
     for name, one in rows.get("program", {}).items():
         cells[f"the whole step as one program of torch.compile, d = {name[1:]}"] = _ratio(one)
     for name, one in rows.get("layout", {}).items():
@@ -73,7 +75,7 @@ def _about(device: str, result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Replace what stands between the marks."""
+    """Replace the text between the markers."""
     readme = ROOT / "README.md"
     text = readme.read_text()
     before, rest = text.split(BEGIN)

@@ -1,9 +1,9 @@
-"""Training in bfloat16: fast paths differ from plain ones by no more than a batch does from its two halves."""
+"""Training in bfloat16: the error of the fast path is no larger than that of splitting the batch in two."""
 
 import pytest
 import torch
 
-from lmcore import loss as linear_loss
+import lmcore.loss
 from lmcore.config import ModelConfig, TrainConfig
 from lmcore.loss import token_nll
 from lmcore.model import TransformerLM
@@ -26,7 +26,7 @@ def windows():
 
 
 def gradient(model, losses):
-    """Of each slot's loss, all parameters in one [K, P]."""
+    """The gradient of each slot's loss, all parameters as one [K, P]."""
     grads = torch.autograd.grad(losses, list(model.parameters()), torch.ones_like(losses))
     return torch.cat([grad.flatten(1) for grad in grads], dim=1)
 
@@ -41,7 +41,7 @@ def plain(model, x, y, dtype=torch.bfloat16):
 @pytest.mark.parametrize("compiled", [False, True], ids=["loss in chunks", "compiled"])
 def test_gradients_lie_inside_the_gap_between_two_splits_of_the_batch(model, windows, compiled, monkeypatch):
     if not compiled:
-        monkeypatch.setattr(linear_loss, "CPU_LOGITS", 1)  # two chunks, as of a large vocabulary
+        monkeypatch.setattr(lmcore.loss, "CPU_LOGITS", 1)  # two chunks, as of a large vocabulary
     x, y = windows
     whole = plain(model, x, y)
     halves = (plain(model, x[:, : B // 2], y[:, : B // 2]) + plain(model, x[:, B // 2 :], y[:, B // 2 :])) / 2

@@ -63,7 +63,7 @@ def test_without_any_gradient_the_norm_is_zero():
     assert clip_grad_norm_([]) == 0
 
 
-def test_a_generator_of_parameters_will_do():
+def test_parameters_may_be_a_generator():
     module = nn.Linear(4, 4)
     module(torch.ones(4)).sum().mul(100).backward()
     assert clip_grad_norm_(module.parameters(), max_norm=0.5) > 0.5

@@ -14,7 +14,7 @@ def test_every_field_has_exactly_one_role():
     assert set(FIELD_ROLES.values()) == {"slot vector", "static", "sweep constant"}
 
 
-def test_runs_that_differ_in_slot_vectors_alone_pack_and_others_do_not():
+def test_runs_that_differ_only_in_slot_vectors_share_a_population():
     base = RunSpec()
     vectors = RunSpec(
         model=ModelConfig(tie_embeddings=True),
@@ -60,7 +60,7 @@ def test_warmup_is_rounded_to_whole_updates():
 @pytest.mark.parametrize(
     ("cuda", "expected"), [(False, ("cpu", "float32", False, False, 1)), (True, ("cuda", "bfloat16", True, True, 1))]
 )
-def test_auto_becomes_what_the_device_is_best_at_and_choices_stay(cuda, expected):
+def test_auto_becomes_what_suits_the_device_and_explicit_choices_stay(cuda, expected):
     resolved = resolve(TrainConfig(), Machine(cuda))
     decided = (resolved.device, resolved.dtype, resolved.compile, resolved.cuda_graphs, resolved.threads)
     assert decided == expected
@@ -70,7 +70,7 @@ def test_auto_becomes_what_the_device_is_best_at_and_choices_stay(cuda, expected
     assert resolve(chosen, Machine(cuda)) == chosen
 
 
-def test_long_runs_are_compiled_on_a_cpu_and_what_was_decided_is_explained():
+def test_long_runs_are_compiled_on_a_cpu_and_the_decision_is_explained():
     short, long = RunSpec(), RunSpec(train=TrainConfig(steps=10_000))
     assert training_flops(short) == pytest.approx(flops_per_token(ModelConfig()) * 200 * 16 * 128)
     assert training_flops(short) < COMPILE_FLOPS < training_flops(long)
@@ -85,6 +85,6 @@ def test_long_runs_are_compiled_on_a_cpu_and_what_was_decided_is_explained():
     )
 
 
-def test_a_gpu_that_is_demanded_must_be_there():
+def test_device_cuda_needs_a_gpu():
     with pytest.raises(InputError, match=r"train\.device"):
         resolve(TrainConfig(device="cuda"), Machine(cuda=False))

@@ -34,22 +34,22 @@ def test_every_start_is_equally_likely():
     assert 92 - 4 * 13.6 < chi_square < 92 + 4 * 13.6
 
 
-def test_batch_depends_on_seed_and_step_alone():
+def test_a_batch_depends_on_seed_and_step_only():
     batches = {key: starts(TOKENS, 16, 7, *key) for key in [(0, 0), (0, 1), (1, 0), (0, 2**40), (2**62, 0)]}
     assert len({tuple(batch) for batch in batches.values()}) == len(batches)
-    np.random.seed(7)  # nor on anybody's global state, nor on the order of asking
+    np.random.seed(7)  # not on global state, nor on the order of calls
     torch.manual_seed(7)
     for key in reversed(batches):
         assert starts(TOKENS, 16, 7, *key) == batches[key]
 
 
-def test_batches_are_these_for_ever():
+def test_batches_never_change():
     # Golden: a change here makes every finished run incomparable with new ones.
     assert starts(TOKENS, 8, 7, seed=0, step=0) == [56, 10, 92, 5, 18, 91, 48, 16]
     assert starts(TOKENS, 8, 7, seed=1, step=200) == [5, 89, 78, 15, 54, 43, 57, 43]
 
 
-def test_kind_of_array_changes_nothing(tmp_path):
+def test_the_kind_of_array_does_not_matter(tmp_path):
     path = tmp_path / "tokens.bin"
     TOKENS.tofile(path)
     expected = get_batch(TOKENS, 16, 7, "cpu", 0, 5)

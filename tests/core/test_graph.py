@@ -24,7 +24,7 @@ def runs(graphs):
     ]
 
 
-def test_replayed_steps_train_as_launched_ones_do_while_slots_rest_and_are_refilled(small_tokens):
+def test_replayed_steps_equal_launched_ones_while_slots_pause_and_are_refilled(small_tokens):
     curves = []
     for graphs in (False, True):
         first, second, third = runs(graphs)
@@ -32,8 +32,8 @@ def test_replayed_steps_train_as_launched_ones_do_while_slots_rest_and_are_refil
         rows = []
         for _ in range(2):
             rows += trainer.advance([0, 1], batched=True)
-        rows += trainer.advance([1], batched=True)  # slot 0 rests
-        trainer.load_slot(2, third)  # in slot 2 until now there was nothing
+        rows += trainer.advance([1], batched=True)  # slot 0 is inactive
+        trainer.load_slot(2, third)  # slot 2 was empty
         trainer.load_slot(0, second)
         rows += [row for _ in range(3) for row in trainer.advance([0, 1, 2], batched=True)]
         curves.append([(row[col.SLOT], row[col.STEP], row[col.TRAIN_LOSS], row[col.VAL_LOSS]) for row in rows])

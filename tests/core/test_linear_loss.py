@@ -1,9 +1,9 @@
-"""Head and loss in one against `cross_entropy` of the logits in float64; its memory; and slots that never meet."""
+"""Head and loss in chunks against `cross_entropy` of the logits in float64, their memory, and independent slots."""
 
 import pytest
 import torch
 
-from lmcore import loss as linear_loss
+import lmcore.loss
 from lmcore.loss import CPU_CHUNK, cross_entropy, linear_cross_entropy, linear_token_nll, token_nll
 
 K, N, D, V = 3, 300, 16, 50
@@ -12,8 +12,8 @@ WHOLE, PART = 2, 44  # chunks of CPU_CHUNK that N is
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch):
-    """As with a large vocabulary: two whole chunks and a part of one."""
-    monkeypatch.setattr(linear_loss, "CPU_LOGITS", 1)
+    """Two whole chunks and a part of one, as with a large vocabulary."""
+    monkeypatch.setattr(lmcore.loss, "CPU_LOGITS", 1)
 
 
 def inputs(dtype=torch.float64, seed=0, scale=1.0):
@@ -29,12 +29,12 @@ def plain(hidden, weight, targets):
 
 
 def grads(loss, hidden, weight, targets):
-    """The loss of each slot, and gradients of their sum, each slot weighed differently."""
+    """The loss of each slot, and gradients of a weighted sum of them."""
     losses = loss(hidden, weight, targets)
     return losses, *torch.autograd.grad((losses * torch.arange(1, K + 1)).sum(), (hidden, weight))
 
 
-def test_losses_and_gradients_are_those_of_the_logits():
+def test_losses_and_gradients_equal_the_reference():
     hidden, weight, targets = inputs()
     assert WHOLE * CPU_CHUNK + PART == N
     for ours, theirs in zip(
@@ -44,7 +44,7 @@ def test_losses_and_gradients_are_those_of_the_logits():
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
-def test_the_fused_form_is_the_one_in_steps_to_rounding(dtype):
+def test_the_fused_form_equals_the_unfused_one_to_rounding(dtype):
     hidden, weight, targets = inputs(dtype)
 
     def fused(hidden, weight, targets):
@@ -57,7 +57,7 @@ def test_the_fused_form_is_the_one_in_steps_to_rounding(dtype):
         assert (ours - theirs).norm() <= tolerance * theirs.norm()
 
 
-def test_the_fused_form_does_under_autocast_what_the_one_in_steps_does():
+def test_the_fused_form_equals_the_unfused_one_under_autocast():
     hidden, weight, targets = inputs(torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         ours = grads(lambda *given: linear_cross_entropy(*given, fused=True), hidden, weight, targets)
@@ -82,7 +82,7 @@ def test_gradcheck_passes():
     assert torch.autograd.gradcheck(lambda h, w: linear_cross_entropy(h, w, targets[:, :5]), (few, weight))
 
 
-def test_float32_is_as_near_to_the_truth_as_the_plain_loss():
+def test_float32_is_accurate_to_rounding():
     hidden, weight, targets = inputs()
     truth = grads(plain, hidden, weight, targets)
     single = [one.detach().float().requires_grad_() for one in (hidden, weight)]
@@ -103,7 +103,7 @@ def test_huge_logits_stay_finite():
         assert one.isfinite().all()
 
 
-def test_evaluation_gives_each_token_its_loss_and_no_gradient():
+def test_evaluation_gives_the_loss_of_each_token_and_no_gradient():
     hidden, weight, targets = inputs()
     nll = linear_token_nll(hidden, weight, targets)
     assert not nll.requires_grad

@@ -1,4 +1,4 @@
-"""What /proc/cpuinfo says of a CPU, and what torch says of this one."""
+"""bfloat16 support as read from /proc/cpuinfo, and as torch reports it."""
 
 import pytest
 import torch
@@ -23,13 +23,13 @@ def _unlimited(monkeypatch):
         ("", False),
     ],
 )
-def test_a_cpu_multiplies_bfloat16_if_a_flag_says_so(tmp_path, flags, expected):
+def test_a_cpu_has_bfloat16_if_a_flag_says_so(tmp_path, flags, expected):
     file = tmp_path / "cpuinfo"
     file.write_text(f"processor\t: 0\nmodel name\t: A CPU\nflags\t\t: {flags}\nbugs\t\t: avx512_bf16\n\n")
     assert cpu_bfloat16(file) is expected
 
 
-def test_it_does_not_where_onednn_is_held_back(tmp_path, monkeypatch):
+def test_onednn_max_cpu_isa_can_disable_bfloat16(tmp_path, monkeypatch):
     file = tmp_path / "cpuinfo"
     file.write_text("flags : avx512_bf16\n")
     for isa, expected in (("AVX512_CORE_VNNI", False), ("avx2", False), ("AVX512_CORE_BF16", True), ("ALL", True)):
@@ -37,11 +37,11 @@ def test_it_does_not_where_onednn_is_held_back(tmp_path, monkeypatch):
         assert cpu_bfloat16(file) is expected
 
 
-def test_where_there_is_no_cpuinfo_it_is_not_known_to(tmp_path):
+def test_without_cpuinfo_there_is_no_bfloat16(tmp_path):
     assert cpu_bfloat16(tmp_path / "none") is False
 
 
-@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this torch does not tell")
-def test_torch_sees_the_same_in_this_cpu():
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this torch does not report it")
+def test_torch_agrees_about_this_cpu():
     seen = torch.cpu.get_capabilities()
     assert cpu_bfloat16() is bool(seen.get("avx512_bf16") or seen.get("amx_bf16"))

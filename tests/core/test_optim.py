@@ -1,12 +1,14 @@
-"""AdamW against its five lines written out, against torch's, and a population against each of its slots alone."""
+"""AdamW against its five lines written out, against torch's, and both forms of every optimizer against each other."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import nn
 
-from lmcore.optim import AdamW, Coefficients, adamw_coefficients, adamw_update_, fused_adamw_
+from lmcore.config import OptimConfig
+from lmcore.optim import OPTIMIZERS, AdamW, adamw_coefficients, adamw_update_, adamw_update_slots_
 
 STEPS = 1000
 
@@ -78,42 +80,93 @@ def test_coefficients_are_made_in_float64():
     assert all(type(x) is float for x in c)
 
 
-@pytest.mark.parametrize("shape", [(1,), (37,), (64,), (5, 7), (33, 65)])
+SHAPES = pytest.mark.parametrize("shape", [(1,), (37,), (64,), (5, 7), (33, 65)])
+DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+def rows(K, step):
+    """Different coefficients for each of K slots."""
+    return [adamw_coefficients(1e-3 * (k + 1), (0.8 + k / 30, 0.99), 1e-8, k / 10, step + k) for k in range(K)]
+
+
+def columns(rows, dtype, ndim):
+    """The coefficients of K slots as tensors [K, 1, ...]."""
+    return torch.tensor(rows, dtype=torch.float64).to(dtype).view(len(rows), -1, *[1] * ndim).unbind(1)
+
+
+@SHAPES
+@DTYPES
 @pytest.mark.parametrize("K", [1, 2, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_slot_of_a_population_is_bitwise_the_slot_alone(shape, K, dtype):
+def test_a_slot_updated_in_the_memory_of_a_population_is_bitwise_the_slot_alone(shape, K, dtype):
     generator = torch.Generator().manual_seed(0)
     population = [torch.randn(K, *shape, generator=generator, dtype=dtype), *torch.zeros(2, K, *shape, dtype=dtype)]
-    stacked = [[tensor[k : k + 1].clone() for tensor in population] for k in range(K)]  # tensors of one slot
-    single = [[tensor[k].clone() for tensor in population] for k in range(K)]  # an ordinary parameter, numbers
+    alone = [[tensor[k].clone() for tensor in population] for k in range(K)]
     for step in range(1, 6):
-        rows = [adamw_coefficients(1e-3 * (k + 1), (0.8 + k / 30, 0.99), 1e-8, k / 10, step + k) for k in range(K)]
-        table = torch.tensor(rows, dtype=torch.float64).to(dtype).view(K, 7, *[1] * len(shape))
         grad = torch.randn(K, *shape, generator=generator, dtype=dtype)
-        adamw_update_(population[0], grad, *population[1:], Coefficients(*table.unbind(1)))
-        for k in range(K):
-            one = Coefficients(*table[k : k + 1].unbind(1))
-            adamw_update_(stacked[k][0], grad[k : k + 1], *stacked[k][1:], one)
-            adamw_update_(single[k][0], grad[k], *single[k][1:], rows[k])
+        for k, c in enumerate(rows(K, step)):
+            param, m, v = (tensor[k] for tensor in population)
+            adamw_update_(param, grad[k], m, v, c)
+            adamw_update_(alone[k][0], grad[k].clone(), *alone[k][1:], c)
     for k in range(K):
-        for whole, alone, ordinary in zip(population, stacked[k], single[k], strict=True):
-            assert torch.equal(whole[k], alone[0])
-            assert torch.equal(whole[k], ordinary)
+        assert all(torch.equal(tensor[k], own) for tensor, own in zip(population, alone[k], strict=True))
 
 
-@pytest.mark.parametrize("scale", [1.0, 0.25])
-@pytest.mark.parametrize(("lr", "weight_decay"), [(3e-2, 0.1), (1e-3, 0.0), (0.0, 0.1), (10.0, 0.1)])
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
-def test_the_fused_update_is_the_plain_one_to_rounding(dtype, tolerance, lr, weight_decay, scale):
-    exact = [start(), torch.zeros(6, 4, dtype=torch.float64), torch.zeros(6, 4, dtype=torch.float64)]
-    fused = [one.detach().to(dtype).clone() for one in exact]
-    for t, grad in zip(range(1, 31), gradients(), strict=False):
-        c = adamw_coefficients(lr, (0.9, 0.999), 1e-8, weight_decay, t)
-        adamw_update_(exact[0].detach(), grad * scale, exact[1], exact[2], c)
-        weights, *moments = fused
-        fused_adamw_([weights], [grad.to(dtype)], *([one] for one in moments), c, torch.tensor(scale))
-    for ours, truth in zip(fused, exact, strict=True):
-        assert (ours.double() - truth).norm() <= tolerance * truth.norm()
+@SHAPES
+@DTYPES
+@pytest.mark.parametrize("K", [1, 2, 5])
+def test_a_slot_updated_at_once_with_others_is_bitwise_the_slot_alone(shape, K, dtype):
+    generator = torch.Generator().manual_seed(0)
+    population = [torch.randn(K, *shape, generator=generator, dtype=dtype), *torch.zeros(2, K, *shape, dtype=dtype)]
+    alone = [[tensor[k : k + 1].clone() for tensor in population] for k in range(K)]
+    for step in range(1, 6):
+        grad = torch.randn(K, *shape, generator=generator, dtype=dtype)
+        param, m, v = population
+        adamw_update_slots_(param, grad, m, v, columns(rows(K, step), dtype, len(shape)))
+        for k, (own_param, *own_state) in enumerate(alone):
+            c = columns(rows(K, step)[k : k + 1], dtype, len(shape))
+            adamw_update_slots_(own_param, grad[k : k + 1], *own_state, c)
+    for k in range(K):
+        assert all(torch.equal(tensor[k], own[0]) for tensor, own in zip(population, alone[k], strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_update_of_all_slots_at_once_is_the_textbook_update_to_rounding(name):
+    rule = OPTIMIZERS[name]
+    configs = [OptimConfig(weight_decay=0.1), OptimConfig(weight_decay=0.0, beta1=0.0), OptimConfig(beta2=0.999)]
+    lrs = [3e-2, 0.0, 10.0]
+    generator = torch.Generator().manual_seed(0)
+    at_once = [torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)]
+    at_once += [torch.zeros_like(at_once[0]) for _ in rule.state_names]
+    by_slot = [tensor.clone() for tensor in at_once]
+    for step in range(1, 31):
+        grad = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
+        before = grad.clone()
+        numbers = [rule.coefficients(optim, lr, step) for optim, lr in zip(configs, lrs, strict=True)]
+        param, *state = at_once
+        rule.update_slots_(param, grad, *state, columns(numbers, torch.float64, 2), None)
+        for k, c in enumerate(numbers):
+            param, *state = (tensor[k] for tensor in by_slot)
+            rule.update_(param, grad[k], *state, c)
+        assert torch.equal(grad, before)
+    for ours, theirs in zip(at_once, by_slot, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.0])
+def test_an_inactive_slot_keeps_every_bit(name, value):
+    rule = OPTIMIZERS[name]
+    tensors = [torch.full((2, 5), value) for _ in range(1 + len(rule.state_names))]
+    c = columns([rule.coefficients(OptimConfig(), 1e-3, 1)] * 2, torch.float32, 1)
+    param, *state = tensors
+    rule.update_slots_(param, torch.full((2, 5), math.nan), *state, c, torch.tensor([[True], [False]]))
+    expected = torch.full((5,), value).view(torch.int32)
+    assert all(torch.equal(tensor[1].view(torch.int32), expected) for tensor in tensors)
+    assert param[0].isnan().all()
+
+
+def test_a_run_may_name_exactly_the_optimizers_that_there_are():
+    assert get_args(OptimConfig.model_fields["name"].annotation) == tuple(OPTIMIZERS)
 
 
 def test_a_nan_stays_in_its_slot_and_the_gradient_is_left_alone():

@@ -1,12 +1,12 @@
-"""The update of all slots at once, which serves GPUs, is the one slot after slot, which serves CPUs."""
+"""The update of all slots at once, which serves GPUs, is the update slot by slot, which serves CPUs."""
 
 import pytest
 import torch
 
 from lmcore.config import ModelConfig
-from lmcore.model import TransformerLM
-from lmcore.optim import Coefficients, adamw_coefficients
-from lmcore.population.population import IDLE, Population
+from lmcore.model import HEAD, TransformerLM
+from lmcore.optim import adamw_coefficients
+from lmcore.population.population import Population
 
 MODEL = ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=48, context_length=16)
 LRS = [1e-2, 0.0, 1e-3]
@@ -17,59 +17,61 @@ def population() -> tuple[Population, dict[str, torch.Tensor]]:
     model = TransformerLM(MODEL, 3, [False, True, False], seeds=[0, 1, 2])
     generator = torch.Generator().manual_seed(0)
     grads = {name: torch.randn(p.shape, generator=generator) for name, p in model.named_parameters()}
-    grads["lm_head.weight"][1] = 0.0  # the idle head's
-    return Population.of(model), grads
+    grads[HEAD][1] = 0.0  # the idle head's
+    return Population(model), grads
 
 
-def coefficients(step: int) -> Coefficients:
+def coefficients(step: int, dtype: torch.dtype) -> torch.Tensor:
+    """[C, K]."""
     rows = [adamw_coefficients(lr, (0.9, 0.99), 1e-8, 0.1, step) for lr in LRS]
-    return Coefficients(*torch.tensor(rows, dtype=torch.float64).T)
+    return torch.tensor(rows, dtype=torch.float64).T.to(dtype)
 
 
-@pytest.mark.parametrize("resting", [None, 2])
-def test_all_slots_at_once_and_slot_after_slot_make_the_same_update_to_rounding(resting):
-    active = None if resting is None else torch.arange(3) != resting
-    max_norms = torch.tensor([1.0, torch.inf, 1e9])
-    results = []
-    for update in ("_update_by_slot", "_update_together"):
-        several, grads = population()
-        for step in range(1, 4):
-            rows = [list(row) for row in zip(*coefficients(step), strict=True)]
-            if resting is not None:
-                rows[resting] = list(IDLE)
-            c = Coefficients(*torch.tensor(rows, dtype=torch.float64).T)
-            scale = torch.where(max_norms == 1.0, 0.01, 1.0)
-            getattr(several, update)({name: g.clone() for name, g in grads.items()}, c, scale, active)
-        results.append(several)
-    by_slot, together = results
+def assert_untouched(updated: Population, inactive: int | None) -> None:
+    """The idle head and, if there is one, the inactive slot are as they were."""
     fresh, _ = population()
+    before, after = (dict(one.model.named_parameters()) for one in (fresh, updated))
+    assert torch.equal(after[HEAD][1], before[HEAD][1])
+    for name in before if inactive is not None else ():
+        assert torch.equal(after[name][inactive], before[name][inactive])
+        assert not any(named[name][inactive].any() for named in updated.state.values())
+
+
+@pytest.mark.parametrize("inactive", [None, 2])
+def test_all_slots_at_once_and_slot_by_slot_make_the_same_update_to_rounding(inactive: int | None) -> None:
+    active = None if inactive is None else torch.arange(3) != inactive
+    scale = torch.tensor([0.01, 1.0, 1.0])
+    results = []
+    for update, dtype in (("_update_slot_by_slot", torch.float64), ("_update_slots_at_once", torch.float32)):
+        several, grads = population()
+        with torch.no_grad():
+            for step in range(1, 4):
+                copies = {name: grad.clone() for name, grad in grads.items()}
+                getattr(several, update)(copies, coefficients(step, dtype), scale, active)
+        assert_untouched(several, inactive)
+        results.append(several)
+    by_slot, at_once = results
     for name, ours in by_slot.model.named_parameters():
-        theirs = dict(together.model.named_parameters())[name]
+        theirs = dict(at_once.model.named_parameters())[name]
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(by_slot.exp_avg_sq[name], together.exp_avg_sq[name], rtol=1e-5, atol=1e-12)
-        if resting is not None:
-            assert torch.equal(ours[resting], dict(fresh.model.named_parameters())[name][resting])
-    assert torch.equal(by_slot.model.lm_head.weight[1], fresh.model.lm_head.weight[1])
+        for part, named in by_slot.state.items():
+            torch.testing.assert_close(named[name], at_once.state[part][name], rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("resting", [None, 2])
-def test_the_compiled_update_of_all_slots_is_the_plain_one_to_rounding(resting):
-    active = None if resting is None else torch.arange(3) != resting
-    c = Coefficients(*(torch.as_tensor(one).float() for one in coefficients(3)))
+@pytest.mark.parametrize("inactive", [None, 2])
+def test_the_compiled_update_of_all_slots_is_the_plain_one_to_rounding(inactive: int | None) -> None:
+    active = None if inactive is None else torch.arange(3) != inactive
     scale = torch.tensor([0.01, 1.0, 1.0])
     results = []
     for compiled in (False, True):
         several, grads = population()
         several.compiled = compiled
-        several._update_together(grads, c, scale, active)
+        with torch.no_grad():
+            several._update_slots_at_once(grads, coefficients(3, torch.float32), scale, active)
         results.append(several)
     plain, fast = results
-    fresh, _ = population()
-    for name, theirs in plain.model.named_parameters():
-        ours = dict(fast.model.named_parameters())[name]
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
-        torch.testing.assert_close(fast.exp_avg[name], plain.exp_avg[name], rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(fast.exp_avg_sq[name], plain.exp_avg_sq[name], rtol=1e-6, atol=1e-12)
-        if resting is not None:
-            assert torch.equal(ours[resting], dict(fresh.model.named_parameters())[name][resting])
-    assert torch.equal(fast.model.lm_head.weight[1], fresh.model.lm_head.weight[1])
+    assert_untouched(fast, inactive)
+    for name, weight in plain.model.named_parameters():
+        torch.testing.assert_close(dict(fast.model.named_parameters())[name], weight, rtol=1e-6, atol=1e-8)
+        for part, atol in (("exp_avg", 1e-9), ("exp_avg_sq", 1e-12)):
+            torch.testing.assert_close(fast.state[part][name], plain.state[part][name], rtol=1e-6, atol=atol)

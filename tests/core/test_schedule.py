@@ -1,11 +1,13 @@
 """The schedule against a transcription of its definition, at every branch and both joints."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 
-from lmcore.schedule import cosine_lr
+from lmcore.config import OptimConfig
+from lmcore.schedule import SCHEDULES, cosine_lr
 
 
 def definition(t, max_lr, min_lr, t_w, t_c):
@@ -101,3 +103,7 @@ def test_gradients_are_finite_everywhere(t_w, t_c):
 def test_no_value_is_read_back_from_the_device():
     meta = torch.empty(3, device="meta")  # it holds no values: reading one raises
     assert cosine_lr(meta, 1.0, meta, 2, meta).shape == (3,)
+
+
+def test_a_run_may_name_exactly_the_schedules_that_there_are():
+    assert get_args(OptimConfig.model_fields["schedule"].annotation) == tuple(SCHEDULES)

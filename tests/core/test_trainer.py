@@ -34,7 +34,7 @@ def run(steps=30, seed=0, tied=False, model=MODEL, train=None, **optim):
 FIVE = [
     run(lr=1e-3, beta1=0.9, beta2=0.95, warmup_fraction=0.1, seed=0),
     run(lr=3e-2, beta1=0.8, beta2=0.999, warmup_fraction=0.0, seed=1, tied=True),
-    run(lr=1e30, beta1=0.9, beta2=0.9, warmup_fraction=0.0, clip_norm=None, seed=2, min_lr_ratio=1.0),  # to NaN
+    run(lr=1e30, beta1=0.9, beta2=0.9, warmup_fraction=0.0, clip_norm=None, seed=2, min_lr_ratio=1.0),  # becomes NaN
     run(lr=3e-3, beta1=0.95, beta2=0.99, warmup_fraction=0.5, seed=0, tied=True, weight_decay=0.0),
     run(lr=1e-2, beta1=0.0, beta2=0.0, warmup_fraction=1.0, seed=3, clip_norm=0.1, eps=1e-6),
 ]
@@ -62,7 +62,7 @@ def assert_same_weights(trainer, k, other, j):
     [((4, 16, 64, 128), "float32"), ((4, 16, 64, 128), "bfloat16"), ((3, 10, 40, 52), "float32")],
     ids=["batched", "batched-bf16", "looped"],
 )
-def test_each_of_five_slots_equals_its_run_alone_bitwise_though_one_goes_to_nan(small_tokens, shape, dtype):
+def test_each_of_five_slots_is_bitwise_its_run_alone_even_if_one_becomes_nan(small_tokens, shape, dtype):
     batch_size, context_length, d_model, d_ff = shape
     sizes = {"model": {"context_length": context_length, "d_model": d_model, "d_ff": d_ff}}
     runs = [
@@ -88,7 +88,7 @@ def test_each_of_five_slots_equals_its_run_alone_bitwise_though_one_goes_to_nan(
             assert_same_weights(together, k, alone, 0)
 
 
-def test_one_slot_trains_like_a_plain_loop_over_the_public_pieces(small_tokens):
+def test_one_slot_trains_like_a_plain_loop_over_the_public_functions(small_tokens):
     """Reference: get_batch, cross_entropy, clip_grad_norm_, cosine_lr and AdamW as in the formulas' training run."""
     spec = run(steps=12, lr=1e-2, warmup_fraction=0.25)
     trainer = Trainer([spec], small_tokens)
@@ -126,7 +126,7 @@ def test_compiled_training_gives_the_numbers_of_eager_training_to_rounding(small
     assert compiled != eager  # it was compiled: the last bits differ
 
 
-def test_training_learns_what_is_to_be_learned(small_tokens):
+def test_training_learns_the_markov_chain(small_tokens):
     rows = list(Trainer([run(steps=200, lr=1e-2, train={"eval_every": 100})], small_tokens))
     assert rows[-1][col.VAL_LOSS] < small_tokens.unigram_entropy - 1.5
     assert 0 < rows[-1][col.VAL_LOSS_SE] < 0.2
@@ -144,7 +144,7 @@ def test_validation_reports_the_mean_over_fixed_windows_and_its_standard_error(s
     assert row[col.VAL_LOSS_SE] == pytest.approx(losses.std().item() / math.sqrt(8), rel=1e-4)
 
 
-def test_a_freed_slot_is_refilled_between_intervals_and_nobody_notices(small_tokens):
+def test_refilling_a_freed_slot_between_reports_does_not_affect_the_others(small_tokens):
     trainer = Trainer([FIVE[0], FIVE[1], None], small_tokens)
     rows = {0: [], 1: [], "refill": []}
     for row in trainer:
@@ -170,7 +170,7 @@ def test_runs_of_different_lengths_each_report_at_their_own_interval_and_end(sma
         assert_same_weights(trainer, k, alone, 0)  # a finished slot stays as it was while others train on
 
 
-def test_a_finished_slot_is_not_touched_by_its_neighbours_even_where_its_gradient_is_not_finite(small_tokens):
+def test_a_finished_slot_does_not_change_even_if_its_gradient_is_not_finite(small_tokens):
     wild = run(steps=1, lr=1e15, clip_norm=None, warmup_fraction=0.0)
     trainer = Trainer([wild, run(steps=10)], small_tokens)
     trainer.advance()
@@ -180,7 +180,7 @@ def test_a_finished_slot_is_not_touched_by_its_neighbours_even_where_its_gradien
     assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.slot_state_dict(0).items())
 
 
-def test_refilling_and_retying_slots_compiles_nothing_again(small_tokens):
+def test_refilling_and_retying_slots_does_not_recompile(small_tokens):
     import torch._dynamo.utils as dynamo
 
     def runs(*ties):
@@ -212,7 +212,7 @@ def test_a_saved_slot_continues_elsewhere_bit_for_bit(small_tokens, tmp_path, ti
     assert_same_weights(second, 2, whole, 0)
 
 
-def test_a_saved_trainer_continues_all_its_slots_even_in_the_middle_of_an_interval(small_tokens, tmp_path):
+def test_a_saved_trainer_continues_all_its_slots_even_between_two_reports(small_tokens, tmp_path):
     runs = [run(steps=30, lr=1e-2), run(steps=7, seed=1), None]
     whole = curves(Trainer(runs, small_tokens))
     first = Trainer(runs, small_tokens)
@@ -234,6 +234,18 @@ def test_a_tied_slots_checkpoint_holds_no_idle_head(small_tokens, tmp_path):
     untied, _ = read_checkpoint(tmp_path / "slot-1.safetensors")
     heads = {f"{part}.lm_head.weight" for part in ("model", "exp_avg", "exp_avg_sq")}
     assert set(untied) - set(tied) == heads
+
+
+def test_a_checkpoint_from_before_optimizers_had_names_is_restored(small_tokens, tmp_path):
+    trainer = Trainer([run()], small_tokens)
+    trainer.advance()
+    tensors, meta = trainer.snapshot_slot(0)
+    assert meta["run"]["optim"].pop("name") == "adamw"
+    assert meta["run"]["optim"].pop("schedule") == "cosine"
+    write_checkpoint(tmp_path / "old.safetensors", tensors, meta)
+    other = Trainer([run()], small_tokens)
+    other.restore_slot(0, tmp_path / "old.safetensors")
+    assert curves(other) == curves(trainer)
 
 
 def test_what_does_not_fit_is_refused(small_tokens, tmp_path):
@@ -266,7 +278,7 @@ def test_what_does_not_fit_is_refused(small_tokens, tmp_path):
     assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.slot_state_dict(0).items())
 
 
-def test_a_saved_slot_knows_its_last_report_and_continues_under_other_threads(small_tokens, tmp_path):
+def test_a_saved_slot_has_its_last_report_and_continues_with_another_number_of_threads(small_tokens, tmp_path):
     trainer = Trainer([run()], small_tokens)
     (row,) = trainer.advance()
     trainer.save_slot(0, tmp_path / "slot.safetensors")
@@ -276,7 +288,7 @@ def test_a_saved_slot_knows_its_last_report_and_continues_under_other_threads(sm
     assert other.slots[0].run.train.threads == 2
 
 
-def test_training_leaves_the_number_of_threads_as_it_was(small_tokens):
+def test_training_restores_the_number_of_threads(small_tokens):
     torch.set_num_threads(2)
     Trainer([run(steps=1)], small_tokens).advance()
     assert torch.get_num_threads() == 2
@@ -303,24 +315,24 @@ def assert_same_bits(before, after):
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
 
 
-def rests(trainer, slots):
-    """Rows of three batched intervals in which all but `slots` rest, and rests do not change bit by bit."""
-    resting = [k for k in range(len(trainer.slots)) if k not in slots and trainer.slots[k] is not None]
-    before = [bits(trainer, k) for k in resting]
+def advance_some(trainer, slots):
+    """Rows of three batched advances of `slots`; asserts that the inactive slots keep every bit."""
+    inactive = [k for k in range(len(trainer.slots)) if k not in slots and trainer.slots[k] is not None]
+    before = [bits(trainer, k) for k in inactive]
     rows = [row for _ in range(3) for row in trainer.advance(slots, batched=True)]
-    for k, there in zip(resting, before, strict=True):
+    for k, there in zip(inactive, before, strict=True):
         assert_same_bits(there, bits(trainer, k))
     return rows
 
 
-def test_a_batched_advance_of_some_slots_leaves_the_others_as_they_are_and_none_notices(small_tokens):
-    """Among the resting ones: a finished slot, an empty one, one that reported earlier, and one that went to NaN."""
+def test_a_batched_advance_of_some_slots_does_not_change_the_others(small_tokens):
+    """The inactive slots include a finished one, an empty one, one that reported earlier, and one that became NaN."""
     short = run(steps=5, seed=5, lr=1e-2)
     runs = [*FIVE, short, None]
     trainer = Trainer(runs, small_tokens)
     rows = trainer.advance([0, 1, 2, 3, 4, 5], batched=True)
-    rows += rests(trainer, [0, 3])
-    rows += rests(trainer, [1, 4])
+    rows += advance_some(trainer, [0, 3])
+    rows += advance_some(trainer, [1, 4])
     rows += trainer.advance([0, 2], batched=True)
     for k in (0, 1, 3, 4, 5):
         curve = curves(Trainer([runs[k]], small_tokens))[0]
@@ -330,24 +342,24 @@ def test_a_batched_advance_of_some_slots_leaves_the_others_as_they_are_and_none_
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.0])
-def test_whatever_a_resting_slot_holds_stays_in_it_and_out_of_its_neighbours(small_tokens, value):
+def test_an_inactive_slot_keeps_values_that_are_not_finite_and_does_not_spread_them(small_tokens, value):
     trainer = Trainer([FIVE[0], FIVE[1], FIVE[3]], small_tokens)
     trainer.advance(batched=True)
     for part, named in trainer._slot_tensors().items():
         for tensor in named.values():
             tensor.detach()[1].view(-1)[::3] = abs(value) if part == "exp_avg_sq" else value  # of squares
-    rows = rests(trainer, [0, 2])
+    rows = advance_some(trainer, [0, 2])
     for k, alone in ((0, FIVE[0]), (2, FIVE[3])):
         assert numbers(row for row in rows if row[col.SLOT] == k) == curves(Trainer([alone], small_tokens))[0][1:4]
 
 
-def test_a_resting_slot_whose_gradient_would_not_be_finite_keeps_its_weights(small_tokens):
+def test_an_inactive_slot_whose_gradient_is_not_finite_keeps_its_weights(small_tokens):
     wild = run(lr=1e18, clip_norm=None, warmup_fraction=0.0, train={"eval_every": 1, "eval_windows": 1})
     calm = run(lr=1e-2, train={"eval_every": 1, "eval_windows": 1})
     trainer = Trainer([wild, calm], small_tokens)
     trainer.advance([0], batched=True)
     assert all(weight.isfinite().all() for weight in trainer.model.slot_state_dict(0).values())
-    rows = rests(trainer, [1])
+    rows = advance_some(trainer, [1])
     assert numbers(rows) == curves(Trainer([calm], small_tokens))[0][:3]
     (row,) = trainer.advance([0], batched=True)
     assert not math.isfinite(row[col.GRAD_NORM])  # it was so all the while
@@ -378,7 +390,7 @@ def test_only_active_slots_advance_and_a_refusal_changes_nothing(small_tokens):
     assert trainer.advance([]) == []
 
 
-def test_a_snapshot_written_later_is_the_file_that_save_slot_writes_now(small_tokens, tmp_path):
+def test_a_snapshot_written_later_equals_the_file_that_save_slot_writes_now(small_tokens, tmp_path):
     trainer = Trainer([run(lr=1e-2), run(lr=1e-2, seed=1, tied=True)], small_tokens)
     trainer.advance()
     for k in (0, 1):
@@ -394,7 +406,7 @@ def test_a_snapshot_written_later_is_the_file_that_save_slot_writes_now(small_to
         Trainer([run(), run(), None], small_tokens).snapshot_slot(2)
 
 
-def test_compiled_slots_beside_a_resting_one_equal_their_compiled_runs_alone_bitwise(small_tokens):
+def test_compiled_slots_beside_an_inactive_one_are_bitwise_their_compiled_runs_alone(small_tokens):
     small = {
         "model": MODEL | {"num_layers": 1},
         "train": {"compile": True, "eval_every": 2, "eval_windows": 4},
@@ -402,7 +414,7 @@ def test_compiled_slots_beside_a_resting_one_equal_their_compiled_runs_alone_bit
     }
     runs = [run(seed=k, lr=10.0 ** -(k + 1), **small) for k in range(3)]
     trainer = Trainer(runs, small_tokens)
-    together = trainer.advance([0, 1, 2], batched=True) + rests(trainer, [0, 2])
+    together = trainer.advance([0, 1, 2], batched=True) + advance_some(trainer, [0, 2])
     alone = Trainer([runs[0]], small_tokens)
     for k in (0, 2):
         alone.load_slot(0, runs[k])

@@ -11,7 +11,7 @@ from sweeping import rows_of, run, sweep_command, table_of
 import analysis
 from lmcore import columns as col
 from lmcore.corpus.tokens import Tokens
-from lmcore.population.population import HEAD
+from lmcore.model import HEAD
 from lmcore.trainer import Trainer
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger

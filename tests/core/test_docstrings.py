@@ -1,0 +1,16 @@
+"""The examples in the docstrings of the core give what they say."""
+
+import doctest
+import importlib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = sorted([*(ROOT / "lmcore").glob("[a-z]*.py"), *(ROOT / "lmcore" / "population").glob("[a-z]*.py")])
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_examples_are_right(file: Path) -> None:
+    module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
+    assert doctest.testmod(module).failed == 0

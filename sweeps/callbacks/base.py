@@ -1,4 +1,4 @@
-"""`Callback`, whose methods are called when a trial starts, reports and ends. Callbacks observe; they decide nothing."""
+"""`Callback`: its methods are called when a trial starts, reports and ends. Callbacks observe and decide nothing."""
 
 from collections.abc import Sequence
 

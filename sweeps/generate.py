@@ -13,8 +13,8 @@ from pathlib import Path
 if not __package__:  # started as a script: see run.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lmcore.errors import InputError
-from sweeps.cli.trial_options import TrialParser, number
+from lmcore.errors import InputError, number_type
+from sweeps.cli.trial_options import TrialParser
 
 SCRIPT = "python sweeps/generate.py"
 DESCRIPTION = """\
@@ -39,33 +39,33 @@ def parser(prog: str = SCRIPT) -> TrialParser:
     p.add_argument("prompt", nargs="?", default="", metavar="PROMPT", help="the beginning of the text (default: empty)")
     p.add_argument(
         "--max-tokens",
-        type=number(int, "a number >= 1", lambda n: n >= 1),
+        type=number_type(int, "a number >= 1", lambda n: n >= 1),
         default=200,
         metavar="N",
         help="number of tokens to sample (default: 200)",
     )
     p.add_argument(
         "--temperature",
-        type=number(float, "a number >= 0", lambda t: t >= 0),
+        type=number_type(float, "a number >= 0", lambda t: t >= 0),
         default=0.8,
         metavar="T",
         help="0 always takes the most likely token, 1 samples from the model's own distribution (default: 0.8)",
     )
     p.add_argument(
         "--top-k",
-        type=number(int, "a number >= 1", lambda n: n >= 1),
+        type=number_type(int, "a number >= 1", lambda n: n >= 1),
         metavar="N",
         help="sample from the N most likely tokens only",
     )
     p.add_argument(
         "--top-p",
-        type=number(float, "above 0 and at most 1", lambda share: 0 < share <= 1),
+        type=number_type(float, "above 0 and at most 1", lambda share: 0 < share <= 1),
         metavar="P",
         help="sample from the smallest set of tokens with total probability P",
     )
     p.add_argument(
         "--seed",
-        type=number(int, "a number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63),
+        type=number_type(int, "a number from 0 to 2^63 - 1", lambda n: 0 <= n < 2**63),
         default=0,
         metavar="N",
         help="seed of the sampling; it repeats the text on the same machine (default: 0)",

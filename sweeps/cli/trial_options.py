@@ -4,8 +4,6 @@ Imports neither torch nor Optuna, so that a mistake is reported at once.
 """
 
 import argparse
-import math
-from collections.abc import Callable
 from pathlib import Path
 
 from lmcore.errors import OneLineParser
@@ -36,18 +34,3 @@ class TrialParser(OneLineParser):
             metavar="best[:SIZE]|ID",
             help="the best complete trial of a size (default: of the largest size), or a trial's id, e.g. xs-0003",
         )
-
-
-def number(kind: type[int] | type[float], rule: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
-    """An argparse type: a finite number for which `holds` is true; `rule` describes it for the error message."""
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or not holds(value):
-            raise argparse.ArgumentTypeError(f"must be {rule} (got {text!r})")
-        return value
-
-    return parse

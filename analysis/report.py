@@ -34,13 +34,14 @@ from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
 from analysis.tables.files import ReportTable
-from analysis.tables.formatting import markdown_table, table_cells, text_table
+from analysis.tables.formatting import markdown_table, text_table
 from analysis.tables.trials import TIED
 from lmcore import columns as col
 
 WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
-MIN_WIDTH = 40
+MIN_WIDTH = 60
 PRINTED_TRIALS = 10  # of each size; the files have all
+LEFT_OUT_IF_NARROW = ["train loss", "tokens", "elapsed s", "tokens per s"]
 NO_ROWS = "(none: no trial has a validation loss)"
 SCHEMA = 1
 
@@ -78,20 +79,21 @@ class Report:
             shown = text_table(parameters.cells, width, keys=[col.SIZE, col.EXPERIMENT, TIED])
             parts += [PARAMETERS, shown if len(parameters.cells) else NO_ROWS]
         if trials := self.table("trials"):
-            first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS)
+            first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS).index
             hidden = len(trials.frame) - len(first)
             parts.append(f"Trials ({hidden} more in trials.csv)" if hidden else "Trials")
-            parts.append(text_table(table_cells(first)[trials.cells.columns], width, keys=[col.TRIAL]))
+            cells = trials.cells.loc[first]
+            if width < WIDTH:
+                cells = cells.drop(columns=LEFT_OUT_IF_NARROW)
+            parts.append(text_table(cells, width, keys=[col.TRIAL]))
         estimated = {path: one for path, one in self.fitted.items() if isinstance(one, Estimate)}
         reasons = [one.reason for one in self.fitted.values() if isinstance(one, NotEstimable)]
         if estimated:
             more = f"; {len(reasons)} more are not estimable (report.html says why)" if reasons else ""
             parts += [f"Fitted numbers{more}", text_table(fitted_cells(estimated), width, keys=["number"])]
         elif reasons:
-            said = (
-                f"Fitted numbers: none of {len(reasons)} is estimable (report.html says why). The first: {reasons[0]}"
-            )
-            parts.append(_wrapped(said, width))
+            none = f"Fitted numbers: none of {len(reasons)} is estimable; report.html says why. The first: {reasons[0]}"
+            parts.append(_wrapped(none, width))
         parts.append("\n".join(_wrapped(f"- {note}", width, subsequent_indent="  ") for note in self.notes))
         return "\n\n".join(part for part in parts if part)
 
@@ -146,9 +148,12 @@ def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path
         OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [
-        path for section in report.sections for one in (*section.tables, *section.figures) for path in one.save(folder)
-    ]
+    paths: list[Path] = []
+    for section in report.sections:
+        for table in section.tables:
+            paths += table.save(folder)
+        for figure in section.figures:
+            paths += figure.save(folder)
     if brief:
         return paths
     texts = {

@@ -51,7 +51,7 @@ def parameter_table(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def best_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """The best complete trial of each size, whatever its experiment and tying, with the columns of `parameter_table`."""
+    """The best complete trial of each size, in any experiment, tied or not: the columns of `parameter_table`."""
     table = parameter_table(trials)
     complete = table[table[col.STATUS] == col.COMPLETE]
     return complete.loc[complete.groupby(col.SIZE, sort=False)[col.VAL_LOSS].idxmin()].reset_index(drop=True)

@@ -1,6 +1,7 @@
 """A run's folder becomes the DataFrames that it says."""
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -237,6 +238,18 @@ def test_no_trial_begun_is_an_error(make_run):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(RunError, match="is not a folder"):
         analysis.load(tmp_path / "none")
+
+
+def test_the_public_face_is_imported_when_it_is_used():
+    code = "import sys, analysis; assert not {'pandas', 'scipy', 'lmcore'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert dir(analysis) == analysis.__all__
+    for name in analysis.__all__:
+        assert getattr(analysis, name).__name__ == name
+    assert inspect.isfunction(analysis.load)
+    assert inspect.ismodule(analysis.runs.load)
+    with pytest.raises(AttributeError, match="no attribute 'torch'"):
+        _ = analysis.torch
 
 
 def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(folder):

@@ -11,7 +11,7 @@ import pytest
 
 import analysis
 from analysis.report import PRINTED_TRIALS, WIDTH, build_report, main
-from analysis.tables.formatting import FLOP_SUFFIXES, beta, count, loss, markdown_table, number, scientific, text_table
+from analysis.tables.formatting import beta, count, flops, loss, markdown_table, number, scientific, text_table
 from analysis.tables.trials import parameter_table, trials_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,9 +43,24 @@ def test_a_wide_table_continues_in_blocks_that_repeat_its_keys():
     assert text_table(cells, 80, ["size"]).count("\n") == 2
 
 
-def test_every_line_of_the_text_is_short(folder):
+@pytest.mark.parametrize("width", [80, WIDTH])
+def test_every_line_of_the_text_fits_the_terminal(folder, width):
     folder.add("xs", "failed", None, message="word " * 300)
-    assert max(map(len, report_of(folder).text().splitlines())) <= WIDTH
+    assert max(map(len, report_of(folder).text(width).splitlines())) <= width
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("80", 80), ("20", 60), ("500", WIDTH)])
+def test_the_command_takes_its_width_from_the_terminal(folder, tmp_path, monkeypatch, capsys, columns, longest):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main([str(folder.path), "--brief"]) == 0
+    report, _ = capsys.readouterr().out.split("\nWritten to ")
+    assert longest - 10 < max(map(len, report.splitlines())) <= longest
+
+
+def test_the_peak_learning_rate_is_not_called_like_the_last_one(folder):
+    text = report_of(folder).text()
+    assert text.count("  peak lr  ") == 2  # the parameter table and the trials
+    assert "  lr  " not in text
 
 
 def test_a_loss_that_is_not_final_is_marked_in_its_own_cell(folder):
@@ -151,7 +166,7 @@ def test_no_cell_breaks_out_of_a_markdown_table():
         (count(0.01234), "0.0123"),
         (count(7_000_000_000), "7.00B"),
         (count(pd.NA), "-"),
-        (count(2.74e15, FLOP_SUFFIXES), "2.74P"),
+        (flops(2.74e15), "2.74P"),
         (scientific(0.0032), "3.2e-03"),
         (loss(4.12345, 0.05), "4.123 +- 0.050"),
         (loss(4.12345, float("nan")), "4.123"),

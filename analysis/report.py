@@ -33,7 +33,6 @@ from analysis.runs.combine import load_all
 from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
-from analysis.tables.files import ReportTable
 from analysis.tables.formatting import markdown_table, text_table
 from analysis.tables.trials import TIED
 from lmcore import columns as col
@@ -68,17 +67,14 @@ class Report:
         """All fitted numbers by plain path."""
         return {path: one for section in self.sections for path, one in section.fitted.items()}
 
-    def table(self, name: str) -> ReportTable | None:
-        """The table of this name, if the report has it."""
-        return next((table for section in self.sections for table in section.tables if table.name == name), None)
-
     def text(self, width: int = WIDTH) -> str:
         """The report for a terminal of this many characters: the main tables, fitted numbers and notes."""
         parts = [_wrapped(f"{self.name}: {self.summary}", width)]
-        if parameters := self.table("parameters"):
+        tables = {table.name: table for section in self.sections for table in section.tables}
+        if parameters := tables.get("parameters"):
             shown = text_table(parameters.cells, width, keys=[col.SIZE, col.EXPERIMENT, TIED])
             parts += [PARAMETERS, shown if len(parameters.cells) else NO_ROWS]
-        if trials := self.table("trials"):
+        if trials := tables.get("trials"):
             first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS).index
             hidden = len(trials.frame) - len(first)
             parts.append(f"Trials ({hidden} more in trials.csv)" if hidden else "Trials")

@@ -24,7 +24,7 @@ from analysis.tables.cost import cost_table
 from analysis.tables.files import ReportTable
 from analysis.tables.formatting import LEGEND, parameter_cells, table_cells
 from analysis.tables.searched import largest_lr
-from analysis.tables.trials import LR_PATH, TIED_PATH, best_table, failure_table, parameter_table, trials_table
+from analysis.tables.trials import TIED_PATH, best_table, failure_table, parameter_table, trials_table
 from lmcore import columns as col
 
 PARAMETERS = "Parameters and loss: the best trial of each arm"
@@ -91,7 +91,10 @@ def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
 
 
 def _hyperparameter_section(trials: pd.DataFrame) -> Section:
-    optima = {size: _best_lr(group) for size, group in trials.groupby(col.SIZE, sort=False)}
+    optima: dict[str, Fitted] = {}
+    for size, group in trials.groupby(col.SIZE, sort=False):
+        points = points_of(group)
+        optima[size] = find_optima({"lr": points[LR]}, points[LOSS])["lr"]
     edges, shares = largest_lr(trials), importance(trials)
     trial_columns = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above", "refused"]
     tables = [
@@ -119,12 +122,6 @@ def _hyperparameter_section(trials: pd.DataFrame) -> Section:
     ]
     fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
     return Section("Hyperparameters", tables, [one for one in figures if one is not None], fitted | estimates(shares))
-
-
-def _best_lr(trials: pd.DataFrame) -> Fitted:
-    ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
-    losses = ended[col.VAL_LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
-    return find_optima({"lr": ended[LR_PATH].astype("float64")}, losses)["lr"]
 
 
 def _comparison_section(trials: pd.DataFrame) -> Section:

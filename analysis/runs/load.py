@@ -40,11 +40,7 @@ class RunError(ValueError):
 
 
 class Run(NamedTuple):
-    """The contents of a run's folder.
-
-    >>> trials, rows, manifest = load("runs/quick")
-    >>> trials.groupby("size")["val_loss"].min()
-    """
+    """The contents of a run's folder: `trials, rows, manifest = load("runs/quick")`."""
 
     trials: pd.DataFrame
     """One row per trial, by size in the manifest's order, then number. Columns: trial, size, number, status,
@@ -86,11 +82,10 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise RunError(f"manifest.json must be JSON, but {path} is damaged ({error}); restore it from a copy") from None
-    if not isinstance(manifest, dict):
-        manifest = {}
-    if manifest.get("schema") != MANIFEST_SCHEMA:
+    schema = manifest.get("schema") if isinstance(manifest, dict) else None
+    if schema != MANIFEST_SCHEMA:
         raise RunError(
-            f"manifest.json must have schema {MANIFEST_SCHEMA}, but {path} has {manifest.get('schema')!r}; "
+            f"manifest.json must have schema {MANIFEST_SCHEMA}, but {path} has {schema!r}; "
             "read it with the version that wrote it"
         )
     studies = manifest.get("studies")
@@ -99,7 +94,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"manifest.json must name the study of each size under studies, but {path} has {studies!r}; "
             "restore it from a copy"
         )
-    return manifest
+    return dict(manifest)
 
 
 def _read_studies(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, FrozenTrial]]:
@@ -205,11 +200,7 @@ def _parse_rows(content: bytes) -> pa.Table | None:
 
 
 def _without_torn_end(content: bytes, path: Path) -> bytes:
-    """`content` without a last line that was cut short when its writer was killed.
-
-    Raises:
-        RunError: another line is not a report row.
-    """
+    """`content` without a last line that was cut short; any other bad line raises RunError."""
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, start=1):
         try:
@@ -246,24 +237,16 @@ def _trial_record(size: str, trial: FrozenTrial, newest: dict[str, dict[str, Any
     """One row of `Run.trials`, without what is derived; `newest` has the newest row of each trial that has rows."""
     attributes = trial.user_attrs
     trial_id = _trial_id(size, trial)
+    record: dict[str, Any] = {col.TRIAL: trial_id, col.SIZE: size, col.NUMBER: trial.number}
+    record[col.STATUS] = attributes.get(col.STATUS) or _status_of_state(trial)
+    record |= {name: attributes.get(name) for name in (col.EXPERIMENT, col.MESSAGE)}
+    for part, fields in attributes.get(col.RUN, {}).items():
+        record |= {f"{col.PARAMS_PREFIX}{part}.{name}": value for name, value in fields.items()}
+    counts = attributes.get(col.COUNTS, {})
+    record |= {name: counts.get(name) for name in col.COUNT_COLUMNS}
     # A trial without a status has not ended, or nobody recorded its end: its newest row is all that is known.
     last = attributes.get(col.LAST, {}) if col.STATUS in attributes else newest.get(trial_id, {})
-    counts = attributes.get(col.COUNTS, {})
-    return {
-        col.TRIAL: trial_id,
-        col.SIZE: size,
-        col.NUMBER: trial.number,
-        col.STATUS: attributes.get(col.STATUS) or _status_of_state(trial),
-        col.EXPERIMENT: attributes.get(col.EXPERIMENT),
-        col.MESSAGE: attributes.get(col.MESSAGE),
-        **{
-            f"{col.PARAMS_PREFIX}{part}.{name}": value
-            for part, fields in attributes.get(col.RUN, {}).items()
-            for name, value in fields.items()
-        },
-        **{name: counts.get(name) for name in col.COUNT_COLUMNS},
-        **{name: last.get(name) for name in col.LAST_COLUMNS},
-    }
+    return record | {name: last.get(name) for name in col.LAST_COLUMNS}
 
 
 def _status_of_state(trial: FrozenTrial) -> str:

@@ -6,6 +6,7 @@ formatted here by name. Full precision is for CSV files.
 
 import math
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -41,11 +42,6 @@ def count(value: Any, suffixes: tuple[str, ...] = COUNT_SUFFIXES) -> str:
     return f"{float(mantissa) * 10.0**digits:.{max(0, 2 - digits)}f}{suffixes[group]}"
 
 
-def flops(value: Any) -> str:
-    """`count` with the suffixes of FLOPs: 2.74e15 -> 2.74P."""
-    return count(value, FLOP_SUFFIXES)
-
-
 def loss(mean: Any, error: Any) -> str:
     """Loss and its standard error: 4.123 +- 0.050."""
     if pd.isna(mean) or not math.isfinite(mean):
@@ -61,16 +57,6 @@ def scientific(value: Any) -> str:
 def decimal(value: Any, places: int = 3) -> str:
     """A fixed number of decimal places: 4.1234 -> 4.123."""
     return MISSING if pd.isna(value) else f"{value:.{places}f}"
-
-
-def hundredths(value: Any) -> str:
-    """Two decimal places."""
-    return decimal(value, 2)
-
-
-def percent(value: Any) -> str:
-    """A share in percent: 0.42 -> 42%."""
-    return MISSING if pd.isna(value) else f"{value:.0%}"
 
 
 def beta(value: Any) -> str:
@@ -90,12 +76,12 @@ def number(value: Any) -> str:
 FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys((col.PARAMS_ESTIMATE, col.PARAMS_EXACT, col.PARAMS_NON_EMBEDDING, col.TOKENS), count),
     **dict.fromkeys((col.PERPLEXITY, col.ELAPSED_S, col.TOKENS_PER_S, DEVICE_S), count),
-    **dict.fromkeys((col.TRAIN_FLOPS, ACHIEVED), flops),
-    **dict.fromkeys((col.BITS_PER_BYTE, WARMUP), hundredths),
+    **dict.fromkeys((col.TRAIN_FLOPS, ACHIEVED), partial(count, suffixes=FLOP_SUFFIXES)),
+    **dict.fromkeys((col.BITS_PER_BYTE, WARMUP), partial(decimal, places=2)),
     **dict.fromkeys(("beta1", "beta2"), beta),
     col.TRAIN_LOSS: decimal,
     PEAK_LR: scientific,
-    PEAK_SHARE: percent,
+    PEAK_SHARE: lambda share: MISSING if pd.isna(share) else f"{share:.0%}",
 }
 """By column; other columns are formatted by `number`."""
 
@@ -129,14 +115,9 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     A loss that is not final is marked in place of its standard error: `4.000 (pruned)`.
     """
     cells = table_cells(table.drop(columns=[col.STEP, col.STATUS]))
-    losses = zip(table[col.VAL_LOSS], table[col.STATUS], cells["val loss"], strict=True)
-    return cells.assign(
-        **{
-            "val loss": [
-                cell if status == col.COMPLETE else f"{decimal(mean)} ({status})" for mean, status, cell in losses
-            ]
-        }
-    )
+    unfinished = table[col.STATUS] != col.COMPLETE
+    cells.loc[unfinished, "val loss"] = table[col.VAL_LOSS].map(decimal) + " (" + table[col.STATUS] + ")"
+    return cells
 
 
 def text_table(cells: pd.DataFrame, width: int, keys: list[str]) -> str:

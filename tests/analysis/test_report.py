@@ -11,7 +11,7 @@ import pytest
 
 import analysis
 from analysis.report import PRINTED_TRIALS, WIDTH, build_report, main
-from analysis.tables.formatting import beta, count, flops, loss, markdown_table, number, scientific, text_table
+from analysis.tables.formatting import FLOP_SUFFIXES, beta, count, loss, markdown_table, number, scientific, text_table
 from analysis.tables.trials import parameter_table, trials_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +166,7 @@ def test_no_cell_breaks_out_of_a_markdown_table():
         (count(0.01234), "0.0123"),
         (count(7_000_000_000), "7.00B"),
         (count(pd.NA), "-"),
-        (flops(2.74e15), "2.74P"),
+        (count(2.74e15, FLOP_SUFFIXES), "2.74P"),
         (scientific(0.0032), "3.2e-03"),
         (loss(4.12345, 0.05), "4.123 +- 0.050"),
         (loss(4.12345, float("nan")), "4.123"),

@@ -96,21 +96,21 @@ def _hyperparameter_section(trials: pd.DataFrame) -> Section:
         points = points_of(group)
         optima[size] = find_optima({"lr": points[LR]}, points[LOSS])["lr"]
     edges, shares = largest_lr(trials), importance(trials)
-    trial_columns = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above", "refused"]
+    csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above", "refused"]
     tables = [
         _table(
             "stability",
             "The largest learning rate that did not diverge",
             edges,
             "Learning rates at the edge of stability. A trial that was stopped early shows nothing about it.",
-            hidden=trial_columns,
+            hidden=csv_only,
         ),
         _table(
             "importance",
             "Importance of the hyperparameters",
             shares,
-            "PED-ANOVA: how much the best quarter of the trials differ from the rest. 95 % intervals from a bootstrap; "
-            "n counts trials. What is not separable does not stand out from shuffled losses.",
+            "PED-ANOVA: how far the settings of the best quarter of the trials differ from the rest. 95 % intervals "
+            "from a bootstrap; n counts trials. What is not separable does not stand out from shuffled losses.",
             hidden=["complete"],
         ),
     ]

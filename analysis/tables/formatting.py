@@ -115,8 +115,10 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     A loss that is not final is marked in place of its standard error: `4.000 (pruned)`.
     """
     cells = table_cells(table.drop(columns=[col.STEP, col.STATUS]))
-    unfinished = table[col.STATUS] != col.COMPLETE
-    cells.loc[unfinished, "val loss"] = table[col.VAL_LOSS].map(decimal) + " (" + table[col.STATUS] + ")"
+    losses = zip(table[col.VAL_LOSS], table[col.STATUS], cells["val loss"], strict=True)
+    cells["val loss"] = [
+        cell if status == col.COMPLETE else f"{decimal(mean)} ({status})" for mean, status, cell in losses
+    ]
     return cells
 
 

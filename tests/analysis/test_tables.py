@@ -1,4 +1,4 @@
-"""The tables say what a hand count of the same trials says."""
+"""The tables of trials, checked by hand."""
 
 import math
 
@@ -142,7 +142,7 @@ def test_the_border_of_separable_is_two_combined_standard_errors(make_run, lead,
     assert winner_margins(analysis.load(run.path).trials)["separable"].tolist() == [separable]
 
 
-def test_an_unknown_standard_error_separates_nothing_and_one_complete_trial_has_no_rival(make_run):
+def test_an_unknown_standard_error_separates_nothing_and_one_complete_trial_has_no_runner_up(make_run):
     run = make_run()
     run.add("xs", "complete", 4.0, val_loss_se=None)
     run.add("xs", "complete", 8.0)

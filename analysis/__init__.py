@@ -1,11 +1,44 @@
-"""Reads what a sweep wrote: pandas in, pandas out. Needs neither torch nor Ray, so it runs wherever the files are.
+"""Reads what a sweep wrote: pandas in, pandas out. It needs neither torch nor Ray, so it runs wherever the files are.
 
     import analysis
-    trials, rows, manifest = analysis.load("runs/quick")
 
-Tables are functions of `trials` in `analysis.tables.trials`; `python -m analysis.report RUN` prints and writes them.
+    run = analysis.load("runs/quick")                     # Run(trials, rows, manifest): two DataFrames and a dict
+    analysis.parameter_table(run.trials)                  # parameter count against loss
+    tying = analysis.compare(run.trials, "model.tie_embeddings", False, True)
+    tying.table(), tying.sentence                         # tied against untied, over pairs of trials
+    scaling = analysis.fit_scaling(analysis.points_of(run.trials))
+    scaling.fitted["loss_nd.alpha"]                       # an Estimate with its interval, or why there is none
+
+`python analysis/report.py RUN` prints and writes all of it. Further functions are in the packages, from the bottom up:
+`runs` (readers), `tables`, `stats`, `scaling` (fits), `figures`, and `document` (the report).
 """
 
-from analysis.runs.load import Run, load
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["Run", "load"]
+if TYPE_CHECKING:
+    from analysis.runs.load import Run, RunError, load
+    from analysis.scaling.fit import fit_scaling, points_of
+    from analysis.stats.comparison import compare
+    from analysis.tables.trials import parameter_table
+
+__all__ = ["Run", "RunError", "compare", "fit_scaling", "load", "parameter_table", "points_of"]
+
+_MODULES = {
+    **dict.fromkeys(("Run", "RunError", "load"), "analysis.runs.load"),
+    **dict.fromkeys(("fit_scaling", "points_of"), "analysis.scaling.fit"),
+    "compare": "analysis.stats.comparison",
+    "parameter_table": "analysis.tables.trials",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is first used (PEP 562): pandas and SciPy take a second."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

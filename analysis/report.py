@@ -1,14 +1,17 @@
-"""What sweeps found, for people: `python analysis/report.py RUN [RUN ...]`, or a CSV of trials with `--columns`.
+"""The report of a sweep: `python analysis/report.py RUN [RUN ...]`, or of a CSV file of trials with `--columns`.
 
-Prints tables, fitted numbers with intervals, and what has to be known to read them. Writes to RUN/report: report.html
-(one file that needs nothing else), report.md, report.json (every fitted number under a plain path), the figures as SVG
-and PNG, and every table as CSV, Markdown and LaTeX. The numbers are those of `analysis.document.sections`, the
-sentences those of `analysis.document.notes`. Exit codes: 0, also when every trial diverged or failed (the report says
-so); 2 with one line on stderr when the input cannot be read or the report cannot be written.
+Prints tables, fitted numbers with intervals, and the caveats that go with them. Writes to RUN/report: report.html (one
+file that needs nothing else), report.md, report.json (every fitted number under a plain path), the figures as SVG and
+PNG, and every table as CSV, Markdown and LaTeX. What a report contains is decided in `analysis.document.sections` and
+`analysis.document.notes`.
+
+Exit codes: 0, also when every trial diverged or failed (the report says so); 2 with one line on stderr when the input
+cannot be read or the report cannot be written.
 """
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 import textwrap
@@ -20,91 +23,87 @@ from typing import Any
 if not __package__:  # started as a script: import from the checkout, and no file of analysis/ as a top-level module
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-import numpy as np
 import pandas as pd
 
-from analysis.document.notes import notes, summary
-from analysis.document.page import Section, page
+from analysis.document.notes import notes, summary, summary_of_points
+from analysis.document.page import Section, fitted_cells, page
 from analysis.document.sections import PARAMETERS, sections_of_points, sections_of_run
 from analysis.runs.combine import load_all
 from analysis.runs.load import Run, RunError
-from analysis.runs.trial_csv import LOSS, D, N, parse_columns, read_trials
+from analysis.runs.trial_csv import parse_columns, read_trials
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
-from analysis.tables.files import ReportTable
-from analysis.tables.formatting import markdown_table, text_table, trial_cells
+from analysis.tables.formatting import markdown_table, text_table
 from analysis.tables.trials import TIED
 from lmcore import columns as col
 
-WIDTH = 120  # characters of a line on the terminal
+WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
+MIN_WIDTH = 60
 PRINTED_TRIALS = 10  # of each size; the files have all
+LEFT_OUT_IF_NARROW = ["train loss", "tokens", "elapsed s", "tokens per s"]
 NO_ROWS = "(none: no trial has a validation loss)"
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, and what has to be said beside it."""
+    """Sections of tables, figures and fitted numbers, and the notes beside them.
+
+    >>> report = build_report(analysis.load("runs/quick"))
+    >>> print(report.text(width=80))
+    >>> report.fitted["optimum.lr.xs"].value
+    """
 
     name: str
-    """Of the run, or of the CSV file."""
+    """Name of the run, or of the CSV file."""
     summary: str
     """How many trials there are, and how they ended."""
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
-    """Sentences that keep the tables from being misread, and what data and versions they rest on."""
+    """Caveats, and the data and versions that the tables rest on."""
 
     @property
     def fitted(self) -> dict[str, Fitted]:
         """All fitted numbers by plain path."""
         return {path: one for section in self.sections for path, one in section.fitted.items()}
 
-    def table(self, name: str) -> ReportTable | None:
-        """The table of this name, if there is one."""
-        return next((table for section in self.sections for table in section.tables if table.name == name), None)
-
-    def text(self) -> str:
-        """For a terminal: at most WIDTH characters a line, at most PRINTED_TRIALS trials of each size."""
-        parts = [f"{self.name}: {self.summary}"]
-        parameters, trials = self.table("parameters"), self.table("trials")
-        if parameters is not None:
-            shown = text_table(parameters.cells, WIDTH, keys=[col.SIZE, col.EXPERIMENT, TIED])
+    def text(self, width: int = WIDTH) -> str:
+        """The report for a terminal of this many characters: the main tables, fitted numbers and notes."""
+        parts = [_wrapped(f"{self.name}: {self.summary}", width)]
+        tables = {table.name: table for section in self.sections for table in section.tables}
+        if parameters := tables.get("parameters"):
+            shown = text_table(parameters.cells, width, keys=[col.SIZE, col.EXPERIMENT, TIED])
             parts += [PARAMETERS, shown if len(parameters.cells) else NO_ROWS]
-        if trials is not None:
-            first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS)
+        if trials := tables.get("trials"):
+            first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS).index
             hidden = len(trials.frame) - len(first)
-            title = f"Trials ({hidden} more in trials.csv)" if hidden else "Trials"
-            parts += [title, text_table(trial_cells(first), WIDTH, keys=[col.TRIAL])]
-        known = [_fitted_cells(path, one) for path, one in self.fitted.items() if isinstance(one, Estimate)]
-        refused = [one.reason for one in self.fitted.values() if isinstance(one, NotEstimable)]
-        if refused and not known:
-            said = f"Fitted numbers: none; {len(refused)} were refused (report.html says why). The first: {refused[0]}"
-            parts.append(textwrap.fill(said, WIDTH))
-        if known:
-            more = f"; {len(refused)} more were refused (report.html says why)" if refused else ""
-            cells = pd.DataFrame(known, columns=["number", "value", "95 % interval", "n"])
-            parts += [f"Fitted numbers{more}", text_table(cells, WIDTH, keys=["number"])]
-        parts.append("\n".join(textwrap.fill(f"- {note}", WIDTH, subsequent_indent="  ") for note in self.notes))
+            parts.append(f"Trials ({hidden} more in trials.csv)" if hidden else "Trials")
+            cells = trials.cells.loc[first]
+            if width < WIDTH:
+                cells = cells.drop(columns=LEFT_OUT_IF_NARROW)
+            parts.append(text_table(cells, width, keys=[col.TRIAL]))
+        estimated = {path: one for path, one in self.fitted.items() if isinstance(one, Estimate)}
+        reasons = [one.reason for one in self.fitted.values() if isinstance(one, NotEstimable)]
+        if estimated:
+            more = f"; {len(reasons)} more are not estimable (report.html says why)" if reasons else ""
+            parts += [f"Fitted numbers{more}", text_table(fitted_cells(estimated), width, keys=["number"])]
+        elif reasons:
+            none = f"Fitted numbers: none of {len(reasons)} is estimable; report.html says why. The first: {reasons[0]}"
+            parts.append(_wrapped(none, width))
+        parts.append("\n".join(_wrapped(f"- {note}", width, subsequent_indent="  ") for note in self.notes))
         return "\n\n".join(part for part in parts if part)
 
     def markdown(self) -> str:
-        """For a file: all tables, numbers and figures."""
+        """The report for a file: all tables, numbers and figures."""
         parts = [f"# {self.name}", self.summary]
         if self.notes:
-            parts += ["## Notes", "\n".join(f"- {note}" for note in self.notes)]
+            parts += ["## Notes", _bullets(self.notes)]
         for section in filter(None, self.sections):
-            parts.append(f"## {section.title}")
-            if section.notes:
-                parts.append("\n".join(f"- {note}" for note in section.notes))
+            parts += [f"## {section.title}", _bullets(section.notes)]
             for table in section.tables:
-                parts += [
-                    f"### {table.title}",
-                    markdown_table(table.cells) if len(table.cells) else NO_ROWS,
-                    table.caption,
-                ]
+                rows = markdown_table(table.cells) if len(table.cells) else NO_ROWS
+                parts += [f"### {table.title}", rows, table.caption]
             if section.fitted:
-                cells = [_fitted_cells(path, one) for path, one in section.fitted.items()]
-                columns = ["number", "value", "95 % interval", "n"]
-                parts += ["### Fitted numbers", markdown_table(pd.DataFrame(cells, columns=columns))]
+                parts += ["### Fitted numbers", markdown_table(fitted_cells(section.fitted))]
             parts += [f"![{figure.title}]({figure.name}.svg)\n\n{figure.caption}" for figure in section.figures]
         return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -112,18 +111,18 @@ class Report:
         """Every fitted number, nested by its path."""
         values: dict[str, Any] = {"schema": SCHEMA, "name": self.name, "summary": self.summary, "notes": self.notes}
         for path, one in as_json(self.fitted).items():
-            *parents, last = path.split(".")
             place = values
-            for parent in parents:
-                place = place.setdefault(parent, {})
-            place.setdefault(last, {}).update(one)
+            for name in path.split("."):
+                place = place.setdefault(name, {})
+            place.update(one)
         return values
 
 
 def build_report(run: Run, brief: bool = False) -> Report:
-    """Tables, figures, numbers and sentences of a run; `brief` leaves figures and fits out.
+    """The report of a run, or of several that were combined. It is only computed: nothing is printed or written.
 
-    Computes only: prints and writes nothing.
+    Args:
+        brief: leave out figures and fits.
     """
     sections = sections_of_run(run, brief)
     parameters = sections[0].tables[0].frame
@@ -131,34 +130,35 @@ def build_report(run: Run, brief: bool = False) -> Report:
 
 
 def report_of_points(name: str, points: pd.DataFrame) -> Report:
-    """The same of trials from a CSV (`analysis.runs.trial_csv.read_trials`)."""
-    diverged = len(points) - int(np.isfinite(points[LOSS]).sum())
-    numbers = {"trial": len(points), "size": points[N].nunique(), "token count": points[D].nunique()}
-    said = ", ".join(f"{number} {noun}{'s' * (number != 1)}" for noun, number in numbers.items())
-    said += f"; {diverged} diverged" * bool(diverged)
-    return Report(name, said, tuple(sections_of_points(points)), ())
+    """The report of trials from a CSV file (`analysis.runs.trial_csv.read_trials`)."""
+    return Report(name, summary_of_points(points), tuple(sections_of_points(points)), ())
 
 
 def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path]:
-    """Write everything into `folder`, made if need be; the files. Raises OSError if it cannot.
+    """Write the tables, the figures and, unless `brief`, the page into `folder`, and return the paths of all files.
 
-    A brief report has no page: what an earlier, whole one has left there stays.
+    The folder is created if need be. A brief report leaves the page of an earlier one as it is.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    written = [path for section in report.sections for table in section.tables for path in table.save(folder)]
-    written += [path for section in report.sections for figure in section.figures for path in figure.save(folder)]
-    texts = (
-        {}
-        if brief
-        else {
-            "report.html": page(report.name, report.summary, report.notes, report.sections),
-            "report.md": report.markdown(),
-            "report.json": json.dumps(report.json(), indent=2, allow_nan=False) + "\n",
-        }
-    )
+    paths: list[Path] = []
+    for section in report.sections:
+        for table in section.tables:
+            paths += table.save(folder)
+        for figure in section.figures:
+            paths += figure.save(folder)
+    if brief:
+        return paths
+    texts = {
+        "report.html": page(report.name, report.summary, report.notes, report.sections),
+        "report.md": report.markdown(),
+        "report.json": json.dumps(report.json(), indent=2, allow_nan=False) + "\n",
+    }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    return [*written, *(folder / name for name in texts)]
+    return [*paths, *(folder / name for name in texts)]
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.py") -> int:
@@ -167,7 +167,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
     first = arguments.runs[0]
     out = arguments.out or (first / "report" if first.is_dir() else first.with_name(f"{first.stem}-report"))
     try:
-        report = _report(arguments)
+        _check(arguments)
+        if arguments.columns is None:
+            report = build_report(load_all(arguments.runs), arguments.brief)
+        else:
+            report = report_of_points(first.stem, _points(arguments))
         write_report(report, out, arguments.brief)
     except RunError as error:
         print(error, file=sys.stderr)
@@ -179,59 +183,66 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
             file=sys.stderr,
         )
         return 2
-    print(report.text())
-    page_and_figures = "" if arguments.brief else "report.html, report.md, report.json; figures as SVG and PNG; "
-    print(f"\nWritten to {out}: {page_and_figures}tables as CSV, MD and TEX")
+    width = max(MIN_WIDTH, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+    print(report.text(width))
+    files = "tables as CSV, MD and TEX" if arguments.brief else "tables, figures, report.html, report.md, report.json"
+    print(f"\nWritten to {out}: {files}")
     if arguments.brief:
-        print(f"Figures and fits: {prog} {arguments.runs[0]}")
+        print(f"Figures and fits: {prog} {first}")
     return 0
 
 
-def _report(arguments: argparse.Namespace) -> Report:
-    runs, csv = arguments.runs, arguments.columns is not None
-    of_csv = {"--flops-column": arguments.flops_column, "--batch-column": arguments.batch_column}
-    of_csv |= {"--batch-unit-tokens": arguments.batch_unit_tokens, "--drop-highest-loss": arguments.drop_highest_loss}
-    if not csv:
-        given = [name for name, value in of_csv.items() if value is not None]
-        if given:
-            raise RunError(f"{given[0]}: is for a CSV file, and needs --columns beside it; add it, or leave this out")
-        table = next((run for run in runs if run.is_file()), None)
-        if table is not None:
-            raise RunError(f"--columns: must name the columns of a CSV file (got {table}); add N=...,D=...,loss=...")
-        return build_report(load_all(runs), arguments.brief)
-    if len(runs) > 1:
+def _check(arguments: argparse.Namespace) -> None:
+    """Raise RunError if the options for a CSV file do not go with the given RUNs."""
+    runs = arguments.runs
+    if arguments.columns is None:
+        for option in ("flops_column", "batch_column", "batch_unit_tokens", "drop_highest_loss"):
+            if getattr(arguments, option) is not None:
+                flag = f"--{option.replace('_', '-')}"
+                raise RunError(f"{flag}: is for a CSV file, which needs --columns as well; add it, or leave this out")
+        for run in runs:
+            if run.is_file():
+                raise RunError(f"--columns: must name the columns of a CSV file (got {run}); add N=...,D=...,loss=...")
+    elif len(runs) > 1:
         raise RunError(f"--columns: reads one CSV file (got {len(runs)}); give one")
-    if runs[0].is_dir():
+    elif runs[0].is_dir():
         raise RunError(f"--columns: reads a CSV file, but {runs[0]} is a folder; leave --columns out")
+
+
+def _points(arguments: argparse.Namespace) -> pd.DataFrame:
+    """The trials of the CSV file."""
     columns = parse_columns(arguments.columns)
     if arguments.batch_column is not None:
         columns["batch"] = arguments.batch_column
-    points = read_trials(
-        *(runs[0], columns, arguments.flops_column),
+    return read_trials(
+        arguments.runs[0],
+        columns,
+        arguments.flops_column,
         batch_unit_tokens=1.0 if arguments.batch_unit_tokens is None else arguments.batch_unit_tokens,
         drop_highest_loss=arguments.drop_highest_loss or 0,
     )
-    return report_of_points(runs[0].stem, points)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=prog, description="Tables, figures and fits of sweeps.")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
-    parser.add_argument("--brief", action="store_true", help="tables alone: what a sweep ends with")
-    table = parser.add_argument_group("a CSV file of trials that another tool made")
-    table.add_argument("--columns", metavar="N=...,D=...,loss=...[,lr=...]", help="what its columns are called")
+    parser.add_argument("--brief", action="store_true", help="tables only, as at the end of a sweep")
+    table = parser.add_argument_group("a CSV file of trials from another tool")
+    table.add_argument("--columns", metavar="N=...,D=...,loss=...[,lr=...]", help="the names of its columns")
     table.add_argument("--flops-column", metavar="C", help="training FLOPs, in place of D: D = C / 6N")
     table.add_argument("--batch-column", metavar="B", help="batch size, for the law of the optimal batch")
-    table.add_argument("--batch-unit-tokens", metavar="T", type=float, help="tokens in a unit of it (default: 1)")
+    table.add_argument("--batch-unit-tokens", metavar="T", type=float, help="tokens per unit of it (default: 1)")
     table.add_argument("--drop-highest-loss", metavar="n", type=int, help="leave out the n rows with the highest loss")
     return parser
 
 
-def _fitted_cells(path: str, one: Fitted) -> tuple[str, str, str, str]:
-    if isinstance(one, NotEstimable):
-        return path, "refused", one.reason, ""
-    return path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)
+def _wrapped(text: str, width: int, subsequent_indent: str = "") -> str:
+    return textwrap.fill(text, width, subsequent_indent=subsequent_indent, break_on_hyphens=False)
+
+
+def _bullets(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The report: sections, notes, and the HTML page."""
+"""The document: its sections and notes, and the page report.html."""

@@ -1,17 +1,19 @@
-"""The sentences of a report: what keeps its tables from being misread, and what the numbers rest on."""
+"""The sentences of a report: caveats without which its tables would be misread, and the data and versions behind it."""
 
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from analysis.runs.load import Run
+from analysis.runs.trial_csv import LOSS, D, N
 from analysis.tables.formatting import count, decimal
-from analysis.tables.trials import BEST_FIRST, SEPARABLE_SE, TIED, TIED_PATH, status_counts, winner_margins
+from analysis.tables.trials import BEST_FIRST, SEPARABLE_SE, TIED, TIED_PATH, failures, status_counts, winner_margins
 from lmcore import columns as col
 
-LISTED_REASONS = 10  # different messages of failed and diverged trials; the table of failures has all
+LISTED_MESSAGES = 10  # of failed and diverged trials; the table of failures has all
 
 
 def summary(trials: pd.DataFrame) -> str:
@@ -20,18 +22,26 @@ def summary(trials: pd.DataFrame) -> str:
     return f"{counts['total']} trials: " + ", ".join(f"{counts[status]} {status}" for status in BEST_FIRST)
 
 
+def summary_of_points(points: pd.DataFrame) -> str:
+    """The same for trials from a CSV: `12 trials, 3 sizes, 1 token count; 2 diverged`."""
+    numbers = {"trial": len(points), "size": points[N].nunique(), "token count": points[D].nunique()}
+    text = ", ".join(f"{number} {noun}{'' if number == 1 else 's'}" for noun, number in numbers.items())
+    diverged = len(points) - int(np.isfinite(points[LOSS]).sum())
+    return f"{text}; {diverged} diverged" if diverged else text
+
+
 def notes(run: Run, parameters: pd.DataFrame) -> tuple[str, ...]:
     """Sentences about the run and its parameter table."""
     return (
         *_winner_notes(run.trials),
-        *_gap_notes(run, parameters),
-        *_reason_notes(run.trials),
+        *_missing_notes(run, parameters),
+        *_failure_notes(run.trials),
         *_provenance(run.manifest),
     )
 
 
 def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
-    """For each size, whether its best trial can be told from the next."""
+    """For each size, whether the lead of its best trial exceeds the noise of the evaluation."""
     leads = {lead.size: lead for lead in winner_margins(trials).itertuples()}
     for size in trials[col.SIZE].unique():
         if size not in leads:
@@ -39,51 +49,49 @@ def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
             continue
         lead = leads[size]
         margin = f"{lead.best} leads {lead.runner_up} by {lead.difference:.3f}"
+        noise = f"{SEPARABLE_SE:g} combined standard errors ({SEPARABLE_SE * lead.difference_se:.3f})"
         if pd.isna(lead.difference_se):
             yield f"{size}: {margin}; not separable, because the standard errors are unknown."
         elif lead.separable:
-            yield (
-                f"{size}: {margin}, more than {SEPARABLE_SE:g} combined standard errors "
-                f"({SEPARABLE_SE * lead.difference_se:.3f}); the spread between seeds is not in them."
-            )
+            yield f"{size}: {margin}, more than {noise}, which do not include the spread between seeds."
         else:
-            yield (
-                f"{size}: {margin}, not more than {SEPARABLE_SE:g} combined standard errors "
-                f"({SEPARABLE_SE * lead.difference_se:.3f}): not separable, the winner is inside the evaluation noise."
-            )
+            yield f"{size}: {margin}, not more than {noise}: not separable, the winner is inside the evaluation noise."
 
 
-def _gap_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
-    """What the parameter table lacks, and which of its rows are not final."""
-    kind = [name for name in (col.SIZE, col.EXPERIMENT, TIED) if name in parameters]
-    for row in parameters[parameters[col.STATUS] != col.COMPLETE].to_dict("records"):
-        reached = f"{row[col.STATUS]} at step {row[col.STEP]}"
-        yield f"{_kind(row, kind)}: no trial is complete; the row is {row[col.TRIAL]}, {reached}."
+def _missing_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
+    """Which rows of the parameter table are not final, and which arms and sizes have none."""
+    arm_columns = [name for name in (col.SIZE, col.EXPERIMENT, TIED) if name in parameters]
+    shown = set()
+    for row in parameters.to_dict("records"):
+        arm = _arm([row[name] for name in arm_columns])
+        shown.add(arm)
+        if row[col.STATUS] != col.COMPLETE:
+            reached = f"{row[col.STATUS]} at step {row[col.STEP]}"
+            yield f"{arm}: no trial is complete; the row is {row[col.TRIAL]}, {reached}."
     trials = run.trials.rename(columns={TIED_PATH: TIED})
-    shown = {_kind(row, kind) for row in parameters.to_dict("records")}
-    for values, group in trials[trials[TIED].notna()].groupby(kind, sort=False, dropna=False):
-        name = _kind(dict(zip(kind, values, strict=True)), kind)
-        if name not in shown:
+    for values, group in trials[trials[TIED].notna()].groupby(arm_columns, sort=False, dropna=False):
+        if _arm(values) not in shown:
             ended = ", ".join(f"{number} {status}" for status, number in group[col.STATUS].value_counts().items())
-            yield f"{name}: no row, because no trial has a validation loss ({ended})."
+            yield f"{_arm(values)}: no row, because no trial has a validation loss ({ended})."
     for size in run.manifest["studies"]:
         if size not in set(trials[col.SIZE]):
             yield f"{size}: no trial has begun."
 
 
-def _kind(row: dict[str, Any], kind: list[str]) -> str:
-    return " ".join(("tied" if row[name] else "untied") if name == TIED else str(row[name]) for name in kind)
+def _arm(values: Any) -> str:
+    """Size, experiment if there is one, and tying: `xs untied`."""
+    *names, tied = values
+    return " ".join([*map(str, names), "tied" if tied else "untied"])
 
 
-def _reason_notes(trials: pd.DataFrame) -> Iterator[str]:
-    """Why trials failed or diverged, each different message once."""
-    ended = trials[trials[col.STATUS].isin((col.DIVERGED, col.FAILED))]
-    reasons = list(ended.fillna({col.MESSAGE: "no message"}).groupby([col.STATUS, col.MESSAGE], sort=False)[col.TRIAL])
-    for (status, message), names in reasons[:LISTED_REASONS]:
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        yield f"{', '.join(names[:3])}{more} {status}: {textwrap.shorten(message, 200)}"
-    if len(reasons) > LISTED_REASONS:
-        yield f"{len(reasons) - LISTED_REASONS} more messages of failed and diverged trials are in trials.csv."
+def _failure_notes(trials: pd.DataFrame) -> Iterator[str]:
+    """Why trials failed or diverged: each message once, the most frequent first."""
+    table = failures(trials)
+    for row in table.head(LISTED_MESSAGES).itertuples():
+        more = f" and {row.number - 3} more" if row.number > 3 else ""
+        yield f"{', '.join(row.trials[:3])}{more} {row.status}: {textwrap.shorten(row.message, 200)}"
+    if len(table) > LISTED_MESSAGES:
+        yield f"{len(table) - LISTED_MESSAGES} more messages of failed and diverged trials are in trials.csv."
 
 
 def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
@@ -92,8 +100,8 @@ def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
         f"Data: {data.get('source', 'unknown')}, fingerprint {data.get('fingerprint', 'unknown')}; "
         f"vocabulary {data.get('vocab_size', 'unknown')}, "
         f"{count(data.get('train_tokens'))} training and {count(data.get('val_tokens'))} validation tokens, "
-        f"bytes per token {decimal(data.get('bytes_per_token'), 3)}, "
-        f"unigram entropy {decimal(data.get('val_entropy_unigram'), 3)} nats per token."
+        f"bytes per token {decimal(data.get('bytes_per_token'))}, "
+        f"unigram entropy {decimal(data.get('val_entropy_unigram'))} nats per token."
     )
     versions = ", ".join(f"{package} {version}" for package, version in manifest.get("versions", {}).items())
     yield f"Versions: {versions or 'unknown'}; commit {manifest.get('commit') or 'unknown'}."

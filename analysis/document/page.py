@@ -1,4 +1,4 @@
-"""report.html: one file that needs nothing else, for a screen, a phone and a printer."""
+"""report.html: one file without references to others, for a screen, a phone and a printer."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
+import pandas as pd
 
 from analysis.figures.style import ReportFigure
-from analysis.stats.estimate import Fitted, NotEstimable
+from analysis.stats.estimate import Estimate, Fitted
 from analysis.tables.files import ReportTable
 
 TEMPLATE = Path(__file__).with_name("template.html.jinja")
@@ -16,7 +17,11 @@ TEMPLATE = Path(__file__).with_name("template.html.jinja")
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the report: tables, figures and fitted numbers that belong together."""
+    """A part of the report: tables, figures and fitted numbers that belong together. It is false if it is empty.
+
+    >>> bool(Section("Comparisons"))
+    False
+    """
 
     title: str
     tables: Sequence[ReportTable] = ()
@@ -30,29 +35,31 @@ class Section:
 
 
 def page(name: str, summary: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
-    """The whole page. Text of trials (names, messages) cannot break out of it."""
+    """The whole page. Names and messages of trials are escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         name=name,
         summary=summary,
         notes=notes,
         sections=[section for section in sections if section],
-        # As an image: the ids in one drawing do not meet those in another.
-        drawing=lambda figure: "data:image/svg+xml;base64," + base64.b64encode(figure.svg).decode(),
-        fit_row=_fit_row,
+        image=_image,
+        fitted_cells=fitted_cells,
     )
 
 
-def _fit_row(path: str, one: Fitted) -> dict[str, str]:
-    if isinstance(one, NotEstimable):
-        return {"path": path, "value": "", "interval": "", "n": "", "refused": one.reason}
-    return {
-        "path": path,
-        "value": f"{one.value:.4g}",
-        "interval": f"{one.low:.4g} to {one.high:.4g}",
-        "n": str(one.n),
-        "refused": "",
-    }
+def fitted_cells(fitted: Mapping[str, Fitted]) -> pd.DataFrame:
+    """Fitted numbers as short strings; the reason stands in place of the interval where a number is not estimable."""
+    rows = [
+        (path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n))
+        if isinstance(one, Estimate)
+        else (path, "not estimable", one.reason, "")
+        for path, one in fitted.items()
+    ]
+    return pd.DataFrame(rows, columns=["number", "value", "95 % interval", "n"])
+
+
+def _image(figure: ReportFigure) -> str:
+    """The figure as a data URL rather than inline SVG, because the ids of several figures would clash."""
+    return "data:image/svg+xml;base64," + base64.b64encode(figure.svg).decode()

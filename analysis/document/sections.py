@@ -1,6 +1,8 @@
-"""All that is found in a run or in a table of points, as the sections of a report. Nothing is written here."""
+"""The sections of a report: every table, figure and fitted number of a run, or of trials from a CSV.
 
-from collections.abc import Sequence
+Everything is computed here and nothing is written: `analysis.report` does that.
+"""
+
 from dataclasses import replace
 
 import numpy as np
@@ -20,152 +22,141 @@ from analysis.stats.estimate import Estimate, Fitted
 from analysis.stats.importance import estimates, importance
 from analysis.tables.cost import cost_table
 from analysis.tables.files import ReportTable
-from analysis.tables.formatting import LEGEND, cost_cells, parameter_cells, plain_cells, trial_cells
+from analysis.tables.formatting import LEGEND, parameter_cells, table_cells
 from analysis.tables.searched import largest_lr
-from analysis.tables.trials import LR_PATH, TIED_PATH, best_table, failure_table, parameter_table, trials_table
+from analysis.tables.trials import TIED_PATH, best_table, failure_table, parameter_table, trials_table
 from lmcore import columns as col
 
-PARAMETERS, TRIALS = "Parameters and loss: the best trial of each kind", "All trials"
-EXPERIMENTS_MOST = 12  # compared with the first
+PARAMETERS = "Parameters and loss: the best trial of each arm"
+MAX_EXPERIMENTS = 12  # compared with the first
 
 
 def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
-    """The sections of a report of a run, or of several that were put together; `brief` leaves figures and fits out."""
+    """The sections of a report of a run, or of several that were combined; `brief` leaves out figures and fits."""
     trials = run.trials
-    parameters, failures = parameter_table(trials), failure_table(trials)
+    parameters, all_trials, failures = parameter_table(trials), trials_table(trials), failure_table(trials)
     tables = [ReportTable("parameters", PARAMETERS, parameters, parameter_cells(parameters), LEGEND)]
-    ended = Section("Trials", [_trials(trials), *([_failures(failures)] if len(failures) else [])])
+    ended = [_table("trials", "All trials", all_trials, f"n = {len(all_trials)} trials.", [col.SIZE, col.MESSAGE])]
+    if len(failures):
+        ended.append(_table("failures", "Why trials diverged or failed", failures))
+    last = [Section("Cost", [_cost_table(run)]), Section("Trials", ended)]
     if brief:
-        return [Section("Parameters and loss", tables), Section("Cost", [_cost(run)]), ended]
+        return [Section("Parameters and loss", tables), *last]
     best = best_table(trials)
     tables.append(ReportTable("best", "The best complete trial of each size", best, parameter_cells(best), LEGEND))
     return [
         Section("Parameters and loss", tables),
         Section("Curves", figures=curve_figures(run)),
-        _hyperparameters(trials),
-        _comparisons(trials),
+        _hyperparameter_section(trials),
+        _comparison_section(trials),
         scaling_section(fit_scaling(points_of(trials))),
-        Section("Cost", [_cost(run)]),
-        ended,
+        *last,
     ]
 
 
 def sections_of_points(points: pd.DataFrame) -> list[Section]:
-    """The sections of a report of trials from a CSV, of which no more is known than their points."""
+    """The sections of a report of trials from a CSV (`analysis.runs.trial_csv.read_trials`)."""
     scaling = fit_scaling(points)
     sections = [scaling_section(scaling)]
     if LR in points:
         stable = {"stability.lr": largest_stable(points[LR], ~np.isfinite(points[LOSS]))}
         sections.append(Section("Learning rate", fitted=stable))
-    table = scaling.points
-    caption = f"The n = {len(table)} points that the laws of the loss are fitted to."
-    sections.append(Section("Points", [ReportTable("points", "Points", table, plain_cells(table), caption)]))
-    return sections
+    caption = f"The n = {len(scaling.points)} points that the loss laws are fitted to."
+    return [*sections, Section("Points", [_table("points", "Points", scaling.points, caption)])]
 
 
 def scaling_section(scaling: Scaling) -> Section:
-    """Laws of the loss, and of the best settings."""
+    """Laws of the loss and of the optimal settings."""
     fitted: dict[str, Fitted] = {f"scaling.{path}": one for path, one in scaling.fitted.items()}
     fitted |= {f"optimum.{path}": one for path, one in scaling.optimum.items()}
-    tables = []
-    if not scaling.optima.empty:
-        caption = (
-            "The optimum of each setting at each N and D: the lowest point of a smooth surface through the trials near "
-            "the best, with its 95 % interval; n counts those trials."
-        )
-        tables.append(ReportTable("optima", "Optimal settings", scaling.optima, plain_cells(scaling.optima), caption))
-    notes = ["N counts parameters without embeddings and head." if col.SIZE in scaling.points else "N as given."]
-    return Section("Scaling", tables, scaling_figures(scaling), fitted, notes)
+    caption = (
+        "The optimum of each setting at each N and D: the lowest point of a smooth surface through the trials near "
+        "the best, with its 95 % interval; n counts those trials."
+    )
+    tables = [_table("optima", "Optimal settings", scaling.optima, caption)] if len(scaling.optima) else []
+    from_run = col.SIZE in scaling.points
+    note = "N counts parameters without embeddings and head." if from_run else "N is that of the CSV file."
+    return Section("Scaling", tables, scaling_figures(scaling), fitted, [note])
 
 
-def _hyperparameters(trials: pd.DataFrame) -> Section:
-    optima = {size: _best_lr(group) for size, group in trials.groupby(col.SIZE, sort=False)}
+def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
+    """By name: `tied` against untied where both were trained, and each experiment against the first."""
+    known = trials[trials[TIED_PATH].notna()]
+    comparisons = {}
+    if known[TIED_PATH].astype(bool).nunique() == 2:
+        tied = compare(known, TIED_PATH, False, True)
+        comparisons["tied"] = replace(tied, fields="embeddings", a="untied", b="tied")
+    baseline, *others = [*known[col.EXPERIMENT].dropna().unique()] or [None]
+    return comparisons | {name: compare_experiments(known, baseline, name) for name in others[:MAX_EXPERIMENTS]}
+
+
+def _hyperparameter_section(trials: pd.DataFrame) -> Section:
+    optima: dict[str, Fitted] = {}
+    for size, group in trials.groupby(col.SIZE, sort=False):
+        points = points_of(group)
+        optima[size] = find_optima({"lr": points[LR]}, points[LOSS])["lr"]
     edges, shares = largest_lr(trials), importance(trials)
-    fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
-    fitted |= estimates(shares)
-    reading = edges[[col.SIZE, "largest_complete", "smallest_diverged", "complete", "diverged", "reading"]]
-    stability = ReportTable(
-        "stability",
-        "The largest learning rate that did not diverge",
-        edges,
-        plain_cells(reading),
-        "Learning rates at the edge of stability; a trial that was stopped early proves nothing.",
-    )
-    shares_table = ReportTable(
-        "importance",
-        "Importance of the hyperparameters",
-        shares,
-        plain_cells(shares.drop(columns="complete")),
-        "PED-ANOVA: in what the best quarter of the trials differ from the rest. 95 % intervals from a bootstrap; n "
-        "counts trials. What is not separable does not stand out from shuffled losses.",
-    )
+    csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above", "refused"]
+    tables = [
+        _table(
+            "stability",
+            "The largest learning rate that did not diverge",
+            edges,
+            "Learning rates at the edge of stability. A trial that was stopped early shows nothing about it.",
+            hidden=csv_only,
+        ),
+        _table(
+            "importance",
+            "Importance of the hyperparameters",
+            shares,
+            "PED-ANOVA: how far the settings of the best quarter of the trials differ from the rest. 95 % intervals "
+            "from a bootstrap; n counts trials. What is not separable does not stand out from shuffled losses.",
+            hidden=["complete"],
+        ),
+    ]
     figures = [
         learning_rate_figure(trials, {size: one for size, one in optima.items() if isinstance(one, Estimate)}),
         hyperparameter_figure(trials),
         parallel_coordinates(trials),
         importance_forest(shares),
     ]
-    return Section("Hyperparameters", [stability, shares_table], [p for p in figures if p is not None], fitted)
+    fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
+    return Section("Hyperparameters", tables, [one for one in figures if one is not None], fitted | estimates(shares))
 
 
-def _best_lr(trials: pd.DataFrame) -> Fitted:
-    ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
-    losses = ended[col.VAL_LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
-    return find_optima({"lr": ended[LR_PATH].astype("float64")}, losses)["lr"]
-
-
-def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
-    """By path: tied against untied where both were trained, and every experiment against the first."""
-    known = trials[trials[TIED_PATH].notna()]
-    comparisons = {}
-    if known[TIED_PATH].astype(bool).nunique() == 2:
-        tied = compare(known, TIED_PATH, False, True)
-        comparisons["tied"] = replace(tied, fields="embeddings", a="untied", b="tied")
-    names = list(known[col.EXPERIMENT].dropna().unique())
-    for name in names[1 : EXPERIMENTS_MOST + 1]:
-        comparisons[name] = compare_experiments(known, names[0], name)
-    return comparisons
-
-
-def _comparisons(trials: pd.DataFrame) -> Section:
+def _comparison_section(trials: pd.DataFrame) -> Section:
     comparisons = comparisons_of(trials)
     if not comparisons:
         return Section("Comparisons")
-    tables = [one.table().assign(comparison=f"{one.b} against {one.a}") for one in comparisons.values()]
-    table = pd.concat(tables, ignore_index=True)
-    table = table[["comparison", *table.columns.drop("comparison")]]
-    fitted = {
-        path: one
-        for name, comparison in comparisons.items()
-        for path, one in comparison.fitted(f"paired.{name}").items()
-    }
-    notes: Sequence[str] = [note for one in comparisons.values() for note in (one.sentence, *one.notes)]
-    figure = comparison_forest(list(comparisons.values()))
-    shown = ReportTable(
+    tables = [one.table() for one in comparisons.values()]
+    for table, one in zip(tables, comparisons.values(), strict=True):
+        table.insert(0, "comparison", f"{one.b} against {one.a}")
+    shown = _table(
         "comparisons",
         "Paired comparisons",
-        table,
-        plain_cells(table),
+        pd.concat(tables, ignore_index=True),
         "Differences in validation loss (nats per token) over pairs of trials that agree in all else, seeds and data "
         "included; n counts pairs. A difference inside the noise is a tie.",
     )
-    return Section("Comparisons", [shown], [figure] if figure else [], fitted, list(dict.fromkeys(notes)))
+    fitted: dict[str, Fitted] = {}
+    for name, one in comparisons.items():
+        fitted |= one.fitted(f"paired.{name}")
+    notes = dict.fromkeys(note for one in comparisons.values() for note in (one.sentence, *one.notes))
+    figure = comparison_forest(list(comparisons.values()))
+    return Section("Comparisons", [shown], [figure] if figure else [], fitted, list(notes))
 
 
-def _cost(run: Run) -> ReportTable:
-    table = cost_table(run)
+def _cost_table(run: Run) -> ReportTable:
     caption = (
-        "A device-second is a second of one engine; trials that were trained as one program share it. FLOP/s: training "
-        "FLOPs over device-seconds, evaluation included in the time. Share of the matrix-product rate that the engines "
-        "measured."
+        "A device-second is a second of one device; trials that were trained as one program share it. FLOP/s: training "
+        "FLOPs over device-seconds, which include evaluation. Share of peak: of the FLOP/s of matrix products that the "
+        "engines measured."
     )
-    return ReportTable("cost", "What it cost", table, cost_cells(table), caption)
+    return _table("cost", "Cost", cost_table(run), caption)
 
 
-def _trials(trials: pd.DataFrame) -> ReportTable:
-    table = trials_table(trials)
-    return ReportTable("trials", TRIALS, table, trial_cells(table), f"n = {len(table)} trials.")
-
-
-def _failures(table: pd.DataFrame) -> ReportTable:
-    return ReportTable("failures", "What diverged or failed, and why", table, plain_cells(table))
+def _table(
+    name: str, title: str, frame: pd.DataFrame, caption: str = "", hidden: list[str] | None = None
+) -> ReportTable:
+    """A table whose cells leave out the columns `hidden`, which only the CSV file has."""
+    return ReportTable(name, title, frame, table_cells(frame.drop(columns=hidden or [])), caption)

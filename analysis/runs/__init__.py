@@ -1,1 +1,1 @@
-"""Reading: a run's folder, several runs, or a CSV of somebody else's trials, as DataFrames."""
+"""Readers: the folder of one run, several runs as one, or a CSV file of trials, as DataFrames."""

@@ -1,4 +1,4 @@
-"""Several runs read as one: what was trained on the same data can be compared."""
+"""Several runs as one, so that their trials can be compared. They must have been trained on the same data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,41 +10,42 @@ from lmcore import columns as col
 
 
 def load_all(folders: Sequence[Path]) -> Run:
-    """One run as it is; of several, all trials and rows, with `<run>/` before the names of sizes and trials.
+    """The trials and rows of all `folders`; one folder is loaded as it is.
+
+    The names of sizes and trials get their run's name in front: `small/xs`, `small/xs-0003`.
+
+    >>> load_all([Path("runs/small"), Path("runs/large")]).manifest["name"]
+    'small + large'
 
     Raises:
-        RunError: a folder cannot be read, two have one name, or their data differ: losses would not compare.
+        RunError: a folder cannot be read, two runs have the same name, or their data differ, so that their losses
+            cannot be compared.
     """
-    runs = [load(folder) for folder in folders]
-    if len(runs) == 1:
-        return runs[0]
-    names = [str(run.manifest.get("name", folder.name)) for run, folder in zip(runs, folders, strict=True)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise RunError(f"RUN: each run must be given once and have a name of its own (got {twice[0]} twice)")
-    first = runs[0].manifest.get("data", {}).get("fingerprint")
-    for name, run in zip(names, runs, strict=True):
-        other = run.manifest.get("data", {}).get("fingerprint")
-        if other != first:
+    if len(folders) == 1:
+        return load(folders[0])
+    runs: dict[str, Run] = {}
+    for folder in folders:
+        run = load(folder)
+        name = str(run.manifest.get("name", folder.name))
+        if name in runs:
+            raise RunError(f"RUN: each run must be given once and have a name of its own (got {name} twice)")
+        runs[name] = run
+    prints = {name: run.manifest.get("data", {}).get("fingerprint") for name, run in runs.items()}
+    (first, expected), *others = prints.items()
+    for name, found in others:
+        if found != expected:
             raise RunError(
-                "RUN: runs that are put together must have the same data, for their losses to compare, but the "
-                f"fingerprints of {names[0]} and {name} differ ({str(first)[:12]}, {str(other)[:12]}); "
+                "RUN: runs in one report must have the same data, or their losses cannot be compared, but the "
+                f"fingerprints of {first} and {name} differ ({str(expected)[:12]}, {str(found)[:12]}); "
                 "report them one by one"
             )
-    frames = {
-        kind: pd.concat(
-            [_named(getattr(run, kind), name) for name, run in zip(names, runs, strict=True)], ignore_index=True
-        )
-        for kind in ("trials", "rows")
-    }
-    studies = {
-        f"{name}/{size}": study
-        for name, run in zip(names, runs, strict=True)
-        for size, study in run.manifest["studies"].items()
-    }
-    manifest = {**runs[0].manifest, "name": " + ".join(names), "studies": studies}
-    return Run(frames["trials"], frames["rows"], manifest)
+    studies = {f"{name}/{size}": study for name, run in runs.items() for size, study in run.manifest["studies"].items()}
+    return Run(
+        pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True),
+        pd.concat([_prefixed(run.rows, name) for name, run in runs.items()], ignore_index=True),
+        {**runs[first].manifest, "name": " + ".join(runs), "studies": studies},
+    )
 
 
-def _named(frame: pd.DataFrame, run: str) -> pd.DataFrame:
-    return frame.assign(**{column: (f"{run}/" + frame[column]).astype("str") for column in (col.TRIAL, col.SIZE)})
+def _prefixed(frame: pd.DataFrame, run: str) -> pd.DataFrame:
+    return frame.assign(**{name: (f"{run}/" + frame[name]).astype("str") for name in (col.TRIAL, col.SIZE)})

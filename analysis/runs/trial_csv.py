@@ -1,8 +1,8 @@
-"""A table of trials that somebody else made, read from CSV: columns named by the user, one row per trained model.
+"""Trials of another tool, read from a CSV file with one row per trained model; the user names its columns.
 
-Its columns are few: `N` (parameters), `D` (tokens trained on), `loss` (nats per token), and, where named, `lr` and
-`batch` (tokens per update). Nothing is fitted here; `analysis.scaling.fit` takes this frame, or `analysis.load`'s
-trials in the same form.
+The result has the columns `N` (parameters), `D` (tokens trained on), `loss` (nats per token) and, where named, `lr`
+(peak learning rate) and `batch` (tokens per update). `analysis.scaling.fit` fits such a frame, and turns the trials of
+`analysis.load` into one; nothing is fitted here.
 """
 
 import math
@@ -15,21 +15,24 @@ import pandas as pd
 from analysis.runs.load import RunError
 
 N, D, LOSS, LR, BATCH = "N", "D", "loss", "lr", "batch"
-NAMES = {"N": N, "D": D, "loss": LOSS, "lr": LR, "batch": BATCH}
-"""What `--columns` calls them."""
-FLOPS_PER_PARAMETER_AND_TOKEN = 6
+NAMES = (N, D, LOSS, LR, BATCH)
+FLOPS = "flops"
+FLOPS_PER_PARAMETER_AND_TOKEN = 6  # C = 6 N D, Kaplan et al. 2020
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """`N=params,D=tokens,loss=val_loss,lr=lr` -> {"N": "params", ...}.
+    """The argument of `--columns` as a dict from our names to the file's.
+
+    >>> parse_columns("N=params,D=tokens,loss=val_loss")
+    {'N': 'params', 'D': 'tokens', 'loss': 'val_loss'}
 
     Raises:
-        RunError: it is not of this form, or names something else.
+        RunError: the text is not of this form, or a name is unknown or given twice.
     """
     columns: dict[str, str] = {}
     for pair in text.split(","):
-        name, equals, column = (part.strip() for part in pair.partition("="))
-        if not equals or not column or name not in NAMES or name in columns:
+        name, _, column = (part.strip() for part in pair.partition("="))
+        if not column or name not in NAMES or name in columns:
             raise RunError(
                 f"--columns: must be NAME=COLUMN pairs, each once, with NAME one of {', '.join(NAMES)} (got {pair!r}); "
                 "write --columns N=params,D=tokens,loss=val_loss,lr=lr"
@@ -47,15 +50,49 @@ def read_trials(
 ) -> pd.DataFrame:
     """One row per model with columns N, D, loss and, where named, lr and batch, all float64, in the file's order.
 
+    A loss that is empty or not finite means that the model diverged: it becomes +inf.
+
     Args:
-        columns: ours to the file's, as `parse_columns` gives them.
-        flops_column: training FLOPs C; tokens are then C / 6N.
+        columns: from our names to the file's, as `parse_columns` returns them.
+        flops_column: column of the training FLOPs C; tokens are then D = C / 6N.
         batch_unit_tokens: tokens in one unit of the batch column, such as the sequence length.
-        drop_highest_loss: leave out so many rows with the highest loss.
+        drop_highest_loss: how many rows to leave out, those with the highest loss.
 
     Raises:
-        RunError: the file cannot be read, or lacks a column; a value is not a positive number.
+        RunError: the file cannot be read or lacks a column, a value is not a positive number, or an argument is
+            out of range.
     """
+    missing = [name for name in (N, LOSS) if name not in columns]
+    if D not in columns and flops_column is None:
+        missing.append(D)
+    if missing:
+        raise RunError(f"--columns: must name {', '.join(missing)} (D may come from --flops-column); add it")
+    if D in columns and flops_column is not None:
+        raise RunError("--flops-column: gives D = C / 6N, but --columns names D as well; leave one out")
+    if not (math.isfinite(batch_unit_tokens) and batch_unit_tokens > 0):
+        raise RunError(f"--batch-unit-tokens: must be a positive number (got {batch_unit_tokens:g}); correct it")
+
+    table = _read_csv(path)
+    wanted = dict(columns) if flops_column is None else {**columns, FLOPS: flops_column}
+    for name, column in wanted.items():
+        if column not in table:
+            raise RunError(
+                f"{path} must have the column {column!r} that --{'flops-column' if name == FLOPS else 'columns'} "
+                f"names, but has {', '.join(map(str, table.columns))}; name one of these"
+            )
+    trials = pd.DataFrame({name: _positive(table[column], path, name == LOSS) for name, column in wanted.items()})
+    if FLOPS in trials:
+        trials[D] = trials.pop(FLOPS) / (FLOPS_PER_PARAMETER_AND_TOKEN * trials[N])
+    if BATCH in trials:
+        trials[BATCH] *= batch_unit_tokens
+    if not 0 <= drop_highest_loss < len(trials):
+        raise RunError(
+            f"--drop-highest-loss: must leave a row of {path}'s {len(trials)} (got {drop_highest_loss}); give fewer"
+        )
+    return trials.drop(trials[LOSS].nlargest(drop_highest_loss).index).reset_index(drop=True)
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(path)
     except FileNotFoundError:
@@ -63,52 +100,21 @@ def read_trials(
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
         reason = " ".join(str(error).split())
         raise RunError(f"{path} must be a CSV file with a header, but is not ({reason}); correct it") from None
-    wanted = dict(columns)
-    missing = [name for name in ("N", "loss") if name not in wanted]
-    if "D" not in wanted and flops_column is None:
-        missing.append("D")
-    if missing:
-        raise RunError(f"--columns: must name {', '.join(missing)} (D may come from --flops-column); add it")
-    if flops_column is not None:
-        if "D" in wanted:
-            raise RunError("--flops-column: gives D = C / 6N, but --columns names D as well; leave one out")
-        wanted["flops"] = flops_column
-    for name, column in wanted.items():
-        if column not in table:
-            raise RunError(
-                f"{path} must have the column {column!r} that --{'flops-column' if name == 'flops' else 'columns'} "
-                f"names, but has {', '.join(map(str, table.columns))}; name one of these"
-            )
     if table.empty:
         raise RunError(f"{path} must have a row for each model, but has only a header; add them")
-    if not (math.isfinite(batch_unit_tokens) and batch_unit_tokens > 0):
-        raise RunError(f"--batch-unit-tokens: must be a positive number (got {batch_unit_tokens:g}); correct it")
-    trials = pd.DataFrame({name: _numbers(table[column], column, path, name) for name, column in wanted.items()})
-    if flops_column is not None:
-        trials["D"] = trials.pop("flops") / (FLOPS_PER_PARAMETER_AND_TOKEN * trials["N"])
-    if "batch" in trials:
-        trials["batch"] *= batch_unit_tokens
-    trials = trials.rename(columns=NAMES)
-    if not 0 <= drop_highest_loss < len(trials):
-        raise RunError(
-            f"--drop-highest-loss: must leave a row of {path}'s {len(trials)} (got {drop_highest_loss}); give fewer"
-        )
-    kept = trials.drop(trials[LOSS].nlargest(drop_highest_loss).index)
-    return kept.reset_index(drop=True)
+    return table
 
 
-def _numbers(column: pd.Series, name: str, path: Path, meaning: str) -> pd.Series:
-    """The column as positive floats. A loss that is not finite, or not there, is a run that diverged: +inf."""
+def _positive(column: pd.Series, path: Path, is_loss: bool) -> pd.Series:
+    """The column as positive floats; a loss may also be +inf."""
     values = pd.to_numeric(column, errors="coerce").astype("float64")
-    if meaning == "loss":
-        empty = column.isna() | column.astype("str").str.lower().isin(("nan", "null", "none"))
-        values = values.mask(empty, np.inf)
-        wrong = ~(values > 0)
-    else:
-        wrong = ~((values > 0) & np.isfinite(values))
+    if is_loss:
+        diverged = column.isna() | column.astype("str").str.lower().isin(("nan", "null", "none"))
+        values = values.mask(diverged, np.inf)
+    wrong = ~((values > 0) & (is_loss | np.isfinite(values)))
     if wrong.any():
-        line = int(np.flatnonzero(wrong)[0])
-        found = column.iloc[line]
+        row = int(np.flatnonzero(wrong)[0])
+        found = column.iloc[row]
         shown = repr(found) if isinstance(found, str) else found
-        raise RunError(f"{path}:{line + 2}: {name} must be a positive number (got {shown}); correct the row")
+        raise RunError(f"{path}:{row + 2}: {column.name} must be a positive number (got {shown}); correct the row")
     return values

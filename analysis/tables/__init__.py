@@ -1,1 +1,1 @@
-"""Tables of trials: DataFrame in, DataFrame out, and their text, CSV, Markdown and LaTeX forms."""
+"""Tables of trials: functions from DataFrame to DataFrame, and their form as text, CSV, Markdown and LaTeX."""

@@ -1,23 +1,24 @@
-"""A table of the report as files: full precision as CSV, short figures as Markdown and as LaTeX (booktabs)."""
+"""A table of the report as files: CSV in full precision, Markdown and LaTeX (booktabs) with short numbers."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.tables.formatting import markdown_table
-
-ENDINGS = ("csv", "md", "tex")
-LATEX_OF = {"+-": r"$\pm$"}
+from analysis.tables.formatting import is_numeric, markdown_table
 
 
 @dataclass(frozen=True)
 class ReportTable:
-    """A table in full precision, how people read it, and what has to be said of it."""
+    """A table in full precision and as short strings, with its name, title and caption.
+
+    >>> table = ReportTable("cost", "What it cost", frame, table_cells(frame))
+    >>> table.save(Path("report"))
+    [PosixPath('report/cost.csv'), PosixPath('report/cost.md'), PosixPath('report/cost.tex')]
+    """
 
     name: str
-    """Of its files, without an ending."""
+    """Name of its files, without a suffix."""
     title: str
     frame: pd.DataFrame
     """In full precision."""
@@ -26,25 +27,19 @@ class ReportTable:
     caption: str = ""
 
     def save(self, folder: Path) -> list[Path]:
-        """Write NAME.csv, NAME.md and NAME.tex."""
-        paths = [folder / f"{self.name}.{ending}" for ending in ENDINGS]
-        self.frame.to_csv(paths[0], index=False)
+        """Write NAME.csv, NAME.md and NAME.tex, and return their paths."""
+        csv, markdown, latex = paths = [folder / f"{self.name}.{suffix}" for suffix in ("csv", "md", "tex")]
+        self.frame.to_csv(csv, index=False)
         caption = f"\n\n{self.caption}" if self.caption else ""
-        paths[1].write_text(f"{markdown_table(self.cells)}{caption}\n", encoding="utf-8")
-        paths[2].write_text(latex_table(self.cells, self.caption), encoding="utf-8")
+        markdown.write_text(f"{markdown_table(self.cells)}{caption}\n", encoding="utf-8")
+        latex.write_text(latex_table(self.cells, self.caption), encoding="utf-8")
         return paths
 
 
 def latex_table(cells: pd.DataFrame, caption: str = "") -> str:
-    """A `tabular` with the rules of booktabs and no vertical ones; numbers to the right, words to the left."""
-    alignment = "".join("r" if _is_figures(cells[name].tolist()) else "l" for name in cells.columns)
+    """A `tabular` with the rules of booktabs: numbers aligned to the right, words to the left."""
+    alignment = "".join("r" if is_numeric(cells[name]) else "l" for name in cells)
     style = cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
-    text = style.to_latex(hrules=True, column_format=alignment)
-    for plain, symbol in LATEX_OF.items():
-        text = text.replace(plain, symbol)
+    tabular = style.to_latex(hrules=True, column_format=alignment).replace("+-", r"$\pm$")
     comment = "".join(f"% {line}\n" for line in caption.splitlines())
-    return f"% needs \\usepackage{{booktabs}}\n{comment}{text}"
-
-
-def _is_figures(column: Sequence[str]) -> bool:
-    return any(cell[:1].isdigit() or cell[:2].lstrip("-").isdigit() for cell in column)
+    return f"% needs \\usepackage{{booktabs}}\n{comment}{tabular}"

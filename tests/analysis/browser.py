@@ -1,4 +1,4 @@
-"""A page as a browser shows it: Chromium's own protocol, on the loopback."""
+"""Opens a page in headless Chromium, by the DevTools protocol on the loopback."""
 
 import asyncio
 import base64
@@ -18,22 +18,22 @@ QUIET = (
     *("--disable-component-update", "--disable-sync", "--remote-debugging-port=0"),
 )
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-WIDER = """[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > innerWidth + 1
-    && !one.closest('.scroll, svg')).map(one => one.tagName + '.' + one.className)"""
+OVERFLOWING = """[...document.querySelectorAll('body *')].filter(one =>
+    one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, svg')).map(one => one.tagName + '.' + one.className)"""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What the browser has to say about a page."""
+    """What happened when the browser showed a page."""
 
-    complaints: list[str]
+    errors: list[str]
     """Errors and warnings on the console, and exceptions."""
     requests: list[str]
-    """Every address that was asked for."""
+    """Every address that was fetched."""
     overflow: int
-    """Pixels that the page is wider than its window."""
-    wider: list[str]
-    """Elements that stand out of the window and cannot be scrolled by themselves."""
+    """By how many pixels the page is wider than its window."""
+    overflowing: list[str]
+    """Elements that reach beyond the window and are not in a box that scrolls."""
     screenshot: bytes
     """PNG of the whole page."""
 
@@ -88,11 +88,11 @@ async def _ask(socket: aiohttp.ClientWebSocketResponse, page: Path, width: int) 
     while await value("document.readyState") != "complete":
         await asyncio.sleep(0.05)
     page_width, window = await value(WIDTHS)
-    wider = await value(WIDER)
+    overflowing = await value(OVERFLOWING)
     shot = await call("Page.captureScreenshot", captureBeyondViewport=True)
-    with suppress(asyncio.TimeoutError):  # what the page says late
+    with suppress(asyncio.TimeoutError):  # a late message
         events.append(await asyncio.wait_for(socket.receive_json(), 0.2))
-    said = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-    complaints = [json.dumps(one["params"]) for one in events if one.get("method") in said]
+    reported = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    errors = [json.dumps(one["params"]) for one in events if one.get("method") in reported]
     requests = [one["params"]["request"]["url"] for one in events if one.get("method") == "Network.requestWillBeSent"]
-    return Shown(complaints, requests, page_width - window, wider, base64.b64decode(shot["data"]))
+    return Shown(errors, requests, page_width - window, overflowing, base64.b64decode(shot["data"]))

@@ -1,4 +1,4 @@
-"""Run folders as a sweep leaves them, made with real Optuna studies in SQLite and plain files."""
+"""Folders of runs like those of real sweeps: Optuna studies in SQLite, manifest.json and metrics.jsonl."""
 
 import copy
 import functools
@@ -54,7 +54,7 @@ STATES = {
 
 
 class RunFolder:
-    """A run's folder in the making: `add` trials to its studies, `row` lines to its metrics.jsonl."""
+    """A run's folder: `add` adds a trial to a study, `row` a line to metrics.jsonl."""
 
     def __init__(self, path: Path, **manifest: Any) -> None:
         self.path = path
@@ -77,9 +77,9 @@ class RunFolder:
         return optuna.create_study(study_name=self.manifest["studies"][size], storage=self.storage, load_if_exists=True)
 
     def add(self, size: str, ended: str | None, val_loss: float | None = None, **changes: Any) -> str:
-        """A trial of `size`; ended None leaves it running.
+        """Add a trial of `size` with this status, or a running one, and return its id.
 
-        Changes: dotted paths (`optim__lr=1e-3`), counts, columns of its last report, and other attributes.
+        `changes` may be fields of its RunSpec (`optim__lr=1e-3`), counts, columns of its last report, or attributes.
         """
         study = self.study(size)
         name = f"{size}-{len(study.get_trials(deepcopy=False)):04d}"
@@ -98,7 +98,7 @@ class RunFolder:
             if "__" not in key:
                 group = counts if key in col.COUNT_COLUMNS else last if key in col.LAST_COLUMNS else attributes
                 group[key] = value
-        if attributes.get("last") is None:  # it never reported
+        if attributes.get("last") is None:  # the trial never reported
             attributes.pop("last", None)
         # In one transaction: ask, set_user_attr and tell would be fifteen.
         study.add_trial(
@@ -138,7 +138,7 @@ def make_run(tmp_path):
 
 @pytest.fixture(scope="session")
 def original(tmp_path_factory):
-    """Two sizes, tied and untied, and every way in which a trial can end."""
+    """Two sizes, tied and untied, with trials of every status."""
     run = RunFolder(tmp_path_factory.mktemp("original"))
     run.add("xs", "complete", 4.20, optim__lr=1e-3)  # xs-0000, the best untied
     run.add("xs", "complete", 4.21, optim__lr=2e-3)  # inside the noise of xs-0000
@@ -157,6 +157,6 @@ def original(tmp_path_factory):
 
 @pytest.fixture
 def folder(original, tmp_path):
-    """A copy of `original` of the test's own, in tmp_path/quick."""
+    """A copy of `original` that the test may change, in tmp_path/quick."""
     shutil.copytree(original.path, tmp_path / "quick")
     return RunFolder(tmp_path / "quick")

@@ -1,4 +1,4 @@
-"""Runs on the same data are read as one; others are refused in one line."""
+"""Runs on the same data are combined into one; others are rejected in one line."""
 
 import pytest
 from conftest import RunFolder
@@ -26,7 +26,7 @@ def two(tmp_path):
     return two
 
 
-def test_trials_of_several_runs_stand_side_by_side_under_names_of_their_own(two):
+def test_trials_of_several_runs_are_combined_under_the_names_of_their_runs(two):
     run = load_all(two())
     assert run.trials["trial"].tolist() == ["a/xs-0000", "b/xs-0000"]
     assert run.trials["size"].tolist() == ["a/xs", "b/xs"]
@@ -36,7 +36,7 @@ def test_trials_of_several_runs_stand_side_by_side_under_names_of_their_own(two)
     assert report.summary.startswith("2 trials: 2 complete")
 
 
-def test_one_run_is_itself(two):
+def test_one_run_is_loaded_as_it_is(two):
     folder = two()[0]
     assert load_all([folder]).trials.equals(analysis.load(folder).trials)
 
@@ -45,7 +45,7 @@ def test_one_run_is_itself(two):
     ("options", "fragment"),
     [({"fingerprint": "beef"}, "the same data"), ({"names": ("a", "a")}, "a name of its own")],
 )
-def test_runs_that_do_not_belong_together_are_refused_in_one_line(two, options, fragment, capsys):
+def test_runs_that_do_not_belong_together_are_rejected_in_one_line(two, options, fragment, capsys):
     folders = two(**options)
     with pytest.raises(RunError, match=fragment):
         load_all(folders)

@@ -1,6 +1,7 @@
-"""A run's folder becomes the DataFrames that it says."""
+"""A run's folder is loaded as DataFrames, and a damaged one is reported in one line."""
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -23,7 +24,7 @@ def trial_of(run, name):
     return run.trials.set_index("trial").loc[name]
 
 
-def test_every_trial_is_there_in_the_order_of_the_manifest_then_by_number(folder):
+def test_trials_are_in_the_order_of_the_manifest_then_by_number(folder):
     trials = analysis.load(folder.path).trials
     assert trials["trial"].tolist() == [f"xs-{i:04d}" for i in range(6)] + [f"s-{i:04d}" for i in range(4)]
     ends = ["complete"] * 3 + ["pruned", "diverged", "failed", "complete", "complete", "pruned", "running"]
@@ -31,7 +32,7 @@ def test_every_trial_is_there_in_the_order_of_the_manifest_then_by_number(folder
     assert trials["number"].tolist() == [*range(6), *range(4)]
 
 
-def test_fields_of_the_run_are_columns_with_their_own_types(folder):
+def test_fields_of_the_runspec_are_columns_with_their_own_types(folder):
     trials = analysis.load(str(folder.path)).trials
     assert trials["params.optim.lr"].iloc[:2].tolist() == [1e-3, 2e-3]
     assert trials["params.model.tie_embeddings"].dtype == bool
@@ -76,7 +77,7 @@ def test_an_ended_trial_shows_its_record_and_not_its_rows(make_run):
 
 
 def test_a_trial_that_ended_without_a_report_has_its_counts_and_nothing_measured(folder):
-    folder.row("xs-0005", 25, 4.0)  # a row that its record does not know
+    folder.row("xs-0005", 25, 4.0)  # not in its recorded end
     trial = trial_of(analysis.load(folder.path), "xs-0005")
     assert trial[list(COUNT_COLUMNS)].tolist() == [1000, 1100, 800, 7000]
     assert trial[[*LAST_COLUMNS, "train_flops", "perplexity", "bits_per_byte"]].isna().all()
@@ -84,7 +85,7 @@ def test_a_trial_that_ended_without_a_report_has_its_counts_and_nothing_measured
 
 def test_status_is_authoritative_over_the_state_of_the_study(make_run):
     run = make_run()
-    # Killed between the record and telling Optuna.
+    # The driver was killed after it recorded the status and before it told Optuna.
     run.add("xs", None, status="pruned", last={"step": 25, "val_loss": 4.5})
     assert analysis.load(run.path).trials["status"].tolist() == ["pruned"]
 
@@ -216,7 +217,7 @@ SPOILED = {
 
 
 @pytest.mark.parametrize("message", SPOILED)
-def test_a_damaged_folder_is_one_line_that_says_what_is_wrong(folder, message):
+def test_a_damaged_folder_is_reported_in_one_line(folder, message):
     SPOILED[message](folder.path)
     with pytest.raises(RunError, match=message) as caught:
         analysis.load(folder.path)
@@ -237,6 +238,18 @@ def test_no_trial_begun_is_an_error(make_run):
 def test_a_missing_folder_is_an_error(tmp_path):
     with pytest.raises(RunError, match="is not a folder"):
         analysis.load(tmp_path / "none")
+
+
+def test_the_public_face_is_imported_when_it_is_used():
+    code = "import sys, analysis; assert not {'pandas', 'scipy', 'lmcore'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    assert dir(analysis) == analysis.__all__
+    for name in analysis.__all__:
+        assert getattr(analysis, name).__name__ == name
+    assert inspect.isfunction(analysis.load)
+    assert inspect.ismodule(analysis.runs.load)
+    with pytest.raises(AttributeError, match="no attribute 'torch'"):
+        _ = analysis.torch
 
 
 def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(folder):

@@ -1,4 +1,4 @@
-"""report.html stands alone, and nothing that a trial is called breaks out of it."""
+"""report.html needs no other file, and names and messages of trials are escaped in it."""
 
 import html.parser
 import json
@@ -23,7 +23,7 @@ def written(original, tmp_path_factory):
 
 
 class Reader(html.parser.HTMLParser):
-    """Tags that are open, and addresses that a browser would fetch."""
+    """Collects open tags, all tags, and the addresses that a browser would fetch."""
 
     VOID = ("meta", "link", "img", "br")
 
@@ -48,7 +48,7 @@ def read(text):
     return reader
 
 
-def test_the_page_is_whole_and_fetches_nothing(written):
+def test_the_page_is_well_formed_and_fetches_nothing(written):
     report, folder, _ = written
     text = (folder / "report.html").read_text()
     reader = read(text)

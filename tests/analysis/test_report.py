@@ -1,4 +1,4 @@
-"""The report prints and writes what the tables say, and tells a user's mistake in one line."""
+"""The report prints and writes its tables, fits the terminal, and reports a user's mistake in one line."""
 
 import os
 import signal
@@ -43,9 +43,24 @@ def test_a_wide_table_continues_in_blocks_that_repeat_its_keys():
     assert text_table(cells, 80, ["size"]).count("\n") == 2
 
 
-def test_every_line_of_the_text_is_short(folder):
+@pytest.mark.parametrize("width", [80, WIDTH])
+def test_every_line_of_the_text_fits_the_terminal(folder, width):
     folder.add("xs", "failed", None, message="word " * 300)
-    assert max(map(len, report_of(folder).text().splitlines())) <= WIDTH
+    assert max(map(len, report_of(folder).text(width).splitlines())) <= width
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("80", 80), ("20", 60), ("500", WIDTH)])
+def test_the_command_takes_its_width_from_the_terminal(folder, tmp_path, monkeypatch, capsys, columns, longest):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert main([str(folder.path), "--brief"]) == 0
+    report, _ = capsys.readouterr().out.split("\nWritten to ")
+    assert longest - 10 < max(map(len, report.splitlines())) <= longest
+
+
+def test_the_peak_learning_rate_is_not_called_like_the_last_one(folder):
+    text = report_of(folder).text()
+    assert text.count("  peak lr  ") == 2  # the parameter table and the trials
+    assert "  lr  " not in text
 
 
 def test_a_loss_that_is_not_final_is_marked_in_its_own_cell(folder):
@@ -63,7 +78,7 @@ def test_the_report_says_which_winners_are_inside_the_noise(folder):
     assert notes[1].startswith("s: s-0001 leads s-0000 by 0.400, more than 2 combined standard errors (0.028)")
 
 
-def test_a_size_with_one_complete_trial_has_no_winner_to_speak_of(make_run):
+def test_a_size_with_one_complete_trial_has_nothing_to_compare_with(make_run):
     run = make_run()
     run.add("xs", "complete", 4.0, val_loss_se=None)
     run.add("xs", "complete", 8.0)
@@ -83,7 +98,7 @@ def test_the_report_says_why_trials_ended_early_and_what_the_numbers_rest_on(fol
     assert "python 3.11" in notes
 
 
-def test_one_reason_of_many_trials_is_told_once(make_run):
+def test_a_message_of_many_trials_is_listed_once(make_run):
     run = make_run()
     for _ in range(5):
         run.add("xs", "failed", None, message="no space left")
@@ -191,7 +206,7 @@ def test_a_report_that_cannot_be_written_is_one_line_and_exit_code_2(folder, tmp
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGPIPE"), reason="a system without SIGPIPE")
-def test_a_reader_that_leaves_early_ends_it_quietly(folder):
+def test_a_closed_pipe_ends_the_command_quietly(folder):
     start = [sys.executable, str(ROOT / "analysis" / "report.py"), str(folder.path)]
     report = subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     report.stdout.close()

@@ -1,4 +1,4 @@
-"""What was searched, and where learning rates begin to diverge, as a hand count says."""
+"""Which hyperparameters were searched, and from which learning rate on trials diverge, checked by hand."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from analysis.tables.searched import largest_lr, searched_dimensions
 
 
 def trials_of(*ended):
-    """Of one size: (status, lr) each."""
+    """Trials of one size, each given as (status, lr)."""
     records = [
         {"trial": f"xs-{i:04d}", "size": "xs", "number": i, "status": status, "params.optim.lr": lr}
         for i, (status, lr) in enumerate(ended)
@@ -22,12 +22,12 @@ def edge_of(*ended):
     return edge
 
 
-def test_searched_is_what_varies_within_a_size_in_the_order_of_the_fields(folder):
+def test_searched_dimensions_vary_within_a_size_and_keep_the_order_of_the_fields(folder):
     trials = analysis.load(folder.path).trials
     assert searched_dimensions(trials) == ["params.model.tie_embeddings", "params.optim.lr", "params.optim.beta1"]
 
 
-def test_seeds_are_not_searched_and_an_unknown_trial_searches_nothing(make_run):
+def test_seeds_and_trials_without_a_runspec_do_not_count_as_searched(make_run):
     run = make_run()
     run.add("xs", "complete", 4.0)
     run.add("xs", "complete", 4.1, train__seed=1, data__seed=2)
@@ -35,7 +35,7 @@ def test_seeds_are_not_searched_and_an_unknown_trial_searches_nothing(make_run):
     assert searched_dimensions(analysis.load(run.path).trials) == []
 
 
-def test_a_null_is_a_value_like_others(make_run):
+def test_null_counts_as_a_value(make_run):
     run = make_run()
     run.add("xs", "complete", 4.0)
     run.add("xs", "complete", 4.1, optim__clip_norm=None)
@@ -51,7 +51,7 @@ def test_the_edge_lies_between_the_largest_complete_and_the_smallest_diverged():
     assert edge["reading"] == "the edge is between 0.003 (trained to its end) and 0.01 (diverged)"
 
 
-def test_a_trial_that_diverged_below_one_that_did_not_is_said():
+def test_a_trial_that_diverged_below_a_complete_one_is_mentioned():
     edge = edge_of(("complete", 1e-2), ("diverged", 3e-3))
     assert edge["overlap"]
     assert edge["reading"].endswith("the edge depends on more than lr")
@@ -64,7 +64,7 @@ def test_without_divergence_the_edge_is_above_what_was_tried():
     assert edge["reading"] == "no trial diverged: the edge, if there is one, is above 0.01"
 
 
-def test_a_pruned_trial_did_not_show_that_it_would_not_diverge():
+def test_a_pruned_trial_does_not_show_that_its_lr_is_stable():
     edge = edge_of(("complete", 1e-3), ("pruned", 3e-3), ("diverged", 1e-2))
     assert (edge["largest_complete"], edge["pruned_above"]) == (1e-3, 1)
     assert "1 above 0.001 stopped early" in edge["reading"]
@@ -84,7 +84,7 @@ def test_all_diverged_puts_the_edge_below():
         ([("running", np.nan)], "no trial was complete or diverged"),
     ],
 )
-def test_what_cannot_be_said_is_refused(ended, reason):
+def test_an_edge_that_is_not_estimable_comes_with_a_reason(ended, reason):
     assert edge_of(*ended)["refused"] == reason
 
 

@@ -1,4 +1,4 @@
-"""The tables say what a hand count of the same trials says."""
+"""The tables of trials, checked by hand."""
 
 import math
 
@@ -14,7 +14,7 @@ def table_of(run):
     return parameter_table(analysis.load(run.path).trials)
 
 
-def test_each_size_and_tying_is_represented_by_its_best(folder):
+def test_each_arm_is_represented_by_its_best_trial(folder):
     table = table_of(folder)
     assert table[["size", "tied", "trial", "status", "val_loss"]].values.tolist() == [
         ["xs", False, "xs-0000", "complete", 4.20],
@@ -30,7 +30,7 @@ def test_the_columns_of_a_row_are_those_of_its_trial(folder):
         **{"size": "xs", "tied": False, "params_estimate": 1000, "params_exact": 1100, "params_non_embedding": 800},
         **{"tokens": 25_600, "train_flops": 7000 * 25_600, "val_loss": 4.20, "val_loss_se": 0.01},
         **{"perplexity": pytest.approx(math.exp(4.2)), "bits_per_byte": pytest.approx(4.2 / math.log(2) / 3)},
-        **{"lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "warmup": 0.05},
+        **{"peak_lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "warmup": 0.05},
         **{"step": 100, "status": "complete", "trial": "xs-0000"},
     }
 
@@ -78,7 +78,7 @@ def test_an_ablation_has_a_row_for_each_experiment_in_its_own_order(make_run):
     assert table["experiment"].tolist() == ["baseline", "tied", "another-seed"]
 
 
-def test_a_trial_of_which_nothing_is_known_yet_is_no_kind_of_its_own(folder):
+def test_a_trial_without_a_runspec_is_no_arm_of_its_own(folder):
     folder.study("xs").ask()
     assert len(table_of(folder)) == 4
 
@@ -91,10 +91,10 @@ def test_the_trials_table_is_sorted_by_size_status_and_loss(folder):
     ]
 
 
-def test_the_trials_table_shows_lr_and_what_varies_within_a_size(folder):
+def test_the_trials_table_shows_the_peak_lr_and_what_varies_within_a_size(folder):
     table = trials_table(analysis.load(folder.path).trials)
     assert table.columns.tolist() == [
-        *("trial", "size", "status", "val_loss", "val_loss_se", "train_loss", "lr", "tied", "beta1"),
+        *("trial", "size", "status", "val_loss", "val_loss_se", "train_loss", "peak_lr", "tied", "beta1"),
         *("step", "tokens", "elapsed_s", "tokens_per_s", "message"),
     ]
 
@@ -142,7 +142,7 @@ def test_the_border_of_separable_is_two_combined_standard_errors(make_run, lead,
     assert winner_margins(analysis.load(run.path).trials)["separable"].tolist() == [separable]
 
 
-def test_an_unknown_standard_error_separates_nothing_and_one_complete_trial_has_no_rival(make_run):
+def test_an_unknown_standard_error_separates_nothing_and_one_complete_trial_has_no_runner_up(make_run):
     run = make_run()
     run.add("xs", "complete", 4.0, val_loss_se=None)
     run.add("xs", "complete", 8.0)

@@ -1,4 +1,4 @@
-"""A CSV of somebody else's trials is read under the user's names, or refused in one line."""
+"""A CSV of another tool's trials is read under the user's column names, or rejected in one line."""
 
 import math
 
@@ -27,7 +27,7 @@ def test_columns_are_read_under_the_users_names(table):
     trials = read_trials(table, columns, batch_unit_tokens=128)
     assert list(trials.columns) == ["N", "D", "loss", "lr", "batch"]
     assert trials.iloc[1].tolist() == [4e6, 2e7, 3.5, 2e-3, 2048]
-    assert math.isinf(trials["loss"][2])  # it diverged, and is no gap in the table
+    assert math.isinf(trials["loss"][2])  # it diverged: the row stays
 
 
 def test_tokens_follow_from_flops(table):
@@ -44,10 +44,10 @@ def test_the_highest_losses_can_be_left_out(table):
     [("N", "'N'"), ("N=a,N=b", "'N=b'"), ("M=a", "one of N, D, loss, lr, batch"), ("", "''"), ("N=", "'N='")],
 )
 def test_a_mistake_in_columns_is_one_line_with_the_form(text, fragment):
-    with pytest.raises(RunError, match=r"^--columns: ") as refusal:
+    with pytest.raises(RunError, match=r"^--columns: ") as error:
         parse_columns(text)
-    assert fragment in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert fragment in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -66,20 +66,20 @@ def test_a_mistake_in_columns_is_one_line_with_the_form(text, fragment):
         (None, ALL, {"batch_unit_tokens": 0.0}, "--batch-unit-tokens: must be a positive number (got 0)"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_in_one_line(table, change, columns, options, fragment):
+def test_a_file_that_does_not_fit_is_rejected_in_one_line(table, change, columns, options, fragment):
     if change:
         table.write_text(TEXT.replace(*change, 1))
-    with pytest.raises(RunError) as refusal:
+    with pytest.raises(RunError) as error:
         read_trials(table, columns, **options)
-    assert fragment in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    assert fragment in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_a_file_that_is_none_is_refused_in_one_line(tmp_path):
+def test_a_file_that_is_no_csv_is_rejected_in_one_line(tmp_path):
     for content in (None, b"", b"\x00\xff" * 100):
         path = tmp_path / "x.csv"
         if content is not None:
             path.write_bytes(content)
-        with pytest.raises(RunError) as refusal:
+        with pytest.raises(RunError) as error:
             read_trials(path, ALL)
-        assert "\n" not in str(refusal.value)
+        assert "\n" not in str(error.value)

@@ -1,7 +1,7 @@
-"""How long a large run takes to load: `python tests/bench/load.py` writes results/load.json.
+"""Measures how long a large run takes to load: `python tests/bench/load.py` writes results/load.json.
 
-Makes a folder of 10,000 trials with 50 rows each, as a sweep leaves it (SQLite study, metrics.jsonl), and reads it with
-`analysis.load` in a process of its own, several times. Goal: 10 s and 1.5 GB at most.
+Creates a folder like that of a sweep of 10,000 trials with 50 rows each (SQLite study, metrics.jsonl), and loads it
+with `analysis.load` several times, each in a new process. The goal is at most 10 s and 1.5 GB.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
+from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 
@@ -29,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 READ = """
 import json, resource, sys, time
 began = time.perf_counter()
-import analysis
+import analysis; analysis.load  # imported when it is first used
 imported = time.perf_counter()
 run = analysis.load(sys.argv[1])
 print(json.dumps({
@@ -43,14 +44,14 @@ print(json.dumps({
 
 
 def make(folder: Path, trials: int, rows: int) -> None:
-    """The folder of a sweep in which every trial ran to its end."""
+    """Create the folder of a sweep in which every trial is complete."""
     manifest = {"schema": 1, "name": "large", "storage": None, "studies": {"main": "main"}, "data": {}}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     run = RunSpec().model_dump()
     counts = dict.fromkeys(col.COUNT_COLUMNS, 1_000_000)
     losses = np.random.default_rng(0).uniform(3, 6, trials)
-    # One trial through Optuna, its rows then copied by SQL: Optuna asks for each of some 700,000 values by itself.
+    # One trial is added with Optuna and copied by SQL, because Optuna would write some 700,000 values one by one.
     database = folder / "study.db"
     study = optuna.create_study(study_name="main", storage=f"sqlite:///{database}")
     last = dict.fromkeys(col.LAST_COLUMNS, 1.0) | {col.STEP: rows, col.TOKENS: rows}
@@ -75,8 +76,8 @@ def make(folder: Path, trials: int, rows: int) -> None:
                 file.write(json.dumps(row | {col.STEP: step, col.TOKENS: step, col.RETRIES: 0}) + "\n")
 
 
-def copy_trial(connection: sqlite3.Connection, losses: np.ndarray) -> None:
-    """Turn the study's one trial into len(losses) of them, each with its own number, name and value."""
+def copy_trial(connection: sqlite3.Connection, losses: NDArray[np.float64]) -> None:
+    """Copy the study's only trial, so that there are len(losses) with different numbers, names and values."""
     for table in ("trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes"):
         found = connection.execute(f"SELECT * FROM {table}")
         names = [name for name, *_ in found.description]
@@ -87,7 +88,7 @@ def copy_trial(connection: sqlite3.Connection, losses: np.ndarray) -> None:
         if table == "trials":
             copies["number"] = number
         else:
-            copies[names[0]] += number * len(rows)  # the table's own key
+            copies[names[0]] += number * len(rows)  # the table's primary key
         if table == "trial_values":
             copies["value"] = losses[number]
         if table == "trial_user_attributes":
@@ -97,10 +98,10 @@ def copy_trial(connection: sqlite3.Connection, losses: np.ndarray) -> None:
 
 
 def main() -> None:
-    """Run, print, write the JSON."""
+    """Measure, print the median, and write the JSON."""
     from sweeps.provenance.manifest import commit, processor, versions
 
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--rows", type=int, default=50, help="of each trial")
     parser.add_argument("--repeats", type=int, default=3)

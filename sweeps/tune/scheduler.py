@@ -49,7 +49,7 @@ class StudyScheduler(FIFOScheduler):
         row[col.DECIDED_AT] = time.time()
         self._engines.is_on(trial_id, row[col.ENGINE])
         if status != col.RUNNING:
-            self._engines.leave(trial_id)  # at once: the next trial trains while this one's end is written down
+            self._engines.release(trial_id)  # at once: the next trial trains while this one's end is written down
         self._callbacks.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 
@@ -68,7 +68,7 @@ class StudyScheduler(FIFOScheduler):
 
     def _fail(self, trial_id: str, error: str) -> None:
         self._ledger.fail(trial_id, error_line(error), error)
-        self._engines.leave(trial_id)
+        self._engines.release(trial_id)
 
 
 def error_line(text: str) -> str:

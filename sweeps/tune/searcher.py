@@ -37,7 +37,7 @@ class StudySearcher(Searcher):
         live = self._ledger.ask(size)
         self._ids[trial_id] = live.id
         self._callbacks.began(live)
-        self._engines.enter(live, engine)
+        self._engines.submit(live, engine)
         known_step = 0 if live.last_row is None else live.last_row[col.STEP]
         place = {col.ENGINE: engine, KNOWN_STEP: known_step}
         return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run.model_dump(), **place}
@@ -49,7 +49,7 @@ class StudySearcher(Searcher):
         if error and self._ledger.live[trial].status == col.RUNNING:
             # Tune starts another stand-in for one that died, but not where it died as it was handed over from a trial
             # to the next: that trial it gives up, for no fault of its own.
-            self._engines.leave(trial, ended=False)
+            self._engines.release(trial, ended=False)
             if self._ledger.live[trial].requeues < MAX_REQUEUES:
                 self._ledger.requeue(trial)
                 return
@@ -57,7 +57,7 @@ class StudySearcher(Searcher):
             self._ledger.fail(trial, message, message)
         live = self._ledger.end(trial)
         if live.status != col.RUNNING:  # an interrupted trial will want its checkpoints, which an engine drops
-            self._engines.leave(trial)
+            self._engines.release(trial)
         self._callbacks.ended(live)
 
     # Tune pickles its searcher at the start and snapshots it every few seconds; ours has nothing that the study lacks.

@@ -41,7 +41,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
     spec = ledger.spec
     total = sum(spec.trials_of(size) for size in spec.size_names)
     trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, engines=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
+        tune.with_parameters(TrialTrainable, workers=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # as the dashboard shows it
     tuner = tune.Tuner(

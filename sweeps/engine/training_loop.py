@@ -116,7 +116,8 @@ class TrainingLoop:
                     await self._train(work)
                 else:
                     with suppress(TimeoutError):
-                        await asyncio.wait_for(self._changed.wait(), UNASKED_S / 2 if work is None else work)
+                        async with asyncio.timeout(UNASKED_S / 2 if work is None else work):
+                            await self._changed.wait()
 
     def _task_ended(self, task: asyncio.Task[None]) -> None:
         """After a bug in this class, fail the trials instead of leaving their proxies waiting."""

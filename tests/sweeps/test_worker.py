@@ -109,7 +109,7 @@ def _keeps_its_title_and_measures_quickly(monkeypatch):
 
 @pytest.fixture
 def drive(tmp_path, small_tokens):
-    """Runs `scenario(host)` with a worker of `slots` slots, for half a minute at most: a fault here is an endless wait."""
+    """Runs `scenario(host)` with a worker of `slots` slots, for 30 s at most: a fault here is an endless wait."""
 
     def drive(scenario, slots, costs=TOGETHER, tokens=small_tokens):
         async def hosted():

@@ -1,60 +1,58 @@
-"""The thread of an engine that writes checkpoints, beside the one that trains.
+"""Writes a worker's checkpoints in a thread of its own, beside the one that trains.
 
-Where the disk is full it waits for space: that is no trial's fault, and the driver ends the sweep anyway.
+A full disk is no trial's fault, so the writer waits for space; meanwhile the heartbeat tells the driver, which ends the
+sweep (`sweeps.engine.watchdog`).
 """
 
 import asyncio
-import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
+from sweeps.engine.timed_thread import P, R, TimedThread
 from sweeps.rundir.disk_full import full_line, is_full
 from sweeps.rundir.folder import RunFolder
 
-FULL_PAUSE_S = 1.0
-"""Before the next try to write to a full disk."""
+RETRY_S = 1.0
+"""Pause before another attempt to write to a full disk."""
 
 
 class CheckpointWriter:
-    """Writes to a run's folder, one thing after the other."""
+    """Writes to a run's folder, one file after the other.
+
+    >>> writer = CheckpointWriter(RunFolder(path))  # doctest: +SKIP
+    >>> await writer.write(Trainers.save, trial_folder, snapshot)  # doctest: +SKIP
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._thread = ThreadPoolExecutor(1, "writer")
-        self.full: str | None = None
-        """What to say of the disk, while it is full."""
-        self.busy_since: float | None = None
-        """When what is being written was begun, on a monotonic clock."""
+        self._thread = TimedThread("writer")
+        self.disk_full: str | None = None
+        """Message for the user while the disk is full."""
         self.stopping = False
-        """Then a full disk is not waited for."""
+        """If true, a full disk is an error instead of being waited for."""
 
-    async def write(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """What the function returns, which it does in the thread.
+    @property
+    def busy_since(self) -> float | None:
+        """When the write that is under way began (time.monotonic)."""
+        return self._thread.busy_since
+
+    async def write(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run `function`, which writes, in the thread and return its result.
 
         Raises:
-            OSError: among others, what the function raises; a full disk only while stopping.
+            OSError: or whatever else the function raises; a full disk only while stopping.
         """
-        loop = asyncio.get_running_loop()
         while True:
             try:
-                written = await loop.run_in_executor(self._thread, self._timed, function, *arguments)
+                written = await self._thread.run(function, *args, **kwargs)
             except OSError as error:
                 if self.stopping or not is_full(error):
                     raise
-                self.full = full_line(self._folder.path)
+                self.disk_full = full_line(self._folder.path)
             else:
-                self.full = None
+                self.disk_full = None
                 return written
-            await asyncio.sleep(FULL_PAUSE_S)
+            await asyncio.sleep(RETRY_S)
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
-
-    def _timed(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        self.busy_since = time.monotonic()
-        try:
-            return function(*arguments)
-        finally:
-            self.busy_since = None

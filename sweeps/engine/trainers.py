@@ -1,15 +1,16 @@
-"""The trainers of one device, one per shape, and what an engine does with them, all of it in its device thread.
+"""The trainers of one device, one per static signature, and everything that a worker does with tensors.
 
-How many slots a shape gets is decided here: what was asked for, or what is worthwhile by measurement, or what memory
-has room for once it ran out.
+All of it runs in the worker's device thread. This is also where the number of slots of a signature is decided: as many
+as were asked for, or as pay by measurement, and fewer once memory has run out.
 """
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError, write_checkpoint
@@ -30,46 +31,62 @@ from sweeps.rundir.checkpoints import (
     step_of,
 )
 
-Snapshot = tuple[Any, Any]
+Snapshot = tuple[dict[str, Tensor], dict[str, Any]]
+"""A slot's tensors and its JSON, as `Trainer.snapshot_slot` returns them."""
 
 
 class Trainers:
-    """An `lmcore.trainer.Trainer` for each shape that trials came in.
+    """An `lmcore.trainer.Trainer` for each static signature.
 
     Args:
-        slots: per shape; None measures how many are worthwhile.
-        memory_bytes: that this process may fill on a CPU; a GPU is its own.
+        slots: slots per signature; None measures how many pay.
+        memory_bytes: memory that this process may use on a CPU; on a GPU it is all of the GPU's.
+
+    >>> trainers = Trainers(slots=2, memory_bytes=2**32)  # doctest: +SKIP
+    >>> trainers.share(tokens)  # doctest: +SKIP
+    >>> trainers.open(run)  # doctest: +SKIP
+    (2, Costs(single_s=0.8, batched_s=1.0))
+    >>> trainers.load(run.static_signature, 0, run, trial_folder)  # doctest: +SKIP
+    >>> rows, snapshots = trainers.advance(run.static_signature, [0], batched=False)  # doctest: +SKIP
     """
 
     def __init__(self, slots: int | None, memory_bytes: int) -> None:
-        self._tokens: Tokens | None = None
+        self._shared_tokens: Tokens | None = None
         self._wanted = slots
         self._memory_bytes = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else memory_bytes
-        self._most: dict[Signature, int] = {}
-        """Slots for which there was memory, where it ran out at more."""
-        self._halvings: dict[Signature, int] = {}
-        self._tried: dict[Signature, int] = {}
-        """Slots that shapes were last opened with."""
-        self._paces: dict[Signature, list[ThroughputSample]] = {}
         self._trainers: dict[Signature, Trainer] = {}
+        self._samples: dict[Signature, list[ThroughputSample]] = {}
+        self._opened: dict[Signature, int] = {}
+        """Slots that a signature was last opened with."""
+        self._fitting: dict[Signature, int] = {}
+        """Slots that fit, for signatures that ran out of memory with more."""
+        self._halvings: dict[Signature, int] = {}
+        """How often to halve the slots of signatures whose workers keep dying."""
+        self._looped: set[Signature] = set()
+        """Signatures whose batched program failed."""
 
-    def take(self, tokens: Tokens, samples: Mapping[Signature, list[ThroughputSample]] | None = None) -> None:
-        """The data that all trials train on, and what all engines together found of the shapes that they measured."""
-        self._tokens = self._tokens or tokens
-        self._paces |= samples or {}
+    def share(self, tokens: Tokens, samples: Mapping[Signature, list[ThroughputSample]] | None = None) -> None:
+        """Take the data that all trials train on, and the averages of what all workers measured."""
+        self._shared_tokens = self._shared_tokens or tokens
+        self._samples |= samples or {}
+
+    @property
+    def _tokens(self) -> Tokens:
+        assert self._shared_tokens is not None, "share() comes first"
+        return self._shared_tokens
 
     def samples(self, run: RunSpec) -> list[ThroughputSample]:
-        """Measured once per shape; none where there is nothing to choose."""
-        shape = run.static_signature
-        if shape not in self._paces:
+        """Throughput by number of slots, measured once per signature; empty if there is nothing to choose."""
+        signature = run.static_signature
+        if signature not in self._samples:
             if self._wanted is None:
-                self._paces[shape] = measure_doubling(run, self._tokens, self._memory_bytes)
+                self._samples[signature] = measure_doubling(run, self._tokens, self._memory_bytes)
             else:
-                self._paces[shape] = self._measure_at(run, self._wanted) if self._wanted > 1 else []
-        return self._paces[shape]
+                self._samples[signature] = self._measure_at(run, self._wanted)
+        return self._samples[signature]
 
     def _measure_at(self, run: RunSpec, slots: int) -> list[ThroughputSample]:
-        """Paces of one slot and of `slots`, or of as many as memory has room for."""
+        """Throughput of one slot and of `slots`, or of as many as fit into memory."""
         while slots > 1:
             try:
                 return measure_at(run, self._tokens, slots)
@@ -80,51 +97,56 @@ class Trainers:
         return []
 
     def slots(self, run: RunSpec) -> int:
-        """How many slots its shape has."""
+        """Number of slots of the run's signature."""
         slots = choose_slots(self.samples(run), self._wanted)
-        return max(
-            1, min(slots, self._most.get(run.static_signature, slots)) >> self._halvings.get(run.static_signature, 0)
-        )
-
-    def open(self, run: RunSpec) -> tuple[int, Costs]:
-        """Make the trainer of its shape: the number of its slots, and what an interval costs."""
-        slots = self.slots(run)
-        self._tried[run.static_signature] = slots
-        self._trainers[run.static_signature] = Trainer([run] + [None] * (slots - 1), self._tokens)
-        return slots, self.costs(run)
+        fitting = min(slots, self._fitting.get(run.static_signature, slots))
+        return max(1, fitting >> self._halvings.get(run.static_signature, 0))
 
     def costs(self, run: RunSpec) -> Costs:
-        """Of an interval of its shape."""
+        """What an interval of the run's signature costs; zeros if nothing was measured or batching does not work."""
         samples, slots = self.samples(run), self.slots(run)
-        if not samples:
+        if not samples or run.static_signature in self._looped:
             return Costs(single_s=0.0, batched_s=0.0)
         single_s = run.train.eval_every * run.tokens_per_step / samples[0].tokens_per_s
         return Costs(single_s, slots * single_s / speedup(samples, slots))
 
-    def close(self, shape: Signature) -> None:
-        """Give up a shape's trainer and its memory."""
-        self._trainers.pop(shape, None)
+    def open(self, run: RunSpec) -> tuple[int, Costs]:
+        """Make the trainer of the run's signature; return its number of slots and the costs of an interval."""
+        slots = self.slots(run)
+        self._opened[run.static_signature] = slots
+        self._trainers[run.static_signature] = Trainer([run] + [None] * (slots - 1), self._tokens)
+        return slots, self.costs(run)
+
+    def close(self, signature: Signature) -> None:
+        """Free a signature's trainer and its memory."""
+        self._trainers.pop(signature, None)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def cap_slots(self, shape: Signature, halvings: int) -> None:
-        """Open the shape with its slots halved so often from now on."""
-        self._halvings[shape] = max(halvings, self._halvings.get(shape, 0))
+    def cap_slots(self, signature: Signature, halvings: int) -> None:
+        """From the next `open` on, halve the signature's slots at least so often."""
+        self._halvings[signature] = max(halvings, self._halvings.get(signature, 0))
 
-    def halve(self, shape: Signature) -> bool:
-        """Open the shape with half its slots from now on; False if that was one slot, or it was never opened."""
-        slots = self._tried.get(shape, 1) // 2
-        if slots:
-            self._most[shape] = self._tried[shape] = slots
-        return bool(slots)
+    def halve_one(self, signatures: Iterable[Signature]) -> Signature | None:
+        """From the next `open` on, halve the slots of the first signature that has more than one; return which."""
+        for signature in signatures:
+            slots = self._opened.get(signature, 1) // 2
+            if slots:
+                self._fitting[signature] = self._opened[signature] = slots
+                return signature
+        return None
 
-    def fill(self, shape: Signature, slot: int, run: RunSpec, folder: Path) -> tuple[Row | None, list[str]]:
-        """Restore the newest checkpoint in the trial's folder that is whole and its own, or begin its run.
+    def never_batch(self, signature: Signature) -> None:
+        """From the next `open` on, train the signature's slots one after the other."""
+        self._looped.add(signature)
 
-        Its last row, and why checkpoints were skipped, a line each.
+    def load(self, signature: Signature, slot: int, run: RunSpec, folder: Path) -> tuple[Row | None, list[str]]:
+        """Restore the newest valid checkpoint of this run in the trial's folder, or start from step 0.
+
+        Returns its last row, if any, and why checkpoints were skipped, a line each.
         """
-        trainer = self._trainers[shape]
+        trainer = self._trainers[signature]
         wanted = resolve_run(run, this_machine())
         skipped = []
         drop_unfinished(folder)
@@ -143,34 +165,38 @@ class Trainers:
         trainer.load_slot(slot, run)
         return None, skipped
 
-    def advance(self, shape: Signature, slots: list[int], batched: bool) -> tuple[dict[int, Row], dict[int, Snapshot]]:
-        """Train an interval: rows by slot, and snapshots of those that are to be saved."""
-        trainer = self._trainers[shape]
+    def advance(
+        self, signature: Signature, slots: list[int], batched: bool
+    ) -> tuple[dict[int, Row], dict[int, Snapshot]]:
+        """Train until the next report; return rows by slot, and snapshots of the slots whose checkpoint is due."""
+        trainer = self._trainers[signature]
         rows = {row[col.SLOT]: row for row in trainer.advance(slots, batched)}
-        return rows, {k: trainer.snapshot_slot(k) for k in rows if _save_is_due(trainer, k)}
+        return rows, {k: trainer.snapshot_slot(k) for k in rows if _checkpoint_is_due(trainer, k)}
 
-    def unsaved(self, shape: Signature, slot: int) -> Snapshot | None:
-        """A snapshot of a slot that has trained since the last one that was due."""
-        trainer = self._trainers[shape]
+    def unsaved(self, signature: Signature, slot: int) -> Snapshot | None:
+        """A snapshot of the slot; None if it has not trained since its last checkpoint was due."""
+        trainer = self._trainers[signature]
         here = trainer.slots[slot]
         if here is None or here.step == 0:
             return None
         at_report = here.last_row is not None and here.last_row[col.STEP] == here.step
-        return None if at_report and _save_is_due(trainer, slot) else trainer.snapshot_slot(slot)
+        return None if at_report and _checkpoint_is_due(trainer, slot) else trainer.snapshot_slot(slot)
 
     @staticmethod
     def save(folder: Path, snapshot: Snapshot) -> None:
-        """Write a snapshot as the newest checkpoint of the trial that has this folder; in any thread."""
-        write_checkpoint(checkpoint_file(folder, snapshot[1]["step"]), *snapshot)
+        """Write a snapshot as the trial's newest checkpoint and delete all but the newest two. Any thread may do it."""
+        tensors, state = snapshot
+        write_checkpoint(checkpoint_file(folder, state["step"]), tensors, state)
         drop_old_checkpoints(folder)
 
     @staticmethod
     def is_out_of_memory(error: Exception) -> bool:
-        """Whether less at a time might have gone well."""
+        """Whether fewer slots might have fitted."""
         return is_out_of_memory(error)
 
 
-def _save_is_due(trainer: Trainer, k: int) -> bool:
+def _checkpoint_is_due(trainer: Trainer, k: int) -> bool:
+    """Whether slot k has finished or has passed a multiple of `train.checkpoint_every` since its last report."""
     slot = trainer.slots[k]
     assert slot is not None
     every = slot.run.train.checkpoint_every or 1

@@ -1,56 +1,72 @@
-"""A trial as the engine that trains it knows it, and what engines and stand-ins say to each other of trials.
-
-Loads neither torch nor Ray: a stand-in's process is light.
-"""
+"""What a training worker knows about one of its trials, and the heartbeat it sends. Needs neither torch nor Ray."""
 
 import asyncio
 import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
 
-YOUR_TURN = "your turn"
-"""Answer to a suspect's question for its row: ask again, saying that you have heard, and it trains."""
-
 
 class Heartbeat(NamedTuple):
-    """How an engine fares."""
+    """How a worker is doing."""
 
     busy_s: float
-    """Since the device began what it is doing, or the disk; 0 while both rest."""
+    """Seconds since the device, or the disk, began what it is doing now; 0 while both are idle."""
     notes: list[str]
-    """For the user, a line each."""
-    full: str | None
-    """Of the disk that its checkpoints do not fit on any more."""
+    """News for the user, a line each."""
+    disk_full: str | None
+    """Message about the disk, while checkpoints no longer fit on it."""
 
 
 @dataclass
 class WorkerTrial:
-    """A trial that has entered."""
+    """A trial that was submitted to a worker.
+
+    >>> trial = WorkerTrial(run, "xs-0003")  # doctest: +SKIP
+    """
 
     run: RunSpec
     title: str
+    """Its name in Ray's dashboard."""
     known_step: int = 0
-    """Step of the last row that the driver has; a row up to it is not wanted again."""
+    """Step of the newest row that the driver has; 0 before the first one."""
     row: Row | None = None
     """The newest row."""
     error: Exception | None = None
+    """Why the trial failed."""
     out_of_memory: int = 0
-    """How often memory ran out when nothing was left to give up."""
-    asking: int = 0
-    """Stand-ins that wait for a row."""
-    asked_at: float = field(default_factory=time.monotonic)
-    """When one last did."""
+    """How often memory ran out when there was nothing left to free."""
     proxy: Any = None
-    """Handle of the one that asked last."""
-    called: bool = False
-    """Of a suspect: its turn has come."""
-    told: bool = False
-    """And its stand-in has heard so."""
-    unwanted: bool = False
-    """It has left, and so has the interest in its weights."""
-    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """Actor handle of the trial proxy that asked last."""
+    asking: int = 0
+    """Number of calls that wait for the next row; more than one only if a proxy was restarted."""
+    asked_at: float = field(default_factory=time.monotonic)
+    """When the last of them stopped waiting."""
+    ended: bool = False
+    """The trial has ended; discard any checkpoint that is still being written."""
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when there is a new row or an error, or the trial was released."""
     saving: asyncio.Task[None] | None = None
-    """Its newest row and checkpoint, under way."""
+    """Reports the newest row and writes its checkpoint."""
+
+    @property
+    def row_is_known(self) -> bool:
+        """Whether the driver has the newest row, which lets the trial continue."""
+        return self.row is not None and self.row[col.STEP] <= self.known_step
+
+    def unasked_s(self, now: float) -> float:
+        """Seconds since a proxy last waited for this trial's next row."""
+        return 0.0 if self.asking else now - self.asked_at
+
+    async def wait(self) -> None:
+        """Wait, as a call of the trial's proxy, until something changes."""
+        self.changed.clear()
+        self.asking += 1
+        try:
+            await self.changed.wait()
+        finally:
+            self.asking -= 1
+            self.asked_at = time.monotonic()

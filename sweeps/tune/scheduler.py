@@ -59,7 +59,7 @@ class StudyScheduler(FIFOScheduler):
         row[col.DECIDED_AT] = time.time()
         self._engines.is_on(trial_id, row[col.ENGINE])
         if status != col.RUNNING:
-            self._engines.leave(trial_id)  # first, so that the next trial trains while this one's end is written
+            self._engines.release(trial_id)  # first, so that the next trial trains while this one's end is written
         self._callbacks.on_report(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 
@@ -91,7 +91,7 @@ class StudyScheduler(FIFOScheduler):
     def _fail(self, trial_id: str, error: str) -> None:
         error = Text.from_ansi(error).plain  # Ray colours it
         self._ledger.fail(trial_id, error_line(error), error)
-        self._engines.leave(trial_id)
+        self._engines.release(trial_id)
 
 
 def error_line(text: str) -> str:

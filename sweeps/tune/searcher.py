@@ -44,7 +44,7 @@ class StudySearcher(Searcher):
         live = self._ledger.ask(size)
         self._ids[trial_id] = live.id
         self._callbacks.on_trial_start(live)
-        self._engines.enter(live, engine)
+        self._engines.submit(live, engine)
         known_step = 0 if live.last_row is None else live.last_row[col.STEP]
         place = {col.ENGINE: engine, KNOWN_STEP: known_step}
         return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run.model_dump(), **place}
@@ -56,7 +56,7 @@ class StudySearcher(Searcher):
         if error and self._ledger.live[trial].status == col.RUNNING:
             # Tune restarts a proxy that died, unless it died while it was reset for its next trial. Tune then gives up
             # that trial, which did nothing wrong.
-            self._engines.leave(trial, ended=False)
+            self._engines.release(trial, ended=False)
             if self._ledger.live[trial].requeues < MAX_REQUEUES:
                 self._ledger.requeue(trial)
                 return
@@ -66,7 +66,7 @@ class StudySearcher(Searcher):
             self._ledger.fail(trial, message, message)
         live = self._ledger.end(trial)
         if live.status != col.RUNNING:  # an interrupted trial still needs its checkpoints
-            self._engines.leave(trial)
+            self._engines.release(trial)
         self._callbacks.on_trial_end(live)
 
     # Tune pickles its searcher at the start and every few seconds. Ours has no state that the study lacks, and a

@@ -42,7 +42,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     spec = ledger.spec
     trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, engines=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
+        tune.with_parameters(TrialTrainable, workers=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # the name shown in the dashboard
     tuner = tune.Tuner(

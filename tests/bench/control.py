@@ -6,7 +6,7 @@ Every trial answers four reports at once, and eight run at a time. Three contend
 of its own:
 
     ours        the driver as it is (ledger in SQLite, random search, searcher, scheduler, stand-ins of trials, files),
-                with an engine that has its rows ready: `sweeps.engine.pool.Engine` is replaced and nothing else
+                with an engine that has its rows ready: `sweeps.engine.pool.SlotWorker` is replaced and nothing else
     defaults    Tune as it comes: a function trainable, OptunaSearch with Optuna's RandomSampler
     reuse       the same with a class trainable and reuse_actors=True
 
@@ -84,8 +84,9 @@ class StandIn:
         """It holds as many trials as it was told."""
         return [ThroughputSample(self._slots or 1, 1.0, 1.0, 0)]
 
-    async def enter(self, *arguments: Any) -> None:
+    async def submit(self, *arguments: Any) -> bool:
         """Nothing to prepare."""
+        return True
 
     async def row(self, trial: str, step: int, *_: Any) -> dict[str, Any] | None:
         """The row after `step`."""
@@ -95,7 +96,7 @@ class StandIn:
         place = dict.fromkeys(col.PLACE_COLUMNS, 0) | {col.ENGINE: self._number}
         return row_of(trial, step + 1) | place | {col.BEGAN_AT: now, col.REPORTED_AT: now}
 
-    async def leave(self, trial: str, ended: bool = True) -> None:
+    async def release(self, trial: str, ended: bool = True) -> None:
         """Nothing to free."""
 
     async def ping(self) -> None:
@@ -105,7 +106,7 @@ class StandIn:
         """Withhold rows from now on."""
         self._released.clear()
 
-    async def release(self) -> None:
+    async def give_out(self) -> None:
         """Give out what was withheld."""
         self._released.set()
 
@@ -151,7 +152,7 @@ class Course:
 
 def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
     """`trials` trials through the driver, and the manifest; with `waits`, instead what the waiting stand-ins use."""
-    sweeps.engine.pool.Engine = StandIn  # what Engines makes actors of
+    sweeps.engine.pool.SlotWorker = StandIn  # what WorkerPool makes actors of
     path.mkdir()
     folder = RunFolder(path)
     engines = cluster.engines(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
@@ -215,7 +216,7 @@ class Look:
             {"pss_mb": pss_mb(pid), "cpu_ms": round(1000 * (cpu_s(pid) - before_s))} for pid, before_s in before.items()
         ]
         self.seen = {"seconds": WAIT_S, "stand_ins": uses[:-1], "idle_actor": uses[-1]}
-        ray.get([handle.release.remote() for handle in self._engines.handles])
+        ray.get([handle.give_out.remote() for handle in self._engines.handles])
 
 
 def descendants(ancestor: int) -> dict[int, str]:

@@ -27,7 +27,7 @@ from sweeping import (
 
 from lmcore import columns as col
 
-# What is left after the second node is gone has room for one engine and one stand-in of a trial: the hardest case.
+# What is left after the second node is gone has room for one engine and one trial proxy: the hardest case.
 TWO_NODES = """
 import os, sys
 os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -80,7 +80,7 @@ def test_the_trials_of_a_node_that_is_lost_go_on_elsewhere(tiny, control, fault)
         assert process.returncode == 0, out + error
         rows = [row for trial in rows_of(folder).values() for row in trial]
         after = [row[col.DECIDED_AT] for row in rows if row[col.RETRIES] and row[col.DECIDED_AT] > struck]
-        assert after, "no trial had to be begun anew: the node had none"
+        assert after, "no trial had to be submitted again: the node had none"
         assert curves(folder) == control.curves
         assert table_of(folder) == control.table
         lost.survived(seconds=min(after) - struck)

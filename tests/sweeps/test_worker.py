@@ -1,8 +1,10 @@
-"""The real engine without Ray: its rows are those of the runs alone, whatever happens around them."""
+"""The real worker without Ray: its rows are those of the runs alone, whatever happens around them."""
 
 import asyncio
 import errno
+import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lmcore import columns as col
@@ -19,6 +22,7 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.measure.slot_count import ThroughputSample, worthwhile_slots
 from lmcore.measure.throughput import _Probe
 from lmcore.trainer import Trainer
+from sweeps.engine.death_count import MAX_DEATHS, death_charged, deaths
 from sweeps.engine.slot_table import Costs
 from sweeps.engine.worker import SlotWorker
 from sweeps.rundir.checkpoints import checkpoint_files
@@ -57,55 +61,55 @@ def alone(spec, tokens):
 
 
 def in_store(value):
-    """What an engine can wait for, as for a reference into Ray's object store."""
+    """An awaitable, as a reference into Ray's object store is one."""
     future = asyncio.get_running_loop().create_future()
     future.set_result(value)
     return future
 
 
 class Host:
-    """An engine, and a driver of its trials that answers each row at once."""
+    """A worker, and a driver of its trials that answers each row at once."""
 
     def __init__(self, folder, tokens, slots, costs=None):
         self.folder = RunFolder(folder)
-        self.engine = SlotWorker(0, str(folder), slots, 2**40)
+        self.worker = SlotWorker(0, str(folder), slots, 2**40)
         self.shared = [in_store(tokens)]
         if costs is not None:
-            self.engine._trainers.samples = lambda run: [ThroughputSample(slots, 1.0, 1.0, 0)]
-            self.engine._trainers.costs = lambda run: costs
+            self.worker._trainers.samples = lambda run: [ThroughputSample(slots, 1.0, 1.0, 0)]
+            self.worker._trainers.costs = lambda run: costs
 
-    async def enter(self, trial, spec):
+    async def submit(self, trial, spec, worker_deaths=0):
         self.folder.trial(trial).mkdir(parents=True, exist_ok=True)
-        await self.engine.enter(trial, trial, spec.model_dump(), self.shared)
+        return await self.worker.submit(trial, trial, spec.model_dump(), self.shared, worker_deaths)
 
     async def rows(self, trial, spec, stop_at=None):
-        """All rows of a trial that has entered, up to step `stop_at`; then it leaves."""
+        """All rows of a trial that was submitted, up to step `stop_at`; then it is released."""
         rows = []
         try:
             while (rows[-1][col.STEP] if rows else 0) < (stop_at or spec.train.steps):
-                rows.append(await self.engine.row(trial, rows[-1][col.STEP] if rows else 0))
+                rows.append(await self.worker.row(trial, rows[-1][col.STEP] if rows else 0))
         finally:
-            await self.engine.leave(trial)
+            await self.worker.release(trial)
         return rows
 
     async def all(self, runs):
         """Rows of every trial, or the error that it ended with."""
         for trial, spec in runs.items():
-            await self.enter(trial, spec)
+            await self.submit(trial, spec)
         results = await asyncio.gather(*(self.rows(*item) for item in runs.items()), return_exceptions=True)
         return dict(zip(runs, results, strict=True))
 
 
 @pytest.fixture(autouse=True)
 def _keeps_its_title_and_measures_quickly(monkeypatch):
-    """An engine names its process, and this one is pytest's."""
+    """A worker names its process, and this one is pytest's."""
     monkeypatch.setattr("lmcore.measure.throughput.MIN_SECONDS", 0.05)
-    monkeypatch.setattr("sweeps.engine.worker.show_in_dashboard", lambda title: None)
+    monkeypatch.setattr("sweeps.engine.training_loop.show_in_dashboard", lambda title: None)
 
 
 @pytest.fixture
 def drive(tmp_path, small_tokens):
-    """Runs `scenario(host)` with an engine of so many slots; at most half a minute, because a fault here is a wait."""
+    """Runs `scenario(host)` with a worker of `slots` slots, for 30 s at most: a fault here is an endless wait."""
 
     def drive(scenario, slots, costs=TOGETHER, tokens=small_tokens):
         async def hosted():
@@ -113,12 +117,12 @@ def drive(tmp_path, small_tokens):
             try:
                 return await asyncio.wait_for(scenario(host), 30)
             finally:
-                if host.engine._driving is not None:
-                    host.engine._driving.cancel()
+                if host.worker._loop._task is not None:
+                    host.worker._loop._task.cancel()
                     with suppress(asyncio.CancelledError, Exception):
-                        await host.engine._driving
-                host.engine._device.shutdown()
-                host.engine._writer.close()
+                        await host.worker._loop._task
+                host.worker._loop.device.shutdown()
+                host.worker._loop.writer.close()
 
         return asyncio.run(hosted())
 
@@ -136,10 +140,10 @@ def test_four_trials_in_two_slots_have_the_rows_of_their_runs_alone_bitwise(driv
     assert {row[col.SLOT] for rows in results.values() for row in rows} == {0, 1}
 
 
-def test_how_many_slots_are_worthwhile_is_measured_where_nobody_says(drive, small_tokens):
+def test_without_a_number_of_slots_it_is_measured_how_many_pay(drive, small_tokens):
     async def scenario(host):
-        samples = await host.engine.measure(FOUR["a"].model_dump(), host.shared)
-        return samples, host.engine._trainers.slots(FOUR["a"]), await host.all(FOUR)
+        samples = await host.worker.measure(FOUR["a"].model_dump(), host.shared)
+        return samples, host.worker._trainers.slots(FOUR["a"]), await host.all(FOUR)
 
     samples, slots, results = drive(scenario, slots=None, costs=None)
     assert slots == worthwhile_slots(samples)
@@ -147,7 +151,7 @@ def test_how_many_slots_are_worthwhile_is_measured_where_nobody_says(drive, smal
         assert numbers(results[trial]) == alone(spec, small_tokens)
 
 
-def test_what_the_engines_agreed_on_counts_more_than_what_this_one_measured(drive, small_tokens):
+def test_the_average_of_all_workers_overrides_what_this_one_measured(drive, small_tokens):
     agreed = [
         ThroughputSample(1, 1000.0, 1.0, 0),
         ThroughputSample(2, 1500.0, 1.5, 0),
@@ -156,9 +160,9 @@ def test_what_the_engines_agreed_on_counts_more_than_what_this_one_measured(driv
     ]
 
     async def scenario(host):
-        await host.engine.measure(FOUR["a"].model_dump(), host.shared)
+        await host.worker.measure(FOUR["a"].model_dump(), host.shared)
         host.shared.append(in_store({FOUR["a"].static_signature: agreed}))
-        return await host.all(FOUR), host.engine._trainers
+        return await host.all(FOUR), host.worker._trainers
 
     results, trainers = drive(scenario, slots=None, costs=None)
     assert trainers.slots(FOUR["a"]) == 4
@@ -168,7 +172,7 @@ def test_what_the_engines_agreed_on_counts_more_than_what_this_one_measured(driv
         assert numbers(results[trial]) == alone(spec, small_tokens)
 
 
-def test_trials_of_two_shapes_take_turns_and_keep_their_numbers(drive, small_tokens):
+def test_trials_of_two_signatures_take_turns_and_keep_their_numbers(drive, small_tokens):
     other = {"d_ff": 128}
     runs = {**FOUR, "e": run(lr=1e-2, model=other), "f": run(lr=1e-3, model=other, train={"seed": 5})}
     results = drive(lambda host: host.all(runs), slots=2)
@@ -180,7 +184,7 @@ def test_trials_of_two_shapes_take_turns_and_keep_their_numbers(drive, small_tok
 def test_a_trial_that_is_stopped_frees_its_slot_and_the_refill_equals_its_run_alone(drive, small_tokens):
     async def scenario(host):
         for trial in "abc":
-            await host.enter(trial, FOUR[trial])
+            await host.submit(trial, FOUR[trial])
         return await asyncio.gather(
             host.rows("a", FOUR["a"]), host.rows("b", FOUR["b"], stop_at=5), host.rows("c", FOUR["c"])
         )
@@ -195,28 +199,28 @@ def test_a_trial_that_is_stopped_frees_its_slot_and_the_refill_equals_its_run_al
 
 def test_a_trial_trains_no_further_than_one_row_beyond_what_the_driver_knows(drive):
     async def scenario(host):
-        await host.enter("a", FOUR["a"])
-        await host.enter("b", FOUR["b"])
-        await host.engine.row("a", 0)
+        await host.submit("a", FOUR["a"])
+        await host.submit("b", FOUR["b"])
+        await host.worker.row("a", 0)
         await host.rows("b", FOUR["b"])
-        return host.engine._trials["a"].row[col.STEP]
+        return host.worker._loop.trials["a"].row[col.STEP]
 
     assert drive(scenario, slots=2) == 5
 
 
-def test_an_engine_that_is_stopped_leaves_a_checkpoint_of_every_trial_and_trains_no_further(drive, small_tokens):
+def test_a_worker_that_is_stopped_leaves_a_checkpoint_of_every_trial_and_trains_no_further(drive, small_tokens):
     rarely = {
         name: run(lr=lr, train={"steps": 2000, "checkpoint_every": 1000}) for name, lr in (("a", 1e-3), ("b", 1e-2))
     }
 
     async def scenario(host):
         for trial, spec in rarely.items():
-            await host.enter(trial, spec)
+            await host.submit(trial, spec)
         tasks = [asyncio.create_task(host.rows(trial, spec)) for trial, spec in rarely.items()]
-        while min(host.engine._trials[trial].known_step for trial in rarely) < 30:
+        while min(host.worker._loop.trials[trial].known_step for trial in rarely) < 30:
             await asyncio.sleep(0.01)
-        await asyncio.wait_for(host.engine.stop(), 20)
-        known = {trial: host.engine._trials[trial].known_step for trial in rarely}
+        await asyncio.wait_for(host.worker.stop(), 20)
+        known = {trial: host.worker._loop.trials[trial].known_step for trial in rarely}
         for task in tasks:
             task.cancel()
         await asyncio.wait(tasks)
@@ -230,13 +234,13 @@ def test_an_engine_that_is_stopped_leaves_a_checkpoint_of_every_trial_and_trains
         assert last_row == [row for row in alone(spec, small_tokens) if row[col.STEP] == saved[trial]["step"]]
 
 
-def test_a_trial_that_nobody_asks_for_makes_room_and_goes_on_from_where_it_was(drive, small_tokens, monkeypatch):
-    monkeypatch.setattr("sweeps.engine.worker.FORSAKEN_S", 0.2)
+def test_a_trial_that_nobody_asks_for_is_requeued_and_continues_from_its_checkpoint(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr("sweeps.engine.training_loop.UNASKED_S", 0.2)
 
     async def main(host):
-        await host.enter("a", FOUR["a"])
-        assert (await host.engine.row("a", 0))[col.STEP] == 5  # and its stand-in dies before it asks again
-        await host.enter("b", FOUR["b"])
+        await host.submit("a", FOUR["a"])
+        assert (await host.worker.row("a", 0))[col.STEP] == 5  # and its proxy dies before it asks again
+        await host.submit("b", FOUR["b"])
         b = await asyncio.wait_for(host.rows("b", FOUR["b"]), 20)
         a = await asyncio.wait_for(host.rows("a", FOUR["a"]), 20)
         return a, b
@@ -246,17 +250,17 @@ def test_a_trial_that_nobody_asks_for_makes_room_and_goes_on_from_where_it_was(d
     assert numbers(a)[-3:] == alone(FOUR["a"], small_tokens)[-3:]
 
 
-def test_a_trial_that_leaves_at_any_moment_disturbs_nobody(drive, small_tokens):
+def test_a_trial_that_is_released_at_any_moment_disturbs_nobody(drive, small_tokens):
     async def scenario(host):
         for trial in "abcd":
-            await host.enter(trial, FOUR[trial])
-        await host.engine.leave("c")  # in line
-        await host.engine.row("b", 0)
-        waiting = asyncio.create_task(host.engine.row("b", 5))
+            await host.submit(trial, FOUR[trial])
+        await host.worker.release("c")  # queued
+        await host.worker.row("b", 0)
+        waiting = asyncio.create_task(host.worker.row("b", 5))
         await asyncio.sleep(0.01)
-        await host.engine.leave("b")  # on the device, or about to be
+        await host.worker.release("b")  # on the device, or about to be
         assert await waiting is None
-        assert await host.engine.row("never", 0) is None
+        assert await host.worker.row("never", 0) is None
         return await asyncio.gather(host.rows("a", FOUR["a"]), host.rows("d", FOUR["d"]))
 
     a, d = drive(scenario, slots=2)
@@ -272,7 +276,7 @@ def test_a_trial_that_goes_to_nan_does_not_disturb_its_neighbours(drive, small_t
         assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
 
 
-def test_a_trial_whose_shape_cannot_train_fails_alone_with_the_reason(drive, small_tokens):
+def test_a_trial_whose_signature_cannot_train_fails_alone_with_the_reason(drive, small_tokens):
     runs = {"a": FOUR["a"], "small": run(model={"vocab_size": 50}), "b": FOUR["b"]}
     results = drive(lambda host: host.all(runs), slots=2)
     assert isinstance(results["small"], RuntimeError)
@@ -293,7 +297,7 @@ def test_a_trial_whose_batch_fits_into_no_memory_fails_alone_however_many_slots_
 
 
 @pytest.mark.parametrize("slots", [2, None])
-def test_paces_are_measured_in_the_device_thread_so_that_the_engine_answers_meanwhile(drive, monkeypatch, slots):
+def test_throughput_is_measured_in_the_device_thread_so_that_the_worker_answers_meanwhile(drive, monkeypatch, slots):
     threads = []
 
     class Watched(_Probe):
@@ -304,8 +308,8 @@ def test_paces_are_measured_in_the_device_thread_so_that_the_engine_answers_mean
     monkeypatch.setattr("lmcore.measure.throughput._Probe", Watched)
 
     async def scenario(host):
-        await host.engine.measure(run(model={"d_ff": 128}).model_dump(), host.shared)
-        return await host.all({"a": FOUR["a"]})  # of a shape that another engine was asked to measure
+        await host.worker.measure(run(model={"d_ff": 128}).model_dump(), host.shared)
+        return await host.all({"a": FOUR["a"]})  # of a signature that another worker was asked to measure
 
     drive(scenario, slots=slots, costs=None)
     assert len(threads) >= 4
@@ -321,7 +325,7 @@ def test_a_checkpoint_of_other_data_is_skipped_and_told_of_once(drive, tmp_path,
 
     async def scenario(host):
         results = await host.all({trial: FOUR[trial] for trial in "acd"})
-        return results, await host.engine.heartbeat(), await host.engine.heartbeat()
+        return results, await host.worker.heartbeat(), await host.worker.heartbeat()
 
     results, heartbeat, again = drive(scenario, slots=2)
     (note,) = heartbeat.notes
@@ -332,26 +336,26 @@ def test_a_checkpoint_of_other_data_is_skipped_and_told_of_once(drive, tmp_path,
         assert numbers(results[trial]) == alone(FOUR[trial], small_tokens)
 
 
-def test_a_disk_that_is_full_fails_no_trial_and_when_there_is_room_they_go_on(drive, small_tokens, monkeypatch):
-    monkeypatch.setattr("sweeps.engine.checkpoint_writer.FULL_PAUSE_S", 0.05)
+def test_a_full_disk_fails_no_trial_and_they_continue_when_there_is_space(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr("sweeps.engine.checkpoint_writer.RETRY_S", 0.05)
 
-    room = threading.Event()
+    space = threading.Event()
 
     async def scenario(host):
-        really_save = host.engine._trainers.save
+        really_save = host.worker._trainers.save
 
         def save(*arguments):
-            if not room.is_set():
+            if not space.is_set():
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             really_save(*arguments)
 
-        host.engine._trainers.save = save
+        host.worker._trainers.save = save
         results = asyncio.create_task(host.all(FOUR))
-        while (line := (await host.engine.heartbeat()).full) is None:
+        while (line := (await host.worker.heartbeat()).disk_full) is None:
             await asyncio.sleep(0.01)
         assert not results.done()
-        room.set()
-        return line, await results, (await host.engine.heartbeat()).full
+        space.set()
+        return line, await results, (await host.worker.heartbeat()).disk_full
 
     line, results, later = drive(scenario, slots=2)
     assert line.endswith(" is full; free space there")
@@ -360,11 +364,11 @@ def test_a_disk_that_is_full_fails_no_trial_and_when_there_is_room_they_go_on(dr
         assert numbers(results[trial]) == alone(spec, small_tokens)
 
 
-def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_goes_on(drive, tmp_path, small_tokens):
+def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_is_used_again(drive, tmp_path, small_tokens):
     async def scenario(host):
-        await host.enter("a", FOUR["a"])
-        await host.engine.enter("homeless", "homeless", FOUR["b"].model_dump(), host.shared)  # it has no folder
-        await host.enter("c", FOUR["c"])
+        await host.submit("a", FOUR["a"])
+        await host.worker.submit("homeless", "homeless", FOUR["b"].model_dump(), host.shared)  # it has no folder
+        await host.submit("c", FOUR["c"])
         return await asyncio.gather(
             *(host.rows(trial, FOUR["a"]) for trial in ("a", "homeless", "c")), return_exceptions=True
         )
@@ -376,7 +380,7 @@ def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_goes_on
 
 
 @pytest.mark.parametrize("checkpoint_every", [None, 10])
-def test_another_engine_continues_where_one_was_abandoned_and_repeats_no_row(
+def test_another_worker_continues_where_one_was_abandoned_and_repeats_no_row(
     drive, tmp_path, small_tokens, checkpoint_every
 ):
     runs = {
@@ -387,17 +391,17 @@ def test_another_engine_continues_where_one_was_abandoned_and_repeats_no_row(
 
     async def abandoned(host):
         for trial, spec in runs.items():
-            await host.enter(trial, spec)
+            await host.submit(trial, spec)
         for step in (0, 5, 10):
-            known["a"].append(await host.engine.row("a", step))
-        known["b"].append(await host.engine.row("b", 0))
-        await host.engine.row("b", 5)  # made, and perhaps saved, but its driver never had it
+            known["a"].append(await host.worker.row("a", step))
+        known["b"].append(await host.worker.row("b", 0))
+        await host.worker.row("b", 5)  # made, and perhaps saved, but its driver never had it
 
     async def rest(host, trial):
-        await host.enter(trial, runs[trial])
+        await host.submit(trial, runs[trial])
         while (known[trial][-1][col.STEP] if known[trial] else 0) < runs[trial].train.steps:
-            known[trial].append(await host.engine.row(trial, known[trial][-1][col.STEP] if known[trial] else 0))
-        await host.engine.leave(trial)
+            known[trial].append(await host.worker.row(trial, known[trial][-1][col.STEP] if known[trial] else 0))
+        await host.worker.release(trial)
 
     async def continued(host):
         await asyncio.gather(*(rest(host, trial) for trial in "dcba"))
@@ -413,9 +417,9 @@ def test_another_engine_continues_where_one_was_abandoned_and_repeats_no_row(
 
 def test_a_damaged_newest_checkpoint_costs_an_interval_and_not_the_trial(drive, tmp_path, small_tokens):
     async def abandoned(host):
-        await host.enter("a", FOUR["a"])
+        await host.submit("a", FOUR["a"])
         for step in (0, 5):
-            await host.engine.row("a", step)
+            await host.worker.row("a", step)
 
     drive(abandoned, slots=1)
     newest = checkpoint_files(RunFolder(tmp_path).trial("a"))[-1]
@@ -424,20 +428,20 @@ def test_a_damaged_newest_checkpoint_costs_an_interval_and_not_the_trial(drive, 
 
 
 def test_slots_stay_together_though_their_checkpoints_take_a_while_to_write(drive):
-    """With a disk that takes 50 ms a file, and slots that are worth waiting for: every interval is trained as one."""
+    """With a disk that takes 50 ms a file, every interval is still trained as one program."""
 
     async def scenario(host):
-        save = host.engine._trainers.save
-        host.engine._trainers.save = lambda *arguments: (time.sleep(0.05), save(*arguments))
+        save = host.worker._trainers.save
+        host.worker._trainers.save = lambda *arguments: (time.sleep(0.05), save(*arguments))
         return await host.all({"a": FOUR["a"], "d": FOUR["d"]})
 
     results = drive(scenario, slots=2)
     assert [row[col.BEGAN_AT] for row in results["a"]] == [row[col.BEGAN_AT] for row in results["d"]]
 
 
-def test_a_trial_whose_checkpoint_is_being_written_when_its_slots_are_withdrawn_goes_on(drive, small_tokens):
+def test_a_trial_whose_checkpoint_is_being_written_when_its_slots_are_given_up_continues(drive, small_tokens):
     async def scenario(host):
-        save, advance = host.engine._trainers.save, host.engine._trainers.advance
+        save, advance = host.worker._trainers.save, host.worker._trainers.advance
         failed = []
 
         def slow_save(*arguments):
@@ -445,13 +449,13 @@ def test_a_trial_whose_checkpoint_is_being_written_when_its_slots_are_withdrawn_
             save(*arguments)
 
         def advance_until_memory_is_short(shape, slots, batched):
-            if not failed and host.engine._trials["a"].row is not None:
+            if not failed and host.worker._loop.trials["a"].row is not None:
                 failed.append(True)
                 raise MemoryError
             return advance(shape, slots, batched)
 
-        host.engine._trainers.save = slow_save
-        host.engine._trainers.advance = advance_until_memory_is_short
+        host.worker._trainers.save = slow_save
+        host.worker._trainers.advance = advance_until_memory_is_short
         return await host.all({trial: FOUR[trial] for trial in "abc"})
 
     results = drive(scenario, slots=3)
@@ -460,56 +464,139 @@ def test_a_trial_whose_checkpoint_is_being_written_when_its_slots_are_withdrawn_
 
 
 def slow_saves(host):
-    """Steps whose checkpoints are on disk, in the order of their writing, which takes a while."""
-    save, written = host.engine._trainers.save, []
+    """Slow down the writing of checkpoints; return the list of steps that will have been written, in order."""
+    save, written = host.worker._trainers.save, []
 
     def slow_save(folder, snapshot):
         time.sleep(0.2)
         save(folder, snapshot)
         written.append(snapshot[1]["step"])
 
-    host.engine._trainers.save = slow_save
+    host.worker._trainers.save = slow_save
     return written
 
 
 def test_the_driver_decides_while_a_checkpoint_is_written_but_a_complete_trial_has_its_own(drive):
     async def scenario(host):
         written = slow_saves(host)
-        await host.enter("a", FOUR["a"])
+        await host.submit("a", FOUR["a"])
         seen = []
         for step in (0, 5, 10, 15):
-            seen.append(((await host.engine.row("a", step))[col.STEP], list(written)))
+            seen.append(((await host.worker.row("a", step))[col.STEP], list(written)))
         return seen
 
     # Never more than the checkpoint of one known row is missing.
     assert drive(scenario, slots=1) == [(5, []), (10, [5]), (15, [5, 10]), (20, [5, 10, 15, 20])]
 
 
-def test_a_trial_that_is_stopped_while_its_checkpoint_is_written_leaves_none(drive):
+def test_a_trial_that_ends_while_its_checkpoint_is_written_leaves_none(drive):
     async def scenario(host):
         written = slow_saves(host)
-        await host.enter("a", FOUR["a"])
-        await host.engine.row("a", 0)
-        saving = host.engine._trials["a"].saving
-        await host.engine.leave("a")
+        await host.submit("a", FOUR["a"])
+        await host.worker.row("a", 0)
+        saving = host.worker._loop.trials["a"].saving
+        await host.worker.release("a")
         await saving
         return written, checkpoint_files(host.folder.trial("a"))
 
     assert drive(scenario, slots=1) == ([5], [])
 
 
-def test_after_an_error_of_the_engine_itself_nobody_waits_for_ever(drive):
+def test_after_a_bug_in_the_worker_itself_no_proxy_waits_for_ever(drive):
     async def scenario(host):
-        host.engine._table.next_work = lambda now: 1 / 0
-        await host.enter("a", FOUR["a"])
+        host.worker._loop._table.next_work = lambda now: 1 / 0
+        await host.submit("a", FOUR["a"])
         with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-            await asyncio.wait_for(host.engine.row("a", 0), 5)
-        await host.engine.leave("a")
-        await host.enter("b", FOUR["b"])
+            await asyncio.wait_for(host.worker.row("a", 0), 5)
+        await host.worker.release("a")
+        await host.submit("b", FOUR["b"])
         with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-            await asyncio.wait_for(host.engine.row("b", 0), 5)
+            await asyncio.wait_for(host.worker.row("b", 0), 5)
 
     drive(scenario, slots=2)
+
+
+def test_a_trial_whose_worker_died_trains_alone_until_its_next_row(drive, small_tokens):
+    runs = {trial: FOUR[trial] for trial in "ad"}
+
+    async def scenario(host):
+        for trial, spec in runs.items():
+            assert await host.submit(trial, spec, worker_deaths=1)
+        return await asyncio.gather(*(host.rows(*item) for item in runs.items()))
+
+    for (trial, spec), rows in zip(runs.items(), drive(scenario, slots=2), strict=True):
+        assert [row[col.WIDTH] for row in rows] == [1, 2, 2, 2]
+        assert numbers(rows) == alone(spec, small_tokens), trial
+
+
+def test_a_death_is_charged_unless_the_interval_ends_and_an_error_is_none(tmp_path):
+    for error in (None, MemoryError):
+        with suppress(MemoryError), death_charged(tmp_path, 0):
+            assert deaths(tmp_path) == 1
+            if error:
+                raise error
+        assert deaths(tmp_path) == 0
+    with death_charged(tmp_path / "missing", 0):
+        pass
+
+
+IDS = np.arange(6000) * 7 % 61
+DEADLY = "b"
+
+
+def live(folder, worker_deaths):
+    """A worker's life in a process that `DEADLY` kills whenever it trains; each proxy keeps its rows in a file."""
+    from sweeps.engine import training_loop
+
+    training_loop.show_in_dashboard = lambda title: None
+
+    async def proxy(host, trial):
+        file = Path(folder, f"{trial}.json")
+        rows = json.loads(file.read_text()) if file.exists() else []
+        while (rows[-1][col.STEP] if rows else 0) < FOUR[trial].train.steps:
+            row = await host.worker.row(trial, rows[-1][col.STEP] if rows else 0)
+            if row is not None:
+                rows.append(row)
+                file.with_suffix(".part").write_text(json.dumps(rows))
+                file.with_suffix(".part").replace(file)
+            elif not await host.submit(trial, FOUR[trial], int(worker_deaths)):
+                return
+        await host.worker.release(trial)
+
+    async def main():
+        host = Host(Path(folder), Tokens.of(IDS[:4000], IDS[4000:], 61), 3, TOGETHER)
+        trainers = host.worker._trainers
+        advance = trainers.advance
+
+        def kill_or_advance(signature, slots, batched):
+            if any(trainers._trainers[signature].slots[k].run.optim == FOUR[DEADLY].optim for k in slots):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return advance(signature, slots, batched)
+
+        trainers.advance = kill_or_advance
+        await asyncio.gather(*(proxy(host, trial) for trial in FOUR))
+
+    asyncio.run(main())
+
+
+def test_a_trial_that_kills_every_worker_is_refused_and_its_neighbours_complete_bitwise(tmp_path):
+    code = "import sys; sys.path.insert(0, 'tests/sweeps'); import test_worker; test_worker.live(*sys.argv[1:])"
+    for worker_deaths in range(10):
+        life = [sys.executable, "-c", code, str(tmp_path), str(worker_deaths)]
+        done = subprocess.run(life, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert worker_deaths == 1 + MAX_DEATHS  # in the batch, where nobody is charged, and alone
+    tokens = Tokens.of(IDS[:4000], IDS[4000:], 61)
+    for trial, spec in FOUR.items():
+        charged = deaths(RunFolder(tmp_path).trial(trial))
+        if trial == DEADLY:
+            assert charged == MAX_DEATHS
+            assert not (tmp_path / f"{trial}.json").exists()
+        else:
+            assert charged == 0
+            assert numbers(json.loads((tmp_path / f"{trial}.json").read_text())) == alone(spec, tokens)
 
 
 MEMORY_RUNS_OUT = """
@@ -524,8 +611,8 @@ import test_worker
 from sweeps.engine.slot_table import Costs
 
 test_worker.NOT_NUMBERS += ("slot",)
-import sweeps.engine.worker
-sweeps.engine.worker.show_in_dashboard = lambda title: None
+import sweeps.engine.training_loop
+sweeps.engine.training_loop.show_in_dashboard = lambda title: None
 torch.set_num_threads(1)
 ids = np.arange(6000) * 7 % 61
 tokens = Tokens.of(ids[:4000], ids[4000:], 61)
@@ -546,16 +633,16 @@ alone = {trial: test_worker.alone(spec, tokens) for trial, spec in runs.items()}
 
 async def main():
     host = test_worker.Host(test_worker.Path(folder), tokens, slots, Costs(1.0, 1.2))
-    await asyncio.get_running_loop().run_in_executor(host.engine._device, torch.zeros, 10)
-    await asyncio.get_running_loop().run_in_executor(host.engine._writer._thread, torch.zeros, 10)
+    await asyncio.get_running_loop().run_in_executor(host.worker._loop.device._executor, torch.zeros, 10)
+    await asyncio.get_running_loop().run_in_executor(host.worker._loop.writer._thread._executor, torch.zeros, 10)
     size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + room_mib * 2**20, resource.RLIM_INFINITY))
     results = await asyncio.wait_for(host.all(runs), 120)
     for trial, rows in results.items():
         same = rows if isinstance(rows, BaseException) else test_worker.numbers(rows) == alone[trial]
         print(trial, same)
-    print(host.engine._table.shapes and "slots", sorted(host.engine._trainers._most.values()))
-    print(*(await host.engine.heartbeat()).notes, sep="\\n")
+    print(host.worker._loop._table.signatures and "slots", sorted(host.worker._trainers._fitting.values()))
+    print(*(await host.worker.heartbeat()).notes, sep="\\n")
 
 
 asyncio.run(main())

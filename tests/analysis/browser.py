@@ -18,8 +18,9 @@ QUIET = (
     *("--disable-component-update", "--disable-sync", "--remote-debugging-port=0"),
 )
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-OVERFLOWING = """[...document.querySelectorAll('body *')].filter(one =>
-    one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, svg')).map(one => one.tagName + '.' + one.className)"""
+OVERFLOWING = """[...document.querySelectorAll('body *')]
+    .filter(one => one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.scroll, svg'))
+    .map(one => one.tagName + '.' + one.className)"""
 
 
 @dataclass(frozen=True)

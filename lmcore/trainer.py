@@ -33,7 +33,7 @@ from lmcore.errors import InputError
 from lmcore.model import TransformerLM
 from lmcore.population.evaluate import ValLoss, val_loss, window_losses
 from lmcore.population.graph import GraphedStep
-from lmcore.population.population import Forward, Population, StepResult, mean_nll, nll_per_token
+from lmcore.population.population import Coefficients, Forward, Population, StepResult, mean_nll, nll_per_token
 from lmcore.population.slot import Slot
 
 Hidden = Callable[[TransformerLM, Tensor], Tensor]
@@ -272,27 +272,26 @@ class Trainer:
         population: Population,
         x: Tensor,
         y: Tensor,
-        coefficients: Tensor,
+        coefficients: Coefficients,
         max_norms: Tensor,
         active: Tensor | None,
     ) -> StepResult:
         """One update; as a CUDA graph if the run wants it and the whole population takes part."""
         if not self._train.cuda_graphs or population is not self._all:
             return population.step(self._mean_nll, x, y, coefficients, max_norms, active)
+        assert isinstance(coefficients, Tensor)  # graphs are for GPUs
         tying = self.model.tying  # the only thing besides tensors that a step depends on
         if tying not in self._graphs:
             self._graphs[tying] = GraphedStep(population, self._mean_nll, x, y, coefficients, max_norms)
         return self._graphs[tying](x, y, coefficients, max_norms, active)
 
-    def _hyperparameters(self, rows: Sequence[Slot], updates: int) -> tuple[Tensor, Tensor]:
-        """Optimizer coefficients [updates, C, K] and clipping norms [K], computed on the host and sent in one piece."""
-        table = torch.tensor(
-            [[slot.coefficients(slot.step + n) for slot in rows] for n in range(1, updates + 1)], dtype=torch.float64
-        )
-        if self._device.type != "cpu":  # on a CPU they become Python floats
-            table = table.float()
-        norms = torch.tensor([slot.max_norm for slot in rows], dtype=torch.float32)
-        return self._to_device(table.transpose(1, 2)), self._to_device(norms)
+    def _hyperparameters(self, rows: Sequence[Slot], updates: int) -> tuple[Sequence[Coefficients], Tensor]:
+        """Optimizer coefficients of each update, and clipping norms [K]. A GPU gets them in one piece."""
+        norms = self._to_device(torch.tensor([slot.max_norm for slot in rows], dtype=torch.float32))
+        table = [[slot.coefficients(slot.step + n) for slot in rows] for n in range(1, updates + 1)]
+        if self._device.type == "cpu":
+            return table, norms
+        return list(self._to_device(torch.tensor(table, dtype=torch.float32).transpose(1, 2))), norms
 
     def _to_device(self, host: Tensor) -> Tensor:
         """A copy on the device that the host does not wait for."""

@@ -20,6 +20,8 @@ from lmcore.optim import OPTIMIZERS
 
 Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]
 """From model and windows x, y [K, B, T] to losses."""
+Coefficients = Tensor | Sequence[Sequence[float]]
+"""The optimizer's numbers for one update: a tensor [C, K] on a GPU; on a CPU, C Python floats for each of K slots."""
 
 
 def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor, fused: bool = False) -> Tensor:
@@ -95,7 +97,7 @@ class Population:
         forward: Forward,
         x: Tensor,
         y: Tensor,
-        coefficients: Tensor,
+        coefficients: Coefficients,
         max_norms: Tensor,
         active: Tensor | None = None,
     ) -> StepResult:
@@ -105,7 +107,7 @@ class Population:
         its gradient are. The host does not wait for a GPU here.
 
         Args:
-            coefficients: [C, K], those of the optimizer; float64 on a CPU, where they become Python floats.
+            coefficients: those of the optimizer; see `Coefficients`.
             max_norms: [K], gradient norms to clip at, or inf.
         """
         losses = forward(self.model, x, y)
@@ -119,7 +121,7 @@ class Population:
 
     @torch.no_grad()
     def update(
-        self, grads: dict[str, Tensor], coefficients: Tensor, max_norms: Tensor, active: Tensor | None = None
+        self, grads: dict[str, Tensor], coefficients: Coefficients, max_norms: Tensor, active: Tensor | None = None
     ) -> Tensor:
         """Clip the gradients and apply the optimizer's update, as `step` says -> norms [K] before clipping.
 
@@ -130,15 +132,17 @@ class Population:
         idle_head = [] if HEAD in grads else [torch.zeros_like(max_norms)[:, None]]
         norms = slot_grad_norms([*grads.values(), *idle_head])
         scale = clip_scale(norms, max_norms)
-        update = self._update_slot_by_slot if norms.device.type == "cpu" else self._update_slots_at_once
-        update(grads, coefficients, scale, active)
+        if isinstance(coefficients, Tensor):
+            self._update_slots_at_once(grads, coefficients, scale, active)
+        else:
+            self._update_slot_by_slot(grads, coefficients, scale, active)
         return norms
 
     def _update_slot_by_slot(
-        self, grads: dict[str, Tensor], coefficients: Tensor, scale: Tensor, active: Tensor | None
+        self, grads: dict[str, Tensor], coefficients: Sequence[Sequence[float]], scale: Tensor, active: Tensor | None
     ) -> None:
         """For CPUs: the textbook update with numbers; inactive slots and idle heads are skipped."""
-        for k, (numbers, factor) in enumerate(zip(coefficients.T.tolist(), scale.tolist(), strict=True)):
+        for k, (numbers, factor) in enumerate(zip(coefficients, scale.tolist(), strict=True)):
             if active is not None and not active[k]:
                 continue
             for name, grad in grads.items():

@@ -1,5 +1,7 @@
 """Designs that lmcore decided against, for `tests/bench/core.py` to race with the ones that it has."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,7 +23,7 @@ class FusedPopulation(Population):
     """A population of one slot whose update is torch's fused AdamW, through torch's public functional form."""
 
     def _update_slot_by_slot(
-        self, grads: dict[str, Tensor], coefficients: Tensor, scale: Tensor, active: Tensor | None
+        self, grads: dict[str, Tensor], coefficients: Sequence[Sequence[float]], scale: Tensor, active: Tensor | None
     ) -> None:
         adamw(
             [self._parameters[name] for name in grads],
@@ -80,7 +82,7 @@ def layout_steps(model: ModelConfig, batch_size: int, slots: int) -> dict[str, A
     """A step of K slots on a CPU, uncompiled, with tensors [K, ...] of their own and with views into arenas [K, P]."""
     x, y = (one.expand(slots, *one.shape).contiguous() for one in windows(model, batch_size, "cpu"))
     row = adamw_coefficients(LR, BETAS, EPS, DECAY, 10)
-    coefficients = torch.tensor([row] * slots, dtype=torch.float64).T
+    coefficients = [row] * slots
     max_norms = torch.full((slots,), CLIP)
     ours = Population(TransformerLM(model, slots))
 
@@ -110,7 +112,7 @@ def layout_steps(model: ModelConfig, batch_size: int, slots: int) -> dict[str, A
 def layout_updates(model: ModelConfig, slots: int) -> dict[str, Arm]:
     """Clipping and AdamW alone, of tensors and of arenas that hold the gradients already."""
     row = adamw_coefficients(LR, BETAS, EPS, DECAY, 10)
-    coefficients = torch.tensor([row] * slots, dtype=torch.float64).T
+    coefficients = [row] * slots
     max_norms = torch.full((slots,), CLIP)
     population = Population(TransformerLM(model, slots))
     grads = {name: torch.randn_like(p) for name, p in population.model.named_parameters()}

@@ -3,7 +3,7 @@
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -152,9 +152,9 @@ def our_update(model: ModelConfig, slots: int, device: str, compiled: bool = Fal
     """Clipping and AdamW of K models; `compiled` matters on a GPU only."""
     population = Population(TransformerLM(model, slots).to(device), compiled=compiled)
     grads = {name: torch.randn_like(p) for name, p in population.model.named_parameters()}
-    coefficients = torch.tensor([adamw_coefficients(LR, BETAS, 1e-8, DECAY, 10)] * slots, dtype=torch.float64).T
+    coefficients: Any = [adamw_coefficients(LR, BETAS, 1e-8, DECAY, 10)] * slots
     if device != "cpu":
-        coefficients = coefficients.float().to(device)
+        coefficients = torch.tensor(coefficients).T.to(device)
     max_norms = torch.full((slots,), CLIP, device=device)
 
     def arm() -> None:

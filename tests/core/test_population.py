@@ -5,7 +5,7 @@ import torch
 
 from lmcore.config import ModelConfig
 from lmcore.model import HEAD, TransformerLM
-from lmcore.optim import adamw_coefficients
+from lmcore.optim import Coefficients, adamw_coefficients
 from lmcore.population.population import Population
 
 MODEL = ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=48, context_length=16)
@@ -21,10 +21,9 @@ def population() -> tuple[Population, dict[str, torch.Tensor]]:
     return Population(model), grads
 
 
-def coefficients(step: int, dtype: torch.dtype) -> torch.Tensor:
-    """[C, K]."""
-    rows = [adamw_coefficients(lr, (0.9, 0.99), 1e-8, 0.1, step) for lr in LRS]
-    return torch.tensor(rows, dtype=torch.float64).T.to(dtype)
+def coefficients(step: int) -> list[Coefficients]:
+    """Those of each slot, as floats."""
+    return [adamw_coefficients(lr, (0.9, 0.99), 1e-8, 0.1, step) for lr in LRS]
 
 
 def assert_untouched(updated: Population, inactive: int | None) -> None:
@@ -42,12 +41,12 @@ def test_all_slots_at_once_and_slot_by_slot_make_the_same_update_to_rounding(ina
     active = None if inactive is None else torch.arange(3) != inactive
     scale = torch.tensor([0.01, 1.0, 1.0])
     results = []
-    for update, dtype in (("_update_slot_by_slot", torch.float64), ("_update_slots_at_once", torch.float32)):
+    for update, form in (("_update_slot_by_slot", list), ("_update_slots_at_once", lambda c: torch.tensor(c).T)):
         several, grads = population()
         with torch.no_grad():
             for step in range(1, 4):
                 copies = {name: grad.clone() for name, grad in grads.items()}
-                getattr(several, update)(copies, coefficients(step, dtype), scale, active)
+                getattr(several, update)(copies, form(coefficients(step)), scale, active)
         assert_untouched(several, inactive)
         results.append(several)
     by_slot, at_once = results
@@ -67,7 +66,7 @@ def test_the_compiled_update_of_all_slots_is_the_plain_one_to_rounding(inactive:
         several, grads = population()
         several.compiled = compiled
         with torch.no_grad():
-            several._update_slots_at_once(grads, coefficients(3, torch.float32), scale, active)
+            several._update_slots_at_once(grads, torch.tensor(coefficients(3)).T, scale, active)
         results.append(several)
     plain, fast = results
     assert_untouched(fast, inactive)

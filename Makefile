@@ -2,19 +2,34 @@
 
 PYTHON ?= python3
 NAME ?= quick
+PYTEST_OPTIONS ?=
 BIN := .venv/bin
+# Three processes on two cores: one shares a Ray cluster, one breaks sweeps on purpose, one runs everything else.
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadgroup $(PYTEST_OPTIONS)
 
-.PHONY: sweep test faults lint format
+.PHONY: sweep test coverage faults faults-today docs lint format
 
 sweep: .venv/installed
 	$(BIN)/python sweeps/run.py --search optuna --name $(NAME)
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
-# Everything that a sweep must survive, and a table of it; `make test` has a part.
+# Line and branch coverage of the same tests, processes that they start included.
+coverage: .venv/installed
+	$(PYTEST) --cov --cov-report=term:skip-covered
+
+# Everything that a sweep must survive, and a table of it. `make test` has a part, and faults-today what is due today.
 faults: .venv/installed
-	$(BIN)/python -m pytest tests/faults --faults
+	$(BIN)/python -m pytest tests/faults --faults all
+
+faults-today: .venv/installed
+	$(BIN)/python -m pytest tests/faults --faults today
+
+docs: .venv/docs-installed
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -26,9 +41,15 @@ format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	    || { echo "lmsweep needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) --version); use make PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv/docs-installed: .venv/installed
+	$(PIP_INSTALL) --editable '.[docs]'
 	@touch $@

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-if not __package__:  # run as a script: Python has put analysis/ itself on the path, and nothing need be installed
-    _here = Path(__file__).resolve().parent
-    sys.path[:] = [str(_here.parent), *(entry for entry in sys.path if Path(entry).resolve() != _here)]
+if not __package__:  # started as a script: import from the checkout, and no file of analysis/ as a top-level module
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import numpy as np
 import pandas as pd
@@ -162,9 +161,9 @@ def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path
     return [*written, *(folder / name for name in texts)]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.py") -> int:
+    """Write and print the report, and return the exit code. `prog` is the command as the user typed it."""
+    arguments = _parser(prog).parse_args(argv)
     first = arguments.runs[0]
     out = arguments.out or (first / "report" if first.is_dir() else first.with_name(f"{first.stem}-report"))
     try:
@@ -184,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     page_and_figures = "" if arguments.brief else "report.html, report.md, report.json; figures as SVG and PNG; "
     print(f"\nWritten to {out}: {page_and_figures}tables as CSV, MD and TEX")
     if arguments.brief:
-        print(f"Figures and fits: python analysis/report.py {arguments.runs[0]}")
+        print(f"Figures and fits: {prog} {arguments.runs[0]}")
     return 0
 
 
@@ -215,8 +214,8 @@ def _report(arguments: argparse.Namespace) -> Report:
     return report_of_points(runs[0].stem, points)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="report", description="Tables, figures and fits of sweeps.")
+def _parser(prog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=prog, description="Tables, figures and fits of sweeps.")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
     parser.add_argument("--brief", action="store_true", help="tables alone: what a sweep ends with")

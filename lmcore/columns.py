@@ -1,69 +1,75 @@
-"""The names of everything that is reported, once and with units; imports nothing, so every layer may read it.
+"""Names and units of everything that is reported. Imports nothing of lmcore, so that every layer can use it.
 
-A *row* is what a trial reports at an interval (one JSON line in metrics.jsonl). A *trial* is one line of the trials
-table; its values live as user attributes of an Optuna trial. Losses are in nats per token, times in seconds.
+A *row* is one report of a trial: one JSON line in metrics.jsonl, written every `train.eval_every` updates and after the
+last update. The *trials table* has one line per trial. Losses are in nats per token, durations in seconds, and
+timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `null`.
 """
 
 from typing import Final, TypedDict
 
-# Identity
-TRIAL: Final = "trial"  # "<size>-<number>", e.g. "xs-0003"
-SIZE: Final = "size"  # name of the model size; "main" without sizes
-NUMBER: Final = "number"  # Optuna's trial number within the study
-EXPERIMENT: Final = "experiment"  # name of the experiment, absent outside ablations
+# Identity of a trial, in rows and in the trials table.
+TRIAL: Final = "trial"  # trial id, "<size>-<number>"; see `trial_id`
+SIZE: Final = "size"  # name of the model size; "main" if the sweep lists no sizes
+NUMBER: Final = "number"  # Optuna's trial number within the study of its size
+EXPERIMENT: Final = "experiment"  # name of the experiment; missing if the trial belongs to none
 STATUS: Final = "status"  # one of STATUSES
-MESSAGE: Final = "message"  # why a trial failed or diverged
+MESSAGE: Final = "message"  # why the trial failed or diverged
 
-# Report rows
-SLOT: Final = "slot"
-STEP: Final = "step"  # updates made, 1..steps
-TOKENS: Final = "tokens"  # tokens trained on so far = step * batch_size * context_length
-TRAIN_LOSS: Final = "train_loss"  # mean over the updates since the last report
-VAL_LOSS: Final = "val_loss"  # mean over the fixed validation windows
-VAL_LOSS_SE: Final = "val_loss_se"  # standard error of that mean, windows being the sampling units
-GRAD_NORM: Final = "grad_norm"  # of the last update, before clipping
-LR: Final = "lr"  # of the last update
-TOKENS_PER_S: Final = "tokens_per_s"  # of this trial over the interval, evaluation excluded
-ELAPSED_S: Final = "elapsed_s"  # since the trial began, evaluation included, stops excluded
+# Measurements in a row.
+SLOT: Final = "slot"  # index of the trial's slot in its trainer, 0..K - 1
+STEP: Final = "step"  # updates made so far, 1..train.steps
+TOKENS: Final = "tokens"  # tokens trained on so far: step * batch_size * context_length
+TRAIN_LOSS: Final = "train_loss"  # mean over the updates since the previous row
+VAL_LOSS: Final = "val_loss"  # mean over the validation windows, which are the same for every trial
+VAL_LOSS_SE: Final = "val_loss_se"  # standard error of val_loss, with windows as the sampling units
+GRAD_NORM: Final = "grad_norm"  # l2 norm of the last update's gradient, before clipping
+# Learning rate of the last update. The peak learning rate is a hyperparameter: the field optim.lr, the column
+# "params.optim.lr" of the trials table, "optim.lr" or "peak lr" in reports.
+LR: Final = "lr"
+TOKENS_PER_S: Final = "tokens_per_s"  # this trial's training speed since the previous row, without evaluation
+ELAPSED_S: Final = "elapsed_s"  # time since the trial started, with evaluation, without interruptions
 
-# Where and when a sweep's row was made: rows only, and of no use to a comparison. Unix seconds.
-ENGINE: Final = "engine"  # number of the process that trained it
-WIDTH: Final = "width"  # slots that were computed as one program, this one among them; others may have rested
-BEGAN_AT: Final = "began_at"  # its device began the interval
-REPORTED_AT: Final = "reported_at"  # and had trained and evaluated it
-DECIDED_AT: Final = "decided_at"  # the driver had decided whether the trial goes on
-RETRIES: Final = "retries"  # how often it was begun anew: its engine died or hung, or memory ran out
+# Where and when the sweep computed a row. Results must not depend on these columns.
+ENGINE: Final = "engine"  # number of the training worker
+WIDTH: Final = "width"  # slots in the batched program, idle ones included; 1 if the slot was trained on its own
+BEGAN_AT: Final = "began_at"  # timestamp: training since the previous row began
+REPORTED_AT: Final = "reported_at"  # timestamp: training and evaluation were done
+DECIDED_AT: Final = "decided_at"  # timestamp: the driver had decided whether to stop the trial
+RETRIES: Final = "retries"  # times the trial was restarted after a worker died or hung, or memory ran out
+
 PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT, RETRIES)
-
 REPORT_COLUMNS = (SLOT, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
+"""Every column of metrics.jsonl, in order."""
 
-# Trials: user attributes of an Optuna trial are TRIAL, EXPERIMENT, RUN, COUNTS and, once it has ended, STATUS, MESSAGE
-# and LAST
-RUN: Final = "run"  # user attribute: the whole resolved RunSpec as nested dict
-PARAMS_PREFIX: Final = "params."  # params.optim.lr, params.model.tie_embeddings, ...: every field of the RunSpec
-PARAMS_ESTIMATE: Final = "params_estimate"  # the textbook formula
-PARAMS_EXACT: Final = "params_exact"  # what the slot's state dict holds
-PARAMS_NON_EMBEDDING: Final = "params_non_embedding"
-FLOPS_PER_TOKEN: Final = "flops_per_token"  # training: forward and backward
-COUNTS: Final = "counts"  # user attribute: a dict of COUNT_COLUMNS
-COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
-LAST: Final = "last"  # user attribute: a dict of LAST_COLUMNS, the trial's last report
-LAST_COLUMNS = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
+# User attributes of an Optuna trial: TRIAL, EXPERIMENT, RUN and COUNTS; once the trial has ended, also STATUS, MESSAGE
+# and LAST.
+RUN: Final = "run"  # the trial's RunSpec as a nested dict
+COUNTS: Final = "counts"  # dict of COUNT_COLUMNS
+LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row
+
+# Columns of the trials table.
+PARAMS_PREFIX: Final = "params."  # followed by the dotted path of a RunSpec field: "params.optim.lr"
+PARAMS_ESTIMATE: Final = "params_estimate"  # parameters by the textbook formula
+PARAMS_EXACT: Final = "params_exact"  # parameters in the slot's state dict
+PARAMS_NON_EMBEDDING: Final = "params_non_embedding"  # params_exact without embedding and output head
+FLOPS_PER_TOKEN: Final = "flops_per_token"  # forward and backward pass
 TRAIN_FLOPS: Final = "train_flops"  # flops_per_token * tokens
-PERPLEXITY: Final = "perplexity"
-BITS_PER_BYTE: Final = "bits_per_byte"
+PERPLEXITY: Final = "perplexity"  # exp(val_loss)
+BITS_PER_BYTE: Final = "bits_per_byte"  # val_loss in bits per UTF-8 byte of the validation text
+COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
+LAST_COLUMNS = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
 
 RUNNING: Final = "running"
 COMPLETE: Final = "complete"
-PRUNED: Final = "pruned"
-DIVERGED: Final = "diverged"
-FAILED: Final = "failed"
+PRUNED: Final = "pruned"  # stopped early by the search's scheduler
+DIVERGED: Final = "diverged"  # a loss was not finite, or val_loss exceeded 2 ln V
+FAILED: Final = "failed"  # stopped by an error of its own
 STATUSES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
 
 
 class Row(TypedDict, total=False):
-    """One report of a trial. The trainer fills REPORT_COLUMNS; the sweep adds identity and PLACE_COLUMNS.
+    """One report of a trial. The trainer fills REPORT_COLUMNS; the sweep adds the rest of ROW_COLUMNS.
 
     >>> row: Row = {"step": 25, "val_loss": 6.31}
     >>> row[VAL_LOSS]
@@ -92,5 +98,9 @@ class Row(TypedDict, total=False):
 
 
 def trial_id(size: str, number: int) -> str:
-    """Id of a trial, the name of its folder too: `trial_id("xs", 3)` is "xs-0003"."""
+    """The id of a trial, which also names its folder.
+
+    >>> trial_id("xs", 3)
+    'xs-0003'
+    """
     return f"{size}-{number:04d}"

@@ -1,9 +1,10 @@
-"""One sweep from beginning to end: data, cluster, studies, Tuner, and what is left in the folder.
+"""One sweep from start to end: prepare the data, start Ray, open the studies, run the trials.
 
-The order matters. Everything that the user can have got wrong is found before Ray starts; everything that a trial
-produces is on disk before the next decision is taken.
+The order of the steps matters. All user input is checked before Ray starts. All results of a trial are on disk before
+the next decision is made.
 """
 
+import functools
 import os
 import shutil
 import sys
@@ -21,7 +22,7 @@ from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
-from sweeps.callbacks.tracking import Tracking, mode_of
+from sweeps.callbacks.tracking import Tracking
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
@@ -29,14 +30,18 @@ from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.spec.settings import password_left_out, without_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
-STOP_S = 12.0
-"""For engines to end their intervals after Ctrl-C; with wandb's and Ray's part the end takes less than 30 s."""
-STOP_WANDB_S = 8.0
-
+# Ray and Optuna take seconds to import, so each function imports what needs them, after all input has been checked.
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from sweeps.cluster.ray_cluster import Cluster
+    from sweeps.engine.pool import WorkerPool
+    from sweeps.engine.watchdog import Watchdog
+    from sweeps.study.ledger import Ledger
+
+STOP_S = 12.0
+"""How long workers may take to finish their intervals after Ctrl-C; the whole shutdown then takes less than 30 s."""
+STOP_WANDB_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -44,9 +49,9 @@ class Outcome:
     """How a sweep ended."""
 
     statuses: dict[str, str]
-    """Status by trial id."""
+    """Status of each trial, by id."""
     seconds: float
-    """Wall clock of the trials, Ray's start not included."""
+    """Wall-clock time of the trials, without Ray's start."""
 
     @property
     def exit_code(self) -> int:
@@ -55,10 +60,10 @@ class Outcome:
 
 
 def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
-    """Prepare the tokens and let them settle the vocabulary.
+    """Prepare the tokens; returns them with the spec whose vocabulary size is theirs.
 
     Raises:
-        InputError: the data are missing, damaged, too few or do not fit the vocabulary.
+        InputError: the data are missing, damaged, too few, or do not fit the vocabulary.
     """
     tokens = prepare_tokens(spec.data)
     spec = spec.with_vocab_size(tokens.vocab_size)
@@ -75,43 +80,62 @@ def run_sweep(
     interrupts: Interrupts,
     resume: bool = False,
 ) -> Outcome:
-    """Run `spec` in `folder`, or with `resume` what is left of it, on the Ray cluster at `address` or on this machine.
+    """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
-    `dashboard` is the host that the dashboard of a Ray that is started listens on; None for no dashboard.
+        spec = load_spec("configs/quick.yaml")
+        outcome = run_sweep(spec, RunFolder.named(spec.name), None, None, Console(), Interrupts())
+
+    Args:
+        address: of the Ray cluster to use; None starts Ray on this machine, or uses RAY_ADDRESS.
+        dashboard: host that the dashboard listens on if Ray is started; None for no dashboard.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
-        FolderInUseError: another process holds the folder.
+        FolderInUseError: another process uses the folder.
     """
     if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
-        resolve(spec.train, this_machine())  # only who demands a GPU of this machine waits for torch
+        resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:
         spec, tokens = with_data(spec)
     with folder.claimed(resume):
+        last_rows: Mapping[str, Row] = {}
+        previous_manifest: Mapping[str, Any] = {}
         if resume:
+            from sweeps.callbacks.metrics_file import last_rows as read_last_rows
+
             kept = resumed_tokens(folder)
             spec, tokens = with_data(spec) if kept is None else (spec, kept)
             check_data(folder, tokens)
-        # Ray and Optuna are imported only now, when hardly anything of the user's input can be wrong any more.
-        from sweeps.callbacks.metrics_file import last_rows
-        from sweeps.cluster.ray_cluster import connect
-        from sweeps.study.integrity import check_file, check_trials
-        from sweeps.study.storage import check_unused, open_storage
+            last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
+        storage = open_studies(spec, folder, last_rows, resume)
 
-        url = spec.search.storage
-        database = f"{folder.display}/study.db" if url is None else without_password(url)
-        rows, begun = (last_rows(folder.metrics), manifest_of(folder)) if resume else ({}, {})
-        if url is None:
-            check_file(folder.study_db, rows, database)
-        storage = open_storage(url, folder)
-        if resume:
-            check_trials(storage, spec, rows, database)
-        else:
-            check_unused(storage, [spec.study_name(size) for size in spec.size_names])
+        from sweeps.cluster.ray_cluster import connect
+
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with reaped(), connect(address, dashboard) as cluster:
             interrupts.install()
-            return run_on(cluster, spec, tokens, folder, storage, console, interrupts, rows, begun)
+            return run_on(cluster, spec, tokens, folder, storage, console, interrupts, last_rows, previous_manifest)
+
+
+def open_studies(spec: SweepSpec, folder: RunFolder, last_rows: Mapping[str, Row], resume: bool) -> "BaseStorage":
+    """Open the database of the studies: with `resume` it must hold this sweep's trials, otherwise none of them.
+
+    Raises:
+        InputError: it is damaged, does not answer, or holds the wrong studies.
+    """
+    from sweeps.study.integrity import check_file, check_trials
+    from sweeps.study.storage import check_unused, open_storage
+
+    url = spec.search.storage
+    label = f"{folder.display}/study.db" if url is None else without_password(url)
+    if url is None:
+        check_file(folder.study_db, last_rows, label)
+    storage = open_storage(url, folder)
+    if resume:
+        check_trials(storage, spec, last_rows, label)
+    else:
+        check_unused(storage, [spec.study_name(size) for size in spec.size_names])
+    return storage
 
 
 def run_on(
@@ -122,96 +146,125 @@ def run_on(
     storage: "BaseStorage",
     console: Console,
     interrupts: Interrupts,
-    known: Mapping[str, Row] = MappingProxyType({}),
-    begun: Mapping[str, Any] = MappingProxyType({}),
+    last_rows: Mapping[str, Row] = MappingProxyType({}),
+    previous_manifest: Mapping[str, Any] = MappingProxyType({}),
 ) -> Outcome:
-    """Run `spec`, whose data are prepared, on a cluster that is connected, in a folder that is claimed.
+    """Run `spec` on a connected cluster, with prepared data, in a folder that this process has claimed.
 
-    Of a sweep that is resumed, `known` is the last row of each trial so far, and `begun` its manifest.
+    Args:
+        last_rows: on resume, each trial's last row in metrics.jsonl.
+        previous_manifest: on resume, the folder's manifest.
+    """
+    from sweeps.engine.pool import WorkerPool
+    from sweeps.engine.watchdog import Watchdog
+    from sweeps.provenance.manifest import manifest
+    from sweeps.study.ledger import Ledger
+
+    say = functools.partial(console.print, highlight=False)
+    # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
+    requested = spec.train
+    flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
+    spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
+    total = sum(spec.trials_of(size) for size in spec.size_names)
+    concurrent = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
+    pool = WorkerPool(cluster, spec, tokens, folder, concurrent)
+    import sweeps.tune.tuner  # noqa: F401  # takes a second
+
+    write_inputs(spec, tokens, folder)
+    ledger = Ledger(spec, storage, last_rows)
+    if cluster.dashboard_url:
+        needs_token = cluster.local and os.environ.get("RAY_AUTH_MODE") == "token"
+        hint = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)" if needs_token else ""
+        say(f"Ray dashboard: {cluster.dashboard_url}{hint}")
+
+    # Wait for the measurements, which decide how many slots each worker gets.
+    end = functools.partial(interrupts.exit_now, code=1)
+    watchdog = Watchdog(pool.handles, spec.search.hung_after_s, cluster.head, say=say, end=end)
+    with watchdog:
+        choices, peaks = pool.choices(), pool.peaks()
+    training, queued = pool.open(choices, concurrent)
+
+    # Record how the sweep runs, and describe it.
+    record = manifest(spec, tokens, cluster, peaks, choices)
+    if previous_manifest:
+        for line in differences(previous_manifest, record):
+            say(f"Note: {line}; unfinished trials may differ from what they would have been.")
+        record = resumed_manifest(previous_manifest, record)
+    write_json(folder.manifest, record)
+    say(f"Slots on each of {len(pool.handles)} engines: {', '.join(map(str, choices))}")
+    say(
+        f"{total} trials, {training} at a time{f' and {queued} next in line' if queued else ''}, "
+        f"on {spec.train.device} in {spec.train.dtype}, {why_compile(requested, spec.train, flops)}; "
+        f"everything goes to {folder.display}"
+    )
+    if previous_manifest:
+        say(f"Resumed: {len(_ended(ledger))} trials have ended, {ledger.unfinished} are unfinished")
+    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, training, queued)
+
+
+def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> None:
+    """Write sweep.yaml, without the password of the storage, and the tokens unless the folder has them."""
+    search = spec.search.model_copy(update={"storage": password_left_out(spec.search.storage)})
+    write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": search})))
+    if not (folder.tokens / "meta.json").exists():
+        for unfinished in folder.path.glob(".tokens.*"):  # of a driver that was killed
+            shutil.rmtree(unfinished)
+        save_tokens(tokens, folder.tokens)
+
+
+def run_trials(
+    ledger: "Ledger",
+    pool: "WorkerPool",
+    watchdog: "Watchdog",
+    folder: RunFolder,
+    console: Console,
+    interrupts: Interrupts,
+    record: Mapping[str, Any],
+    training: int,
+    queued: int,
+) -> Outcome:
+    """Run the ledger's trials, `training` at a time with `queued` waiting for a slot, and stop the workers.
+
+    At the end, `record` (the manifest) is written again with the utilization of the workers.
     """
     from sweeps.callbacks.base import Callbacks
     from sweeps.callbacks.metrics_file import RowFile
     from sweeps.callbacks.progress import Progress
     from sweeps.callbacks.trial_files import TrialFiles
     from sweeps.callbacks.utilization import Utilization
-    from sweeps.engine.pool import WorkerPool
-    from sweeps.engine.watchdog import Watchdog
-    from sweeps.provenance.manifest import manifest
-    from sweeps.study.ledger import Ledger
-
-    asked, flops = spec.train, max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
-    spec = spec.model_copy(update={"train": resolve(asked, cluster.machine, flops)})
-    total = sum(spec.trials_of(size) for size in spec.size_names)
-    most = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
-    engines = WorkerPool(cluster, spec, tokens, folder, most)
-    # While the engines start and measure:
     from sweeps.tune.tuner import tune_all
 
-    kept = spec.search.model_copy(update={"storage": password_left_out(spec.search.storage)})
-    write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": kept})))
-    ledger = Ledger(spec, storage, known)
-    if not (folder.tokens / "meta.json").exists():
-        for unfinished in folder.path.glob(".tokens.*"):  # of a driver that was killed
-            shutil.rmtree(unfinished)
-        save_tokens(tokens, folder.tokens)
-    if cluster.dashboard_url:
-        demands_token = cluster.local and os.environ.get("RAY_AUTH_MODE") == "token"
-        token = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)"
-        console.print(f"Ray dashboard: {cluster.dashboard_url}{token if demands_token else ''}", highlight=False)
-    watchdog = Watchdog(
-        engines.handles,
-        spec.search.hung_after_s,
-        cluster.head,
-        say=lambda line: console.print(line, highlight=False),
-        end=lambda line: interrupts.end_at_once(line, 1),
-    )
-    with watchdog:
-        choices, peaks = engines.choices(), engines.peaks()
-    training, in_line = engines.open(choices, most)
-    about = manifest(spec, tokens, cluster, peaks, choices)
-    if begun:
-        for line in differences(begun, about):
-            console.print(
-                f"Note: {line}; trials that go on may differ from what they would have been.", highlight=False
-            )
-        about = resumed_manifest(begun, about)
-    write_json(folder.manifest, about)
-    console.print(f"Slots on each of {len(engines.handles)} engines: {', '.join(map(str, choices))}", highlight=False)
-    console.print(
-        f"{total} trials, {training} at a time{f' and {in_line} next in line' if in_line else ''}, "
-        f"on {spec.train.device} in {spec.train.dtype}, {why_compile(asked, spec.train, flops)}; "
-        f"everything goes to {folder.display}",
-        highlight=False,
-    )
-    ended = [status for status in ledger.statuses().values() if status != col.RUNNING]
-    if begun:
-        console.print(f"Resumed: {len(ended)} trials have ended, {ledger.unfinished} go on", highlight=False)
+    say = functools.partial(console.print, highlight=False)
     rows = RowFile(folder.metrics)
     files = TrialFiles(folder, ledger)
     files.catch_up()
-    utilization = Utilization(len(engines.handles))
-    logged = folder.metrics.stat().st_size
-    tracking = Tracking(folder, spec.tracking.project, mode_of(spec.tracking.wandb), logged)
+    utilization = Utilization(len(pool.handles))
+    tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
+    total = sum(ledger.spec.trials_of(size) for size in ledger.spec.size_names)
     began = time.monotonic()
     try:
-        with Progress(console, total, training, in_line, ended, ledger.best_losses) as progress:
+        with Progress(console, total, training, queued, _ended(ledger), ledger.best_losses) as progress:
             callbacks = Callbacks([rows, files, utilization, progress])
-            with watchdog, interrupts.insisting():
-                while ledger.sizes_left:  # after the last one was asked for, a trial may have been given back
-                    tune_all(ledger, engines, callbacks, folder, training + in_line)
-        engines.stop(STOP_S)  # checkpoints may be under way still
+            with watchdog, interrupts.repeating():
+                while ledger.sizes_left:  # a trial may have been requeued after the last one was asked for
+                    tune_all(ledger, pool, callbacks, folder, training + queued)
+        pool.stop(STOP_S)  # checkpoints may still be being written
     finally:
         seconds = time.monotonic() - began
-        if interrupts.received is not None and not engines.stop(STOP_S):
-            console.print(f"An interval was not done in {STOP_S:.0f} s; it will be trained again.", highlight=False)
-        engines.close()
+        interrupted = interrupts.received is not None
+        if interrupted and not pool.stop(STOP_S):
+            say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
+        pool.close()
         rows.close()
-        problem = tracking.finish(*([] if interrupts.received is None else [STOP_WANDB_S]))
+        problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
-            console.print(problem, highlight=False)
+            say(problem)
         if utilization.share is not None:
-            console.print(
-                f"Until the last trial started, engines trained {utilization.share:.0%} of the time", highlight=False
-            )
-            write_json(folder.manifest, about | {"utilization": utilization.share})
+            say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
+            write_json(folder.manifest, {**record, "utilization": utilization.share})
     return Outcome(ledger.statuses(), seconds)
+
+
+def _ended(ledger: "Ledger") -> list[str]:
+    """Statuses of the trials that have ended."""
+    return [status for status in ledger.statuses().values() if status != col.RUNNING]

@@ -16,8 +16,24 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 def pytest_addoption(parser):
     """Here because pytest reads options before it comes to tests/faults."""
-    parser.addoption("--faults", action="store_true", help="of tests/faults run every test, not only the smoke test")
+    parser.addoption(
+        "--faults",
+        choices=("smoke", "today", "all"),
+        default="smoke",
+        help="which of tests/faults: those marked smoke, the part of the others that is due today, or all",
+    )
     parser.addoption("--faults-json", metavar="FILE", help="write the table of faults to this file")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Under pytest-xdist, tests that share a cluster, or a control sweep, stay in one process."""
+    for item in items:
+        if item.path.parent.name == "faults":
+            if item.get_closest_marker("ray") or "control" in item.fixturenames:
+                item.add_marker(pytest.mark.xdist_group("faults"))
+        elif item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""The README's command in a process of its own, from a foreign directory, as a user runs it."""
+"""`python sweeps/run.py` and `lmsweep run` in processes of their own, from another directory, as a user runs them."""
 
 import json
 import os
@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-RUN = ROOT / "sweeps" / "run.py"
+RUN = (ROOT / "sweeps" / "run.py",)
+LMSWEEP_RUN = (ROOT / "lmsweep.py", "run")
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def command(*arguments, cwd, **environment):
-    """The finished process of `python sweeps/run.py` with these arguments."""
+def command(*arguments, cwd, program=RUN, **environment):
+    """The finished process of `python sweeps/run.py`, or of another `program`, with these arguments."""
     return subprocess.run(
-        [sys.executable, str(RUN), *arguments],
+        [sys.executable, *map(str, program), *arguments],
         cwd=cwd,
         env=os.environ | {"WANDB_MODE": "offline"} | environment,
         capture_output=True,
@@ -27,7 +28,7 @@ def command(*arguments, cwd, **environment):
 
 
 @pytest.mark.ray
-def test_a_real_sweep_learns_more_than_word_frequencies_and_leaves_all_it_promises(tmp_path):
+def test_a_real_sweep_beats_the_unigram_entropy_and_writes_every_file(tmp_path):
     done = command(
         *("--search", "optuna", "--trials", "4", "--scheduler", "median", "--name", "real", "--seed", "1"),
         *("--set", "train.steps=200", "--set", "train.eval_every=50", "--set", "optim.lr=1e-2"),
@@ -49,9 +50,13 @@ def test_a_real_sweep_learns_more_than_word_frequencies_and_leaves_all_it_promis
     assert "est." in done.stdout
     assert not done.stderr
 
-    # The winner's config trains the winner: the same numbers again.
-    again = command("--config", str(run / "best" / "xs.yaml"), "--no-dashboard", "--wandb", "off", cwd=tmp_path)
+    assert "Figures and fits: python analysis/report.py runs/real" in done.stdout
+
+    # The winner's config trains the winner again, with the same numbers; `lmsweep run` is the same command.
+    options = ("--config", str(run / "best" / "xs.yaml"), "--no-dashboard", "--wandb", "off")
+    again = command(*options, cwd=tmp_path, program=LMSWEEP_RUN)
     assert again.returncode == 0, again.stdout + again.stderr
+    assert "Figures and fits: lmsweep report runs/best-xs" in again.stdout
     repeated = [
         json.loads(line)["val_loss"] for line in (tmp_path / "runs/best-xs/metrics.jsonl").read_text().splitlines()
     ]
@@ -59,7 +64,7 @@ def test_a_real_sweep_learns_more_than_word_frequencies_and_leaves_all_it_promis
     assert "Ray dashboard" not in again.stdout
     assert not (tmp_path / "runs" / "best-xs" / "wandb").exists()
 
-    # A folder that holds a sweep is not written to again.
+    # A folder that already holds a sweep is refused.
     third = command("--name", "real", "--set", "sizes=[]", cwd=tmp_path)
     assert third.returncode == 2
     assert "holds a sweep already" in third.stderr

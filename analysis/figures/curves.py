@@ -1,21 +1,12 @@
-"""Loss while trials train: against updates, tokens, FLOPs and seconds; pruned and diverged trials are shown as such."""
+"""Learning curves: validation loss against updates, tokens, FLOPs and seconds."""
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures.style import (
-    LOSS,
-    MARKS,
-    RED,
-    ReportFigure,
-    colours,
-    legend,
-    looks,
-    new_figure,
-    round_numbers,
-    size_handles,
-    status_handles,
-)
+from analysis.figures import style
+from analysis.figures.style import ReportFigure
 from analysis.runs.load import Run
 from analysis.tables.formatting import COUNT_SUFFIXES, FLOP_SUFFIXES
 from lmcore import columns as col
@@ -26,42 +17,51 @@ AXES = {
     col.TRAIN_FLOPS: ("flops", "training FLOPs"),
     col.ELAPSED_S: ("seconds", "seconds since the trial began"),
 }
-"""What a curve may run along: file name and label with its unit."""
+"""Column to name in the file's name, and label with unit."""
+LOG_AXES = {col.TOKENS: COUNT_SUFFIXES, col.TRAIN_FLOPS: FLOP_SUFFIXES}
+LOOKS: dict[str, dict[str, Any]] = {
+    col.COMPLETE: {"marker": "o", "linestyle": "-", "color": style.GREY},
+    col.PRUNED: {"marker": "|", "linestyle": "-", "color": style.GREY},
+    col.RUNNING: {"marker": ">", "linestyle": "--", "color": style.GREY},
+    col.DIVERGED: {"marker": "x", "linestyle": ":", "color": style.RED},
+    col.FAILED: {"marker": "+", "linestyle": ":", "color": style.GREY},
+}
 
 
 def curve_figures(run: Run) -> list[ReportFigure]:
-    """One figure for each of AXES; none where no trial has reported."""
+    """`curve_figure` along each of AXES."""
+    return [figure for along in AXES if (figure := curve_figure(run, along)) is not None]
+
+
+def curve_figure(run: Run, along: str) -> ReportFigure | None:
+    """Validation loss against the column `along` (one of AXES), a line per trial; None if no trial has reported."""
     rows = run.rows[np.isfinite(run.rows[col.VAL_LOSS])]
     if rows.empty:
-        return []
+        return None
     per_token = run.trials.set_index(col.TRIAL)[col.FLOPS_PER_TOKEN].astype("float64")
     rows = rows.assign(**{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * rows[col.TRIAL].map(per_token)})
-    return [_figure(run.trials, rows, along) for along in AXES if rows[along].notna().any()]
-
-
-def _figure(trials: pd.DataFrame, rows: pd.DataFrame, along: str) -> ReportFigure:
-    palette = colours(trials[col.SIZE])
-    ended = trials.set_index(col.TRIAL)[col.STATUS]
-    shown = rows[rows[col.TRIAL].isin(ended.index) & rows[along].notna()]
+    status_of = run.trials.set_index(col.TRIAL)[col.STATUS]
+    shown = rows[rows[col.TRIAL].isin(status_of.index) & rows[along].notna()]
+    if shown.empty:
+        return None
+    palette = style.colours(run.trials[col.SIZE])
     name, label = AXES[along]
-    with looks():
-        figure, axes = new_figure()
+    with style.report_style():
+        figure, axes = style.new_figure()
         for trial, own in shown.groupby(col.TRIAL, sort=False):
-            status = ended[trial]
-            colour = RED if status == col.DIVERGED else palette[own[col.SIZE].iloc[0]]
+            status = status_of[trial]
+            look = LOOKS[status]
+            colour = style.RED if status == col.DIVERGED else palette[own[col.SIZE].iloc[0]]
             x, y = own[along].astype("float64").to_numpy(), own[col.VAL_LOSS].to_numpy()
-            complete = status == col.COMPLETE
-            line, width, alpha = MARKS[status]["linestyle"], 1.3 if complete else 0.8, 0.95 if complete else 0.55
-            axes.plot(x, y, line, color=colour, linewidth=width, alpha=alpha, zorder=3 if complete else 2)
-            axes.plot(x[-1], y[-1], MARKS[status]["marker"], color=colour, markersize=4, zorder=4)
-        axes.set_ylim(*_limits(shown, ended))
-        axes.set_xlabel(label)
-        axes.set_ylabel(LOSS)
-        if along in (col.TOKENS, col.TRAIN_FLOPS):
+            width, alpha, order = (1.3, 0.95, 3) if status == col.COMPLETE else (0.8, 0.55, 2)
+            axes.plot(x, y, look["linestyle"], color=colour, linewidth=width, alpha=alpha, zorder=order)
+            axes.plot(x[-1], y[-1], look["marker"], color=colour, markersize=4, zorder=4)
+        axes.set(xlabel=label, ylabel=style.LOSS, ylim=_limits(shown, status_of))
+        if along in LOG_AXES:
             axes.set_xscale("log")
-            round_numbers(axes.xaxis, COUNT_SUFFIXES if along == col.TOKENS else FLOP_SUFFIXES)
-        statuses = ended[shown[col.TRIAL].unique()]
-        legend(axes, [*size_handles(palette), *status_handles(statuses)])
+            style.round_numbers(axes.xaxis, LOG_AXES[along])
+        statuses = status_of[shown[col.TRIAL].unique()]
+        style.legend(axes, [*style.colour_handles(palette, linewidth=2), *style.status_handles(statuses, LOOKS)])
     counts = ", ".join(f"{number} {status}" for status, number in statuses.value_counts().items())
     caption = (
         f"Validation loss against {label}, one line for each of n = {len(statuses)} trials that reported ({counts}). "
@@ -70,10 +70,10 @@ def _figure(trials: pd.DataFrame, rows: pd.DataFrame, along: str) -> ReportFigur
     return ReportFigure(f"loss_{name}", f"Loss against {label}", figure, caption)
 
 
-def _limits(rows: pd.DataFrame, ended: pd.Series) -> tuple[float, float]:
-    """From the best loss to where trials began: what explodes leaves the picture instead of flattening the rest."""
-    regular = rows[rows[col.TRIAL].map(ended) != col.DIVERGED]
+def _limits(rows: pd.DataFrame, status_of: pd.Series) -> tuple[float, float]:
+    """The range of losses without diverged trials, which leave the picture instead of flattening the others."""
+    regular = rows[rows[col.TRIAL].map(status_of) != col.DIVERGED]
     losses = (regular if len(regular) else rows)[col.VAL_LOSS]
     low, high = losses.min(), losses.max()
-    room = 0.05 * (high - low) or 0.05
-    return low - room, high + room
+    margin = 0.05 * (high - low) or 0.05
+    return low - margin, high + margin

@@ -1,93 +1,86 @@
-"""Figures of the laws: loss against size, compute budgets, and the best settings against size and data.
+"""Scaling plots: loss against size, isoFLOP curves, and optimal settings against size and data.
 
-Points are always shown; a curve only where its law was not refused.
+Points are always shown, a curve only if its law is estimable.
 """
+
+import itertools
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
+from matplotlib.typing import ColorType
 
-from analysis.figures.style import INK, LOSS, RED, ReportFigure, colours, legend, looks, new_figure, round_numbers
-from analysis.runs.trial_csv import LOSS as LOSS_COLUMN
-from analysis.runs.trial_csv import D, N
-from analysis.scaling.fit import Scaling
+from analysis.figures import style
+from analysis.figures.style import ReportFigure
+from analysis.runs.trial_csv import LOSS, D, N
+from analysis.scaling.fit import SETTINGS, Scaling
 from analysis.stats.estimate import Estimate
 from analysis.tables.formatting import FLOP_SUFFIXES, count
 
-LEVELS_MOST = 8
+MAX_LEVELS = 8
 UNITS = {"lr": "learning rate", "batch": "batch (tokens per update)"}
 AXES = {N: "parameters N", D: "tokens D"}
 
 
 def scaling_figures(scaling: Scaling) -> list[ReportFigure]:
-    """All that there are points for."""
-    figures = [size_figure(scaling)] if scaling.points[N].nunique() > 1 else []
-    curves = [budget for budget in scaling.isoflop.budgets if budget.form is not None]
-    if len(curves) > 1:
-        figures.append(isoflop_figure(scaling))
-    if not scaling.optima.empty:
-        for setting in scaling.optima["setting"].unique():
-            figures += optimum_figures(scaling, setting)
-    return figures
+    """All scaling plots that there are points for."""
+    optima = [optimum_figure(scaling, setting, along) for setting in SETTINGS for along in AXES]
+    figures = [size_figure(scaling), isoflop_figure(scaling), *optima]
+    return [figure for figure in figures if figure is not None]
 
 
-def size_figure(scaling: Scaling) -> ReportFigure:
-    """Loss against N, by D; with the curves of L(N, D), or of L(N) for the data that most models saw."""
+def size_figure(scaling: Scaling) -> ReportFigure | None:
+    """Loss against N, by D, with curves of L(N, D), or else of L(N) for the most common D; None for a single size."""
     points = scaling.points
+    if points[N].nunique() < 2:
+        return None
     groups, palette = _levels(points[D])
-    curve = scaling.loss_nd.curve
+    curve, size_curve = scaling.loss_nd.curve, scaling.loss_n.curve
     sizes = np.geomspace(points[N].min(), points[N].max(), 120)
-    with looks():
-        figure, axes = new_figure()
+    with style.report_style():
+        figure, axes = style.new_figure()
         for label, own in points.groupby(groups, sort=False):
-            axes.scatter(own[N], own[LOSS_COLUMN], s=20, color=palette[label], zorder=3)
+            axes.scatter(own[N], own[LOSS], s=20, color=palette[label], zorder=3)
             if curve is not None:
-                d = float(np.exp(np.log(own[D]).mean()))
-                axes.plot(sizes, curve.predict(sizes, d), color=palette[label], linewidth=1.1)
-                axes.fill_between(sizes, *curve.band(sizes, d), color=palette[label], alpha=0.12, linewidth=0)
-        if curve is None and scaling.loss_n.curve is not None:
-            axes.plot(sizes, scaling.loss_n.curve.predict(sizes), color=INK, linewidth=1.1)
-            axes.fill_between(sizes, *scaling.loss_n.curve.band(sizes), color=INK, alpha=0.12, linewidth=0)
-        _log_axes(axes, AXES[N], LOSS)
-        legend(
-            axes, [Line2D([], [], marker="o", linestyle="", color=c, label=f"{d} tokens") for d, c in palette.items()]
-        )
-    if curve is not None:
-        said = "Lines: L(N, D) = E + A/N^alpha + B/D^beta, with the 95 % band of the law itself."
-    elif scaling.loss_n.curve is not None:
-        same = len(scaling.n_points)
-        said = f"Line: L(N) = E + A/N^alpha through the n = {same} of one token count, with its 95 % band."
-    else:
-        said = "No law is drawn: the data do not support one (the table says why)."
-    caption = f"Lowest validation loss at each N and D, n = {len(points)} models. {said}"
+                tokens = float(np.exp(np.log(own[D]).mean()))
+                axes.plot(sizes, curve.predict(sizes, tokens), color=palette[label], linewidth=1.1)
+                axes.fill_between(sizes, *curve.band(sizes, tokens), color=palette[label], alpha=0.12, linewidth=0)
+        text = "No law is drawn: the data do not support one (the table says why)."
+        if curve is not None:
+            text = "Lines: L(N, D) = E + A/N^alpha + B/D^beta, with the 95 % band of the law itself."
+        elif size_curve is not None:
+            axes.plot(sizes, size_curve.predict(sizes), color=style.INK, linewidth=1.1)
+            axes.fill_between(sizes, *size_curve.band(sizes), color=style.INK, alpha=0.12, linewidth=0)
+            same = f"n = {len(scaling.n_points)} of one token count"
+            text = f"Line: L(N) = E + A/N^alpha through the {same}, with its 95 % band."
+        style.log_axes(axes, AXES[N], style.LOSS)
+        style.legend(axes, style.colour_handles(palette, " tokens", marker="o", linestyle=""))
+    caption = f"Lowest validation loss at each N and D, n = {len(points)} models. {text}"
     return ReportFigure("loss_size", "Loss against size", figure, caption)
 
 
-def isoflop_figure(scaling: Scaling) -> ReportFigure:
-    """Loss against N at each compute budget, with the minima."""
-    points = scaling.points
+def isoflop_figure(scaling: Scaling) -> ReportFigure | None:
+    """Loss against N at each compute budget, with the minima; None with fewer than two curves."""
     budgets = [budget for budget in scaling.isoflop.budgets if budget.form is not None]
-    palette = colours(count(budget.compute, FLOP_SUFFIXES) for budget in budgets)
-    shown = 0
-    with looks():
-        figure, axes = new_figure()
-        for budget in budgets:
-            own = points.iloc[budget.members]
-            shown += len(own)
-            colour = palette[count(budget.compute, FLOP_SUFFIXES)]
-            axes.scatter(own[N], own[LOSS_COLUMN], s=16, color=colour, zorder=3)
+    if len(budgets) < 2:
+        return None
+    names = [count(budget.compute, FLOP_SUFFIXES) for budget in budgets]
+    palette = style.colours(names)
+    with style.report_style():
+        figure, axes = style.new_figure()
+        for name, budget in zip(names, budgets, strict=True):
+            own = scaling.points.iloc[budget.members]
+            axes.scatter(own[N], own[LOSS], s=16, color=palette[name], zorder=3)
             sizes = np.geomspace(own[N].min(), own[N].max(), 80)
-            axes.plot(sizes, budget.predict(sizes), color=colour, linewidth=1.1)
-            optimum = budget.N_optimal
-            if isinstance(optimum, Estimate):
-                height = budget.predict(np.array([optimum.value]))
-                reach = [[max(optimum.value - optimum.low, 0)], [max(optimum.high - optimum.value, 0)]]
+            axes.plot(sizes, budget.predict(sizes), color=palette[name], linewidth=1.1)
+            best = budget.N_optimal
+            if isinstance(best, Estimate):
+                loss, bars = budget.predict([best.value]), style.error_bars(best.value, best.low, best.high)
                 axes.errorbar(
-                    [optimum.value], height, xerr=reach, fmt="D", color=RED, markersize=4, capsize=2, zorder=4
+                    [best.value], loss, xerr=bars, fmt="D", color=style.RED, markersize=4, capsize=2, zorder=4
                 )
-        _log_axes(axes, AXES[N], LOSS)
-        legend(axes, [Line2D([], [], color=c, label=f"{flops} FLOPs") for flops, c in palette.items()])
+        style.log_axes(axes, AXES[N], style.LOSS)
+        style.legend(axes, style.colour_handles(palette, " FLOPs"))
+    shown = sum(len(budget.members) for budget in budgets)
     minima = sum(isinstance(budget.N_optimal, Estimate) for budget in budgets)
     caption = (
         f"Validation loss against N at {len(budgets)} compute budgets C = 6 N D, n = {shown} models. Red: the minima "
@@ -96,65 +89,46 @@ def isoflop_figure(scaling: Scaling) -> ReportFigure:
     return ReportFigure("isoflop", "Loss at equal compute", figure, caption)
 
 
-def optimum_figures(scaling: Scaling, setting: str) -> list[ReportFigure]:
-    """The optimum of a setting against N and against D, whichever varies."""
+def optimum_figure(scaling: Scaling, setting: str, along: str) -> ReportFigure | None:
+    """The optimum of a setting against N or D (`along`); None without optima at two values of it."""
+    if scaling.optima.empty:
+        return None
     cells = scaling.optima[scaling.optima["setting"] == setting]
     known = cells[cells["value"].notna()]
-    if known.empty:
-        return []
-    return [
-        _optimum_figure(scaling, setting, cells, known, along, other)
-        for along, other in ((N, D), (D, N))
-        if known[along].nunique() > 1
-    ]
-
-
-def _optimum_figure(
-    scaling: Scaling, setting: str, cells: pd.DataFrame, known: pd.DataFrame, along: str, other: str
-) -> ReportFigure:
+    if known[along].nunique() < 2:
+        return None
+    other, noun = (D, " tokens") if along == N else (N, " parameters")
     groups, palette = _levels(known[other])
     law = scaling.laws[setting]
-    with looks():
-        figure, axes = new_figure()
+    with style.report_style():
+        figure, axes = style.new_figure()
         for label, own in known.groupby(groups, sort=False):
-            reach = [own["value"] - own["low"], own["high"] - own["value"]]
-            axes.errorbar(own[along], own["value"], yerr=reach, fmt="o", color=palette[label], markersize=4, capsize=2)
+            bars = style.error_bars(own["value"], own["low"], own["high"])
+            axes.errorbar(own[along], own["value"], yerr=bars, fmt="o", color=palette[label], markersize=4, capsize=2)
             if law is not None:
                 x = np.geomspace(known[along].min(), known[along].max(), 60)
                 rest = np.full_like(x, np.exp(np.log(own[other]).mean()))
                 y = law.predict(x, rest) if along == N else law.predict(rest, x)
                 axes.plot(x, y, color=palette[label], linewidth=1.0, alpha=0.8)
-        _log_axes(axes, AXES[along], f"optimal {UNITS[setting]}")
-        kind = "tokens" if other == D else "parameters"
-        legend(axes, [Line2D([], [], marker="o", color=c, label=f"{v} {kind}") for v, c in palette.items()])
-    refused = len(cells) - len(known)
+        style.log_axes(axes, AXES[along], f"optimal {UNITS[setting]}")
+        style.legend(axes, style.colour_handles(palette, noun, marker="o"))
+    without = len(cells) - len(known)
     caption = (
         f"The optimal {UNITS[setting]} of each N and D, n = {len(known)} cells, with 95 % intervals"
-        f"{f'; {refused} more cells have no optimum inside what was tried' if refused else ''}. "
-        + ("Lines: the power law through all of them." if law is not None else "No law is drawn: it was refused.")
+        f"{f'; {without} more cells have no optimum inside what was tried' if without else ''}. "
+        + ("Lines: the power law through all of them." if law else "No law is drawn: the data do not support one.")
     )
-    return ReportFigure(
-        f"optimum_{setting}_{along}", f"Optimal {UNITS[setting]} against {AXES[along]}", figure, caption
-    )
+    title = f"Optimal {UNITS[setting]} against {AXES[along]}"
+    return ReportFigure(f"optimum_{setting}_{along}", title, figure, caption)
 
 
-def _levels(values: pd.Series) -> tuple[pd.Series, dict[str, object]]:
-    """Each value's label, and a colour by label; of very many values, those of quantiles."""
+def _levels(values: pd.Series) -> tuple[pd.Series, dict[str, ColorType]]:
+    """A label for each value and a colour for each label; more than MAX_LEVELS values are binned by quantiles."""
     levels = np.sort(values.unique())
-    if len(levels) > LEVELS_MOST:
-        edges = np.quantile(levels, np.linspace(0, 1, LEVELS_MOST + 1))
-        place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, LEVELS_MOST - 1)
-        named = [f"{count(edges[k])} to {count(edges[k + 1])}" for k in range(LEVELS_MOST)]
-        groups = pd.Series([named[k] for k in place], index=values.index)
-        return groups, colours(name for name in named if name in set(groups))
-    groups = values.map(count)
-    return groups, colours(count(level) for level in levels)
-
-
-def _log_axes(axes: Axes, x: str, y: str) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
-    round_numbers(axes.xaxis)
-    round_numbers(axes.yaxis)
+    if len(levels) <= MAX_LEVELS:
+        return values.map(count), style.colours(count(level) for level in levels)
+    edges = np.quantile(levels, np.linspace(0, 1, MAX_LEVELS + 1))
+    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, MAX_LEVELS - 1)
+    names = [f"{count(low)} to {count(high)}" for low, high in itertools.pairwise(edges)]
+    groups = pd.Series([names[k] for k in bins], index=values.index)
+    return groups, style.colours(name for name in names if name in set(groups))

@@ -1,15 +1,15 @@
-"""Is one kind of model better than another? Differences of paired trials, matched three ways, each with a verdict.
+"""Is b better than a? Mean loss differences of paired trials, matched three ways, each with a verdict.
 
     from analysis.stats.comparison import compare, compare_experiments
     tying = compare(trials, "model.tie_embeddings", False, True)
     tying.table(), tying.sentence
     compare_experiments(trials, "baseline", "post-norm")
 
-Trials of a random search differ in everything at once: nothing there is a pair, near neighbours are not either, and the
-comparison is refused. The best trials of each kind, which are no paired comparison, are in
-`analysis.tables.trials.parameter_table`.
+Trials of a random search differ in everything at once. They form no pairs, not even approximately, and the difference
+is not estimable. `analysis.tables.trials.parameter_table` shows the best trial of each arm, which is no paired
+comparison.
 
-Losses are in nats per token; a difference is that of b minus a, so b is better where it is negative.
+Losses are in nats per token. A difference is b minus a, so b is better where it is negative.
 """
 
 from collections.abc import Mapping
@@ -20,12 +20,14 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.stats.estimate import Estimate, Fitted, NotEstimable
+from analysis.stats.bootstrap import Array
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
 from analysis.stats.matching import (
     DIFFERENCE,
     MATCHINGS,
     SAME_SHAPE,
     Arms,
+    keyed,
     lost_pairs,
     match,
     seed_noise,
@@ -34,7 +36,8 @@ from analysis.stats.matching import (
 from analysis.tables.searched import SEED_PATHS, param_columns
 from lmcore import columns as col
 
-BETTER, WORSE, TIE, REFUSED = "better", "worse", "tie", "refused"  # b, seen from a
+BETTER, WORSE, TIE, REFUSED = "better", "worse", "tie", "refused"
+"""Verdicts on b; `refused`: the difference is not estimable."""
 SEEDS, WINDOWS, UNKNOWN = "seeds", "windows", "unknown"
 ALL_SIZES = "all"
 COLUMNS = ("matching", col.SIZE, DIFFERENCE, "low", "high", "n", "noise", "noise_from", "verdict", "refused")
@@ -42,43 +45,51 @@ COLUMNS = ("matching", col.SIZE, DIFFERENCE, "low", "high", "n", "noise", "noise
 
 @dataclass(frozen=True)
 class Matched:
-    """What the pairs of one matching, of all sizes or of one, say."""
+    """The result of one matching, over all sizes or for one."""
 
     matching: str
     size: str
     """ALL_SIZES, or a size's name."""
     difference: Fitted
-    """Mean over pairs, with the paired t interval; n counts pairs. Pairs of all sizes and settings count alike: where
-    the difference depends on them, the mean is that of those that were run, and the interval is the wider for it."""
+    """Mean over pairs with the paired t interval; n counts pairs. All pairs have equal weight. If the difference
+    depends on size or settings, this is the mean over those that were run, and the interval is wider for it."""
     noise: float
-    """nats per token: a difference up to this is a tie; NaN where it is unknown."""
+    """nats per token; a difference of at most this is a tie. NaN if unknown."""
     noise_from: str
     """`seeds`: standard deviation of the loss between training seeds; `windows`: standard error of a validation loss,
-    where no two trials differ in their seed alone; `unknown`."""
+    if no two trials differ in their seed alone; `unknown`."""
     verdict: str
     pairs: pd.DataFrame
-    """As `analysis.stats.matching.match` returns them; empty where the comparison was refused."""
+    """As returned by `analysis.stats.matching.match`; empty if there are none."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """b against a, all matchings."""
+    """b against a under all matchings; made by `compare` and `compare_experiments`.
+
+    Example:
+        comparison = compare(trials, "model.tie_embeddings", False, True)
+        comparison.matchings["same shape"].difference, comparison.matchings["same shape"].verdict
+    """
 
     fields: str
     """What is compared: `model.tie_embeddings`."""
     a: str
     b: str
     matchings: Mapping[str, Matched]
-    """By `analysis.stats.matching.MATCHINGS`."""
+    """By the names in `analysis.stats.matching.MATCHINGS`."""
     by_size: Mapping[str, Matched]
-    """The same shape, of each size that has pairs."""
+    """Same shape, for each size that has pairs."""
     notes: tuple[str, ...]
-    """What a reader has to know beside the verdicts, one sentence each."""
+    """Sentences that a reader needs besides the verdicts."""
 
     def table(self) -> pd.DataFrame:
-        """One row per matching, then one per size of the same shape. Columns COLUMNS: all numbers in nats per token but
-        n, pairs; `refused`, the reason, is missing where there is a difference."""
-        rows = [_row(one) for one in (*self.matchings.values(), *self.by_size.values())]
+        """A row per matching, then a row per size for the same shape. Columns: COLUMNS, in nats per token except n
+        (pairs); `refused` is why there is no difference, else missing."""
+        rows = []
+        for one in (*self.matchings.values(), *self.by_size.values()):
+            *numbers, reason = as_cells(one.difference, n=len(one.pairs))
+            rows.append((one.matching, one.size, *numbers, one.noise, one.noise_from, one.verdict, reason))
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"refused": "str"})
 
     def fitted(self, prefix: str) -> dict[str, Fitted]:
@@ -87,67 +98,77 @@ class Comparison:
 
     @property
     def verdict_changes(self) -> bool:
-        """Whether two matchings that could be judged disagree."""
+        """Whether matchings disagree, among those with an estimate."""
         return len({one.verdict for one in self.matchings.values()} - {REFUSED}) > 1
 
     @property
     def sentence(self) -> str:
-        """All verdicts with intervals and pairs; says so when the verdict changes with the matching."""
-        said = "; ".join(_clause(one) for one in self.matchings.values())
-        refusals = {one.difference.reason for one in self.matchings.values() if one.verdict == REFUSED}
-        if all(one.verdict == REFUSED for one in self.matchings.values()) and len(refusals) == 1:
-            said = f"cannot be compared: {refusals.pop()}"
+        """All verdicts with intervals and numbers of pairs; says so if the verdict changes with the matching."""
+        differences = [one.difference for one in self.matchings.values()]
+        reasons = {one.reason if isinstance(one, NotEstimable) else None for one in differences}
+        reason = next(iter(reasons))
+        if reason and len(reasons) == 1:
+            text = f"cannot be compared: {reason}"
+        else:
+            text = "; ".join(_clause(one) for one in self.matchings.values())
         end = ": the verdict changes with the matching" if self.verdict_changes else ""
-        return f"{self.fields}, {self.b} against {self.a}: {said}{end}."
+        return f"{self.fields}, {self.b} against {self.a}: {text}{end}."
 
 
 def compare(trials: pd.DataFrame, path: str, a: Any, b: Any) -> Comparison:
-    """Trials whose field `path` is b against those where it is a, paired on all other fields, seeds and data included.
+    """The loss difference between trials whose field `path` is b and those where it is a, all other fields being equal.
 
-    Without pairs every matching is refused. ValueError for a path that is no field of the trials.
+    Example:
+        compare(analysis.load("runs/tying").trials, "model.tie_embeddings", False, True).sentence
+
+    `trials` are those of `analysis.load`. Estimated is the mean difference over pairs (see
+    `analysis.stats.matching`) with its 95 % paired t interval. It is not estimable with fewer than two pairs.
+
+    Raises:
+        ValueError: `path` is not a field of the trials.
     """
     path = path.removeprefix(col.PARAMS_PREFIX)
     column = f"{col.PARAMS_PREFIX}{path}"
     if column not in trials:
         raise ValueError(f"path must be a field of the trials (got {path!r}); one is named optim.lr")
-    known = _known(trials)
-    arms = Arms(*(known[_equals(known[column], value)] for value in (a, b)), (column,), size_columns(known))
-    return _compare(arms, str(a), str(b))
+    known = _with_params(trials)
+    a_trials, b_trials = (known[known[column].isna() if v is None else known[column] == v] for v in (a, b))
+    return _compare(Arms(a_trials, b_trials, (column,), size_columns(known)), str(a), str(b))
 
 
 def compare_experiments(trials: pd.DataFrame, a: str, b: str) -> Comparison:
-    """Experiment b against experiment a, at each size that both were run at.
+    """As `compare`, between experiments a and b, at each size that both were run at.
 
-    Trials that repeat one of them under another seed take part, whatever they are called. ValueError for a name that no
-    trial carries.
+    Example:
+        compare_experiments(analysis.load("runs/ablation").trials, "baseline", "post-norm").sentence
+
+    Trials that repeat one of the two under another seed are included, whatever their experiment is called.
+
+    Raises:
+        ValueError: no trial belongs to an experiment of that name.
     """
-    known = _known(trials)
+    known = _with_params(trials)
     names = known[col.EXPERIMENT].dropna().unique()
     for name in (a, b):
         if name not in names:
             raise ValueError(
                 f"an experiment must be one of {', '.join(names) or 'none'} (got {name!r}); choose another"
             )
-    paths = [path for path in param_columns(known) if path not in SEED_PATHS]
-    varying = [path for path in paths if known[path].nunique(dropna=False) > 1]
-    cells = known[varying].astype(object).where(known[varying].notna(), None)
-    fields = dict(zip(known.index, cells.itertuples(index=False, name=None), strict=True))
-    run_of = {
-        name: {known.at[i, col.SIZE]: fields[i] for i in known.index[known[col.EXPERIMENT] == name]} for name in (a, b)
-    }
-    sizes = [size for size in run_of[a] if size in run_of[b]]
-    changed = {
-        path
-        for size in sizes
-        for path, one, other in zip(varying, run_of[a][size], run_of[b][size], strict=True)
-        if one != other
-    }
-    compared = tuple(path for path in varying if path in changed)
+    varying = [p for p in param_columns(known) if p not in SEED_PATHS and known[p].nunique(dropna=False) > 1]
+    (known,) = keyed(varying, known)
+    runs_a, runs_b = (
+        known[known[col.EXPERIMENT] == name].drop_duplicates(col.SIZE, keep="last").set_index(col.SIZE)
+        for name in (a, b)
+    )
+    sizes = [size for size in runs_a.index if size in runs_b.index]
+    runs_a, runs_b = runs_a.loc[sizes], runs_b.loc[sizes]
+    compared = tuple(path for path in varying if not runs_a[path].equals(runs_b[path]))
     if not compared:
-        reason = f"{a} and {b} differ in seeds at most" if sizes else f"{a} and {b} have no size in common"
-        return Comparison("experiments", a, b, _all_refused(NotEstimable(reason)), {}, ())
-    members = {name: {run_of[name][size] for size in sizes} for name in (a, b)}
-    a_trials, b_trials = (known[[fields[i] in members[name] for i in known.index]] for name in (a, b))
+        reason = NotEstimable(
+            f"{a} and {b} differ in seeds at most" if sizes else f"{a} and {b} have no size in common"
+        )
+        return Comparison("experiments", a, b, {m: _judge(m, ALL_SIZES, reason, None) for m in MATCHINGS}, {}, ())
+    a_trials, b_trials = (known[known["key"].isin(runs["key"])] for runs in (runs_a, runs_b))
     return _compare(Arms(a_trials, b_trials, compared, size_columns(known)), a, b)
 
 
@@ -164,22 +185,22 @@ def _compare(arms: Arms, a: str, b: str) -> Comparison:
     return Comparison(arms.fields, a, b, matchings, by_size, _notes(arms, matchings, by_size, a, b))
 
 
-def _judge(matching: str, size: str, pairs: pd.DataFrame | NotEstimable, arms: Arms) -> Matched:
-    if isinstance(pairs, NotEstimable):
+def _judge(matching: str, size: str, pairs: pd.DataFrame | NotEstimable, arms: Arms | None) -> Matched:
+    if isinstance(pairs, NotEstimable) or arms is None:
         return Matched(matching, size, pairs, np.nan, UNKNOWN, REFUSED, pd.DataFrame())
     noise, noise_from = _noise(arms, size)
     difference = paired_t(pairs[DIFFERENCE].to_numpy())
     if isinstance(difference, NotEstimable):
         verdict = REFUSED
-    elif difference.low <= 0 <= difference.high or abs(difference.value) <= noise:  # False for an unknown noise
+    elif difference.low <= 0 <= difference.high or abs(difference.value) <= noise:  # False if the noise is NaN
         verdict = TIE
     else:
         verdict = BETTER if difference.value < 0 else WORSE
     return Matched(matching, size, difference, noise, noise_from, verdict, pairs)
 
 
-def paired_t(differences: np.ndarray) -> Fitted:
-    """Mean and 95 % t interval of differences that are independent and roughly normal."""
+def paired_t(differences: Array) -> Fitted:
+    """The mean of independent, roughly normal differences [n], with its 95 % Student t interval; needs n >= 2."""
     n = len(differences)
     if n < 2:
         return NotEstimable(f"{n} pair has no interval; run it under more seeds")
@@ -189,12 +210,13 @@ def paired_t(differences: np.ndarray) -> Fitted:
 
 
 def _noise(arms: Arms, size: str) -> tuple[float, str]:
-    both = [kind if size == ALL_SIZES else kind[kind[col.SIZE] == size] for kind in (arms.a, arms.b)]
+    """What a difference must exceed (nats per token), and where the number comes from."""
+    both = pd.concat([arms.a, arms.b])
+    both = both if size == ALL_SIZES else both[both[col.SIZE] == size]
     spread, groups = seed_noise(both)
     if groups:
         return spread, SEEDS
-    complete = pd.concat(both)
-    errors = complete.loc[complete[col.STATUS] == col.COMPLETE, col.VAL_LOSS_SE].dropna()
+    errors = both.loc[both[col.STATUS] == col.COMPLETE, col.VAL_LOSS_SE].dropna()
     return (float(np.sqrt(np.mean(errors**2))), WINDOWS) if len(errors) else (np.nan, UNKNOWN)
 
 
@@ -204,53 +226,38 @@ def _notes(
     paired = [one for one in matchings.values() if len(one.pairs)]
     notes = []
     if paired:
-        noise, noise_from = paired[0].noise, paired[0].noise_from
-        notes.append(
-            {
-                SEEDS: f"Another training seed changes the loss by {noise:.3f} (standard deviation).",
-                WINDOWS: "No two trials differ in train.seed alone: the noise is that of the validation windows "
-                f"({noise:.3f}), and the spread between seeds is unknown.",
-                UNKNOWN: "Neither the spread between seeds nor the error of a validation loss is known.",
-            }[noise_from]
-        )
+        noise = paired[0].noise
+        sources = {
+            SEEDS: f"Another training seed changes the loss by {noise:.3f} (standard deviation).",
+            WINDOWS: "No two trials differ in train.seed alone: the noise is that of the validation windows "
+            f"({noise:.3f}), and the spread between seeds is unknown.",
+            UNKNOWN: "Neither the spread between seeds nor the error of a validation loss is known.",
+        }
+        notes.append(sources[paired[0].noise_from])
         seeds = [path for path in SEED_PATHS if path in paired[0].pairs]
         if not seeds or len(paired[0].pairs[seeds].drop_duplicates()) == 1:
-            notes.append("All pairs share their seeds: the intervals do not hold what another seed would change.")
+            notes.append("All pairs share their seeds: the intervals do not include what another seed would change.")
     if {BETTER, WORSE} <= {one.verdict for one in by_size.values()}:
         notes.append("At the same shape the verdict changes with the size: the mean over sizes hides it.")
     if any(one.pairs["one_way"].any() for one in paired):
-        notes.append("Some losses were interpolated one way only, which overestimates the interpolated kind's.")
+        notes.append("Some losses could be interpolated for one arm only, which overestimates the loss of that arm.")
     lost = lost_pairs(arms)
     if lost["a_diverged"] or lost["b_diverged"]:
-        notes.append(f"Not counted: pairs of which {a} diverged ({lost['a_diverged']}), or {b} ({lost['b_diverged']}).")
+        diverged = f"{a} diverged ({lost['a_diverged']}), or {b} ({lost['b_diverged']})"
+        notes.append(f"Not counted: pairs in which {diverged}.")
     if lost["unfinished"]:
         notes.append(f"Not counted: pairs that did not both run to their end ({lost['unfinished']}).")
     return tuple(notes)
 
 
 def _clause(one: Matched) -> str:
-    if isinstance(one.difference, NotEstimable):
-        return f"refused at the {one.matching} ({one.difference.reason})"
     d = one.difference
+    if isinstance(d, NotEstimable):
+        return f"not estimable at the {one.matching} ({d.reason})"
     word = "a tie" if one.verdict == TIE else one.verdict
     return f"{word} at the {one.matching} ({d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], {d.n} pairs)"
 
 
-def _row(one: Matched) -> tuple[Any, ...]:
-    d, about = one.difference, (one.noise, one.noise_from, one.verdict)
-    if isinstance(d, NotEstimable):
-        return (one.matching, one.size, np.nan, np.nan, np.nan, len(one.pairs), *about, d.reason)
-    return (one.matching, one.size, d.value, d.low, d.high, d.n, *about, None)
-
-
-def _all_refused(refused: NotEstimable) -> dict[str, Matched]:
-    return {m: Matched(m, ALL_SIZES, refused, np.nan, UNKNOWN, REFUSED, pd.DataFrame()) for m in MATCHINGS}
-
-
-def _known(trials: pd.DataFrame) -> pd.DataFrame:
-    """Without trials of which nothing but their number is known yet."""
+def _with_params(trials: pd.DataFrame) -> pd.DataFrame:
+    """Only trials whose parameters are known: those of a trial that has just been queued are not."""
     return trials[trials[param_columns(trials)].notna().any(axis=1)].reset_index(drop=True)
-
-
-def _equals(column: pd.Series, value: Any) -> pd.Series:
-    return column.isna() if value is None else column == value

@@ -1,17 +1,17 @@
 """How much each searched hyperparameter mattered, per size, with an interval: Optuna's evaluators on resampled trials.
 
-| evaluator | asks                                                            | uses trials that are           |
-|-----------|-----------------------------------------------------------------|--------------------------------|
-| ped-anova | in what do the best quarter of the trials differ from the rest? | complete, pruned, diverged     |
-| fanova    | which share of the loss's variance does each one explain alone? | complete: it needs final losses |
+| evaluator | question                                                                 | trials used                |
+|-----------|--------------------------------------------------------------------------|----------------------------|
+| ped-anova | which hyperparameters set the best quarter of the trials apart?          | complete, pruned, diverged |
+| fanova    | which share of the variance of the loss does each one explain by itself? | complete                   |
 
-PED-ANOVA is the default because it looks at the order of trials alone: a diverged trial (the study holds +inf) is worse
-than all others, a pruned one worse than all complete ones. To drop them, as Optuna does with +inf and PRUNED, would
-hide the very region that a hyperparameter decides about. The price: who is pruned was decided by an early loss.
+PED-ANOVA (Watanabe et al. 2023) is the default because it only uses the order of trials: a diverged trial ranks last,
+a pruned one behind all complete ones. Optuna would drop both (+inf and PRUNED), and with them the very region that a
+hyperparameter decides about. The cost is that pruning was decided by an early loss.
 
-Both evaluators give every parameter something, even of pure noise, and their shares always sum to 1. So what shuffled
-losses give on average is subtracted before shares are taken, and a size in which nothing stands out from the shuffles
-is refused.
+Both evaluators assign some importance to every parameter, even if losses are pure noise, and shares always sum to 1.
+Therefore the average importance under shuffled losses is subtracted before shares are computed, and a size in which no
+parameter exceeds the shuffles is not estimable.
 """
 
 import warnings
@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
@@ -28,8 +29,9 @@ from optuna.importance import (
     PedAnovaImportanceEvaluator,
     get_param_importances,
 )
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import create_trial
 
+from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.tables.searched import searched_dimensions
 from lmcore import columns as col
@@ -37,11 +39,11 @@ from lmcore import columns as col
 COLUMNS = (col.SIZE, "parameter", "importance", "low", "high", "n", "complete", "separable", "refused")
 
 TOP = 0.25  # the best quarter; Optuna's 0.1 leaves too few of the few trials that a sweep of language models has
-LEVEL = 0.05  # of the test that a parameter stands out, over all parameters of a size together
-MAX_TRIALS = 300  # of a size; with 5,000 the resamples take minutes and say the same
-MIN_RESAMPLES = round(1 / LEVEL) - 1
-MAX_CHOICES = 12  # more different values are taken for a range
-FANOVA_TREES = 16  # of Optuna's 64: a resample costs a second, and the average over resamples smooths as well
+SIGNIFICANCE = 0.05  # of the test for `separable`, over all parameters of a size together
+MAX_TRIALS = 300  # per size; with 5,000 the resamples take minutes and give the same answer
+MIN_RESAMPLES = round(1 / SIGNIFICANCE) - 1
+MAX_CHOICES = 12  # a numeric parameter with more distinct values is treated as a range
+FANOVA_TREES = 16  # Optuna uses 64: a resample takes a second, and averaging over resamples smooths as well
 
 
 @dataclass(frozen=True)
@@ -49,9 +51,9 @@ class Evaluator:
     """One of Optuna's evaluators and what it needs."""
 
     build: Callable[[float], BaseImportanceEvaluator]
-    """From the fraction of trials that count as the best."""
+    """Takes the fraction of trials that count as the best."""
     statuses: tuple[str, ...]
-    """Trials that it can use."""
+    """Statuses of the trials that it can use."""
     min_trials: int
     min_complete: int
 
@@ -66,43 +68,53 @@ EVALUATORS = {
 
 
 def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: int = 100, seed: int = 0) -> pd.DataFrame:
-    """The share of each searched hyperparameter, of every size, the most important first.
+    """The share of each searched hyperparameter in the importance of all, per size, the most important first.
 
-    Columns: size, parameter (dotted path), importance, low, high (shares of 1; 95 % interval from the bootstrap's
-    standard error over trials, each status resampled by itself), n (trials that it rests on), complete (those of them
-    that are), separable (stands out from `resamples` shuffles of the losses at the 5 % level, all parameters taken
-    together), refused. A size that cannot be judged has one row, with the reason; elsewhere refused is
-    missing. What is not separable has low 0.
+    Example:
+        table = importance(analysis.load("runs/quick").trials)
+        table[["parameter", "importance", "low", "high"]]
 
-    Of more than 300 trials of a size, 300 drawn at random are used, and n says so. Trials of experiments are left out:
-    they were listed, not searched. ValueError for an unknown evaluator, or for fewer than 19 resamples, which cannot
-    reach that level.
+    `trials` are those of `analysis.load`. Trials of experiments are left out, because their settings were listed rather
+    than searched. If a size has more than 300 trials, 300 drawn at random are used.
+
+    Columns of the result: size, parameter (dotted path), importance, low, high (shares of 1), n (trials used), complete
+    (complete ones among them), separable (exceeds what `resamples` shuffles of the losses give, at the 5 % level over
+    all parameters together), refused (why a size is not estimable, else missing).
+
+    The interval is share +- 1.96 bootstrap standard errors, cut to [0, 1]; trials are resampled within each status. Low
+    is 0 for a parameter that is not separable. A size is not estimable, and has a single row, if it has too few trials
+    (EVALUATORS), fewer than two searched hyperparameters, or no separable one.
+
+    Raises:
+        ValueError: the evaluator is unknown, or fewer than 19 resamples, which cannot reach the 5 % level.
     """
     if evaluator not in EVALUATORS:
         raise ValueError(f"evaluator must be one of {', '.join(EVALUATORS)} (got {evaluator!r}); choose one of them")
     if resamples < MIN_RESAMPLES:
         raise ValueError(f"resamples must be >= {MIN_RESAMPLES} (got {resamples}); the default is 100")
-    records = []
-    for place, (size, group) in enumerate(trials.groupby(col.SIZE, sort=False)):
-        rng = np.random.default_rng([seed, place])
-        records += _of_size(size, group[group[col.EXPERIMENT].isna()], EVALUATORS[evaluator], resamples, rng)
-    return pd.DataFrame(records, columns=list(COLUMNS)).astype({"parameter": "str", "refused": "str"})
+    rows: list[tuple[object, ...]] = []
+    for index, (size, group) in enumerate(trials.groupby(col.SIZE, sort=False)):
+        rng = np.random.default_rng([seed, index])
+        searched = group[group[col.EXPERIMENT].isna()]
+        rows += [(size, *row) for row in _rows_of_size(searched, EVALUATORS[evaluator], resamples, rng)]
+    return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"parameter": "str", "refused": "str"})
 
 
 def estimates(table: pd.DataFrame) -> dict[str, Fitted]:
-    """What `importance` returned, as `importance.<size>.<path>` for report.json."""
-    found: dict[str, Fitted] = {}
+    """The table of `importance` as `importance.<size>.<path>` for report.json."""
+    fitted: dict[str, Fitted] = {}
     for row in table.itertuples():
         if pd.notna(row.refused):
-            found[f"importance.{row.size}"] = NotEstimable(row.refused)
+            fitted[f"importance.{row.size}"] = NotEstimable(row.refused)
         else:
-            found[f"importance.{row.size}.{row.parameter}"] = Estimate(row.importance, row.low, row.high, row.n)
-    return found
+            fitted[f"importance.{row.size}.{row.parameter}"] = Estimate(row.importance, row.low, row.high, row.n)
+    return fitted
 
 
-def _of_size(
-    size: str, group: pd.DataFrame, evaluator: Evaluator, resamples: int, rng: np.random.Generator
+def _rows_of_size(
+    group: pd.DataFrame, evaluator: Evaluator, resamples: int, rng: np.random.Generator
 ) -> list[tuple[object, ...]]:
+    """COLUMNS without the size."""
     finite = np.isfinite(group[col.VAL_LOSS]) | (group[col.STATUS] != col.COMPLETE)
     usable = group[group[col.STATUS].isin(evaluator.statuses) & finite]
     if len(usable) > MAX_TRIALS:
@@ -110,121 +122,116 @@ def _of_size(
     usable = usable.reset_index(drop=True)
     n, complete = len(usable), int((usable[col.STATUS] == col.COMPLETE).sum())
     paths = searched_dimensions(usable)
-    names = [path.removeprefix(col.PARAMS_PREFIX) for path in paths]
 
-    def refused(reason: str) -> list[tuple[object, ...]]:
-        return [(size, None, np.nan, np.nan, np.nan, n, complete, False, reason)]
+    def not_estimable(reason: str) -> list[tuple[object, ...]]:
+        return [(None, np.nan, np.nan, np.nan, n, complete, False, reason)]
 
     if n < evaluator.min_trials or complete < evaluator.min_complete:
         few = f"{n} trials, {complete} of them complete, are too few"
-        return refused(f"{few} (at least {evaluator.min_trials} and {evaluator.min_complete})")
+        return not_estimable(f"{few} (at least {evaluator.min_trials} and {evaluator.min_complete})")
     if len(paths) < 2:
-        return refused(f"{len(paths) or 'no'} hyperparameter was searched, and a share needs two")
+        return not_estimable(f"{len(paths) or 'no'} hyperparameter was searched, and a share needs two")
 
-    drawn = _Trials(usable[paths], _losses(usable), evaluator.build(min(TOP, complete / n)))
-    everything = drawn.study(np.arange(n))
-    observed = drawn.evaluate(everything, np.arange(n))
-    shuffled = np.array([drawn.evaluate(everything, rng.permutation(n)) for _ in range(resamples)])
+    sample = _Sample(usable[paths], _ranked_losses(usable), evaluator.build(min(TOP, complete / n)))
+    study = sample.study(np.arange(n))
+    observed = sample.evaluate(study, np.arange(n))
+    shuffled = np.array([sample.evaluate(study, rng.permutation(n)) for _ in range(resamples)])
     null, spread = shuffled.mean(axis=0), np.maximum(shuffled.std(axis=0), 1e-12)
-    # The largest of all parameters in each shuffle: so that many parameters do not make one of them stand out.
-    extremes = ((shuffled - null) / spread).max(axis=1)
-    exceeded = (extremes[:, None] >= (observed - null) / spread).sum(axis=0)
-    separable = (1 + exceeded) / (1 + resamples) <= LEVEL
+    # Compare with the largest over all parameters in each shuffle, which corrects for testing many parameters.
+    largest = ((shuffled - null) / spread).max(axis=1)
+    exceeded = (largest[:, None] >= (observed - null) / spread).sum(axis=0)
+    separable = (1 + exceeded) / (1 + resamples) <= SIGNIFICANCE
     if not separable.any():
-        return refused(f"in {n} trials no hyperparameter stands out from what shuffled losses give")
+        return not_estimable(f"in {n} trials no hyperparameter stands out from what shuffled losses give")
 
     share = _shares(observed - null)
-    # Not the quantiles of the resampled shares: shares end at 0 and 1, and resampling pulls them away from the ends.
-    half = 1.96 * _standard_errors(drawn, usable[col.STATUS].to_numpy(), resamples, rng)
+    # Percentiles of resampled shares would be biased: shares end at 0 and 1, and resampling pulls them inwards.
+    half = 1.96 * _standard_errors(sample, usable[col.STATUS].to_numpy(), resamples, rng)
     low, high = np.where(separable, np.maximum(share - half, 0.0), 0.0), np.minimum(share + half, 1.0)
-    return [
-        (size, names[k], share[k], low[k], high[k], n, complete, bool(separable[k]), None) for k in np.argsort(-share)
-    ]
+    names = [path.removeprefix(col.PARAMS_PREFIX) for path in paths]
+    return [(names[k], share[k], low[k], high[k], n, complete, bool(separable[k]), None) for k in np.argsort(-share)]
 
 
-def _standard_errors(drawn: "_Trials", statuses: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Of the shares, over resampled trials."""
+def _standard_errors(
+    sample: "_Sample", statuses: npt.NDArray[np.str_], resamples: int, rng: np.random.Generator
+) -> Array:
+    """Bootstrap standard error of each share [P]; trials are resampled within each status."""
     strata = [np.flatnonzero(statuses == status) for status in np.unique(statuses)]
     raw, null = [], []
     for _ in range(resamples):
         rows = np.concatenate([rng.choice(stratum, len(stratum)) for stratum in strata])
-        study = drawn.study(rows)
-        raw.append(drawn.evaluate(study, rows))
-        # Repeated trials alone raise what noise gives, so the resamples have a noise of their own to be subtracted.
-        null.append(drawn.evaluate(study, rng.permutation(rows)))
-    shares = np.array([_shares(one - np.mean(null, axis=0)) for one in raw])
-    return np.nanstd(shares, axis=0, ddof=1)
+        study = sample.study(rows)
+        raw.append(sample.evaluate(study, rows))
+        # Repeated trials raise the importance of noise, so resamples are corrected by their own shuffles.
+        null.append(sample.evaluate(study, rng.permutation(rows)))
+    return np.asarray(np.nanstd([_shares(one - np.mean(null, axis=0)) for one in raw], axis=0, ddof=1))
 
 
-def _shares(gains: np.ndarray) -> np.ndarray:
-    """Of the sum of all positive gains; NaN where there is none."""
+def _shares(gains: Array) -> Array:
+    """Each positive gain over the sum of all; NaN if none is positive."""
     gains = np.maximum(gains, 0.0)
     with np.errstate(invalid="ignore"):
-        return gains / gains.sum()
+        return np.asarray(gains / gains.sum())
 
 
-def _losses(usable: pd.DataFrame) -> np.ndarray:
-    """Final losses; all pruned trials behind them, and all diverged ones behind those."""
+def _ranked_losses(usable: pd.DataFrame) -> Array:
+    """Final losses [n]; all pruned trials rank behind them, and all diverged ones behind those."""
     worst = usable.loc[usable[col.STATUS] == col.COMPLETE, col.VAL_LOSS].max()
     behind = usable[col.STATUS].map({col.PRUNED: worst + 1, col.DIVERGED: worst + 2})
-    return behind.fillna(usable[col.VAL_LOSS]).to_numpy(dtype=float)
+    return np.asarray(behind.fillna(usable[col.VAL_LOSS]), dtype=float)
 
 
-class _Trials:
-    """The trials of one size as Optuna's, from which studies are made in memory: no database is opened."""
+class _Sample:
+    """The trials of one size as Optuna trials, from which in-memory studies are made; no database is opened."""
 
-    def __init__(self, values: pd.DataFrame, losses: np.ndarray, evaluator: BaseImportanceEvaluator) -> None:
-        axes = {path: _axis(values[path]) for path in values}
-        distributions = {path: distribution for path, (distribution, _) in axes.items()}
+    def __init__(self, values: pd.DataFrame, losses: Array, evaluator: BaseImportanceEvaluator) -> None:
         self._paths = list(values)
         self._losses = losses
         self._evaluator = evaluator
-        self._frozen: list[FrozenTrial] = [
-            create_trial(
-                params={path: places[i] for path, (_, places) in axes.items()}, distributions=distributions, value=0.0
-            )
-            for i in range(len(losses))
-        ]
+        axes = {path: _axis(values[path]) for path in values}
+        distributions = {path: distribution for path, (distribution, _) in axes.items()}
+        points = [dict(zip(axes, point, strict=True)) for point in zip(*(p for _, p in axes.values()), strict=True)]
+        self._trials = [create_trial(params=point, distributions=distributions, value=0.0) for point in points]
 
-    def study(self, rows: np.ndarray) -> optuna.Study:
-        """A study of these trials, in memory and without their losses."""
+    def study(self, rows: npt.NDArray[np.intp]) -> optuna.Study:
+        """An in-memory study of the trials `rows`, without their losses."""
         verbosity = optuna.logging.get_verbosity()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is announced otherwise
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is logged otherwise
         try:
             study = optuna.create_study()
         finally:
             optuna.logging.set_verbosity(verbosity)
-        study.add_trials([self._frozen[row] for row in rows])
+        study.add_trials([self._trials[row] for row in rows])
         return study
 
-    def evaluate(self, study: optuna.Study, losses_of: np.ndarray) -> np.ndarray:
-        """Importance, not normalised, of each parameter, if trial i of the study had had the loss of losses_of[i]."""
+    def evaluate(self, study: optuna.Study, losses_of: npt.NDArray[np.intp]) -> Array:
+        """Unnormalised importance of each parameter [P], when trial i of the study has the loss of losses_of[i]."""
         losses = self._losses[losses_of]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that `target` is minimised, and that `normalize` is experimental
+            warnings.simplefilter("ignore")  # `target` is minimised, and `normalize` is experimental
             found = get_param_importances(
                 study,
                 evaluator=self._evaluator,
                 params=self._paths,
-                target=lambda trial: losses[trial.number],
+                target=lambda trial: float(losses[trial.number]),
                 normalize=False,
             )
         return np.array([found[path] for path in self._paths], dtype=float)
 
 
 def _axis(values: pd.Series) -> tuple[BaseDistribution, list[float]]:
-    """A dimension as it was probably searched, and the places of the trials in it: choices, or a range."""
+    """A distribution that the values were probably drawn from (choices or a range), and each trial's value in it."""
     codes, choices = pd.factorize(values, use_na_sentinel=False)
-    numbers = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.notna().all()
-    if not numbers or (len(choices) <= MAX_CHOICES and 2 * len(choices) <= len(values)):
+    numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values) and values.notna().all()
+    if not numeric or (len(choices) <= MAX_CHOICES and 2 * len(choices) <= len(values)):
         return CategoricalDistribution(tuple(range(len(choices)))), codes.tolist()
-    places = values.to_numpy(dtype=float)
-    if places.min() > 0 and places.max() >= 10 * places.min() and _evenness(np.log(places)) < _evenness(places):
-        places = np.log(places)  # fanova's marginals would be over the plain values of a log distribution
-    return FloatDistribution(places.min(), places.max()), places.tolist()
+    points = np.asarray(values, dtype=float)
+    if points.min() > 0 and points.max() >= 10 * points.min() and _unevenness(np.log(points)) < _unevenness(points):
+        points = np.log(points)  # a log distribution would not do: fanova's marginals use the plain values
+    return FloatDistribution(points.min(), points.max()), points.tolist()
 
 
-def _evenness(places: np.ndarray) -> float:
-    """Kolmogorov's distance from the uniform distribution over the range; 0 is even."""
-    within = np.sort((places - places.min()) / (places.max() - places.min()))
+def _unevenness(points: Array) -> float:
+    """Kolmogorov's distance from the uniform distribution over the range; 0 is perfectly even."""
+    within = np.sort((points - points.min()) / (points.max() - points.min()))
     return float(np.abs(within - np.linspace(0, 1, len(within))).max())

@@ -1,25 +1,27 @@
 """Which trials form pairs: two that differ in the compared fields alone, so that their losses may be subtracted.
 
-Three matchings, because "the same model without X" has three meanings where X changes the number of parameters:
+There are three matchings, because "the same model without X" has three meanings if X changes the number of parameters:
 
-| matching                      | a pair is                                                                        |
-|-------------------------------|----------------------------------------------------------------------------------|
+| matching                      | a pair is                                                                           |
+|-------------------------------|-------------------------------------------------------------------------------------|
 | same shape                    | two trials equal in every other field: widths, layers, hyperparameters, seeds, data |
-| same total parameters         | two trials of equal params_exact, or else two *lines*, see below                 |
-| same non-embedding parameters | the same by params_non_embedding                                                 |
+| same total parameters         | two trials of equal params_exact, or else two size series                           |
+| same non-embedding parameters | the same by params_non_embedding                                                    |
 
-A line is the trials of one kind that differ in size alone (same hyperparameters, seeds, data and tokens). Where the
-counts of two lines do not coincide, the loss of one is interpolated in log N at the sizes of the other, never
-extrapolated, and both ways round: a loss that is convex in log N is overestimated between two sizes, which favours each
-kind in turn and cancels. A pair of lines is one pair, whatever its number of sizes: its differences share their trials.
+A size series is the trials of one arm that differ in size alone, with equal hyperparameters, seeds, data and tokens. If
+the parameter counts of two series do not coincide, the loss of one is interpolated linearly in log N at the sizes of
+the other, and vice versa; nothing is extrapolated. Interpolation overestimates a loss that is convex in log N. Doing it
+both ways penalises each arm in turn, so the error cancels. Two series count as one pair, whatever their number of
+sizes, because their differences share trials.
 
-What the pairs say is judged in `analysis.stats.comparison`. Losses are in nats per token; differences are b minus a.
+`analysis.stats.comparison` draws conclusions from the pairs. Losses are in nats per token; differences are b minus a.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.stats.estimate import NotEstimable
@@ -35,23 +37,30 @@ MATCHINGS = (SAME_SHAPE, *COUNT_OF)
 SHAPE_PATHS = tuple(f"{col.PARAMS_PREFIX}model.{name}" for name in ("d_model", "num_layers", "num_heads", "d_ff"))
 
 LOSS_A, LOSS_B, DIFFERENCE = "loss_a", "loss_b", "difference"
-RESULTS = (col.SIZE, "params", LOSS_A, LOSS_B, DIFFERENCE, "interpolated", "one_way")
+RESULTS = [col.SIZE, "params", LOSS_A, LOSS_B, DIFFERENCE, "interpolated", "one_way"]
+MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.FAILED)
 
 
 @dataclass(frozen=True)
 class Arms:
-    """The two arms of trials that are compared, whatever their status, and the columns in which they differ."""
+    """The two arms of a comparison: trials of any status, and the columns in which the arms differ.
+
+    Example:
+        column, tied = "params.model.tie_embeddings", trials["params.model.tie_embeddings"] == True
+        arms = Arms(trials[~tied], trials[tied], (column,), size_columns(trials))
+        match(arms, SAME_SHAPE)
+    """
 
     a: pd.DataFrame
     b: pd.DataFrame
     compared: tuple[str, ...]
     """Columns `params.<path>`."""
     sized: tuple[str, ...]
-    """Columns that the size decides (`size_columns`): along a line they may change."""
+    """Columns determined by the size (`size_columns`), which may vary within a series."""
 
     @property
     def key(self) -> list[str]:
-        """Columns that the two trials of a pair share; those that are the same in all trials are not listed."""
+        """Columns in which the two trials of a pair agree; those that are constant over all trials are left out."""
         both = pd.concat([self.a, self.b])
         paths = [path for path in param_columns(both) if path not in self.compared]
         return [path for path in paths if both[path].nunique(dropna=False) > 1]
@@ -65,7 +74,7 @@ class Arms:
 def size_columns(trials: pd.DataFrame) -> tuple[str, ...]:
     """Columns in which sizes differ by design: the shape, and optimizer settings that are constant within each size.
 
-    Never steps, batch size or context length: what was trained on more tokens is no match.
+    Steps, batch size and context length never are: a model trained on more tokens is no match.
     """
     shape = tuple(path for path in SHAPE_PATHS if path in trials)
     by_size = trials.groupby(col.SIZE)
@@ -78,29 +87,36 @@ def size_columns(trials: pd.DataFrame) -> tuple[str, ...]:
 def match(arms: Arms, matching: str) -> pd.DataFrame | NotEstimable:
     """The pairs of complete trials under one of MATCHINGS, or why there are none.
 
-    One row per pair. Columns: the shared fields that vary (`arms.key`; of lines, those that the size does not decide),
-    size (all sizes of a pair of lines), params (the count that is matched, the largest of a pair of lines; of the same
-    shape, a's params_exact), loss_a, loss_b (NaN for lines), difference, interpolated, one_way (a line was interpolated
-    at the other's sizes but not the reverse, so that the error of interpolation does not cancel).
+    One row per pair. Columns: the shared fields that vary (`arms.key`; for series, those not determined by the size),
+    size (of a pair of series, all sizes), params (the matched count; the largest for series, and a's params_exact for
+    the same shape), loss_a, loss_b (NaN for series), difference, interpolated, one_way (only one of the series could be
+    interpolated at the other's sizes, so that the interpolation error does not cancel).
     """
-    a, b = (_complete(kind) for kind in (arms.a, arms.b))
-    for kind, name in ((a, "first"), (b, "second")):
-        if kind.empty:
-            return NotEstimable(f"no complete trial is of the {name} kind of {arms.fields}")
-    if matching == SAME_SHAPE:
-        shape = [path.removeprefix(col.PARAMS_PREFIX) for path in arms.compared if path in SHAPE_PATHS]
-        if shape:
-            return NotEstimable(f"the two arms differ in {' and '.join(shape)}, which is the shape")
-        return _by_key(a, b, arms)
-    return _by_count(a, b, arms, COUNT_OF[matching])
+    a, b = (_complete(arm) for arm in (arms.a, arms.b))
+    for arm, name in ((a, "first"), (b, "second")):
+        if arm.empty:
+            return NotEstimable(f"the {name} arm of {arms.fields} has no complete trial")
+    shape = [path.removeprefix(col.PARAMS_PREFIX) for path in arms.compared if path in SHAPE_PATHS]
+    if matching == SAME_SHAPE and shape:
+        return NotEstimable(f"the two arms differ in {' and '.join(shape)}, which is the shape")
+    pairs = _same_fields(a, b, arms) if matching == SAME_SHAPE else _same_count(a, b, arms, COUNT_OF[matching])
+    if pairs is None:
+        return NotEstimable(
+            f"no pairs: no two complete trials differ in {arms.fields} alone; "
+            "run a grid or experiments that change nothing else, as configs/tying.yaml does"
+        )
+    return pairs
 
 
 def lost_pairs(arms: Arms) -> dict[str, int]:
-    """Pairs of the same shape that cannot be compared, because not both trials were complete, by how they ended.
+    """Numbers of same-shape pairs without a difference because one trial or both are not complete.
 
-    Keys: `a_diverged`, `b_diverged` (the other was complete), and `unfinished` for all others.
+    Keys: `a_diverged` and `b_diverged` (the other trial is complete), and `unfinished` for all others.
     """
-    a, b = (kind.groupby("key")[col.STATUS].agg(_best) for kind in _keyed(arms.key, arms.a, arms.b))
+    a, b = (
+        arm.groupby("key")[col.STATUS].agg(lambda statuses: min(statuses, key=MOST_FINISHED_FIRST.index))
+        for arm in keyed(arms.key, arms.a, arms.b)
+    )
     both = pd.concat([a, b], axis=1, keys=["a", "b"], join="inner")
     a_complete, b_complete = both["a"] == col.COMPLETE, both["b"] == col.COMPLETE
     lost = {
@@ -110,95 +126,15 @@ def lost_pairs(arms: Arms) -> dict[str, int]:
     return {**lost, "unfinished": int((~(a_complete & b_complete)).sum()) - sum(lost.values())}
 
 
-def _best(statuses: pd.Series) -> str:
-    order = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.FAILED)
-    return min(statuses, key=order.index)
+def seed_noise(trials: pd.DataFrame) -> tuple[float, int]:
+    """Standard deviation of the loss between training seeds, and the number of groups of trials it is pooled over.
 
-
-def _by_key(a: pd.DataFrame, b: pd.DataFrame, arms: Arms) -> pd.DataFrame | NotEstimable:
-    """A trial that was run twice counts once, with its mean loss."""
-    a, b = _keyed(arms.key, a, b)
-    means = [kind.groupby("key", sort=False)[col.VAL_LOSS].mean() for kind in (a, b)]
-    losses = pd.concat(means, axis=1, keys=[LOSS_A, LOSS_B], join="inner")
-    if losses.empty:
-        return _no_pairs(arms)
-    shared = a.drop_duplicates("key").set_index("key").loc[losses.index]
-    pairs = shared[[*arms.key, col.SIZE]].assign(params=shared[col.PARAMS_EXACT].astype(float), **losses)
-    pairs[DIFFERENCE] = pairs[LOSS_B] - pairs[LOSS_A]
-    return pairs.assign(interpolated=False, one_way=False)[[*arms.key, *RESULTS]].reset_index(drop=True)
-
-
-def _by_count(a: pd.DataFrame, b: pd.DataFrame, arms: Arms, count: str) -> pd.DataFrame | NotEstimable:
-    shared = [path for path in arms.key if path not in arms.sized]
-    lines_a, lines_b = (dict(list(kind.groupby("key", sort=False))) for kind in _keyed(shared, a, b))
-    both = [key for key in lines_a if key in lines_b]
-    if not both:
-        return _no_pairs(arms)
-    records = []
-    for key in both:
-        line_a, line_b = lines_a[key], lines_b[key]
-        fixed = line_a.iloc[0][shared].to_dict()
-        records += [{**fixed, **pair} for pair in _pairs_of_lines(line_a, line_b, count)]
-    if not records:
-        spans = " and ".join(f"{kind[count].min():,} to {kind[count].max():,}" for kind in (a, b))
-        sizes = len({*a[col.SIZE], *b[col.SIZE]})
-        return NotEstimable(
-            f"no line of sizes of one kind encloses a size of the other ({spans} parameters, {sizes} "
-            f"size{'s' if sizes > 1 else ''}), and nothing is extrapolated"
-        )
-    return pd.DataFrame(records)[[*shared, *RESULTS]]
-
-
-def _pairs_of_lines(line_a: pd.DataFrame, line_b: pd.DataFrame, count: str) -> list[dict[str, object]]:
-    """A pair for every count that both lines have; or one of the lines as a whole; or none."""
-    a, b = (line.groupby(line[count].astype(float))[col.VAL_LOSS].mean() for line in (line_a, line_b))
-    size_of = line_a.assign(count=line_a[count].astype(float)).drop_duplicates("count").set_index("count")[col.SIZE]
-    same = a.index.intersection(b.index)
-    if len(same):
-        return [
-            {
-                **{col.SIZE: size_of[N], "params": N, LOSS_A: a[N], LOSS_B: b[N], DIFFERENCE: b[N] - a[N]},
-                **{"interpolated": False, "one_way": False},
-            }
-            for N in same
-        ]
-    ways = [gaps for gaps in (b[_within(b, a)] - _at(a, b), _at(b, a) - a[_within(a, b)]) if len(gaps)]
-    if not ways:
-        return []
-    sizes = pd.concat([line_a, line_b])[col.SIZE].unique()
-    return [
-        {
-            col.SIZE: ", ".join(sizes),
-            "params": max(gaps.index.max() for gaps in ways),
-            LOSS_A: np.nan,
-            LOSS_B: np.nan,
-            DIFFERENCE: float(np.mean([gaps.mean() for gaps in ways])),
-            "interpolated": True,
-            "one_way": len(ways) == 1,
-        }
-    ]
-
-
-def _within(line: pd.Series, other: pd.Series) -> np.ndarray:
-    """Which counts of `line` lie inside the range of `other`."""
-    return (line.index >= other.index.min()) & (line.index <= other.index.max())
-
-
-def _at(line: pd.Series, other: pd.Series) -> pd.Series:
-    """The loss of `line`, linear in log N between its neighbouring sizes, at the counts of `other` inside its range."""
-    counts = other.index[_within(other, line)]
-    return pd.Series(np.interp(np.log(counts), np.log(line.index), line), counts, dtype=float)
-
-
-def seed_noise(arms: Sequence[pd.DataFrame]) -> tuple[float, int]:
-    """Standard deviation of the loss between training seeds, and the number of groups of trials that it rests on.
-
-    A group is the complete trials that differ in train.seed alone; (NaN, 0) where there is none. Groups are pooled.
+    A group is the complete trials that differ in train.seed alone. (NaN, 0) if there is none of two or more.
     """
-    complete = _complete(pd.concat(arms))
+    complete = _complete(trials)
     seed = SEED_PATHS[0]
     paths = [p for p in param_columns(complete) if p != seed and complete[p].nunique(dropna=False) > 1]
-    (complete,) = _keyed(paths, complete)
+    (complete,) = keyed(paths, complete)
     groups = complete.groupby(["key", seed])[col.VAL_LOSS].mean().groupby("key")
     seeds = groups.size()
     degrees = (seeds - 1)[seeds > 1]
@@ -207,12 +143,8 @@ def seed_noise(arms: Sequence[pd.DataFrame]) -> tuple[float, int]:
     return float(np.sqrt((groups.var()[degrees.index] * degrees).sum() / degrees.sum())), len(degrees)
 
 
-def _complete(trials: pd.DataFrame) -> pd.DataFrame:
-    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
-
-
-def _keyed(paths: Sequence[str], *frames: pd.DataFrame) -> list[pd.DataFrame]:
-    """With a column `key`: equal numbers for equal values of these columns; missing values equal each other."""
+def keyed(paths: Sequence[str], *frames: pd.DataFrame) -> list[pd.DataFrame]:
+    """The frames with a column `key`: equal integers for rows that agree in these columns; missing values agree."""
     together = pd.concat(frames, ignore_index=True)
     keys = np.zeros(len(together), dtype=int)
     if paths:
@@ -221,8 +153,65 @@ def _keyed(paths: Sequence[str], *frames: pd.DataFrame) -> list[pd.DataFrame]:
     return [frame.assign(key=part) for frame, part in zip(frames, np.split(keys, ends), strict=True)]
 
 
-def _no_pairs(arms: Arms) -> NotEstimable:
-    return NotEstimable(
-        f"no pairs: no two complete trials differ in {arms.fields} alone; "
-        "run a grid or experiments that change nothing else, as configs/tying.yaml does"
-    )
+def _complete(trials: pd.DataFrame) -> pd.DataFrame:
+    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
+
+
+def _same_fields(a: pd.DataFrame, b: pd.DataFrame, arms: Arms) -> pd.DataFrame | None:
+    """Pairs that agree in all fields; trials that repeat each other count once, with their mean loss."""
+    a, b = keyed(arms.key, a, b)
+    means = [arm.groupby("key", sort=False)[col.VAL_LOSS].mean() for arm in (a, b)]
+    losses = pd.concat(means, axis=1, keys=[LOSS_A, LOSS_B], join="inner")
+    if losses.empty:
+        return None
+    shared = a.drop_duplicates("key").set_index("key").loc[losses.index]
+    pairs = shared[[*arms.key, col.SIZE]].assign(params=shared[col.PARAMS_EXACT].astype(float), **losses)
+    pairs[DIFFERENCE] = pairs[LOSS_B] - pairs[LOSS_A]
+    return pairs.assign(interpolated=False, one_way=False)[[*arms.key, *RESULTS]].reset_index(drop=True)
+
+
+def _same_count(a: pd.DataFrame, b: pd.DataFrame, arms: Arms, count: str) -> pd.DataFrame | NotEstimable | None:
+    shared = [path for path in arms.key if path not in arms.sized]
+    series_a, series_b = (dict(list(arm.groupby("key", sort=False))) for arm in keyed(shared, a, b))
+    both = [key for key in series_a if key in series_b]
+    if not both:
+        return None
+    rows = [
+        (*series_a[key].iloc[0][shared], *pair)
+        for key in both
+        for pair in _pairs_of_series(series_a[key], series_b[key], count)
+    ]
+    if not rows:
+        spans = " and ".join(f"{arm[count].min():,} to {arm[count].max():,}" for arm in (a, b))
+        sizes = len({*a[col.SIZE], *b[col.SIZE]})
+        return NotEstimable(
+            f"no series of sizes of one arm encloses a size of the other ({spans} parameters, {sizes} "
+            f"size{'s' if sizes > 1 else ''}), and nothing is extrapolated"
+        )
+    return pd.DataFrame(rows, columns=[*shared, *RESULTS])
+
+
+def _pairs_of_series(series_a: pd.DataFrame, series_b: pd.DataFrame, count: str) -> list[tuple[object, ...]]:
+    """RESULTS for each parameter count that both series have, else for the series as a whole, else none."""
+    a, b = (series.groupby(series[count].astype(float))[col.VAL_LOSS].mean() for series in (series_a, series_b))
+    same = a.index.intersection(b.index)
+    if len(same):
+        size_of = dict(zip(series_a[count][::-1], series_a[col.SIZE][::-1], strict=True))  # the first trial's
+        return [(size_of[N], N, a[N], b[N], b[N] - a[N], False, False) for N in same]
+    ways = [gaps for gaps in (b[_within(b, a)] - _at(a, b), _at(b, a) - a[_within(a, b)]) if len(gaps)]
+    if not ways:
+        return []
+    sizes = ", ".join(pd.concat([series_a, series_b])[col.SIZE].unique())
+    difference = float(np.mean([gaps.mean() for gaps in ways]))
+    return [(sizes, max(gaps.index.max() for gaps in ways), np.nan, np.nan, difference, True, len(ways) == 1)]
+
+
+def _within(series: pd.Series, other: pd.Series) -> npt.NDArray[np.bool_]:
+    """Which counts of `series` are inside the range of `other`."""
+    return np.asarray((series.index >= other.index.min()) & (series.index <= other.index.max()))
+
+
+def _at(series: pd.Series, other: pd.Series) -> pd.Series:
+    """The loss of `series`, interpolated linearly in log N, at those counts of `other` that are inside its range."""
+    counts = other.index[_within(other, series)]
+    return pd.Series(np.interp(np.log(counts), np.log(series.index), series), counts, dtype=float)

@@ -1,8 +1,7 @@
-"""From a `DataConfig` to `Tokens`: text is tokenized once and cached, token files are taken as they lie.
+"""From a `DataConfig` to `Tokens`: text is tokenized once and cached; token files are memory-mapped.
 
-Loads without torch, because the driver of a sweep prepares data and trains nothing. Not here: reading text
-(`lmcore.corpus.text`), token files (`lmcore.corpus.token_files`), the BPE (`lmcore.corpus.tokenizer`), the folder
-(`lmcore.corpus.tokens`).
+Loads without torch, because the driver of a sweep prepares data but does not train. The steps are in the other files of
+this package.
 """
 
 import hashlib
@@ -18,13 +17,7 @@ from tokenizers import Tokenizer
 from lmcore.config import DEFAULT_VOCAB_SIZE, DataConfig
 from lmcore.corpus.text import read_documents, split_documents
 from lmcore.corpus.token_files import MAX_VOCAB_SIZE, check_ids, is_token_file, read_token_file
-from lmcore.corpus.tokenizer import (
-    decoded_bytes,
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-    vocabulary_size,
-)
+from lmcore.corpus.tokenizer import decoded_bytes, encode_documents, load_tokenizer, train_tokenizer, vocabulary_size
 from lmcore.corpus.tokens import FORMAT, Tokens, load_tokens, save_tokens
 from lmcore.errors import InputError
 
@@ -32,15 +25,19 @@ logger = logging.getLogger(__name__)
 
 
 def prepare_tokens(config: DataConfig, cache_dir: Path | None = None) -> Tokens:
-    """The tokens that a config names.
+    """Read, tokenize and split the data that `config` describes.
 
-    Token files are memory-mapped as they lie. Text is tokenized once and cached under `cache_dir` (default
-    `$XDG_CACHE_HOME/lmsweep`, or ~/.cache/lmsweep) by its content; a cache that is damaged or cannot be written costs
-    time only. Without a tokenizer a byte-level BPE is trained, on the training documents alone. The vocabulary is
-    `config.vocab_size`, else the tokenizer's size, else the largest id + 1.
+    Token files are memory-mapped. Text is tokenized, and the tokens are cached by content; a cache entry that is
+    damaged or cannot be written only costs time. Without `config.tokenizer`, a byte-level BPE is trained on the
+    training documents. The vocabulary size is `config.vocab_size`, else the tokenizer's, else the largest id + 1.
+
+    >>> tokens = prepare_tokens(DataConfig(source="stdlib", vocab_size=2048))
+
+    Args:
+        cache_dir: by default `$XDG_CACHE_HOME/lmsweep`, or ~/.cache/lmsweep.
 
     Raises:
-        InputError: starting with the field that is at fault (`data.source`, `data.val_source`, `data.tokenizer`,
+        InputError: starting with the field at fault (`data.source`, `data.val_source`, `data.tokenizer` or
             `data.vocab_size`).
     """
     if config.val_source is not None and is_token_file(config.val_source) != is_token_file(config.source):
@@ -48,13 +45,17 @@ def prepare_tokens(config: DataConfig, cache_dir: Path | None = None) -> Tokens:
             f"data.val_source: must be of the same kind as data.source, text or tokens, but {config.val_source!r} "
             f"is not of the kind of {config.source!r}; convert one of them"
         )
+    tokenizer = None
+    if config.tokenizer is not None:
+        tokenizer = load_tokenizer(Path(os.path.expanduser(config.tokenizer)))
     if is_token_file(config.source):
-        return _from_token_files(config)
-    return _from_text(config, _default_cache_dir() if cache_dir is None else cache_dir)
+        return _from_token_files(config, tokenizer)
+    if cache_dir is None:
+        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lmsweep"
+    return _from_text(config, tokenizer, cache_dir)
 
 
-def _from_token_files(config: DataConfig) -> Tokens:
-    tokenizer = _user_tokenizer(config)
+def _from_token_files(config: DataConfig, tokenizer: Tokenizer | None) -> Tokens:
     vocab_size = config.vocab_size or (vocabulary_size(tokenizer) if tokenizer is not None else None)
     ids = read_token_file(config.source, config.bin_dtype)
     check_ids(ids, vocab_size or MAX_VOCAB_SIZE)
@@ -78,13 +79,12 @@ def _from_token_files(config: DataConfig) -> Tokens:
     )
 
 
-def _from_text(config: DataConfig, cache_dir: Path) -> Tokens:
+def _from_text(config: DataConfig, tokenizer: Tokenizer | None, cache_dir: Path) -> Tokens:
     documents = read_documents(config.source)
     if config.val_source is not None:
         train_documents, val_documents = documents, read_documents(config.val_source, "data.val_source")
     else:
         train_documents, val_documents = split_documents(documents, config.val_fraction)
-    tokenizer = _user_tokenizer(config)
     key = {
         "format": FORMAT,
         "tokenizers": tokenizers.__version__,
@@ -94,9 +94,11 @@ def _from_text(config: DataConfig, cache_dir: Path) -> Tokens:
         "vocab_size": config.vocab_size,
     }
     entry = cache_dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-    cached = _from_cache(entry)
-    if cached is not None:
-        return cached
+    try:
+        if entry.exists():
+            return load_tokens(entry)
+    except (InputError, OSError) as error:
+        logger.warning("preparing the tokens again: %s", error)
 
     if tokenizer is None:
         tokenizer = train_tokenizer(train_documents, config.vocab_size or DEFAULT_VOCAB_SIZE)
@@ -112,31 +114,15 @@ def _from_text(config: DataConfig, cache_dir: Path) -> Tokens:
         save_tokens(tokens, entry)
     except OSError as error:
         logger.warning("the tokens are not cached and will be prepared again: %s", error)
-    # Not read back from the cache: another process may be replacing the entry at this moment.
+    # Return these tokens rather than the cached ones: another process may be replacing the entry right now.
     return tokens
 
 
-def _from_cache(entry: Path) -> Tokens | None:
-    try:
-        return load_tokens(entry) if entry.exists() else None
-    except (InputError, OSError) as error:
-        logger.warning("preparing the tokens again: %s", error)
-        return None
-
-
-def _user_tokenizer(config: DataConfig) -> Tokenizer | None:
-    return load_tokenizer(Path(os.path.expanduser(config.tokenizer))) if config.tokenizer is not None else None
-
-
 def _text_digest(texts: Iterable[str]) -> str:
-    """Differs where the texts do, or where one ends and the next begins."""
+    """sha256 of the texts and of the boundaries between them."""
     digest = hashlib.sha256()
     for text in texts:
         content = text.encode("utf-8")
         digest.update(b"%d\n" % len(content))
         digest.update(content)
     return digest.hexdigest()
-
-
-def _default_cache_dir() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lmsweep"

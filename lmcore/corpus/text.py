@@ -1,24 +1,25 @@
-"""Documents of text, and which of them validate.
+"""Reading text as documents, and splitting documents into training and validation data.
 
-Here: the text sources (`stdlib`, one text file, a folder of text files) read as a list of documents, and their split.
-Not here: turning text into tokens (`lmcore.corpus.tokenizer`, `lmcore.corpus.prepare`) and files that hold tokens
-already (`lmcore.corpus.token_files`). Text is read into memory; a corpus too large for that belongs in a .bin.
+A source is `stdlib`, one text file, or a folder of text files. It is read into memory; a corpus that does not fit
+belongs in a .bin. Tokenization is in `lmcore.corpus.tokenizer`, files of tokens in `lmcore.corpus.token_files`.
 """
 
 import logging
 import os
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmcore.errors import InputError
 
-END_OF_TEXT = "<|endoftext|>"  # separates documents, in files of text and as a token
+END_OF_TEXT = "<|endoftext|>"
+"""Separates documents, both in text files and as a token."""
 
 STDLIB = "stdlib"
 STDLIB_SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
-MIN_DOCUMENTS_TO_HOLD_OUT = 20  # with fewer, whole documents are too coarse a unit: the end of the text validates
+MIN_DOCUMENTS_TO_HOLD_OUT = 20
+"""With fewer documents, the end of the text is held out for validation instead of whole documents."""
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 def stdlib_files(folder: Path | None = None) -> list[Path]:
     """The .py files of the running interpreter's standard library, sorted by their path within it.
 
-    Left out: tests, installed packages, and `_sysconfigdata*`, which describes one machine. `folder` reads another
+    Tests, installed packages and `_sysconfigdata*` (which describes the machine) are left out. `folder` reads another
     library by the same rules.
     """
     root = Path(sysconfig.get_path(STDLIB)) if folder is None else folder
@@ -38,24 +39,36 @@ def stdlib_files(folder: Path | None = None) -> list[Path]:
 
 
 def read_documents(source: str, field: str = "data.source") -> list[str]:
-    """The documents of a text source in a fixed order; none is blank and none contains `<|endoftext|>`.
+    """The documents of a text source, in a fixed order. No document is blank, and none contains `<|endoftext|>`.
 
-    A folder is read recursively in the order of its relative paths, without hidden files, symbolic links to folders,
-    and files that are not UTF-8 text. A file that contains `<|endoftext|>` holds several documents.
+    A file that contains `<|endoftext|>` holds several documents. A folder is read recursively, in the order of relative
+    paths. Hidden files, symbolic links to folders, and files that are not UTF-8 text are skipped.
+
+    >>> documents = read_documents("stdlib")
 
     Raises:
-        InputError: starting with `field`, when there is nothing to read or no text in it.
+        InputError: the source cannot be read or contains no text. The message starts with `field`.
     """
     path = Path(os.path.expanduser(source))
     try:
-        if source == STDLIB:
-            texts = list(_readable_texts(stdlib_files()))
-        elif path.is_dir():
-            texts = list(_readable_texts(_files(path)))
-        elif path.is_file():
-            texts = [_decode_file(path, field)]
-        else:
+        if source == STDLIB or path.is_dir():
+            texts = []
+            for file in stdlib_files() if source == STDLIB else _files(path):
+                try:
+                    texts.append(_read_text(file))
+                except UnicodeDecodeError:
+                    logger.info("skipping %s: not UTF-8 text", file)
+        elif not path.is_file():
             raise InputError(f"{field}: must be stdlib, a file or a folder, but {source!r} is none; check the path")
+        elif path.stat().st_size == 0:
+            raise InputError(f"{field}: must not be empty, but {str(path)!r} has 0 bytes; name another file")
+        else:
+            texts = [_read_text(path)]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{field}: must be UTF-8 text, but {str(path)!r} is not at byte {error.start}; "
+            "convert it, or name a .npy or .bin of tokens"
+        ) from error
     except OSError as error:
         raise InputError(
             f"{field}: must be readable, but {error.filename!r} is not ({error.strerror}); check its permissions"
@@ -67,20 +80,24 @@ def read_documents(source: str, field: str = "data.source") -> list[str]:
 
 
 def split_documents(documents: Sequence[str], val_fraction: float) -> tuple[list[str], list[str]]:
-    """Training and validation documents, about `val_fraction` of them (at least one) for validation.
+    """Split documents into training and validation documents.
 
-    From 20 documents on, the validation documents lie evenly over the list: the middle ones of equal stretches, so that
-    they are no alphabetical tail. With fewer, the last `val_fraction` of the characters validates, from the start of a
-    line where there is one.
+    From 20 documents on, about `val_fraction` of the documents (at least one) is held out, evenly spaced over the list
+    so that validation is not an alphabetical tail. With fewer documents, the last `val_fraction` of the characters is
+    held out, cut at the start of a line if possible.
+
+    >>> split_documents(["a line\\n" * 4], val_fraction=0.25)
+    (['a line\\na line\\na line\\n'], ['a line\\n'])
 
     Raises:
-        InputError: when the text is too short to leave a character for both.
+        InputError: the text is too short to give each split one character.
     """
-    if len(documents) < MIN_DOCUMENTS_TO_HOLD_OUT:
-        return _split_at_tail(documents, val_fraction)
     count = len(documents)
-    held_out_count = min(max(round(val_fraction * count), 1), count - 1)
-    held_out = {(2 * i + 1) * count // (2 * held_out_count) for i in range(held_out_count)}
+    if count < MIN_DOCUMENTS_TO_HOLD_OUT:
+        return _split_at_tail(documents, val_fraction)
+    val_count = min(max(round(val_fraction * count), 1), count - 1)
+    # The middle document of each of val_count equal stretches.
+    held_out = {(2 * i + 1) * count // (2 * val_count) for i in range(val_count)}
     train = [document for i, document in enumerate(documents) if i not in held_out]
     return train, [documents[i] for i in sorted(held_out)]
 
@@ -108,45 +125,22 @@ def _split_at_tail(documents: Sequence[str], val_fraction: float) -> tuple[list[
 
 
 def _files(folder: Path, skipped_folders: frozenset[str] = frozenset()) -> list[Path]:
-    """Regular files below `folder` that are not hidden, in the order of their relative paths.
+    """Regular files below `folder` that are not hidden, in the order of their relative paths."""
 
-    A folder that cannot be listed raises OSError: a part of the data must not vanish silently.
-    """
+    def raise_error(error: OSError) -> None:
+        raise error  # os.walk would skip a folder that cannot be listed, and part of the data would silently be missing
+
     found = []
-    for root, folders, names in os.walk(folder, onerror=_raise):
+    for root, folders, names in os.walk(folder, onerror=raise_error):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in skipped_folders]
         found += [Path(root, name) for name in names if not name.startswith(".")]
-    # is_file() is false for a FIFO, on which opening would wait for ever.
+    # is_file() is False for a FIFO, which would block when opened.
     return sorted(filter(Path.is_file, found), key=lambda path: path.relative_to(folder).as_posix())
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _readable_texts(paths: Sequence[Path]) -> Iterator[str]:
-    for path in paths:
-        try:
-            yield _decode(path.read_bytes())
-        except UnicodeDecodeError:
-            logger.info("skipping %s: not UTF-8 text", path)
-
-
-def _decode_file(path: Path, field: str) -> str:
+def _read_text(path: Path) -> str:
+    """The text of a UTF-8 file without its byte order mark. UnicodeDecodeError also for a zero byte: binary data."""
     content = path.read_bytes()
-    if not content:
-        raise InputError(f"{field}: must not be empty, but {str(path)!r} has 0 bytes; name another file")
-    try:
-        return _decode(content)
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{field}: must be UTF-8 text, but {str(path)!r} is not at byte {error.start}; "
-            "convert it, or name a .npy or .bin of tokens"
-        ) from error
-
-
-def _decode(content: bytes) -> str:
-    """Text of a file without its byte order mark; a zero byte, which UTF-8 allows and text never has, is refused."""
     if (position := content.find(b"\0")) >= 0:
         raise UnicodeDecodeError("utf-8", content, position, position + 1, "zero byte")
     return content.decode("utf-8-sig")

@@ -1,7 +1,7 @@
-"""Files of tokens: .npy (a 1-D integer array) and .bin (flat uint16 or uint32, as nanoGPT writes them).
+"""Token files: .npy (a 1-D array of integers) and .bin (flat uint16 or uint32, as nanoGPT writes them).
 
-They are memory-mapped, never read whole, and refused with one line where they cannot be what the config says. Not here:
-text (`lmcore.corpus.text`) and the folder that a run keeps its tokens in (`lmcore.corpus.tokens`).
+They are memory-mapped, never read into memory. Text is in `lmcore.corpus.text`; the folder in which a run keeps its
+tokens is in `lmcore.corpus.tokens`.
 """
 
 import os
@@ -14,22 +14,25 @@ from numpy.typing import NDArray
 from lmcore.errors import InputError
 
 TOKEN_FILE_SUFFIXES = (".npy", ".bin")
-MAX_VOCAB_SIZE = 2**32  # ids are kept as uint16 or uint32
+MAX_VOCAB_SIZE = 2**32
+"""Token ids are stored as uint16 or uint32."""
 
 IntegerArray = NDArray[np.integer[Any]]
 
 
 def is_token_file(source: str) -> bool:
-    """Whether a source is to be read as tokens: a .npy or .bin, unless it is a folder."""
+    """Whether a source is a file of tokens: a path that ends in .npy or .bin and is not a folder."""
     path = Path(os.path.expanduser(source))
     return path.suffix in TOKEN_FILE_SUFFIXES and not os.path.isdir(path)
 
 
 def read_token_file(source: str, bin_dtype: Literal["uint16", "uint32"], field: str = "data.source") -> IntegerArray:
-    """Token ids of a .npy or .bin, 1-D, at least one, memory-mapped read-only; their range is not looked at.
+    """The token ids of a .npy or .bin: 1-D, at least one, memory-mapped read-only. `check_ids` checks their range.
+
+    >>> ids = read_token_file("train.bin", "uint16")
 
     Raises:
-        InputError: starting with `field`, when the file is missing, empty, or not a 1-D array of integers.
+        InputError: the file is missing, empty, or not a 1-D array of integers. The message starts with `field`.
     """
     path = Path(os.path.expanduser(source))
     try:
@@ -52,12 +55,12 @@ def read_token_file(source: str, bin_dtype: Literal["uint16", "uint32"], field: 
 
 
 def check_ids(ids: IntegerArray, vocab_size: int, field: str = "data.source") -> None:
-    """Every id is in 0..vocab_size - 1.
+    """Check that every id is in 0..vocab_size - 1.
 
     Raises:
-        InputError: starting with `field`, with the first id that is not and its position.
+        InputError: naming the first id that is not, and its position. The message starts with `field`.
     """
-    # min and max stream over a memory map; the arrays of booleans are built for the error message only.
+    # min and max stream over a memory map; a boolean array of its size is built only for the error message.
     if ids.dtype.kind == "i" and ids.min() < 0:
         position = int(np.argmax(ids < 0))
         raise InputError(

@@ -1,7 +1,7 @@
-"""Byte-level BPE: trained on documents, or loaded from a Hugging Face tokenizer.json; and documents as token ids.
+"""Byte-level BPE: train it on documents or load a Hugging Face tokenizer.json, and encode documents as token ids.
 
-Not here: which documents (`lmcore.corpus.text`) and how token ids are kept (`lmcore.corpus.tokens`). Training is
-deterministic: the same documents give the same tokenizer.json. Loads without torch.
+Training is deterministic: the same documents give the same tokenizer.json. Loads without torch. Reading documents is in
+`lmcore.corpus.text`, storing token ids in `lmcore.corpus.tokens`.
 """
 
 import re
@@ -17,27 +17,31 @@ from lmcore.config import DEFAULT_VOCAB_SIZE
 from lmcore.corpus.text import END_OF_TEXT
 from lmcore.errors import InputError
 
-MIN_VOCAB_SIZE = 256 + 1  # every byte, and END_OF_TEXT
+MIN_VOCAB_SIZE = 256 + 1
+"""Every byte, and END_OF_TEXT."""
 
-# How other tokenizers call the token that ends a document, in order of preference.
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
+"""Names of the token that ends a document in common tokenizers, in order of preference."""
 
-# Long documents are cut for encoding: pieces run in parallel, and an Encoding costs ~100 bytes a token while it lives.
+# Long documents are cut into pieces for encoding. Pieces are encoded in parallel, and batches bound the memory of
+# Encoding objects, which take about 100 bytes per token.
 PIECE_CHARS = 1 << 18
 BATCH_CHARS = 1 << 22
 
-# A line break between two characters that are not whitespace: the usual pre-tokenizers split there anyway, so that
-# cutting there changes no token.
+# A line break between two characters that are not whitespace. The usual pre-tokenizers split there anyway, so a cut
+# there changes no token.
 _CUT = re.compile(r"(?<=\S\n)(?=\S)")
 
 
 def train_tokenizer(documents: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
-    """A byte-level BPE of at most `vocab_size` tokens (fewer where the text has no more repeated pairs).
+    """Train a byte-level BPE of at most `vocab_size` tokens; fewer if the text has no more repeated pairs.
 
-    `<|endoftext|>` has id 0 and the 256 bytes follow, so that any UTF-8 text is encoded without loss.
+    `<|endoftext|>` has id 0. The 256 bytes follow, so any UTF-8 text can be encoded without loss.
+
+    >>> tokenizer = train_tokenizer(read_documents("stdlib"), vocab_size=2048)
 
     Raises:
-        InputError: when vocab_size is below 257.
+        InputError: vocab_size is below 257.
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise InputError(
@@ -59,10 +63,10 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SI
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, without its truncation and padding, which would lose or invent tokens.
+    """Load a tokenizer.json. Its truncation and padding are switched off, because they would lose or add tokens.
 
     Raises:
-        InputError: when the file is missing or is no tokenizer.json.
+        InputError: the file cannot be read or is not a tokenizer.json.
     """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -71,7 +75,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
             f"data.tokenizer: must be a readable tokenizer.json, but {str(path)!r} is not ({error.strerror}); "
             "check the path"
         ) from error
-    except Exception as error:  # tokenizers raises Exception itself
+    except Exception as error:  # the tokenizers library raises plain Exception
         raise InputError(
             f"data.tokenizer: must be a Hugging Face tokenizer.json, but {str(path)!r} does not parse "
             f"({' '.join(str(error).split())}); save it again with Tokenizer.save"
@@ -82,19 +86,27 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """Largest id + 1, which exceeds the number of entries where ids have gaps."""
+    """The largest id + 1. This exceeds the number of tokens if ids have gaps."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> NDArray[np.unsignedinteger[Any]]:
-    """Token ids of the documents one after the other, each document ended by the tokenizer's end-of-text token.
+def end_of_text_token(tokenizer: Tokenizer) -> tuple[str, int] | None:
+    """Name and id of the token that ends a document, or None if the tokenizer has no such token."""
+    for name in END_OF_TEXT_NAMES:
+        if (token := tokenizer.token_to_id(name)) is not None:
+            return name, token
+    return None
 
-    A tokenizer without such a token leaves the documents unseparated. No beginning-of-text token is added, and special
-    tokens spelled out in the text are plain text. Returns a 1-D array of uint16 where the vocabulary fits, else uint32.
+
+def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> NDArray[np.unsignedinteger[Any]]:
+    """Encode documents as one 1-D array of token ids; uint16 if the vocabulary fits, else uint32.
+
+    Each document is followed by the end-of-text token, if the tokenizer has one. No beginning-of-text token is added.
+    Special tokens spelled out in the text are encoded as plain text.
     """
     dtype = np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32
-    end_of_text = next((i for name in END_OF_TEXT_NAMES if (i := tokenizer.token_to_id(name)) is not None), None)
-    separator = np.array([] if end_of_text is None else [end_of_text], dtype)
+    end_of_text = end_of_text_token(tokenizer)
+    separator = np.array([] if end_of_text is None else [end_of_text[1]], dtype)
     tokenizer.encode_special_tokens = True
     ids = [np.empty(0, dtype)]
     for batch in _batches(documents):
@@ -107,9 +119,10 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> NDArray[
 
 
 def decoded_bytes(tokenizer: Tokenizer, ids: NDArray[np.integer[Any]], chunk: int = 1 << 20) -> int:
-    """UTF-8 bytes of the text that the ids stand for, special tokens not counted.
+    """UTF-8 bytes of the text that the ids encode, without special tokens.
 
-    Decoded in chunks for memory's sake; a character cut by the border of a chunk counts a few bytes wrongly.
+    The ids are decoded in chunks to bound memory. A character that is split between two chunks may be miscounted by a
+    few bytes.
     """
     texts = (tokenizer.decode(ids[i : i + chunk].tolist()) for i in range(0, len(ids), chunk))
     return sum(len(text.encode("utf-8")) for text in texts)
@@ -124,7 +137,7 @@ def _pieces(document: str) -> Iterator[str]:
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
-    """Batches of (piece, whether it ends its document) of about BATCH_CHARS characters."""
+    """Batches of about BATCH_CHARS characters. Each item is a piece and whether it ends its document."""
     batch: list[tuple[str, bool]] = []
     chars = 0
     for document in documents:

@@ -1,45 +1,48 @@
-"""`Tokens`: what a run trains and validates on, in memory or as a folder that travels with the run.
+"""`Tokens`: the data a run trains and validates on, in memory or as a folder that is kept with the run.
 
-Loads without torch. Not here: how a config becomes tokens (`lmcore.corpus.prepare`) and how tokens become batches
-(`lmcore.data`).
+Loads without torch. How a config becomes tokens is in `lmcore.corpus.prepare`, how tokens become batches in
+`lmcore.data`.
 """
 
 import hashlib
-import os
-import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lmcore.config import Config
-from lmcore.durable import replace
+from lmcore.durable import new_folder
 from lmcore.errors import InputError
 
-FORMAT: Final = 1  # of the folder; part of the cache's key too, so that a new format never meets an old entry
+FORMAT: Final = 1
+"""Version of the folder's format. It is part of the cache key, so a new format never meets an old cache entry."""
 
 TokenIds = NDArray[np.unsignedinteger[Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Tokens:
-    """Tokens of one data set; build them with `Tokens.of`, which keeps the promises made here."""
+    """The token ids of one data set. Create it with `Tokens.of`, which ensures what the fields state.
+
+    >>> tokens = Tokens.of(train=[0, 1, 2, 3], val=[2, 1], vocab_size=4)
+    >>> tokens.train
+    array([0, 1, 2, 3], dtype=uint16)
+    """
 
     train: TokenIds
-    """1-D uint16 or uint32, read-only, every id below vocab_size; possibly memory-mapped."""
+    """Training tokens: 1-D uint16 or uint32, read-only, every id below vocab_size. May be memory-mapped."""
     val: TokenIds
-    """Likewise, held out from training."""
+    """Validation tokens, like `train`."""
     vocab_size: int
-    """V, of the model that trains on these tokens."""
+    """V of the models that train on these tokens."""
     fingerprint: str
-    """sha256 in hex over both splits, their types and vocab_size: equal if and only if the data are."""
+    """sha256 in hex over both splits, their dtypes and vocab_size."""
     bytes_per_token: float | None = None
-    """UTF-8 bytes of the validation text per validation token; None where no tokenizer is known."""
+    """UTF-8 bytes of the validation text per validation token; None if no tokenizer is known."""
     tokenizer_json: str | None = None
-    """Text of the tokenizer.json that made the tokens, where it is known."""
+    """Content of the tokenizer.json that made the tokens, if known."""
 
     @classmethod
     def of(
@@ -50,19 +53,19 @@ class Tokens:
         bytes_per_token: float | None = None,
         tokenizer_json: str | None = None,
     ) -> Self:
-        """Tokens from 1-D arrays of ids in 0..vocab_size - 1 (the caller has checked), fingerprinted.
+        """Tokens from two 1-D arrays of ids in 0..vocab_size - 1, which the caller has checked.
 
-        Arrays of uint16 or uint32 are taken as they are, memory maps included; others are copied to the smaller type
-        that holds the vocabulary.
+        uint16 and uint32 arrays, memory-mapped ones included, are used without a copy. Others are copied to the smaller
+        of these types that holds the vocabulary.
         """
         train, val = _read_only(train, vocab_size), _read_only(val, vocab_size)
         return cls(train, val, vocab_size, _fingerprint(train, val, vocab_size), bytes_per_token, tokenizer_json)
 
     @property
     def unigram_entropy(self) -> float:
-        """Entropy of the validation tokens' own unigram distribution, in nats per token.
+        """Entropy of the unigram distribution of the validation tokens, in nats per token.
 
-        No model that ignores context can have a lower validation loss, so a loss below it shows that context is used.
+        No model that ignores context can have a lower validation loss, so a lower loss shows that context is used.
         """
         counts = np.bincount(self.val)
         p = counts[counts > 0] / len(self.val)
@@ -82,10 +85,10 @@ class _Meta(Config):
 
 
 def check_windows(tokens: Tokens, context_length: int) -> None:
-    """Both splits hold at least one window of `context_length` tokens and the token after it.
+    """Check that both splits fill at least one window: `context_length` tokens and the token after them.
 
     Raises:
-        InputError: when one does not.
+        InputError: a split is too short.
     """
     for name, ids in (("training", tokens.train), ("validation", tokens.val)):
         if len(ids) < context_length + 1:
@@ -97,14 +100,13 @@ def check_windows(tokens: Tokens, context_length: int) -> None:
 
 
 def save_tokens(tokens: Tokens, folder: Path) -> None:
-    """Write train.npy, val.npy, meta.json and tokenizer.json (if known) as `folder`, which appears whole or not at all.
+    """Write train.npy, val.npy, meta.json and, if known, tokenizer.json to `folder`, atomically.
 
-    An existing folder is replaced. Raises OSError where the disk refuses.
+    An existing folder is replaced.
+
+    Raises:
+        OSError: the file system refuses.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # On the same file system as its destination, so that renaming it is atomic.
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}")
-    replaced = temporary.with_name(f"{temporary.name}.replaced")
     meta = _Meta(
         fingerprint=tokens.fingerprint,
         vocab_size=tokens.vocab_size,
@@ -113,31 +115,25 @@ def save_tokens(tokens: Tokens, folder: Path) -> None:
         val_tokens=len(tokens.val),
         tokenizer_sha256=_sha256(tokens.tokenizer_json) if tokens.tokenizer_json is not None else None,
     )
-    temporary.mkdir()
-    try:
-        for name, ids in (("train.npy", tokens.train), ("val.npy", tokens.val)):
-            with (temporary / name).open("wb") as file:
-                np.save(file, ids)
-                _sync(file)
-        texts = {"meta.json": meta.model_dump_json(indent=2) + "\n", "tokenizer.json": tokens.tokenizer_json}
-        for name, text in texts.items():
-            if text is not None:
-                with (temporary / name).open("wb") as file:
-                    file.write(text.encode("utf-8"))
-                    _sync(file)
-        if folder.exists():
-            folder.rename(replaced)
-        replace(temporary, folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with new_folder(folder, overwrite=True) as temporary:
+        np.save(temporary / "train.npy", tokens.train)
+        np.save(temporary / "val.npy", tokens.val)
+        (temporary / "meta.json").write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        if tokens.tokenizer_json is not None:
+            (temporary / "tokenizer.json").write_bytes(tokens.tokenizer_json.encode("utf-8"))
 
 
 def load_tokens(folder: Path, mmap: bool = True, verify: bool = True) -> Tokens:
-    """Tokens that `save_tokens` wrote; memory-mapped with `mmap`, compared with their recorded digests with `verify`.
+    """Load tokens written by `save_tokens`.
+
+    >>> tokens = load_tokens(Path("runs/quick/tokens"))
+
+    Args:
+        mmap: memory-map the token ids instead of reading them into memory.
+        verify: compare the tokens and the tokenizer with the digests recorded in meta.json.
 
     Raises:
-        InputError: when the folder is not whole, or not what was written.
+        InputError: the folder is incomplete, damaged, or was changed.
     """
     try:
         meta = _Meta.model_validate_json((folder / "meta.json").read_bytes())
@@ -168,7 +164,7 @@ def load_tokens(folder: Path, mmap: bool = True, verify: bool = True) -> Tokens:
 
 
 def _read_only(ids: ArrayLike, vocab_size: int) -> TokenIds:
-    array = np.asarray(ids)  # of a memory map: a plain array over it, which pickles as one
+    array = np.asarray(ids)  # turns np.memmap into a plain array over the same memory, which pickles as one
     if array.dtype not in (np.uint16, np.uint32):
         array = array.astype(np.uint16 if vocab_size <= 2**16 else np.uint32)
     view = array.view()  # the caller's own array stays writable
@@ -185,8 +181,3 @@ def _fingerprint(train: TokenIds, val: TokenIds, vocab_size: int) -> str:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
-
-
-def _sync(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -1,1 +1,1 @@
-"""What becomes of a trained model: read it from a checkpoint, write it as a Hugging Face Llama, sample from it."""
+"""Using trained models: load one from a checkpoint, export it as a Hugging Face Llama, sample text from it."""

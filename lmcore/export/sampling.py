@@ -1,7 +1,7 @@
-"""Sampling from a trained model: token ids one after the other, and the text that they are.
+"""Sampling from a trained model: token ids one at a time, and their text.
 
-For every architecture of `lmcore.model`, on whatever device the model is. There is no cache of keys and values: a token
-costs one forward pass over at most context_length tokens, however long the text grows, because older ones are cut off.
+Works for every architecture of `lmcore.model`, on the device of the model. There is no key-value cache: each token
+takes one forward pass over at most context_length tokens, and older tokens are cut off.
 
 Shapes: T time, V vocabulary.
 """
@@ -12,32 +12,36 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.errors import InputError
-from lmcore.export.trained_model import end_of_text_token
 from lmcore.model import TransformerLM
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # what bytes that are no UTF-8, or not yet, decode to
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+"""The tokenizer decodes incomplete or invalid UTF-8 to this character."""
 
 
 def next_token_probabilities(
     logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
 ) -> Tensor:
-    """What the next token is sampled from: float64 probabilities [V] on the CPU, from logits [V].
+    """The distribution that the next token is sampled from: logits [V] -> float64 probabilities [V] on the CPU.
 
-    softmax(logits / temperature), then only the `top_k` likeliest tokens, then of these only the fewest whose share of
-    what is left reaches `top_p`; at least one stays. Temperature 0 is its limit: the likeliest token, the first of
-    equal ones.
+    softmax(logits / temperature), restricted to the `top_k` most probable tokens, then to the fewest of these that
+    hold at least `top_p` of the remaining probability. At least one token remains. Temperature 0 is the limit: all
+    probability is on the most probable token, or on the first of several equal ones.
+
+    >>> next_token_probabilities(torch.tensor([0.0, 0.0, -1.0]), top_k=2)
+    tensor([0.5000, 0.5000, 0.0000], dtype=torch.float64)
     """
     logits = logits.detach().to("cpu", torch.float64)
     if temperature == 0:
         return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
-    # The maximum first: a temperature near 0 would make infinities of the logits, and NaN of their softmax.
+    # Subtract the maximum first: dividing by a temperature near 0 would give infinities, and their softmax NaN.
     ordered, ids = ((logits - logits.max()) / temperature).softmax(-1).sort(descending=True, stable=True)
     if top_k is not None:
         ordered[top_k:] = 0
     if top_p is not None:
-        before = ordered.cumsum(-1) - ordered  # share of all likelier tokens
-        ordered[before >= top_p * ordered.sum()] = 0
+        more_probable = ordered.cumsum(-1) - ordered  # total probability of all more probable tokens
+        ordered[more_probable >= top_p * ordered.sum()] = 0
     return torch.zeros_like(ordered).scatter_(0, ids, ordered / ordered.sum())
 
 
@@ -52,14 +56,18 @@ def generate(
     seed: int = 0,
     stop: int | None = None,
 ) -> Iterator[int]:
-    """At most `max_tokens` token ids that go on from `prompt`; the token `stop` ends them, and is not among them.
+    """Sample up to `max_tokens` token ids that continue `prompt`. The token `stop` ends the text and is not yielded.
 
-    The same seed gives the same ids (same machine, torch and number of threads). torch's global generator is neither
-    read nor changed.
+    The same seed gives the same ids on the same machine, with the same torch and number of threads. torch's global
+    generator is neither read nor changed.
+
+    >>> for token in generate(model, prompt=[464, 318], max_tokens=100, stop=0):
+    ...     print(token)
 
     Raises:
-        ValueError: an empty prompt, ids beyond the vocabulary, or a model of several slots (take its `slot_view`).
-        InputError: the model predicts numbers that are not finite, because its training diverged.
+        ValueError: the prompt is empty, has ids outside the vocabulary, or the model has several slots (use
+            `slot_view`).
+        InputError: the model's logits are not finite, because its training diverged.
     """
     if not prompt:
         raise ValueError("the prompt must hold at least one token; begin with the one that ends a text")
@@ -81,12 +89,12 @@ def generate(
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
-    """The prompt as a model of `vocab_size` tokens saw text in training; an empty one is the end of the text before.
+    """Encode a prompt as text was encoded for training. An empty prompt becomes the end-of-text token.
 
-    As there, special tokens spelled out in the text are plain text, and none is added. At least one token.
+    No token is added, and special tokens spelled out in the prompt are plain text.
 
     Raises:
-        InputError: the prompt has no tokens, or one that the model does not have.
+        InputError: the prompt has no tokens, or a token outside the model's vocabulary of `vocab_size`.
     """
     tokenizer.encode_special_tokens = True
     ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
@@ -94,7 +102,8 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[in
         ids = [end_of_text[1]]
     if not ids:
         raise InputError(
-            f"PROMPT: must hold text, as the tokenizer has no token to begin one behind (got {prompt!r}); give some"
+            f"PROMPT: must not be empty, as the tokenizer has no end-of-text token to begin with (got {prompt!r}); "
+            "give some text"
         )
     if max(ids) >= vocab_size:
         raise InputError(
@@ -105,24 +114,24 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[in
 
 
 def text_pieces(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int]) -> Iterator[str]:
-    """The text of `ids` as they arrive; joined, it is what the ids decode to behind the prompt.
+    """Decode `ids`, which continue `prompt`, to pieces of text as they arrive.
 
-    A character may be made of several tokens, so a piece waits until it ends in a whole one. Only the last piece and
-    the tokens since are decoded each time: tokenizers that write a space where a word begins need what came before.
+    A character may take several tokens, so a piece is yielded once it ends in a complete character. Each step decodes
+    the previous piece together with the new tokens, because some tokenizers write the space before a word depending on
+    what precedes it.
+
+    >>> "".join(text_pieces(tokenizer, [0], tokenizer.encode("some text").ids))
+    'some text'
     """
     tokens = list(prompt)
-    begin, told = 0, len(tokens)  # tokens[begin:told] is the piece before
+    begin, end = 0, len(tokens)  # tokens[begin:end] is the previous piece
     piece = ""
-
-    def untold() -> str:
-        before, now = (tokenizer.decode(part) for part in (tokens[begin:told], tokens[begin:]))
-        return now[len(before) :]
-
     for token in ids:
         tokens.append(token)
-        piece = untold()
+        previous, extended = tokenizer.decode(tokens[begin:end]), tokenizer.decode(tokens[begin:])
+        piece = extended[len(previous) :]
         if piece and not piece.endswith(REPLACEMENT):
             yield piece
-            begin, told, piece = told, len(tokens), ""
+            begin, end, piece = end, len(tokens), ""
     if piece:
         yield piece

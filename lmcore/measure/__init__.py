@@ -1,1 +1,1 @@
-"""Measures this device: tokens/s for a number of slots, peak FLOP/s and memory bandwidth."""
+"""Benchmarks of this device: training throughput by number of slots, peak FLOP/s and memory bandwidth."""

@@ -1,4 +1,4 @@
-"""How fast this device multiplies matrices and copies memory: the yardsticks that achieved rates are held against."""
+"""Peak matrix-multiplication rate and memory bandwidth of this device, to compare achieved rates with."""
 
 import statistics
 import time
@@ -7,18 +7,23 @@ from collections.abc import Callable
 import torch
 
 from lmcore.config import TrainConfig
+from lmcore.trainer import cpu_threads
 
 CPU_SIDE, GPU_SIDE = 1024, 8192
+"""Rows and columns of the multiplied matrices."""
 CPU_COPY_BYTES, GPU_COPY_BYTES = 2**28, 2**30
-"""Sizes of the copied tensor: far beyond caches, of which only a few server CPUs have as much."""
-LEAST_S, LEAST_TIMES = 0.3, 5
+"""Size of the copied tensor: larger than the caches of all but a few server CPUs."""
+MIN_SECONDS, MIN_REPEATS = 0.3, 5
+"""Duration of each measurement."""
 
 
 def matmul_flops_per_s(train: TrainConfig) -> float:
-    """Median rate of products of two large square matrices, in FLOP/s (2 n^3 each).
+    """Median rate of multiplying two large n x n matrices, in FLOP/s (2 n^3 per product).
 
-    `train` is resolved (`lmcore.device.resolve`): its device, dtype and number of threads are measured. Whatever else
-    the machine does at the time is part of it.
+    `train` gives the device, dtype and number of threads; it must be resolved (`lmcore.device.resolve`). Other load on
+    the machine lowers the result.
+
+    >>> peak = matmul_flops_per_s(resolve(TrainConfig(), this_machine()))
     """
     side = GPU_SIDE if train.device == "cuda" else CPU_SIDE
     a = torch.randn(side, side, device=train.device).to(getattr(torch, train.dtype))
@@ -27,7 +32,7 @@ def matmul_flops_per_s(train: TrainConfig) -> float:
 
 
 def copy_bytes_per_s(train: TrainConfig) -> float:
-    """Median rate of copying a tensor that no cache holds, in bytes read plus bytes written per second.
+    """Median rate of copying a tensor that does not fit in a cache, in bytes read plus bytes written per second.
 
     `train` as for `matmul_flops_per_s`; its dtype does not matter.
     """
@@ -37,21 +42,17 @@ def copy_bytes_per_s(train: TrainConfig) -> float:
     return 2 * size / _median_s(lambda: target.copy_(source), train)
 
 
-def _median_s(work: Callable[[], object], train: TrainConfig) -> float:
-    """Median seconds of `work`, after a first time that allocates and warms caches."""
-    wait: Callable[[], None] = torch.cuda.synchronize if train.device == "cuda" else lambda: None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(int(train.threads))
-    try:
-        work()
-        times: list[float] = []
+def _median_s(function: Callable[[], object], train: TrainConfig) -> float:
+    """Median duration of `function` in seconds, after one warm-up call."""
+    synchronize: Callable[[], None] = torch.cuda.synchronize if train.device == "cuda" else lambda: None
+    times: list[float] = []
+    with cpu_threads(int(train.threads)):
+        function()
         began = time.perf_counter()
-        while len(times) < LEAST_TIMES or time.perf_counter() - began < LEAST_S:
-            wait()
+        while len(times) < MIN_REPEATS or time.perf_counter() - began < MIN_SECONDS:
+            synchronize()
             start = time.perf_counter()
-            work()
-            wait()
+            function()
+            synchronize()
             times.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
     return statistics.median(times)

@@ -1,33 +1,40 @@
-"""How many slots are worth having, by how fast they train (measured in `lmcore.measure.throughput`); needs no torch."""
+"""Choosing the number of slots K from throughput that `lmcore.measure.throughput` measured. Loads without torch."""
 
 import math
 import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
-MIN_GAIN = 1.1  # of doubling the slots, in tokens/s
+MIN_GAIN = 1.1
+"""Doubling the slots pays if it multiplies tokens/s by at least this."""
 
 
 class ThroughputSample(NamedTuple):
-    """What was measured for one number of slots that advance as one program."""
+    """Throughput of K slots that train as one batched program.
+
+    >>> samples = [ThroughputSample(1, 1000.0, 1.0, 2**20), ThroughputSample(2, 1500.0, 1.5, 2**21)]
+    >>> choose_slots(samples, wanted=None)
+    2
+    """
 
     slots: int
+    """K."""
     tokens_per_s: float
-    """Of all slots together, evaluation excluded."""
+    """Training throughput of all slots together, without evaluation."""
     gain: float
-    """In tokens/s over the sample before (fewer slots), both measured in turn; 1 for the first."""
+    """tokens_per_s relative to the previous sample, which has fewer slots; 1 for the first sample."""
     peak_bytes: int
-    """Memory: of the GPU, or of this process."""
+    """Peak memory of the GPU or, on the CPU, of this process."""
 
 
 def worthwhile_slots(samples: Sequence[ThroughputSample]) -> int:
-    """The largest K of doubling samples whose last doubling gained 10 % or more."""
-    chosen = samples[0]
-    for doubled in samples[1:]:
-        if doubled.gain < MIN_GAIN:
+    """The number of slots before the first doubling that gains less than MIN_GAIN."""
+    slots = samples[0].slots
+    for sample in samples[1:]:
+        if sample.gain < MIN_GAIN:
             break
-        chosen = doubled
-    return chosen.slots
+        slots = sample.slots
+    return slots
 
 
 def choose_slots(samples: Sequence[ThroughputSample], wanted: int | None) -> int:
@@ -41,14 +48,14 @@ def choose_slots(samples: Sequence[ThroughputSample], wanted: int | None) -> int
 
 
 def speedup(samples: Sequence[ThroughputSample], slots: int) -> float:
-    """Tokens/s of the widest sample of at most `slots` slots, over those of one."""
+    """Throughput of the widest sample of at most `slots` slots, relative to one slot."""
     return math.prod(sample.gain for sample in samples if sample.slots <= slots)
 
 
 def average_samples(devices: Sequence[Sequence[ThroughputSample]]) -> list[ThroughputSample]:
-    """One list for devices that measured the same shape at the same time: mean rates and gains, and the highest peaks.
+    """Combine the samples of several devices: mean tokens/s, geometric mean of gains, highest peak memory.
 
-    A doubling that only some of them came to has those alone.
+    A slot count that only some devices measured is averaged over those.
     """
     by_slots: dict[int, list[ThroughputSample]] = {}
     for samples in devices:
@@ -57,9 +64,9 @@ def average_samples(devices: Sequence[Sequence[ThroughputSample]]) -> list[Throu
     return [
         ThroughputSample(
             slots,
-            statistics.fmean(sample.tokens_per_s for sample in same),
-            statistics.geometric_mean(sample.gain for sample in same),
-            max(sample.peak_bytes for sample in same),
+            statistics.fmean(sample.tokens_per_s for sample in group),
+            statistics.geometric_mean(sample.gain for sample in group),
+            max(sample.peak_bytes for sample in group),
         )
-        for slots, same in sorted(by_slots.items())
+        for slots, group in sorted(by_slots.items())
     ]

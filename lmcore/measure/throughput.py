@@ -1,8 +1,8 @@
-"""Measures how fast K slots of a shape train on this device, in seconds.
+"""Benchmarks K = 1, 2, 4, ... copies of a run that train as one batched program, within seconds.
 
-Numbers of slots are compared by updates in turn, so that whatever else the machine does meets both. Training is
-measured uncompiled: compiling would take minutes, and what the slots share (launches, matrix products that are too
-small for the device) is much the same. Whatever is allocated here is freed again.
+Two slot counts are compared by alternating their updates, so that other load on the machine affects both. The model is
+not compiled: compiling would take minutes, and what slots share (kernel launches, matrix products too small to fill the
+device) is much the same without it. All memory is freed again. Choosing K is in `lmcore.measure.slot_count`.
 """
 
 import resource
@@ -20,34 +20,24 @@ from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample
 from lmcore.trainer import Trainer
 
 MEMORY_SHARE = 0.8
+"""Share of the device's memory that may be used."""
 MAX_SLOTS = 64
-LEAST_S, LEAST_PAIRS = 1.0, 3  # spent on each comparison
-
-
-class _Probe:
-    """Copies of a run that train as one program, an update at a time."""
-
-    def __init__(self, run: RunSpec, tokens: Tokens, slots: int) -> None:
-        train = run.train.model_copy(
-            update={"steps": 2**40, "eval_every": 1, "eval_windows": 1, "checkpoint_every": None, "compile": False}
-        )
-        self.slots = slots
-        memory = _GpuMemory() if torch.cuda.is_available() and train.device != "cpu" else _HostMemory()
-        self._trainer = Trainer([run.model_copy(update={"train": train})] * slots, tokens)
-        self.tokens_per_s()  # allocates, and reads the data for the first time
-        self.bytes = memory.peak() - memory.before
-        """That it took at most, beside what was taken already."""
-
-    def tokens_per_s(self) -> float:
-        """Of one more update of all slots together."""
-        return self.slots * float(self._trainer.advance(batched=True)[0][col.TOKENS_PER_S])
+MIN_SECONDS, MIN_UPDATES = 1.0, 3
+"""Duration of each comparison."""
 
 
 def measure_doubling(
     run: RunSpec, tokens: Tokens, memory_bytes: int, max_slots: int = MAX_SLOTS
 ) -> list[ThroughputSample]:
-    """Paces at K = 1, 2, 4, ... up to the first K whose gain is below 10 %, or until memory would pass 80 %."""
-    used = _used_bytes(run)
+    """Benchmark K = 1, 2, 4, ... up to the first K that gains less than MIN_GAIN, or that memory does not allow.
+
+    >>> samples = measure_doubling(run, tokens, memory_bytes=16 * 2**30)
+    >>> slots = choose_slots(samples, wanted=None)
+
+    Args:
+        memory_bytes: memory of the device, of which at most MEMORY_SHARE is used.
+    """
+    used = _MemoryMeter(run).start_bytes
     few = _Probe(run, tokens, 1)
     samples = [ThroughputSample(1, few.tokens_per_s(), 1.0, used + few.bytes)]
     while 2 * few.slots <= max_slots:
@@ -58,64 +48,83 @@ def measure_doubling(
             if not is_out_of_memory(error):
                 raise
             break
-        full = used + 2 * many.bytes > MEMORY_SHARE * memory_bytes
-        if samples[-1].gain < MIN_GAIN or full:
+        next_would_not_fit = used + 2 * many.bytes > MEMORY_SHARE * memory_bytes
+        if samples[-1].gain < MIN_GAIN or next_would_not_fit:
             break
         few = many
     return samples
 
 
 def measure_at(run: RunSpec, tokens: Tokens, slots: int) -> list[ThroughputSample]:
-    """Paces of one slot and of `slots`.
+    """Benchmark one slot and `slots` slots.
 
     Raises:
-        RuntimeError, MemoryError: among others, where memory runs out (`is_out_of_memory`).
+        RuntimeError, MemoryError: memory ran out (`is_out_of_memory`), among other causes.
     """
-    used = _used_bytes(run)
+    used = _MemoryMeter(run).start_bytes
     one = _Probe(run, tokens, 1)
     return _compare(one, _Probe(run, tokens, slots), ThroughputSample(1, 0.0, 1.0, used + one.bytes), used)
 
 
-def _compare(few: _Probe, many: _Probe, before: ThroughputSample, used: int) -> list[ThroughputSample]:
-    """The sample of `few`, which was `before`, and that of `many`."""
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the host ran out of memory; on the CPU torch raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+class _Probe:
+    """Copies of a run that train as one program, one update at a time."""
+
+    def __init__(self, run: RunSpec, tokens: Tokens, slots: int) -> None:
+        train = run.train.model_copy(
+            update={"steps": 2**40, "eval_every": 1, "eval_windows": 1, "checkpoint_every": None, "compile": False}
+        )
+        self.slots = slots
+        memory = _MemoryMeter(run)
+        self._trainer = Trainer([run.model_copy(update={"train": train})] * slots, tokens)
+        self.tokens_per_s()  # warm-up: allocates memory and reads the data for the first time
+        self.bytes = memory.peak_bytes() - memory.start_bytes
+        """Peak memory of these slots."""
+
+    def tokens_per_s(self) -> float:
+        """Throughput of all slots together in one more update."""
+        return self.slots * float(self._trainer.advance(batched=True)[0][col.TOKENS_PER_S])
+
+
+def _compare(few: _Probe, many: _Probe, few_sample: ThroughputSample, used: int) -> list[ThroughputSample]:
+    """Samples of both probes: `few_sample` with its throughput measured again, and a new one for `many`."""
     rates: list[tuple[float, float]] = []
     began = time.perf_counter()
-    while len(rates) < LEAST_PAIRS or time.perf_counter() - began < LEAST_S:
+    while len(rates) < MIN_UPDATES or time.perf_counter() - began < MIN_SECONDS:
         rates.append((few.tokens_per_s(), many.tokens_per_s()))
-    slower, faster = (statistics.median(rate) for rate in zip(*rates, strict=True))
+    few_rate, many_rate = (statistics.median(rate) for rate in zip(*rates, strict=True))
     gain = statistics.median(b / a for a, b in rates)
-    return [before._replace(tokens_per_s=slower), ThroughputSample(many.slots, faster, gain, used + many.bytes)]
+    return [
+        few_sample._replace(tokens_per_s=few_rate),
+        ThroughputSample(many.slots, many_rate, gain, used + many.bytes),
+    ]
 
 
-def _used_bytes(run: RunSpec) -> int:
-    """Memory that is in use before anything is measured."""
-    return (_GpuMemory() if torch.cuda.is_available() and run.train.device != "cpu" else _HostMemory()).before
+class _MemoryMeter:
+    """Memory at the creation of this object and the peak since then.
 
+    Allocated bytes of the current GPU if the run trains on one, else resident bytes of this process.
+    """
 
-class _GpuMemory:
-    """Allocated bytes of the current GPU."""
+    def __init__(self, run: RunSpec) -> None:
+        self._on_gpu = torch.cuda.is_available() and run.train.device != "cpu"
+        self.start_bytes = 0
+        if self._on_gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            self.start_bytes = torch.cuda.memory_allocated()
+        else:
+            with suppress(OSError):  # only Linux can reset the peak; elsewhere it is that of the process's whole life
+                Path("/proc/self/clear_refs").write_text("5")
+                self.start_bytes = _status_bytes("VmRSS")
 
-    def __init__(self) -> None:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-        self.before: int = torch.cuda.memory_allocated()
-
-    def peak(self) -> int:
-        """Since this object was made."""
-        return int(torch.cuda.max_memory_allocated())
-
-
-class _HostMemory:
-    """Resident bytes of this process."""
-
-    def __init__(self) -> None:
-        self.before = 0
-        with suppress(OSError):  # Linux only; elsewhere the peak is that of the whole process, and too high
-            Path("/proc/self/clear_refs").write_text("5")
-            self.before = _status_bytes("VmRSS")
-
-    def peak(self) -> int:
-        """Since this object was made."""
+    def peak_bytes(self) -> int:
+        if self._on_gpu:
+            return int(torch.cuda.max_memory_allocated())
         with suppress(OSError):
             return _status_bytes("VmHWM")
         return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -124,8 +133,3 @@ class _HostMemory:
 def _status_bytes(name: str) -> int:
     status = Path("/proc/self/status").read_text()
     return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host had no memory left; on the CPU torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

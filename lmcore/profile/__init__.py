@@ -1,1 +1,1 @@
-"""`python -m lmcore.profile`: where the time of an update goes, compared with what the device could do."""
+"""`python -m lmcore.profile`: where the time of a training step goes, and what the device would allow."""

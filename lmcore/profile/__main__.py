@@ -1,23 +1,23 @@
-"""Where the time of a training step goes, and how far it is from what the device could do. See `--help`.
+"""Profile a training step and compare it with what the device could do. See `--help`.
 
     python -m lmcore.profile --config configs/quick.yaml --size s
 
-Prints plain tables and does nothing else. Measuring is in `lmcore.profile.breakdown` and `lmcore.measure.peak`,
-counting in `lmcore.profile.roofline`. Exit codes: 0 done, 2 wrong input (one line), 130 interrupted.
+Prints plain tables and writes no files. The measurements are in `lmcore.profile.breakdown` and `lmcore.measure.peak`,
+the bound in `lmcore.profile.roofline`. Exit codes: 0 done, 2 wrong input (one line), 130 interrupted.
 """
 
 import argparse
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lmcore.config import RunSpec
 from lmcore.device import resolve_run, this_machine
-from lmcore.errors import InputError, OneLineParser
+from lmcore.errors import InputError, OneLineParser, number_type
 from lmcore.params import count_parameters, flops_per_token
-from lmcore.profile.roofline import KINDS, update_work
+from lmcore.profile.roofline import KINDS, update_operations
 from lmcore.runfile.run_file import load_run
 
 if TYPE_CHECKING:
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lmcore.profile.breakdown import Breakdown, Timing
 
 DESCRIPTION = """\
-Measure where the time of a training step goes, by torch's profiler, and hold it against this device's peak of matrix
-products, its memory bandwidth and the roofline of both. Trains on random tokens; writes nothing.
+Measure where the time of a training step goes with torch's profiler, and compare it with this device's peak rate of
+matrix products, its memory bandwidth, and the roofline bound of both. Trains on random tokens; writes nothing.
 """
 TRAIN_TOKENS = 2**20
 OTHER = "batches, autograd, the rest"
@@ -35,24 +35,21 @@ OTHER = "batches, autograd, the rest"
 def parser() -> argparse.ArgumentParser:
     """The parser of the command line."""
     p = OneLineParser(prog="python -m lmcore.profile", description=DESCRIPTION, allow_abbrev=False)
-    p.add_argument("--config", required=True, metavar="FILE", help="a sweep's YAML file: its base run is measured")
+    p.add_argument("--config", required=True, metavar="FILE", help="a sweep's YAML file; its base run is measured")
     p.add_argument("--size", metavar="NAME", help="which of the file's sizes (default: the last)")
-    p.add_argument(
-        "--slots", type=_positive(int), default=1, metavar="K", help="slots that train as one program (default: 1)"
-    )
-    p.add_argument(
-        "--seconds", type=_positive(float), default=5.0, metavar="S", help="of training that is timed (default: 5)"
-    )
+    slots = number_type(int, "a whole number >= 1", lambda n: n >= 1)
+    p.add_argument("--slots", type=slots, default=1, metavar="K", help="slots that train as one program (default: 1)")
+    seconds = number_type(float, "a number > 0", lambda s: s > 0)
+    p.add_argument("--seconds", type=seconds, default=5.0, metavar="S", help="seconds of timed training (default: 5)")
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Load, measure, print; the process's exit code."""
+    """Run the command and return its exit code."""
     options = parser().parse_args(argv)
     try:
         run, size = load_run(options.config, options.size)
-        title = f"{options.config}, size {size}"
-        _profile(title, run, options.slots, options.seconds)
+        _profile(f"{options.config}, size {size}", run, options.slots, options.seconds)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -62,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
-    # With torch, and so only when the command line and the file are right.
+    # torch takes seconds to import, so mistakes in the command line and the file are reported first.
     import torch
 
     from lmcore.measure.peak import copy_bytes_per_s, matmul_flops_per_s
@@ -71,15 +68,15 @@ def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
 
     run = resolve_run(run, this_machine())
     train = run.train
-    print(_subject(title, run, slots, torch.__version__), flush=True)
+    print(_setup(title, run, slots, torch.__version__), flush=True)
     try:
         peak, bandwidth = matmul_flops_per_s(train), copy_bytes_per_s(train)
         tokens = _random_tokens(run)
         probe = Probe(run, slots, tokens)
         timing = probe.time_updates(seconds)
         if train.cuda_graphs:
-            launched = run.model_copy(update={"train": train.model_copy(update={"cuda_graphs": False})})
-            breakdown = Probe(launched, slots, tokens).break_down(total_s=timing.update_s)
+            without_graphs = run.model_copy(update={"train": train.model_copy(update={"cuda_graphs": False})})
+            breakdown = Probe(without_graphs, slots, tokens).break_down(timing.update_s)
         else:
             breakdown = probe.break_down()
     except (RuntimeError, MemoryError) as error:
@@ -91,7 +88,7 @@ def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
     print(_roofline(run, slots, breakdown, timing.update_s, peak, bandwidth))
 
 
-def _subject(title: str, run: RunSpec, slots: int, torch_version: str) -> str:
+def _setup(title: str, run: RunSpec, slots: int, torch_version: str) -> str:
     train, count = run.train, count_parameters(run.model)
     B, T = train.batch_size, run.model.context_length
     compiled = "compiled" if train.compile else "not compiled"
@@ -99,31 +96,29 @@ def _subject(title: str, run: RunSpec, slots: int, torch_version: str) -> str:
     return f"""\
 What is measured
 
-  {title}: {count.total:,} parameters, {count.non_embedding:,} of them neither embedding nor head
-  slots K = {slots}, batch B = {B}, time T = {T}: {slots * run.tokens_per_step:,} tokens an update
+  {title}: {count.total:,} parameters, {count.non_embedding:,} without embedding and head
+  slots K = {slots}, batch B = {B}, time T = {T}: {slots * run.tokens_per_step:,} tokens per update
   {train.device}, {train.dtype}, {compiled}{graphs}, CPU threads: {train.threads}, torch {torch_version}
-  random tokens in place of the data, which are not read
+  random tokens instead of the data
 """
 
 
 def _breakdown(breakdown: "Breakdown", timing: "Timing", run: RunSpec) -> str:
     from lmcore.profile.breakdown import PARTS
 
-    rows = [("part", "ms", "of it backward", "share")]
+    rows = [("part", "ms", "backward ms", "share")]
     for part in (*PARTS, None):
-        seconds, backward = breakdown.of(part), breakdown.of(part, backward=True)
+        seconds, backward = breakdown.total_s(part), breakdown.total_s(part, backward=True)
         if seconds:
             share = seconds / breakdown.update_s
             rows.append((part or "an update", _in_ms(seconds), _in_ms(backward) if backward else "", f"{share:.1%}"))
     fastest, slowest = min(timing.updates_s), max(timing.updates_s)
     eval_every = min(run.train.eval_every, run.train.steps)
     if breakdown.update_s == timing.update_s:
-        remark = "The parts are kernels launched one by one, without a graph."
+        remark = "The parts were measured without CUDA graphs."
     else:
-        remark = f"Under the profiler it took {breakdown.update_s / timing.update_s - 1:+.0%}."
-    rest = (
-        "a device without work" if run.train.device == "cuda" else "Python between operators, and the profiler itself"
-    )
+        remark = f"Profiling changed that time by {breakdown.update_s / timing.update_s - 1:+.0%}."
+    rest = "idle time of the device" if run.train.device == "cuda" else "Python between operators, and the profiler"
     return f"""\
 Where an update's time goes
 
@@ -132,7 +127,7 @@ Where an update's time goes
   An update takes {_ms(timing.update_s)}, the median of {len(timing.updates_s)} intervals from {_ms(fastest)} to \
 {_ms(slowest)}. {remark}
   The rest is {rest}.
-  An evaluation takes {_ms(timing.evaluation_s)}: after every {eval_every} updates, it is \
+  An evaluation takes {_ms(timing.evaluation_s)}. After every {eval_every} updates, it is \
 {timing.evaluation_share(eval_every):.1%} of a run's time.
 """
 
@@ -140,14 +135,11 @@ Where an update's time goes
 def _rates(run: RunSpec, slots: int, update_s: float, peak: float, bandwidth: float) -> str:
     tokens_per_s = slots * run.tokens_per_step / update_s
     per_token = flops_per_token(run.model)
+    flops_per_s = tokens_per_s * per_token
     rows = [
         ("rate", "measured", "of the peak"),
         ("tokens of all slots", f"{tokens_per_s:,.0f} /s", ""),
-        (
-            f"FLOPs, {_si(per_token)} a token",
-            _si(tokens_per_s * per_token, "FLOP/s"),
-            f"{tokens_per_s * per_token / peak:.1%}",
-        ),
+        (f"FLOPs, {_si(per_token)} per token", _si(flops_per_s, "FLOP/s"), f"{flops_per_s / peak:.1%}"),
         ("peak: product of two large matrices", _si(peak, "FLOP/s"), ""),
         ("bandwidth: copy of a large tensor, read + written", _si(bandwidth, "B/s"), ""),
     ]
@@ -157,31 +149,31 @@ def _rates(run: RunSpec, slots: int, update_s: float, peak: float, bandwidth: fl
 def _roofline(run: RunSpec, slots: int, breakdown: "Breakdown", update_s: float, peak: float, bandwidth: float) -> str:
     from lmcore.profile.breakdown import OVERHEAD
 
-    works = [work for work in update_work(run, slots) if work.times]
-    bounds_s = [work.bound_s(peak, bandwidth) for work in works]
+    operations = [operation for operation in update_operations(run, slots) if operation.bytes]
+    flops = sum(operation.flops for operation in operations)
+    traffic = sum(operation.bytes for operation in operations)
+    bound_s = sum(operation.bound_s(peak, bandwidth) for operation in operations)
     rows = [("operations", "FLOPs", "bytes", "bound ms", "profiled ms")]
     for kind in KINDS:
-        rows.append((kind, "", "", "", _in_ms(breakdown.of(kind=kind))))
-        for work, least_s in zip(works, bounds_s, strict=True):
-            if work.kind == kind:
-                flops = _si(work.total_flops) if work.flops else ""
-                rows.append((f"  {work.name}", flops, _si(work.total_bytes, "B"), _in_ms(least_s), ""))
-    rows.append((OTHER, "", "", "", _in_ms(breakdown.of(kind=OVERHEAD))))
-    all_flops = sum(work.total_flops for work in works)
-    all_bytes = sum(work.total_bytes for work in works)
-    bound_s = sum(bounds_s)
-    rows.append(("an update", _si(all_flops), _si(all_bytes, "B"), _in_ms(bound_s), _in_ms(breakdown.update_s)))
+        rows.append((kind, "", "", "", _in_ms(breakdown.total_s(kind=kind))))
+        for operation in operations:
+            if operation.kind == kind:
+                own_flops = _si(operation.flops) if operation.flops else ""
+                own_bound = _in_ms(operation.bound_s(peak, bandwidth))
+                rows.append((f"  {operation.name}", own_flops, _si(operation.bytes, "B"), own_bound, ""))
+    rows.append((OTHER, "", "", "", _in_ms(breakdown.total_s(kind=OVERHEAD))))
+    rows.append(("an update", _si(flops), _si(traffic, "B"), _in_ms(bound_s), _in_ms(breakdown.update_s)))
     return f"""\
 Roofline: each operation at the peak or at the bandwidth, whichever takes longer
 
 {_table(rows)}
 
   An update takes {_ms(update_s)}, {update_s / bound_s:.2f} times its bound of {_ms(bound_s)}. Its FLOPs alone take \
-{_ms(all_flops / peak)} at the peak, its bytes {_ms(all_bytes / bandwidth)}."""
+{_ms(flops / peak)} at the peak, its bytes {_ms(traffic / bandwidth)}."""
 
 
 def _random_tokens(run: RunSpec) -> "Tokens":
-    """Training tokens beyond the first caches, and as many for validation as its windows take."""
+    """Training tokens that exceed the first-level caches, and as many validation tokens as evaluation needs."""
     import numpy as np
 
     from lmcore.corpus.tokens import Tokens
@@ -194,14 +186,14 @@ def _random_tokens(run: RunSpec) -> "Tokens":
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows as lines, the first column flush left, a rule below the header."""
+    """An indented table with a rule below the header; the first column is left-aligned, the others right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  "
-        + "  ".join(cell.rjust(w) if i else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in [lines[0], "  " + "-" * (len(lines[0]) - 2), *lines[1:]])
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
+        lines.append(f"  {'  '.join(cells)}".rstrip())
+    lines.insert(1, f"  {'-' * (sum(widths) + 2 * (len(widths) - 1))}")
+    return "\n".join(lines)
 
 
 def _ms(seconds: float) -> str:
@@ -213,7 +205,7 @@ def _in_ms(seconds: float) -> str:
 
 
 def _si(number: float, unit: str = "") -> str:
-    """Three digits and a prefix: 1.33 G."""
+    """A number with three digits and an SI prefix: 1.33 GFLOP/s."""
     power = 0
     while abs(number) >= 999.5 and power < 5:
         number /= 1000
@@ -221,24 +213,8 @@ def _si(number: float, unit: str = "") -> str:
     return f"{number:.3g} {' kMGTP'[power].strip()}{unit}".rstrip()
 
 
-def _positive(kind: type[int] | type[float]) -> Callable[[str], float]:
-    """A type for argparse: a finite number above 0, at least 1 if whole."""
-    rule = "a whole number >= 1" if kind is int else "a number > 0"
-
-    def parse(text: str) -> float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = kind(0)
-        if not 0 < value < float("inf"):
-            raise argparse.ArgumentTypeError(f"must be {rule} (got {text!r})")
-        return value
-
-    return parse
-
-
 if __name__ == "__main__":
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch is loaded: its profiler talks to stderr
-    if hasattr(signal, "SIGPIPE"):  # `... | head` ends as quietly as `cat FILE | head`
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # set before torch is imported: its profiler logs to stderr
+    if hasattr(signal, "SIGPIPE"):  # exit quietly when `| head` closes the pipe
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     sys.exit(main())

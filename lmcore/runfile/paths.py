@@ -1,4 +1,4 @@
-"""The dotted paths of a run (`optim.lr`): the one vocabulary of spaces, experiments, `--set` and columns.
+"""Dotted paths of a run's fields (`optim.lr`), used by search spaces, experiments, `--set` and table columns.
 
 Here a path is looked up, values are put at paths, and pydantic's errors become one line. Which paths a sweep may vary
 is decided in `sweeps.spec.sweep_spec`.
@@ -10,18 +10,19 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from lmcore.config import RunSpec, flatten
 from lmcore.errors import InputError
 
 RUN_DEFAULTS: dict[str, Any] = flatten(RunSpec())
-"""Every field of a run under its dotted path, with its default."""
+"""Every field of a run by its dotted path, with its default."""
 
 REQUIRED = ...
-"""Stands for the default of a field that has none."""
+"""Takes the place of a default for a field that has none."""
 
-# What people call these fields elsewhere; no measure of spelling finds them.
-_KNOWN_AS = {
+# Names of our fields in other projects, which no spelling distance finds.
+_ALIASES = {
     "learning_rate": "optim.lr",
     "max_lr": "optim.lr",
     "betas": "optim.beta1",
@@ -32,7 +33,7 @@ _KNOWN_AS = {
     "block_size": "model.context_length",
 }
 
-# pydantic's error types in this project's words; braces are filled from the error's context.
+# Our wording of pydantic's error types. Braces are filled from the error's context.
 _RULES = {
     "greater_than": "must be > {gt}",
     "greater_than_equal": "must be >= {ge}",
@@ -54,32 +55,40 @@ _RULES = {
 
 
 class FieldError(InputError):
-    """A wrong value in a known place; `str` of it is one line, `field: rule (got value); remedy`."""
+    """A field has a wrong value. The message is one line: `field: rule (got value); remedy`.
+
+    >>> print(FieldError("optim.lr", "must be > 0 (got -1); the default is 0.003"))
+    optim.lr: must be > 0 (got -1); the default is 0.003
+    """
 
     def __init__(self, field: str, rule: str) -> None:
         super().__init__(field, rule)
         self.field = field
-        """Dotted name of the place, empty for the whole."""
+        """Dotted path of the field; empty for the whole config."""
         self.rule = rule
-        """The rest of the line."""
+        """The rest of the message."""
 
     def __str__(self) -> str:
         return one_line(f"{self.field}: {self.rule}" if self.field else self.rule)
 
 
 class ClashError(FieldError):
-    """Values that are right one by one, but not together; `field` is the one that lmcore's rule begins with."""
+    """Values that are valid on their own but not together. `field` is one of the fields involved."""
 
 
 def nearest(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> str | None:
-    """The path that was probably meant: the same last name elsewhere, another name for it, a similar spelling."""
+    """The known path that `path` was probably meant to be: same name, an alias, or a similar spelling.
+
+    >>> nearest("model.lr"), nearest("optim.learning_rate"), nearest("train.batchsize")
+    ('optim.lr', 'optim.lr', 'train.batch_size')
+    """
     section, _, name = path.rpartition(".")
     same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
     if same_name:
         return same_name[0]
-    if _KNOWN_AS.get(name) in known:
-        return _KNOWN_AS[name]
-    # Within a section the names alone are compared: "train." would make all of its fields resemble one another.
+    if _ALIASES.get(name) in known:
+        return _ALIASES[name]
+    # Within a section only the names are compared, because the common prefix would make all of them similar.
     siblings = [candidate.rpartition(".")[2] for candidate in known if candidate.startswith(f"{section}.")]
     if siblings:
         close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
@@ -88,10 +97,10 @@ def nearest(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> str | None:
 
 
 def unknown(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
-    """The error for a path that names no field, with the nearest one that does."""
-    meant = nearest(path, known)
-    if meant:
-        return FieldError(path, f"is not a field; did you mean {meant}?")
+    """The error for a path that is not in `known`, with a suggestion."""
+    suggestion = nearest(path, known)
+    if suggestion:
+        return FieldError(path, f"is not a field; did you mean {suggestion}?")
     section = path.partition(".")[0]
     siblings = [candidate for candidate in known if candidate.startswith(f"{section}.")]
     choices = siblings or dict.fromkeys(candidate.partition(".")[0] for candidate in known)
@@ -99,17 +108,27 @@ def unknown(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
 
 
 def plain_types(path: str) -> frozenset[type]:
-    """The Python types that a run's field takes: `{float}` for optim.lr, `{float, NoneType}` for optim.clip_norm."""
+    """The Python types that a run's field accepts.
+
+    >>> plain_types("optim.lr")
+    frozenset({<class 'float'>})
+    """
     section, name = path.split(".")
     config: Any = RunSpec.model_fields[section].annotation
     return _plain_types(config.model_fields[name].annotation)
 
 
 def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
-    """The run with values put at dotted paths, validated anew.
+    """A validated copy of `run` with new values at dotted paths.
 
-    A whole number written as a float (`2e3`) serves an integer field. FieldError for a path that names no field and
-    for a value that the field refuses; ClashError for values that the run refuses together.
+    An integer field accepts a whole number written as a float (`2e3`).
+
+    >>> apply(RunSpec(), {"optim.lr": 1e-3, "train.steps": 2e3}).train.steps
+    2000
+
+    Raises:
+        FieldError: a path does not exist, or its field refuses the value.
+        ClashError: the values are not valid together.
     """
     values = run.model_dump()
     for path, value in overrides.items():
@@ -124,7 +143,10 @@ def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
 
 
 def apply_at(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, str], place: str) -> RunSpec:
-    """`apply`, whose error names the place in the file at which the field at fault was overridden, else `place`."""
+    """`apply` for overrides that come from a file: its errors name a place in the file instead of the field.
+
+    `places` maps each overridden path to its place in the file. `place` is used for errors in any other field.
+    """
     try:
         return apply(run, overrides)
     except FieldError as error:
@@ -134,75 +156,81 @@ def apply_at(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, st
 
 
 def defaults(config: type[BaseModel]) -> dict[str, Any]:
-    """The names of a config's fields with their defaults, REQUIRED for those that must be given."""
+    """Defaults of a config's fields by name; REQUIRED for fields without one."""
     fields = config.model_fields.items()
     return {name: REQUIRED if field.is_required() else field.default for name, field in fields}
 
 
 def whole_numbers(config: type[BaseModel], values: Any) -> Any:
-    """A copy of nested `values` in which a float such as 2e3 is an int wherever `config` takes integers only."""
+    """A copy of nested `values` in which whole floats such as 2e3 are ints where `config` accepts only integers."""
     if not isinstance(values, dict):
         return values
-    fields = config.model_fields
-    return {key: _whole(fields[key].annotation, value) if key in fields else value for key, value in values.items()}
+    converted = dict(values)
+    for name in converted.keys() & config.model_fields.keys():
+        annotation, value = config.model_fields[name].annotation, converted[name]
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            converted[name] = whole_numbers(annotation, value)
+        elif isinstance(value, float) and value.is_integer():
+            accepted = _plain_types(annotation)
+            if int in accepted and float not in accepted:
+                converted[name] = int(value)
+    return converted
 
 
 def describe(error: ValidationError, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
-    """The first of pydantic's errors as one line.
+    """The most relevant of pydantic's errors as a FieldError.
 
-    `known` maps the valid dotted paths to their defaults: it serves suggestions and remedies.
+    `known` maps valid dotted paths to their defaults, for suggestions and remedies.
     """
     errors = error.errors(include_url=False)
-    # A misspelt name also leaves the right one missing.
+    # A misspelt field is reported first, because it may also cause a "missing" error for the right one.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     field = _field(first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, FieldError):
         return FieldError(".".join(part for part in (field, cause.field) if part), cause.rule)
     if first["type"] == "value_error":
-        # lmcore's messages begin with the name of the field that breaks the rule: it belongs to the path.
+        # Messages of lmcore's validators start with the name of the field at fault; it becomes part of the path.
         name, _, rule = str(cause).partition(" ")
         return ClashError(f"{field}.{name}", rule) if f"{field}.{name}" in known else ClashError(field, str(cause))
     if first["type"] == "extra_forbidden":
         return unknown(field, known)
-    # A union reports every member that it tried.
-    alternatives = dict.fromkeys(_rule(e) for e in errors if _field(e["loc"]) == field)
-    rule = " or ".join([*alternatives][:1] + [text.removeprefix("must be ") for text in [*alternatives][1:]])
-    value = first["input"]
-    given = "nothing" if first["type"] == "missing" else show(value)
+    # pydantic reports one error for each member of a union.
+    rule, *alternatives = dict.fromkeys(_rule(e) for e in errors if _field(e["loc"]) == field)
+    rule = " or ".join([rule, *(alternative.removeprefix("must be ") for alternative in alternatives)])
+    given = "nothing" if first["type"] == "missing" else show(first["input"])
     return FieldError(field, f"{rule} (got {given}){_remedy(first, known.get(field, REQUIRED))}")
 
 
 def show(value: Any) -> str:
-    """A value as YAML spells it, shortened to fit a message."""
+    """A value in YAML's spelling, shortened to at most 60 characters for a message."""
     words = {True: "true", False: "false", None: "null"}
     text = words[value] if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and control characters, which a file's own keys can bring into a message."""
+    """`text` without line breaks and control characters, which keys in a user's file may contain."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
-def _rule(error: Any) -> str:
-    template = _RULES.get(error["type"])
-    if template is None:
-        return str(error["msg"])
+def _rule(error: ErrorDetails) -> str:
+    if error["type"] not in _RULES:
+        return error["msg"]
     context = {k: f"{v:g}" if isinstance(v, float) else v for k, v in error.get("ctx", {}).items()}
-    return template.format(**context)
+    return _RULES[error["type"]].format(**context)
 
 
-def _remedy(error: Any, default: Any) -> str:
+def _remedy(error: ErrorDetails, default: Any) -> str:
     value = error["input"]
     if isinstance(value, str):
         if error["type"] in ("int_type", "float_type") and value.replace(".", "", 1).isdigit():
             return f"; write {value} without quotes"
         if error["type"] == "literal_error":
             choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            meant = difflib.get_close_matches(value, choices, n=1)
-            if meant:
-                return f"; did you mean {meant[0]}?"
+            close = difflib.get_close_matches(value, choices, n=1)
+            if close:
+                return f"; did you mean {close[0]}?"
     if error["type"] == "string_type":
         return "; quote it"
     if default is REQUIRED:
@@ -211,7 +239,7 @@ def _remedy(error: Any, default: Any) -> str:
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """Dotted name of a pydantic location, without the members of a union that follow the field's own name."""
+    """Dotted path of a pydantic error location, without the union members that may follow the field's name."""
     depth = 3 if any(isinstance(part, int) for part in location) else 2
     return ".".join(str(part) for part in location[:depth])
 
@@ -225,12 +253,3 @@ def _plain_types(annotation: Any) -> frozenset[type]:
     if origin is Literal:
         return frozenset(type(choice) for choice in arguments)
     return frozenset([annotation])
-
-
-def _whole(annotation: Any, value: Any) -> Any:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return whole_numbers(annotation, value)
-    kinds = _plain_types(annotation)
-    if isinstance(value, float) and value.is_integer() and int in kinds and float not in kinds:
-        return int(value)
-    return value

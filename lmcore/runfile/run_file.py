@@ -1,7 +1,7 @@
-"""The base run of a sweep's YAML file, without the sweep: for commands that train or measure one run of it.
+"""The base run of a sweep's YAML file, for commands that train or measure a single run.
 
-Taken are data, model, train, optim and one entry of sizes. What a search varies (space, experiments), and how, is the
-business of `sweeps.spec.sweep_spec`: a field that only the space sets has its default here.
+The sections data, model, train, optim and one entry of sizes are read. What a sweep varies (space, experiments), and
+how, is read by `sweeps.spec.sweep_spec`; here a field that only the space sets has its default.
 """
 
 import copy
@@ -28,9 +28,9 @@ from lmcore.runfile.paths import (
 from lmcore.runfile.yaml_file import YamlFile, read_yaml
 
 ONLY_SIZE = "main"
-"""The size of a file that lists none."""
-OF_THE_SWEEP = ("name", "notes", "search", "space", "sizes", "experiments", "tracking")
-"""Sections that a run's own stand beside."""
+"""Name of the size if a file lists no sizes."""
+SWEEP_SECTIONS = ("name", "notes", "search", "space", "sizes", "experiments", "tracking")
+"""Top-level keys of a sweep's file that are not sections of a run."""
 
 
 class SizedRun(NamedTuple):
@@ -41,15 +41,17 @@ class SizedRun(NamedTuple):
 
 
 def load_run(path: str | Path, size: str | None = None) -> SizedRun:
-    """The run of `size`, by default of the last size that the file lists.
+    """Load the base run of a sweep's file at `size`, by default at the last size that the file lists.
+
+    >>> run, size = load_run("configs/quick.yaml")
 
     Raises:
-        InputError: one line that names the file, the line and the field, or --size.
+        InputError: one line that names the file, line and field, or `--size`.
     """
     source = read_yaml(path)
-    # An empty section (`sizes:` with its lines commented out) is none.
+    # A key without a value (`sizes:` with its lines commented out) counts as missing.
     draft = {key: value for key, value in copy.deepcopy(source.values).items() if value is not None}
-    known = {**dict.fromkeys([*RunSpec.model_fields, *OF_THE_SWEEP], REQUIRED), **RUN_DEFAULTS}
+    known = {**dict.fromkeys([*RunSpec.model_fields, *SWEEP_SECTIONS], REQUIRED), **RUN_DEFAULTS}
     try:
         for key in draft:
             if key not in known:
@@ -65,9 +67,8 @@ def load_run(path: str | Path, size: str | None = None) -> SizedRun:
         if "vocab_size" not in base.model.model_fields_set and "model.vocab_size" not in overrides:
             rule = f"must be given, as the data are not read here and bring their own (got {show(base.data.source)})"
             raise FieldError("model.vocab_size", f"{rule}; add it, or data.vocab_size")
-        return SizedRun(
-            apply_at(base, overrides, {field: f"sizes.{name}.{field}" for field in overrides}, f"sizes.{name}"), name
-        )
+        places = {field: f"sizes.{name}.{field}" for field in overrides}
+        return SizedRun(apply_at(base, overrides, places, f"sizes.{name}"), name)
     except ValidationError as error:
         raise located(describe(error, known), source) from None
     except FieldError as error:
@@ -75,9 +76,9 @@ def load_run(path: str | Path, size: str | None = None) -> SizedRun:
 
 
 def resolve_vocab_size(draft: dict[str, Any]) -> None:
-    """Give a draft's model the vocabulary of data.vocab_size, or of the tokenizer that is trained for want of one.
+    """Set model.vocab_size in `draft`, unless it is given, to data.vocab_size or to the default of a trained tokenizer.
 
-    Data that come with their tokens say only when they are read how many there are.
+    It stays unset if the data come with token ids or a tokenizer: the size is not known until they are read.
     """
     model, data = draft.setdefault("model", {}), draft.get("data", {})
     if not isinstance(model, dict) or not isinstance(data, dict) or "vocab_size" in model:
@@ -89,13 +90,17 @@ def resolve_vocab_size(draft: dict[str, Any]) -> None:
 
 
 def located(error: FieldError, source: YamlFile, set_by: Mapping[str, str] | None = None) -> InputError:
-    """The error, preceded by the option that gave the value (`set_by`, by path), or by file and line."""
+    """The error, prefixed with the place that its value came from: a command-line option, or the file and line.
+
+    `set_by` maps dotted paths to the options that set them.
+    """
     options = set_by or {}
     lines = {
         key: line
         for key, line in source.lines.items()
         if not any(key == path or key.startswith(f"{path}.") for path in options)
     }
+    # A field that is missing from the file has the line of its section.
     parts = error.field.split(".")
     for length in range(len(parts), 0, -1):
         place = ".".join(parts[:length])
@@ -107,7 +112,7 @@ def located(error: FieldError, source: YamlFile, set_by: Mapping[str, str] | Non
 
 
 def _sizes(entries: Any) -> dict[str, dict[str, Any]]:
-    """Overrides of each size by its name; `{"main": {}}` where there is none."""
+    """The overrides of each size by its name; `{"main": {}}` if there are no entries."""
     if not isinstance(entries, list):
         raise FieldError("sizes", f"must be a list [...] (got {show(entries)})")
     sizes: dict[str, dict[str, Any]] = {}

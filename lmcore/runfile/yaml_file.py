@@ -1,13 +1,15 @@
-"""Reading and writing the YAML of configs: the plain subset that cannot surprise or harm.
+"""Reading and writing the YAML of configs: a safe subset without YAML's surprises.
 
-Scalars are those of YAML 1.2: `1e-3` is a number, only `true` and `false` are booleans (a bare `off` is text), and
-only decimal integers are integers. NotEstimable, each with one line that names file and line: duplicate keys, tags such
-as `!!python/object`, aliases (and so alias bombs), keys that are not text, files over 1 MiB. The line of every dotted
-key is kept, so that later errors can name it too. What the keys mean is the business of `lmcore.runfile.run_file` and,
-for a whole sweep, `sweeps.spec.sweep_spec`.
+Scalars follow YAML 1.2: `1e-3` is a number, only `true` and `false` are booleans (a bare `off` is text), and integers
+are decimal. Duplicate keys, tags such as `!!python/object`, aliases (and so alias bombs), keys that are not text, and
+files over 1 MiB are refused with one line that names the file and line.
+
+The line of every dotted key is kept, so that later errors can name it too. The meaning of the keys is defined in
+`lmcore.runfile.run_file` and, for a whole sweep, in `sweeps.spec.sweep_spec`.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +35,28 @@ _SCALARS = (
 
 @dataclass(frozen=True)
 class YamlFile:
-    """What a YAML file says, and where."""
+    """The values of a YAML file and the lines they are on.
+
+    >>> parse_yaml("optim:\\n  lr: 1e-3\\n", "a.yaml")
+    YamlFile(name='a.yaml', values={'optim': {'lr': 0.001}}, lines={'optim': 1, 'optim.lr': 2})
+    """
 
     name: str
-    """The file as messages name it."""
+    """Name of the file in messages."""
     values: dict[str, Any]
     """Plain dicts, lists and scalars."""
     lines: dict[str, int]
-    """Line (from 1) of every dotted key: `optim.lr`; `sizes.0.name`, and also `sizes.xs.name` by the item's name."""
+    """Line (from 1) of every dotted key. List items have their index and, if any, their name: sizes.0 and sizes.xs."""
 
 
 def read_yaml(path: str | Path) -> YamlFile:
-    """The YAML mapping in a file; InputError if it cannot be read or is not one."""
+    """Read a file that holds a YAML mapping.
+
+    >>> spec = read_yaml("configs/quick.yaml").values
+
+    Raises:
+        InputError: the file cannot be read or is not a YAML mapping.
+    """
     try:
         with open(path, "rb") as stream:
             content = stream.read(MAX_BYTES + 1)
@@ -62,12 +74,13 @@ def read_yaml(path: str | Path) -> YamlFile:
 
 
 def parse_yaml(text: str, name: str) -> YamlFile:
-    """The YAML mapping in a text that messages call `name`; InputError if it is not one. An empty text is `{}`."""
+    """Parse a YAML mapping; an empty text is `{}`. `name` is the file's name in messages.
+
+    Raises:
+        InputError: the text is not a YAML mapping.
+    """
     lines: dict[str, int] = {}
-    try:
-        values = _load(text, lines)
-    except _MalformedError as error:
-        raise InputError(f"{name}:{error.line}: malformed YAML: {error.problem}") from None
+    values = _load(text, lines, lambda line: f"{name}:{line}")
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -76,15 +89,21 @@ def parse_yaml(text: str, name: str) -> YamlFile:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """One value as a command line gives it: `1e-3`, `true`, `[1, 2]`, `{low: 0, high: 1}`; InputError names `name`."""
-    try:
-        return _load(text, {})
-    except _MalformedError as error:
-        raise InputError(f"{name}: malformed YAML: {error.problem}") from None
+    """Parse one value from a command line: `1e-3`, `true`, `[1, 2]`, `{low: 0, high: 1}`.
+
+    Raises:
+        InputError: starting with `name`, if the text is not YAML.
+    """
+    return _load(text, {}, lambda _: name)
 
 
 def dump_yaml(values: dict[str, Any]) -> str:
-    """YAML that `parse_yaml` reads back as equal values: sections in blocks, each mapping in a section on one line."""
+    """YAML that `parse_yaml` reads back as equal values. Mappings inside a section are written on one line.
+
+    >>> print(dump_yaml({"space": {"optim.lr": {"low": 0.1, "high": 1.0}}}), end="")
+    space:
+      optim.lr: {low: 0.1, high: 1.0}
+    """
     laid_out = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -92,38 +111,31 @@ def dump_yaml(values: dict[str, Any]) -> str:
         elif isinstance(value, list | tuple):
             value = [_OneLine(item) if isinstance(item, dict) else item for item in value]
         laid_out[key] = value
-    # Escapes beyond ASCII, because PyYAML writes U+0085 plain and reads it back as a space.
+    # Characters beyond ASCII are escaped, because PyYAML writes U+0085 as it is and reads it back as a space.
     return yaml.dump(laid_out, Dumper=_Dumper, sort_keys=False, allow_unicode=False, width=2**31)
 
 
-class _MalformedError(Exception):
-    """The text is not YAML, or not of the subset read here."""
-
-    def __init__(self, line: int, problem: str) -> None:
-        super().__init__(line, problem)
-        self.line = line
-        self.problem = " ".join(problem.split())
-
-
-def _load(text: str, lines: dict[str, int]) -> Any:
-    """The value of a text; the line of every dotted key goes into `lines`."""
+def _load(text: str, lines: dict[str, int], place: Callable[[int], str]) -> Any:
+    """The value of a YAML text. Fills `lines`; errors start with `place` of the line at fault."""
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
         return None if node is None else _value(loader, node, "", lines)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = ", ".join(part for part in (error.context, error.problem) if part)
-        raise _MalformedError(mark.line + 1 if mark else 1, problem) from None
+        line = mark.line + 1 if mark else 1
+        problem = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise _MalformedError(line, f"the character U+{error.character:04X} is not allowed; remove it") from None
+        problem = f"the character U+{error.character:04X} is not allowed; remove it"
     except RecursionError:
-        raise _MalformedError(1, "brackets are nested too deeply; remove some") from None
+        line = 1
+        problem = "brackets are nested too deeply; remove some"
+    raise InputError(f"{place(line)}: malformed YAML: {problem}")
 
 
 def _value(loader: "_Loader", node: yaml.Node, path: str, lines: dict[str, int]) -> Any:
-    """A node as plain Python; notes the line of every key below `path` in `lines`."""
+    """The plain Python value of a node. Adds the line of every key below `path` to `lines`."""
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
@@ -151,13 +163,13 @@ def _value(loader: "_Loader", node: yaml.Node, path: str, lines: dict[str, int])
         return items
     try:
         return loader.construct_object(node)
-    except ValueError:  # Python reads no integer of more than 4300 digits
+    except ValueError:  # Python refuses to parse integers of more than 4300 digits
         problem = f"a number of {len(node.value)} digits is too long; shorten it"
         raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader with YAML 1.2 scalars, without tags and aliases."""
+    """PyYAML's safe loader with YAML 1.2 scalars, and without tags and aliases."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's name; filled below)
 
@@ -175,7 +187,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """PyYAML's safe dumper, which also quotes text that YAML 1.2 reads as a number; it never writes an alias."""
+    """PyYAML's safe dumper, which also quotes text that YAML 1.2 reads as a number, and never writes an alias."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -188,7 +200,7 @@ class _OneLine(dict[str, Any]):
 for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(_pattern), _first)
     _Dumper.add_implicit_resolver(_tag, re.compile(_pattern), _first)
-# PyYAML's own constructor takes 010 for an octal number.
+# PyYAML's own constructor reads 010 as octal.
 _Loader.add_constructor("tag:yaml.org,2002:int", lambda loader, node: int(node.value))
 _Dumper.add_representer(
     _OneLine, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True)

@@ -1,1 +1,1 @@
-"""What is told of every report row: metrics.jsonl, the trials' folders, the terminal, wandb."""
+"""Callbacks, which are called with every report row: metrics.jsonl, the trials' folders, the terminal, trackers."""

@@ -1,41 +1,50 @@
-"""Those who look on: the rows' file, the terminal. They are told what happened and decide nothing."""
+"""`Callback`, whose methods are called when a trial starts, reports and ends. Callbacks observe; they decide nothing."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
 
+from lmcore.columns import Row
 from sweeps.study.ledger import TrialHandle
 
 
-class Callback(Protocol):
-    """Told of every trial's beginning, report rows and end, in the driver's process."""
+class Callback:
+    """Base class of callbacks, whose methods do nothing: override those that you need. They run in the driver.
 
-    def began(self, live: TrialHandle) -> None:
-        """A trial was handed out."""
+    Example::
 
-    def reported(self, live: TrialHandle, row: dict[str, Any]) -> None:
-        """A trial reported `row`; `live.status` says what follows from it."""
+        class PrintLosses(Callback):
+            def on_report(self, trial: TrialHandle, row: Row) -> None:
+                print(trial.id, row["step"], row["val_loss"])
 
-    def ended(self, live: TrialHandle) -> None:
-        """The study has been told how the trial ended."""
+    A callback should not raise: Ray Tune takes an exception for the failure of the trial.
+    """
+
+    def on_trial_start(self, trial: TrialHandle) -> None:
+        """A trial was handed out; it waits for a slot."""
+
+    def on_report(self, trial: TrialHandle, row: Row) -> None:
+        """A trial reported `row`. `trial.status` is the decision that followed: anything but running means it stops."""
+
+    def on_trial_end(self, trial: TrialHandle) -> None:
+        """A trial ended and the study knows how, or it was interrupted, in which case its status is still running."""
 
 
-class Callbacks:
-    """Passes each event on to all callbacks, in their order."""
+class Callbacks(Callback):
+    """Calls all callbacks, in the given order.
+
+    >>> Callbacks([Callback(), Callback()]).on_trial_start(trial=None)
+    """
 
     def __init__(self, callbacks: Sequence[Callback]) -> None:
         self._callbacks = tuple(callbacks)
 
-    def began(self, live: TrialHandle) -> None:
-        """See `Callback.began`."""
-        for watcher in self._callbacks:
-            watcher.began(live)
+    def on_trial_start(self, trial: TrialHandle) -> None:
+        for callback in self._callbacks:
+            callback.on_trial_start(trial)
 
-    def reported(self, live: TrialHandle, row: dict[str, Any]) -> None:
-        """See `Callback.reported`."""
-        for watcher in self._callbacks:
-            watcher.reported(live, row)
+    def on_report(self, trial: TrialHandle, row: Row) -> None:
+        for callback in self._callbacks:
+            callback.on_report(trial, row)
 
-    def ended(self, live: TrialHandle) -> None:
-        """See `Callback.ended`."""
-        for watcher in self._callbacks:
-            watcher.ended(live)
+    def on_trial_end(self, trial: TrialHandle) -> None:
+        for callback in self._callbacks:
+            callback.on_trial_end(trial)

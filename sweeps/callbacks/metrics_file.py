@@ -1,24 +1,28 @@
 """metrics.jsonl: every report row of every trial, one JSON line each, appended and synced as it arrives.
 
-A trial's rows are ordered by their step, which is their sequence number: clocks may be set back.
+Rows of a trial are ordered by their step, never by time: clocks may be set back.
 """
 
 import json
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 from lmcore import columns as col
+from lmcore.columns import Row
 from lmcore.errors import InputError
+from sweeps.callbacks.base import Callback
 from sweeps.study.ledger import TrialHandle, finite_row
 
 
-class RowFile:
-    """Callback that appends rows; the last row of a trial carries its final status.
+class RowFile(Callback):
+    """Callback that appends each report row to a file. A trial's last row carries its final status.
 
-    Readers see whole lines, but for the last one of a writer that was killed; that one is cut off here, so that the
-    next row does not run into it.
+    A writer that is killed may leave half a line at the end; opening the file again removes it.
+
+    Example::
+
+        callbacks = Callbacks([RowFile(folder.metrics)])
     """
 
     def __init__(self, path: Path) -> None:
@@ -26,28 +30,23 @@ class RowFile:
         content = path.read_bytes()
         self._file.truncate(content.rfind(b"\n") + 1)
 
-    def began(self, live: TrialHandle) -> None:
-        """Nothing to write yet."""
-
-    def reported(self, live: TrialHandle, row: dict[str, Any]) -> None:
-        """Append the row."""
-        values = {**row, col.SIZE: live.size, col.STATUS: live.status}
+    def on_report(self, trial: TrialHandle, row: Row) -> None:
+        """Append the row, with its columns in the order of ROW_COLUMNS and null for numbers that are not finite."""
+        values: dict[str, object] = {**row, col.SIZE: trial.size, col.STATUS: trial.status}
         line = json.dumps(finite_row({name: values[name] for name in col.ROW_COLUMNS}), allow_nan=False)
         self._append(f"{line}\n".encode())
-
-    def ended(self, live: TrialHandle) -> None:
-        """The last row has said it."""
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
     def _append(self, line: bytes) -> None:
-        """All of the line or, where the disk refuses, nothing of it."""
+        """Write the whole line. If the disk refuses, leave the file as it was and raise OSError."""
         end = os.fstat(self._file.fileno()).st_size
         try:
             written = 0
-            while written < len(line):  # a disk that runs full takes a part first
+            # A disk that is almost full accepts a part of the line first.
+            while written < len(line):
                 written += self._file.write(line[written:]) or 0
             os.fsync(self._file.fileno())
         except OSError:
@@ -55,18 +54,21 @@ class RowFile:
             raise
 
 
-def last_rows(path: Path) -> dict[str, dict[str, Any]]:
-    """The last row of each trial in a file of rows that nobody writes; a line that was cut off is none.
+def last_rows(path: Path) -> dict[str, Row]:
+    """The last row of each trial, by trial id, in a file that nobody writes to. Half a line at the end is ignored.
 
-    Losses that were not finite are NaN. Raises InputError if a line is damaged.
+    Losses that were not finite are read as NaN. Raises InputError if a line is damaged.
     """
-    rows = {}
+    rows: dict[str, Row] = {}
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            losses = {name: math.nan for name in (col.TRAIN_LOSS, col.VAL_LOSS) if row[name] is None}
-            rows[row[col.TRIAL]] = {**row, **losses}
+            row: Row = json.loads(line)
+            if row["train_loss"] is None:
+                row["train_loss"] = math.nan
+            if row["val_loss"] is None:
+                row["val_loss"] = math.nan
+            rows[row["trial"]] = row
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(
                 f"{path}:{number}: must be a report row, but is damaged ({error!r}); restore the file from a copy"

@@ -1,4 +1,4 @@
-"""Live progress in the terminal: a table that redraws itself, or plain lines where the output is not a terminal."""
+"""Progress in the terminal: a table that redraws itself, or plain lines if the output is not a terminal."""
 
 import time
 from collections.abc import Iterable
@@ -6,38 +6,49 @@ from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lmcore import columns as col
+from lmcore.columns import Row
+from sweeps.callbacks.base import Callback
 from sweeps.study.ledger import TrialHandle
 
 LINE_EVERY_S = 15.0
 THROUGHPUT_WINDOW_S = 60.0
 
-
 Best = dict[str, tuple[float, str]]
+"""Lowest validation loss so far and the id of its trial, by size."""
 
 
-class Progress:
-    """Callback that says: trials done and running, best so far of each size, tokens/s, time left."""
+class Progress(Callback):
+    """Callback that shows trials done and running, the best loss of each size, tokens/s and the time left.
+
+    Example::
+
+        with Progress(Console(), total=16, slots=4, queued=2) as progress:
+            callbacks = Callbacks([progress])
+    """
 
     def __init__(
         self,
         console: Console,
         total: int,
         slots: int,
-        in_line: int,
+        queued: int,
         ended: Iterable[str] = (),
         best: Best | None = None,
     ) -> None:
-        """`ended` and `best` are those of a sweep that is resumed: statuses of its trials, loss and id by size."""
+        """`slots` trials can train at a time, and `queued` more can wait for a slot.
+
+        On resume, `ended` are the statuses of the trials that ended earlier, and `best` is the best of them.
+        """
         self._console = console
         self._total = total
-        self._slots, self._concurrent = slots, slots + in_line
-        self._began = time.monotonic()
-        self._running: dict[str, dict[str, Any]] = {}
-        self._trial_began: dict[str, float] = {}
+        self._slots, self._concurrent = slots, slots + queued
+        self._start = time.monotonic()
+        self._running: dict[str, tuple[Row, int] | None] = {}  # newest row and total steps, by the trial's name
+        self._trial_start: dict[str, float] = {}
         self._durations: list[float] = []
         self._counts = dict.fromkeys((col.COMPLETE, col.PRUNED, col.DIVERGED, col.FAILED), 0)
         for status in ended:
@@ -45,70 +56,55 @@ class Progress:
         self._best: Best = dict(best or {})
         self._tokens: dict[str, int] = {}
         self._arrivals: list[tuple[float, int]] = []
-        self._next_line = self._began + LINE_EVERY_S
-        self._live = (
-            Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
-            if console.is_terminal
-            else None
-        )
+        self._next_line = self._start + LINE_EVERY_S
+        self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> "Progress":
-        if self._live is not None:
+        if self._console.is_terminal:
             self._live.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        self._live.stop()
 
-    def began(self, live: TrialHandle) -> None:
-        """A trial is waiting for its first row."""
-        self._running[live.name] = {}
-        self._trial_began[live.name] = time.monotonic()
+    def on_trial_start(self, trial: TrialHandle) -> None:
+        """Show the trial as waiting for its first row."""
+        self._running[trial.name] = None
+        self._trial_start[trial.name] = time.monotonic()
 
-    def reported(self, live: TrialHandle, row: dict[str, Any]) -> None:
-        """Count the tokens since the trial's last row, and print a line when it is time."""
+    def on_report(self, trial: TrialHandle, row: Row) -> None:
+        """Count the tokens since the trial's last row; without a terminal, print a summary every LINE_EVERY_S."""
         now = time.monotonic()
-        self._arrivals.append((now, row[col.TOKENS] - self._tokens.get(live.id, 0)))
+        self._arrivals.append((now, row["tokens"] - self._tokens.get(trial.id, 0)))
         self._arrivals = [(t, n) for t, n in self._arrivals if t > now - THROUGHPUT_WINDOW_S]
-        self._tokens[live.id] = row[col.TOKENS]
-        self._running[live.name] = {**row, "steps": live.run.train.steps}
-        if self._live is None and now >= self._next_line:
+        self._tokens[trial.id] = row["tokens"]
+        self._running[trial.name] = row, trial.run.train.steps
+        if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + LINE_EVERY_S
-            self._console.print(Text(self._summary()), soft_wrap=True)
+            self._console.out(self._summary(), highlight=False)
 
-    def ended(self, live: TrialHandle) -> None:
-        """Count the trial, and say how it ended."""
-        self._running.pop(live.name, None)
-        if live.status == col.RUNNING:
+    def on_trial_end(self, trial: TrialHandle) -> None:
+        """Count the trial, and print how it ended."""
+        self._running.pop(trial.name, None)
+        if trial.status == col.RUNNING:
             return
-        self._durations.append(time.monotonic() - self._trial_began.pop(live.name))
-        self._counts[live.status] += 1
-        row = live.last_row
-        if live.status == col.COMPLETE and row is not None:
-            best = self._best.get(live.size)
-            if best is None or row[col.VAL_LOSS] < best[0]:
-                self._best[live.size] = (row[col.VAL_LOSS], live.id)
-        # Text: an error's message may hold what rich takes for markup, `[/x]`.
-        self._console.print(Text(self._line(live)), soft_wrap=True)
-
-    @staticmethod
-    def _line(live: TrialHandle) -> str:
-        row = live.last_row
-        if live.message is not None:
-            detail = live.message + (f"; see trials/{live.id}/error.txt" if live.error else "")
-        else:
-            detail = f"val_loss {row[col.VAL_LOSS]:.4f} at step {row[col.STEP]}" if row else "no report"
-        params = ", ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in live.trial.params.items())
-        return f"{live.name:<8} {live.status:<8} {detail}{f'  ({params})' if params else ''}"
+        self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
+        self._counts[trial.status] += 1
+        row = trial.last_row
+        if trial.status == col.COMPLETE and row is not None:
+            best = self._best.get(trial.size)
+            if best is None or row["val_loss"] < best[0]:
+                self._best[trial.size] = (row["val_loss"], trial.id)
+        # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.
+        self._console.out(_end_line(trial), highlight=False)
 
     def _tokens_per_s(self) -> float:
         now = time.monotonic()
-        span = min(THROUGHPUT_WINDOW_S, now - self._began)
+        span = min(THROUGHPUT_WINDOW_S, now - self._start)
         return sum(n for t, n in self._arrivals if t > now - THROUGHPUT_WINDOW_S) / max(span, 1.0)
 
     def _time_left(self) -> str:
-        """From the mean duration of ended trials; running ones count half."""
+        """Estimated from the mean duration of ended trials; a running trial counts as half done."""
         if not self._durations:
             return "?"
         left = self._total - sum(self._counts.values()) - len(self._running) / 2
@@ -116,34 +112,42 @@ class Progress:
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _summary(self) -> str:
-        done = sum(self._counts.values())
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
+        parts = [f"{sum(self._counts.values())}/{self._total} trials{f' ({counts})' if counts else ''}"]
         running = min(len(self._running), self._slots)
-        in_line, free = len(self._running) - running, self._slots - running
-        idle = f", {free} slot{'s' if free > 1 else ''} idle" if free else f", {in_line} in line" if in_line else ""
+        parts.append(f"{running} running")
+        queued, idle = len(self._running) - running, self._slots - running
+        if idle:
+            parts.append(f"{idle} slot{'s' if idle > 1 else ''} idle")
+        elif queued:
+            parts.append(f"{queued} queued")
         best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
-        return (
-            f"{done}/{self._total} trials{f' ({counts})' if counts else ''}, {running} running{idle}, "
-            f"best {best or 'none yet'}, {self._tokens_per_s():,.0f} tokens/s, about {self._time_left()} left"
-        )
+        parts += [f"best {best or 'none yet'}", f"{self._tokens_per_s():,.0f} tokens/s"]
+        return ", ".join([*parts, f"about {self._time_left()} left"])
 
     def _table(self) -> Group:
-        table = Table(box=None, pad_edge=False)
-        for name in ("trial", "step", "train_loss", "val_loss", "lr", "tokens/s"):
-            table.add_column(name, justify="left" if name == "trial" else "right")
-        for name, row in tuple(self._running.items()):  # a copy: this runs in rich's thread
-            if not row:
-                table.add_row(name, "waiting", "", "", "", "")
+        numbers = (Column(name, justify="right") for name in ("step", "train_loss", "val_loss", "lr", "tokens/s"))
+        table = Table("trial", *numbers, box=None, pad_edge=False)
+        # A copy, because rich calls this in a thread of its own.
+        for name, report in tuple(self._running.items()):
+            if report is None:
+                table.add_row(name, "waiting")
                 continue
-            table.add_row(
-                name,
-                f"{row[col.STEP]}/{row['steps']}",
-                f"{row[col.TRAIN_LOSS]:.4f}",
-                f"{row[col.VAL_LOSS]:.4f}",
-                f"{row[col.LR]:.2e}",
-                f"{row[col.TOKENS_PER_S]:,.0f}",
-            )
+            row, steps = report
+            losses = (f"{row['train_loss']:.4f}", f"{row['val_loss']:.4f}")
+            table.add_row(name, f"{row['step']}/{steps}", *losses, f"{row['lr']:.2e}", f"{row['tokens_per_s']:,.0f}")
         return Group(Text(self._summary()), table)
+
+
+def _end_line(trial: TrialHandle) -> str:
+    """How a trial ended: `xs-0003  complete val_loss 3.5123 at step 200  (lr 0.00123)`."""
+    row = trial.last_row
+    if trial.message is not None:
+        detail = trial.message + (f"; see trials/{trial.id}/error.txt" if trial.error else "")
+    else:
+        detail = f"val_loss {row['val_loss']:.4f} at step {row['step']}" if row else "no report"
+    params = ", ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in trial.trial.params.items())
+    return f"{trial.name:<8} {trial.status:<8} {detail}{f'  ({params})' if params else ''}"
 
 
 def _short(value: Any) -> str:

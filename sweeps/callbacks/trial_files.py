@@ -1,9 +1,8 @@
-"""trials/<id>/ and best/: what is written when a trial begins, and which weights stay when trials end."""
-
-from typing import Any
+"""trials/<id>/ and best/: the config of each trial, and which trials keep their weights."""
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
+from sweeps.callbacks.base import Callback
 from sweeps.rundir.checkpoints import drop_checkpoints, drop_unfinished
 from sweeps.rundir.folder import RunFolder, write_text
 from sweeps.spec.sweep_spec import dump_yaml
@@ -12,47 +11,53 @@ from sweeps.study.ledger import Ledger, TrialHandle
 KEPT_PER_SIZE = 3
 
 
-class TrialFiles:
-    """Callback that writes each trial's config, keeps the best three trials' weights per size, and names the winner."""
+class TrialFiles(Callback):
+    """Callback that writes each trial's config, and keeps the weights of the best three trials of each size.
+
+    The checkpoints themselves are written by the trial's worker.
+
+    Example::
+
+        callbacks = Callbacks([TrialFiles(folder, ledger)])
+    """
 
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder
         self._ledger = ledger
 
     def catch_up(self) -> None:
-        """Do what a driver that was killed may not have come to, for the trials that have ended."""
+        """On resume, do for the ended trials what the previous driver may have left undone when it was killed."""
+        kept: set[str] = set()
         for size in self._ledger.studies:
             best = self._ledger.best_run(size)
             if best is not None:
                 self._write_best(size, best)
-        kept = {trial for size in self._ledger.studies for trial in self._ledger.ranking(size)[:KEPT_PER_SIZE]}
+            kept.update(self._ledger.ranking(size)[:KEPT_PER_SIZE])
         for trial_id, status in self._ledger.statuses().items():
             if status != col.RUNNING:
                 drop = drop_unfinished if trial_id in kept else drop_checkpoints
                 drop(self._folder.trial(trial_id))
 
-    def began(self, live: TrialHandle) -> None:
-        """Write trials/<id>/run.yaml, a config that trains this trial alone."""
-        write_text(self._folder.trial(live.id) / "run.yaml", self._alone(live.experiment or live.id, live.run))
+    def on_trial_start(self, trial: TrialHandle) -> None:
+        """Write trials/<id>/run.yaml, a sweep's file that trains this trial alone."""
+        text = self._single_run_yaml(trial.experiment or trial.id, trial.run)
+        write_text(self._folder.trial(trial.id) / "run.yaml", text)
 
-    def reported(self, live: TrialHandle, row: dict[str, Any]) -> None:
-        """The trial's worker has written its checkpoint itself."""
-
-    def ended(self, live: TrialHandle) -> None:
-        """Drop the weights that are no longer among the best, and rewrite best/<size>.yaml."""
-        if live.status == col.RUNNING:
+    def on_trial_end(self, trial: TrialHandle) -> None:
+        """Delete weights that are no longer among the best, and update best/<size>.yaml and error.txt."""
+        if trial.status == col.RUNNING:
             return
-        if live.error is not None:
-            write_text(self._folder.trial(live.id) / "error.txt", live.error)
-        # This trial, or the one that it pushed out of the best three.
-        ranking = self._ledger.ranking(live.size)
-        for trial_id in {live.id, *ranking[KEPT_PER_SIZE : KEPT_PER_SIZE + 1]} - set(ranking[:KEPT_PER_SIZE]):
+        if trial.error is not None:
+            write_text(self._folder.trial(trial.id) / "error.txt", trial.error)
+        # Only this trial, or the one that it displaced from the best three, can have weights to delete.
+        ranking = self._ledger.ranking(trial.size)
+        for trial_id in {trial.id, *ranking[KEPT_PER_SIZE : KEPT_PER_SIZE + 1]} - set(ranking[:KEPT_PER_SIZE]):
             drop_checkpoints(self._folder.trial(trial_id))
-        if ranking and ranking[0] == live.id:
-            self._write_best(live.size, live.run)
+        if ranking and ranking[0] == trial.id:
+            self._write_best(trial.size, trial.run)
 
     def _write_best(self, size: str, run: RunSpec) -> None:
-        write_text(self._folder.best / f"{size}.yaml", self._alone(f"best-{size}", run))
+        write_text(self._folder.best / f"{size}.yaml", self._single_run_yaml(f"best-{size}", run))
 
-    def _alone(self, name: str, run: RunSpec) -> str:
+    def _single_run_yaml(self, name: str, run: RunSpec) -> str:
         return dump_yaml(self._ledger.spec.single(name, run))

@@ -1,54 +1,43 @@
-"""How well a sweep used its devices: the share of their time that trained slots, from the rows alone."""
+"""How well a sweep used its devices, computed from the report rows alone."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-from lmcore import columns as col
+from lmcore.columns import Row
+from sweeps.callbacks.base import Callback
 from sweeps.study.ledger import TrialHandle
 
 
-class Utilization:
-    """Callback that keeps where and when each row was made."""
+class Utilization(Callback):
+    """Callback that measures the share of the engines' time in which they trained slots of trials.
+
+    An interval that trained n trials in a program of `width` slots counts for n / width of its time. Only the time from
+    the first interval until the last trial started counts, because later there are fewer trials than slots.
+
+    >>> utilization = Utilization(engines=1)
+    >>> interval = {"engine": 0, "width": 2, "began_at": 0.0, "reported_at": 10.0}
+    >>> utilization.on_report(None, {"trial": "xs-0000", **interval})
+    >>> utilization.on_report(None, {"trial": "xs-0001", **interval, "began_at": 10.0, "reported_at": 20.0})
+    >>> utilization.share
+    0.5
+    """
 
     def __init__(self, engines: int) -> None:
         self._engines = engines
-        self._rows: list[Mapping[str, Any]] = []
+        self._started: dict[str, float] = {}
+        # End and filled share of the slots of each interval, by engine and start.
+        self._intervals: dict[tuple[int, float], tuple[float, float]] = {}
 
-    def began(self, live: TrialHandle) -> None:
-        """Nothing has been trained yet."""
-
-    def reported(self, live: TrialHandle, row: dict[str, Any]) -> None:
-        """Keep the place and times of the row."""
-        self._rows.append(
-            {name: row[name] for name in (col.TRIAL, col.ENGINE, col.WIDTH, col.BEGAN_AT, col.REPORTED_AT)}
-        )
-
-    def ended(self, live: TrialHandle) -> None:
-        """Its last row has said it."""
+    def on_report(self, trial: TrialHandle, row: Row) -> None:
+        """Record the interval that the row reports."""
+        trial_id, interval = row["trial"], (row["engine"], row["began_at"])
+        self._started[trial_id] = min(row["began_at"], self._started.get(trial_id, row["began_at"]))
+        _, filled = self._intervals.get(interval, (0.0, 0.0))
+        self._intervals[interval] = (row["reported_at"], filled + 1 / row["width"])
 
     @property
     def share(self) -> float | None:
-        """See `useful_share`."""
-        return useful_share(self._rows, self._engines)
-
-
-def useful_share(rows: Iterable[Mapping[str, Any]], engines: int) -> float | None:
-    """Share of the engines' time that trained slots of trials, from the first interval until the last trial started.
-
-    An interval of n trials in a program of `width` slots counts n / width of its time; waiting counts nothing. Later
-    there are fewer trials than slots. None where all trials started at the same time.
-    """
-    rows = list(rows)
-    first: dict[str, float] = {}
-    intervals: dict[tuple[int, float], tuple[float, float]] = {}
-    for row in rows:
-        began_at = row[col.BEGAN_AT]
-        first[row[col.TRIAL]] = min(began_at, first.get(row[col.TRIAL], began_at))
-        _, part = intervals.get((row[col.ENGINE], began_at), (0.0, 0.0))
-        intervals[row[col.ENGINE], began_at] = (row[col.REPORTED_AT], part + 1 / row[col.WIDTH])
-    if not rows or min(first.values()) == max(first.values()):
-        return None
-    end = max(first.values())
-    # A clock that was set back in the middle makes a time too small, never a negative one.
-    used = sum(max(0.0, min(until, end) - began_at) * part for (_, began_at), (until, part) in intervals.items())
-    return used / (engines * (end - min(first.values())))
+        """The share, from 0 to 1; None if all trials started at the same time."""
+        if len(set(self._started.values())) < 2:
+            return None
+        first, last = min(self._started.values()), max(self._started.values())
+        # A clock that is set back shortens an interval, but never below zero.
+        used = sum(max(0.0, min(end, last) - start) * filled for (_, start), (end, filled) in self._intervals.items())
+        return used / (self._engines * (last - first))

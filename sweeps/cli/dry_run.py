@@ -1,10 +1,11 @@
-"""What a sweep will cost, before anything is spent: the dry run.
+"""The cost of a sweep before it runs: `python sweeps/run.py --dry-run` prints it.
 
-Parameter counts, tokens and FLOPs follow from the spec alone; no data is read and no model is built. How long it takes
-is not said here, because that depends on the machine. `python sweeps/run.py --dry-run` prints it.
+Parameter counts, tokens and FLOPs follow from the config alone: no data are read and no model is built. How long the
+sweep takes is not estimated, because that depends on the machine.
 """
 
 import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -18,7 +19,7 @@ from sweeps.spec.space import Choices, Range, corners
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 TIED = "model.tie_embeddings"
-# Fields that the cost of a trial depends on, besides tying; it grows with every one that is a number.
+# Fields that determine the cost of a trial, besides tying. The cost grows with each of those that are numbers.
 COST_FIELDS = (
     "model.d_model",
     "model.num_layers",
@@ -28,32 +29,33 @@ COST_FIELDS = (
     "train.steps",
     "train.batch_size",
 )
-WIDE = 240
+UNLIMITED = 240
+"""Characters of a line in a file or a pipe."""
 
 
 @dataclass(frozen=True)
 class TrialCost:
-    """What one trial of a kind costs at most, if it is not stopped early."""
+    """The cost of one kind of trial without early stopping; the most expensive trial if the space varies the cost."""
 
     size: str
     experiment: str | None
-    """None outside ablations."""
+    """None unless the sweep is an ablation."""
     tied: bool
     planned: bool
-    """False for the tying that the sweep does not try, listed for comparison."""
+    """False if the sweep does not run it: the other tying, or an experiment beyond `search.trials`."""
     params_estimate: int
-    """The textbook formula."""
+    """By the textbook formula (`lmcore.params.estimate_parameters`)."""
     params_exact: int
     params_non_embedding: int
     tokens: int
-    """Trained on."""
+    """Tokens trained on."""
     train_flops: int
     """Forward and backward."""
 
 
 @dataclass(frozen=True)
 class SizeCost:
-    """Upper bound of what all trials of a size cost: none is stopped early, each is as large as the space allows."""
+    """The most that all trials of a size can cost: none is stopped early, and each is the largest of the space."""
 
     size: str
     trials: int
@@ -63,86 +65,90 @@ class SizeCost:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cost of a sweep, by kind of trial and by size."""
+    """The cost of a sweep."""
 
     trials: tuple[TrialCost, ...]
     sizes: tuple[SizeCost, ...]
 
 
 def plan(spec: SweepSpec) -> Plan:
-    """The cost of a sweep; where the space varies shapes, steps or batch size, that of its costliest trial."""
+    """The cost of a sweep, by kind of trial and by size.
+
+    >>> plan(load_spec("configs/quick.yaml")).sizes[0].trials  # doctest: +SKIP
+    8
+    """
     trials: list[TrialCost] = []
     sizes = []
     for size in spec.size_names:
         count = spec.trials_of(size)
         if spec.search.method == "experiments":
-            listed = [
+            kinds = [
                 _cost(size, experiment.name, spec.run_for(size, experiment.overrides), planned=place < count)
                 for place, experiment in enumerate(spec.experiments)
             ]
-            run = listed[:count]
+            run = kinds[:count]
         else:
-            tyings = _tyings(spec, size)
-            listed = [_cost(size, None, _costliest(spec, size, tied), tied in tyings) for tied in (False, True)]
-            # Tying changes neither tokens nor FLOPs.
-            run = listed[:1] * count
-        trials += listed
-        tokens, flops = sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run)
-        sizes.append(SizeCost(size, count, tokens, flops))
+            searched = _tyings(spec, size)
+            kinds = [_cost(size, None, _costliest(spec, size, tied), tied in searched) for tied in (False, True)]
+            run = kinds[:1] * count  # tying changes neither tokens nor FLOPs
+        trials += kinds
+        sizes.append(SizeCost(size, count, sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run)))
     return Plan(tuple(trials), tuple(sizes))
 
 
 def print_plan(spec: SweepSpec, file: TextIO | None = None) -> None:
-    """Print the resolved spec and its cost to `file` (standard output); lines are never cut, folded on a terminal."""
+    """Print the resolved config and its cost to `file` (default: stdout). On a terminal, long cells are folded."""
     console = Console(file=file, highlight=False, markup=False)
     if not console.is_terminal:
-        console.width = WIDE
-    costs = plan(spec)
+        console.width = UNLIMITED
     console.print(dump_yaml(spec), soft_wrap=True)
-    for note in spec.notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
-    if not spec.vocab_size_known:
-        assumed = f"{spec.model.vocab_size} tokens are assumed until the data are read"
-        console.print(f"Note: model.vocab_size is the data's; {assumed}.", soft_wrap=True)
-    searched = [path for path in COST_FIELDS if path in spec.space]
-    if searched and spec.search.method != "experiments":
-        console.print(f"Note: the costliest value is counted of {', '.join(searched)}.", soft_wrap=True)
-
     experiments = spec.search.method == "experiments"
-    table = _table("One trial", "size", *(["experiment"] if experiments else []), "tied")
-    for heading in ("params estimate", "params exact", "non-embedding", "tokens", "train FLOPs"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for cost in costs.trials:
-        table.add_row(
+    notes = list(spec.notes)
+    if not spec.vocab_size_known:
+        notes.append(
+            f"model.vocab_size comes from the data; {spec.model.vocab_size} is assumed until the data are read"
+        )
+    varied = [path for path in COST_FIELDS if path in spec.space]
+    if varied and not experiments:
+        notes.append(f"the space varies {', '.join(varied)}; the cost is that of the most expensive values")
+    for note in notes:
+        console.print(f"Note: {note}.", soft_wrap=True)
+
+    costs = plan(spec)
+    rows = [
+        (
             cost.size,
             *([cost.experiment] if experiments else []),
             ("yes" if cost.tied else "no") + ("" if cost.planned else " (not run)"),
-            f"{cost.params_estimate:,}",
-            f"{cost.params_exact:,}",
-            f"{cost.params_non_embedding:,}",
-            f"{cost.tokens:,}",
+            *(f"{n:,}" for n in (cost.params_estimate, cost.params_exact, cost.params_non_embedding, cost.tokens)),
             f"{cost.train_flops:.3g}",
         )
-    console.print(table)
+        for cost in costs.trials
+    ]
+    names = ["size", "experiment", "tied"] if experiments else ["size", "tied"]
+    numbers = ["params estimate", "params exact", "non-embedding", "tokens", "train FLOPs"]
+    console.print(_table("One trial", names, numbers, rows))
 
-    table = _table("All trials, at most (no early stopping)", "size")
-    for heading in ("trials", "tokens", "train FLOPs"):
-        table.add_column(heading, justify="right", overflow="fold")
-    for size in costs.sizes:
-        table.add_row(size.size, f"{size.trials:,}", f"{size.tokens:,}", f"{size.train_flops:.3g}")
+    rows = [(size.size, f"{size.trials:,}", f"{size.tokens:,}", f"{size.train_flops:.3g}") for size in costs.sizes]
+    table = _table("All trials, at most (no early stopping)", ["size"], ["trials", "tokens", "train FLOPs"], rows)
     if len(costs.sizes) > 1:
-        totals = [
-            sum(column) for column in zip(*((s.trials, s.tokens, s.train_flops) for s in costs.sizes), strict=True)
-        ]
+        count, tokens, flops = (
+            sum(getattr(size, name) for size in costs.sizes) for name in ("trials", "tokens", "train_flops")
+        )
         table.add_section()
-        table.add_row("in all", f"{totals[0]:,}", f"{totals[1]:,}", f"{totals[2]:.3g}")
+        table.add_row("in all", f"{count:,}", f"{tokens:,}", f"{flops:.3g}")
     console.print(table)
 
 
-def _table(title: str, *columns: str) -> Table:
+def _table(title: str, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table:
+    """A table of columns of text, `names`, and columns of right-aligned `numbers`."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in numbers:
+        table.add_column(name, overflow="fold", justify="right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -163,15 +169,15 @@ def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> Tri
 
 
 def _tyings(spec: SweepSpec, size: str) -> set[bool]:
-    """The values of tie_embeddings that trials of a size can have."""
+    """The values of tie_embeddings that the trials of a size have."""
     entry = spec.space.get(TIED)
     return set(entry.choices) if isinstance(entry, Choices) else {spec.run_for(size, {}).model.tie_embeddings}
 
 
 def _costliest(spec: SweepSpec, size: str, tied: bool) -> RunSpec:
-    """The run of most FLOPs that the space leads to."""
+    """The run with the most FLOPs in the space."""
     values = {path: _costly_values(spec.space[path]) for path in COST_FIELDS if path in spec.space}
-    # Heads that divide every width of the space: the spec has checked the first corner's with each.
+    # The number of heads must divide every width. SweepSpec has checked that the first corner's does.
     first = next(corners(spec.space))
     runs = [
         spec.run_for(size, {**first, **dict(zip(values, combination, strict=True)), TIED: tied})
@@ -181,7 +187,7 @@ def _costliest(spec: SweepSpec, size: str, tied: bool) -> RunSpec:
 
 
 def _costly_values(entry: Range | Choices) -> tuple[Any, ...]:
-    """The largest value, or all that have no order."""
+    """The largest value, or all values if they are not numbers."""
     if isinstance(entry, Range):
         return (entry.high,)
     if all(isinstance(choice, int | float) for choice in entry.choices):

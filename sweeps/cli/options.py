@@ -1,7 +1,8 @@
-"""The command line of `sweeps/run.py`: its options and nothing else. What they say is checked by `sweeps.spec.load`."""
+"""The command line of `sweeps/run.py`. The values of its options are checked by `sweeps.spec.load`."""
 
 import argparse
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,43 +10,49 @@ from pathlib import Path
 from typing import Any
 
 from lmcore.errors import OneLineParser
-from sweeps.spec.settings import METHODS, SCHEDULERS
+from sweeps.spec.load import FLAGS
+from sweeps.spec.settings import METHODS, SCHEDULERS, without_password
 
-DEFAULT_CONFIG = Path(__file__).resolve().parents[2] / "configs" / "quick.yaml"
+SCRIPT = "python sweeps/run.py"
+LOOPBACK = "127.0.0.1"
+FIXED = ("config", "name", "search", "scheduler", "seed")  # cannot change when a sweep is resumed
+
+_ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = next(path for name in ("lmsweep_configs", "configs") if (path := _ROOT / name).is_dir())
+"""The shipped configs: a package beside this one where lmsweep is installed, configs/ in a checkout."""
+DEFAULT_CONFIG = CONFIGS / "quick.yaml"
 
 DESCRIPTION = """\
 Search the hyperparameters of small Transformer language models with Ray Tune and Optuna.
 
-A sweep is described by a YAML file; options change it. Everything it learns goes to runs/<name>.
+A YAML file describes the sweep, and options change it. All results go to runs/<name>.
 """
 
 EXAMPLES = """\
 examples:
-  python sweeps/run.py --search optuna
-      the shipped quick sweep: two model sizes, a few minutes on two CPU cores
-  python sweeps/run.py --config configs/ablation.yaml --dry-run
-      the resolved spec, parameter counts, tokens and FLOPs, before anything is spent
-  python sweeps/run.py --set data.source=my_text.txt --set train.steps=1000 --name mine --trials 32
+  {prog} --search optuna
+      the quick sweep: two model sizes, a few minutes on two CPU cores
+  {prog} --config ablation --dry-run
+      the resolved config of another shipped sweep, and what it would cost
+  {prog} --set data.source=my_text.txt --set train.steps=1000 --name mine --trials 32
       your own text, longer runs, more trials
-  python sweeps/run.py --set optim.lr=1e-3 --set 'space.optim.beta2=[0.9, 0.99]'
-      fix a field that the file searches, search another one differently
-  python sweeps/run.py --resume runs/quick --trials 32
-      go on with a sweep that was stopped or killed, or that is to have more trials
-  python sweeps/run.py --address head:6379
-      the same on a Ray cluster
+  {prog} --set optim.lr=1e-3 --set 'space.optim.beta2=[0.9, 0.99]'
+      fix a field that the file searches, and search another one differently
+  {prog} --resume runs/quick --trials 32
+      continue a sweep that was stopped or killed, or add trials to it
+  {prog} --address head:6379
+      run on a Ray cluster
 
 exit codes:
-  0 done   1 no trial completed, or the disk is full or the cluster gone   2 wrong input
-  3 the run's folder is in use   130 interrupted   143 terminated; after 1, 130 and 143 the sweep can be resumed
+  0 a trial completed   1 no trial completed, or the disk is full or the cluster gone   2 wrong input
+  3 another process uses the run's folder   130 interrupted   143 terminated
+  After 1, 130 and 143 the sweep can be resumed.
 """
-
-LOOPBACK = "127.0.0.1"
-FIXED = ("config", "name", "search", "scheduler", "seed")  # options that a sweep cannot be resumed with
 
 
 @dataclass(frozen=True)
 class Options:
-    """The command line, parsed; None where an option was not given."""
+    """The parsed command line; None for an option that was not given."""
 
     config: Path
     resume: Path | None
@@ -65,77 +72,75 @@ class Options:
 
     @property
     def flags(self) -> dict[str, Any]:
-        """The options that `load_spec` takes by name."""
-        return {
-            name: getattr(self, name) for name in ("search", "scheduler", "trials", "seed", "slots", "name", "wandb")
-        }
+        """The options that `load_spec` takes as keyword arguments."""
+        return {name: getattr(self, name) for name in FLAGS}
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of the command line; a mistake exits with code 2 and one line."""
+def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
+    """The parser of the command line. A mistake is reported in one line, with exit code 2."""
     p = OneLineParser(
-        prog="python sweeps/run.py",
+        prog=prog,
         description=DESCRIPTION,
-        epilog=EXAMPLES,
+        epilog=EXAMPLES.format(prog=prog),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    sweep = p.add_argument_group("what is swept")
+    sweep = p.add_argument_group("the sweep")
     sweep.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help="the sweep's YAML file (default: configs/quick.yaml of this repository)",
+        help=f"a YAML file, or the name of a shipped sweep: {', '.join(shipped_configs())} (default: quick)",
     )
     sweep.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="change one field of the file, e.g. optim.lr=1e-3, search.concurrent=2, sizes=[]; may be repeated; "
+        help="set one field, e.g. optim.lr=1e-3, search.concurrent=2 or sizes=[]; repeatable; "
         "a field that is set is no longer searched",
     )
     sweep.add_argument(
         "--resume",
         type=Path,
         metavar="RUN",
-        help="go on with the sweep in this folder: its unfinished trials, then the rest, or more of them with --trials",
+        help="continue the sweep in this folder; with --trials, extend it to that many trials",
     )
-    sweep.add_argument("--name", help="name of the run's folder below runs/ (default: the file's)")
-    search = p.add_argument_group("how it is searched")
+    sweep.add_argument("--name", help="name of the run's folder in runs/ (default: the file's)")
+    search = p.add_argument_group("the search")
     search.add_argument(
         "--search",
         choices=METHODS,
-        help="who proposes hyperparameters; optuna is TPE, experiments runs the file's list (default: the file's)",
+        help="search method; optuna is TPE, experiments runs the list in the file (default: the file's)",
     )
-    search.add_argument("--scheduler", choices=SCHEDULERS, help="who stops trials early (default: the file's)")
+    search.add_argument("--scheduler", choices=SCHEDULERS, help="early stopping of trials (default: the file's)")
     search.add_argument(
-        "--trials", type=int, metavar="N", help="trials in all, dealt out to the sizes in turn (default: the file's)"
+        "--trials", type=int, metavar="N", help="number of trials, shared among the sizes (default: the file's)"
     )
     search.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
-    place = p.add_argument_group("where it runs and is shown")
+    place = p.add_argument_group("execution and monitoring")
     place.add_argument(
         "--slots",
         type=_slots,
         metavar="auto|N",
-        help="trials that each device trains side by side; auto measures how many are worthwhile (default: the file's)",
+        help="trials that each device trains at once; auto measures how many pay off (default: the file's)",
     )
     place.add_argument(
         "--address", metavar="RAY", help="address of a Ray cluster (default: RAY_ADDRESS, else this machine)"
     )
-    place.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="without the Ray dashboard")
+    place.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="do not start the Ray dashboard")
     place.add_argument(
         "--dashboard-host",
         metavar="HOST",
         default=LOOPBACK,
-        help="where the dashboard of a Ray that is started here listens (default: this machine alone)",
+        help="host that the dashboard listens on (default: reachable from this machine only)",
     )
     place.add_argument(
         "--wandb",
         choices=("off", "offline", "online"),
-        help="tracking with wandb (default: online with a key, else offline files)",
+        help="wandb tracking (default: online if there is an API key, else offline files)",
     )
-    place.add_argument("--dry-run", action="store_true", help="print the resolved spec and what it costs, and stop")
+    place.add_argument("--dry-run", action="store_true", help="print the resolved config and its cost, then exit")
     return p
 
 
@@ -145,34 +150,61 @@ def _slots(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def parse(argv: Sequence[str] | None = None) -> Options:
-    """The options in `argv`, by default the process's own; SystemExit(2) after one line if they are wrong."""
-    command_line = parser()
+def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
+    """Parse `argv`, by default the process's own arguments. A mistake exits with code 2 after one line.
+
+    >>> parse(["--config", "grid", "--trials", "6"]).config.name
+    'grid.yaml'
+    """
+    command_line = parser(prog)
     values = vars(command_line.parse_args(argv))
     if values["resume"] is not None:
         fixed = [f"--{name}" for name in FIXED if values[name] is not None]
         if fixed:
-            rule = "goes on with a sweep as it was begun"
             command_line.error(
-                f"--resume: {rule} (got also {', '.join(fixed)}); leave that out, or begin another sweep"
+                f"--resume: a resumed sweep keeps its config, name, search, scheduler and seed "
+                f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"
-    config = values["config"] or DEFAULT_CONFIG
+    config = DEFAULT_CONFIG if values["config"] is None else _find_config(values["config"])
     return Options(**{**values, "config": config, "set": tuple(values["set"])})
 
 
-def resume_command(options: Options, folder: str, storage: str | None) -> str:
-    """What to type, where this command was typed, to go on with the sweep in `folder`.
+def shipped_configs() -> list[str]:
+    """Names of the configs that come with lmsweep."""
+    return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
-    `storage` is the address of its studies where that holds a password, with *** in its place: no file keeps it.
+
+def _find_config(path: Path) -> Path:
+    """`path`, or the shipped config of that name if there is no such file: `ablation` or `ablation.yaml`."""
+    shipped = CONFIGS / f"{path.stem}.yaml"
+    named = path.name == str(path) and path.suffix in ("", ".yaml")
+    return shipped if named and not path.is_file() and shipped.is_file() else path
+
+
+def resume_command(options: Options, folder: str, storage: str | None, prog: str = SCRIPT) -> str:
+    """The command that resumes the sweep in `folder`, to be typed where this command was typed.
+
+    No file keeps the password of the studies' database `storage`, so its URL must be given again; `***` stands for the
+    password.
     """
-    words = [sys.orig_argv[0], sys.argv[0], "--resume", folder]
+    words = [*_typed(prog), "--resume", folder]
     if options.address is not None:
         words += ["--address", options.address]
     if not options.dashboard:
         words.append("--no-dashboard")
     elif options.dashboard_host != LOOPBACK:
         words += ["--dashboard-host", options.dashboard_host]
-    if storage is not None:
-        words += ["--set", f"search.storage={storage}"]
+    if storage is not None and (shown := without_password(storage)) != storage:
+        words += ["--set", f"search.storage={shown}"]
     return shlex.join(words)
+
+
+def _typed(prog: str) -> list[str]:
+    """The command as it was typed, without its arguments."""
+    interpreter_and_script = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
+    if prog == SCRIPT:
+        return interpreter_and_script
+    if sys.argv[0].endswith(".py"):  # python -m lmsweep, python lmsweep.py
+        return [*interpreter_and_script, "run"]
+    return ["lmsweep" if shutil.which("lmsweep") == sys.argv[0] else sys.argv[0], "run"]

@@ -1,6 +1,6 @@
-"""What the commands that work on one trial of a sweep share: RUN, --trial, and mistakes as one line.
+"""The options RUN and `--trial` of the commands that read one trial (`export`, `generate`).
 
-Loads neither torch nor Optuna, so that a mistake is answered at once.
+Imports neither torch nor Optuna, so that a mistake is reported at once.
 """
 
 import argparse
@@ -14,27 +14,32 @@ BEST = "best"
 
 
 class TrialParser(OneLineParser):
-    """A parser with RUN and --trial; a mistake exits with code 2 after one line."""
+    """A parser with RUN and `--trial`. A mistake is reported in one line, with exit code 2.
 
-    def __init__(self, script: str, description: str, epilog: str) -> None:
+    >>> TrialParser("lmsweep export", "Export.", "").parse_args(["runs/quick"]).trial
+    'best'
+    """
+
+    def __init__(self, prog: str, description: str, examples: str) -> None:
+        """`{prog}` in `examples` becomes `prog`, the command as the user typed it."""
         super().__init__(
-            prog=f"python sweeps/{script}",
+            prog=prog,
             description=description,
-            epilog=epilog,
+            epilog=examples.format(prog=prog),
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        self.add_argument("run", type=Path, metavar="RUN", help="the folder of a sweep: runs/<name>")
+        self.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")
         self.add_argument(
             "--trial",
             default=BEST,
             metavar="best[:SIZE]|ID",
-            help="whose weights: the best complete trial of a size (default: of the largest one), or a trial's id",
+            help="the best complete trial of a size (default: of the largest size), or a trial's id, e.g. xs-0003",
         )
 
 
 def number(kind: type[int] | type[float], rule: str, holds: Callable[[float], bool]) -> Callable[[str], float]:
-    """A type for argparse: a finite number for which `holds` is true; `rule` says so in words."""
+    """An argparse type: a finite number for which `holds` is true; `rule` describes it for the error message."""
 
     def parse(text: str) -> float:
         try:

@@ -1,1 +1,1 @@
-"""Ray itself: start or join a cluster, token authentication, and ending what a killed driver leaves behind."""
+"""Ray itself: starting or joining a cluster, token authentication, and ending the processes of a killed driver."""

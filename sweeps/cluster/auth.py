@@ -1,7 +1,7 @@
-"""Who may reach a Ray cluster that is started here: this machine alone, and whoever has its token.
+"""Who may connect to the Ray cluster that a sweep starts: processes on this machine that hold its token.
 
-Whoever reaches Ray can run any code. By itself it listens on every interface of the machine and writes its token for
-everybody to read. All of this must be settled before ray is imported, which reads its environment once.
+Whoever can connect to Ray can run any code. By default Ray listens on every network interface and writes its token to a
+file that every user can read. Ray reads its environment once, when it is imported, so these functions must run before.
 """
 
 import ipaddress
@@ -14,36 +14,37 @@ from pathlib import Path
 from lmcore.errors import InputError
 
 LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Where it is 0, as by default on macOS and Windows, Ray's servers listen on the loopback address alone."""
+"""If 0, as by default on macOS and Windows, Ray's servers listen on the loopback address only."""
 
 
 def secure() -> None:
-    """Settle the environment for a Ray that this process starts.
+    """Set the environment for a Ray cluster that this process starts: loopback only, with a token.
 
     Raises:
-        InputError: RAY_AUTH_TOKEN_PATH cannot be written or read.
+        InputError: the token file cannot be written or read.
     """
     os.environ[LOOPBACK_ONLY] = "0"
+    # The user may have disabled tokens to join some other cluster; the one started here demands one all the same.
     if os.environ.get("RAY_AUTH_MODE", "disabled").lower() == "disabled":
-        os.environ["RAY_AUTH_MODE"] = "token"  # whatever the environment says: who joins a cluster may do without
-    if _demands_token() and not os.environ.get("RAY_AUTH_TOKEN"):
-        _private_token(_token_file())
+        os.environ["RAY_AUTH_MODE"] = "token"
+    if _token_required() and not os.environ.get("RAY_AUTH_TOKEN"):
+        _create_token(_token_file())
 
 
 def use_token() -> None:
-    """Present this machine's token, where there is one, to a cluster that somebody else has started.
+    """Present this machine's token, if there is one, to a cluster that somebody else started.
 
-    `ray start` then demands it, and ray.init(address) would have none.
+    A cluster started by `ray start` may demand it, and `ray.init(address)` sends none by default.
     """
     if os.environ.get("RAY_AUTH_TOKEN") or _token_file().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def check_dashboard_host(host: str) -> None:
-    """A dashboard that other machines can reach must demand the token: it runs whatever it is sent.
+    """Check that a dashboard which other machines can reach demands the token, because it runs any job sent to it.
 
     Raises:
-        InputError: it would not, or `host` is no address.
+        InputError: it demands no token, or `host` is not an address.
     """
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
@@ -52,24 +53,24 @@ def check_dashboard_host(host: str) -> None:
             f"--dashboard-host: must be localhost or an IP address of this machine (got {host}); leave it out, or give "
             "0.0.0.0 for all"
         ) from None
-    if not loopback and not _demands_token():
+    if not loopback and not _token_required():
         raise InputError(
-            f"--dashboard-host: one that other machines reach must demand a token (got {host} with "
+            f"--dashboard-host: a dashboard that other machines can reach must demand a token (got {host} with "
             f"RAY_AUTH_MODE={os.environ['RAY_AUTH_MODE']}); unset RAY_AUTH_MODE, or leave the host out"
         )
 
 
-def _demands_token() -> bool:
+def _token_required() -> bool:
     return os.environ.get("RAY_AUTH_MODE", "token").lower() == "token"
 
 
 def _token_file() -> Path:
-    """Where Ray looks for it."""
+    """Where Ray looks for the token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
 
 
-def _private_token(path: Path) -> None:
-    """Make a token file, or keep the one that is there, such that its owner alone can read it."""
+def _create_token(path: Path) -> None:
+    """Create the token file, or keep an existing one; either way only its owner can read it afterwards."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > 0:
@@ -79,13 +80,15 @@ def _private_token(path: Path) -> None:
         descriptor, part = tempfile.mkstemp(dir=path.parent)  # mode 0600
         with open(descriptor, "w") as file:
             file.write(secrets.token_hex(32))
-        if path.exists() and path.stat().st_size == 0:  # left by one that was killed
+        # A process that was killed may have left an empty file.
+        if path.exists() and path.stat().st_size == 0:
             path.unlink()
-        with suppress(FileExistsError):  # of two sweeps that start at once the first one's token counts
+        # If two sweeps start at the same time, the first one's token is used.
+        with suppress(FileExistsError):
             os.link(part, path)
         os.unlink(part)
     except OSError as error:
         raise InputError(
-            f"{path}: Ray's token must be in a file of yours that nobody else can read ({error.strerror}); "
+            f"{path}: Ray's token must be in a file that you own and nobody else can read ({error.strerror}); "
             "set RAY_AUTH_TOKEN_PATH to one"
         ) from None

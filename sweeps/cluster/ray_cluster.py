@@ -1,8 +1,10 @@
-"""Ray: starting it or joining it, what devices it has, and letting go of it. Nothing else asks Ray for devices.
+"""The Ray cluster of a sweep: starting or joining it, sharing out its devices, and naming its processes.
 
-What a worker process is called: Ray's dashboard and `ps` show process titles.
+Only this module asks Ray for devices. Who may connect to a cluster that is started here is settled in
+`sweeps.cluster.auth`.
 """
 
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -18,45 +20,48 @@ from sweeps.cluster.auth import secure, use_token
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-# Stand-ins of trials each ask for one logical CPU, which they do not use: fractions and zero make the raylet start and
-# stop workers without end. A Ray that we start has logical CPUs for as many trials as anybody would run at a time.
+TRIAL_RESOURCES = {"cpu": 1.0}
+"""What Ray reserves for a trial's proxy. It uses no CPU, but with a fraction or zero the raylet starts and stops worker
+processes endlessly."""
 LOGICAL_CPUS = 256
+"""CPUs that a Ray started here claims to have: enough for as many trials as anybody would run at a time."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a sweep may use."""
+    """What a sweep may use of a Ray cluster; see `connect`."""
 
     cpus: int
-    """Logical, for engines and trials together."""
+    """Logical CPUs, for engines and trials together."""
     gpus: int
+    """GPUs, each of which can have one engine."""
     cores: int
-    """That engines can keep busy."""
+    """CPU cores that engines can keep busy."""
     memory_bytes: int
+    """Memory that Ray has for its workers."""
     dashboard_url: str | None
-    """None where the dashboard is off."""
+    """Address of the dashboard; None if it is off."""
     local: bool
-    """Whether we started it."""
+    """Whether this process started the cluster."""
     head: str = ""
-    """host:port of its control service."""
+    """host:port of Ray's control service."""
     cpu_bfloat16: bool = False
-    """Whether all its CPUs are known to multiply bfloat16."""
+    """Whether all of its CPUs are known to have bfloat16 instructions."""
 
     @property
     def machine(self) -> Machine:
-        """What any of its engines will find."""
+        """The devices that each engine will find."""
         return Machine(self.gpus > 0, self.cpu_bfloat16)
 
     def engines(self, train: TrainConfig) -> int:
-        """How many engines it has devices for, `train` being resolved: one per GPU, or per core or its threads' cores.
+        """Number of engines: one per GPU, or one per `train.threads` cores. `train` must be resolved.
 
         Raises:
-            InputError: not a single one.
+            InputError: there is no room for an engine and a trial.
         """
         threads = int(train.threads)
         devices = self.gpus if train.device == "cuda" else self.cores // threads
-        engines = min(devices, self.cpus // (threads + 1))  # each with a trial at least
+        engines = min(devices, self.cpus // (threads + 1))  # at least one trial beside each engine
         if engines < 1:
             raise InputError(
                 f"train.threads: an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs and "
@@ -65,43 +70,46 @@ class Cluster:
         return engines
 
     def room_for_trials(self, train: TrainConfig) -> int:
-        """How many trials fit beside the engines."""
+        """Number of trials that fit beside the engines."""
         return self.cpus - self.engines(train) * int(train.threads)
 
     def engine_options(self, train: TrainConfig) -> dict[str, Any]:
-        """Ray's options of an engine actor: what it holds, and that it is started again when it dies."""
+        """Options of an engine's Ray actor: the CPUs and GPU that it holds, and that Ray restarts it if it dies."""
         gpus = {"num_gpus": 1} if train.device == "cuda" else {}
         return {"num_cpus": int(train.threads), **gpus, "max_restarts": -1}
 
 
-TRIAL_RESOURCES = {"cpu": 1.0}
-
-
 @contextmanager
 def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
-    """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine, and leave it at the end.
+    """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
-    One that is started is reached from this machine alone, with a token; but for its dashboard, which listens on the
-    host `dashboard`, or is not there (None).
+    A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
+    the host `dashboard`; None means no dashboard.
+
+    Example::
+
+        with connect("head:6379", dashboard=None) as cluster:
+            print(cluster.gpus, cluster.engines(spec.train))
 
     Raises:
         InputError: nothing answers at that address.
     """
-    # Workers import the same lmcore and sweeps as the driver, from wherever it was started.
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number.
+    os.environ["PYTHONPATH"] = python_path()
+    # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number of threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         use_token()
     else:
         secure()
-    import ray  # not before: it reads the authentication mode once, as it is imported
+    # Ray reads the authentication mode once, when it is imported.
+    import ray
 
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
             _check_answers(address)
-            context = ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            context = ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
@@ -109,17 +117,18 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
                 "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
             ) from None
     else:
+        # With address="local" Ray never joins a cluster that somebody else started on this machine.
         context = ray.init(
-            address="local",  # never by accident a cluster that somebody else started on this machine
+            address="local",
             include_dashboard=dashboard is not None,
             dashboard_host=dashboard or "127.0.0.1",
             num_cpus=LOGICAL_CPUS,
-            log_to_driver=False,
-            logging_level="ERROR",
+            **quiet,
         )
     try:
-        # Of a cluster that we share, what is free now; of our own, all of it.
-        resources = ray.available_resources() if address else ray.cluster_resources()
+        # A cluster that is shared with others counts as far as it is free now, our own as a whole.
+        counts = ray.available_resources if address else ray.cluster_resources
+        resources: dict[str, float] = counts()  # type: ignore[no-untyped-call]
         cpus = int(resources.get("CPU", 0))
         yield Cluster(
             cpus=cpus,
@@ -129,21 +138,30 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
             dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
             local=not address,
             head=ray.get_runtime_context().gcs_address,
-            cpu_bfloat16=not address and cpu_bfloat16(),  # of other machines' CPUs nothing is known
+            # The CPUs of other machines are unknown.
+            cpu_bfloat16=not address and cpu_bfloat16(),
         )
     finally:
         ray.shutdown()
 
 
+def python_path() -> str:
+    """PYTHONPATH for child processes, so that they import the same lmcore and sweeps as this one."""
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+
+
 def _check_answers(address: str) -> None:
-    """Raise OSError if nothing listens there: ray.init goes on trying for many minutes."""
+    """Raise OSError at once if nothing listens at the address; ray.init would keep trying for many minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def show_in_dashboard(title: str) -> None:
-    """Name this process. An actor's own name is fixed when it is made, and ours serve one trial after the other."""
-    from ray._raylet import setproctitle
+    """Set the title that Ray's dashboard and `ps` show for this process.
+
+    An actor's own name cannot change, but ours serve one trial after another.
+    """
+    from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
     setproctitle(f"ray::{title}")

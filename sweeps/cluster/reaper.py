@@ -1,39 +1,42 @@
-"""Ends what a driver leaves running when it is killed: two of Ray's agents would stay for most of a minute.
+"""Ends the processes that a killed driver leaves behind. Two of Ray's agents would otherwise stay for most of a minute.
 
-A process of its own, standard library only, which notes the driver's descendants while it lives. When its standard
-input ends, the driver has; those that are still there some seconds later are killed. It needs /proc (Linux).
+The reaper is a process of its own that uses only the standard library. Once a second it records the driver's
+descendants. Its standard input is closed when the driver ends; a few seconds later it kills those that still run. It
+needs /proc, so it works on Linux only.
 """
 
 import os
 import select
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 
 PERIOD_S = 1.0
 GRACE_S = 4.0
-"""For processes that end by themselves, wandb's with what it has still to write."""
+"""Time for processes to end by themselves, and for wandb's to write what is left."""
 
 
 @contextmanager
 def reaped() -> Iterator[None]:
-    """A block whose processes end with this process, however it ends."""
+    """Kill the processes started in this block (`with reaped(): ...`) if it raises or this process dies.
+
+    A block that ends normally is expected to have ended its own processes, and nothing is killed.
+    """
     command = [sys.executable, "-I", "-S", __file__]
-    # Not our output: whoever reads that waits for all who hold it.
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    reaper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, **quiet)
+    # If the reaper held our output open, a program that reads our output to its end would wait for the reaper.
+    reaper = Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
     yield
-    # Not where the block was left by an exception: what it had no time to end is ended when this process has.
+    # After an exception this is not reached: the reaper lives on and kills what is left when this process has ended.
     reaper.kill()
     reaper.communicate()
 
 
 def descendants(pid: int) -> dict[int, str]:
-    """The processes that `pid` has started, and those that they have: when each began, by pid."""
+    """All processes started by `pid`, directly or indirectly: start time by pid."""
     table = _processes()
     family = {pid}
     while more := {child for child, (parent, _) in table.items() if parent in family} - family:
@@ -42,26 +45,27 @@ def descendants(pid: int) -> dict[int, str]:
 
 
 def _processes() -> dict[int, tuple[int, str]]:
-    """Parent and start time of every process."""
+    """Parent and start time of every process on the machine, by pid."""
     table = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError, IndexError):  # it has ended
-            # The name in brackets may hold anything, brackets too.
+        with suppress(OSError, IndexError):  # the process has ended
+            # The second field is the name in brackets, which may itself contain brackets and spaces.
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
             table[int(folder.name)] = int(fields[1]), fields[19]
     return table
 
 
 def main() -> None:
-    """Watch the process that started this one."""
+    """Watch the process that started this one, and kill its descendants after it has ended."""
     driver = os.getppid()
-    noted: dict[int, str] = {}
+    recorded: dict[int, str] = {}
     while not select.select([sys.stdin], [], [], PERIOD_S)[0]:
-        noted |= descendants(driver)
+        recorded |= descendants(driver)
     time.sleep(GRACE_S)
     table = _processes()
-    for pid, began in noted.items():
-        if pid != os.getpid() and pid in table and table[pid][1] == began:
+    for pid, start_time in recorded.items():
+        # The start time tells a process from a later one with the same pid.
+        if pid != os.getpid() and pid in table and table[pid][1] == start_time:
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 

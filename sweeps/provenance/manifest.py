@@ -1,4 +1,4 @@
-"""manifest.json: what a reader needs to know to trust or repeat a sweep."""
+"""manifest.json: what a reader needs in order to trust or repeat a sweep. It holds no results."""
 
 import hashlib
 import os
@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,19 @@ PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "to
 def manifest(
     spec: SweepSpec, tokens: Tokens, cluster: Cluster, peaks: Sequence[float | None], choices: Sequence[SlotChoice]
 ) -> dict[str, Any]:
-    """The manifest of a sweep that starts now, whose engines multiply matrices at `peaks` FLOP/s (None: unknown).
+    """The manifest of a sweep that starts now.
 
-    A password in the storage's URL is not in it, nor in `command`.
+    `peaks` are the measured FLOP/s of each engine's matrix products, None where unknown, and `choices` the number of
+    slots for each size. A password in the storage URL is left out, also of `command`.
+
+    Example::
+
+        write_json(folder.manifest, manifest(spec, tokens, cluster, engines.peaks(), engines.choices()))
     """
-    url = spec.search.storage
-    storage = None if url is None else without_password(url)
-    arguments = sys.argv[1:] if url is None else [argument.replace(url, storage) for argument in sys.argv[1:]]
+    arguments, storage = sys.argv[1:], spec.search.storage
+    if storage is not None:
+        shown = without_password(storage)
+        arguments, storage = [argument.replace(storage, shown) for argument in arguments], shown
     return {
         "schema": 1,
         "name": spec.name,
@@ -53,7 +59,7 @@ def manifest(
             "trials": sum(spec.trials_of(size) for size in spec.size_names),
         },
         "slots": {
-            choice.size: {"per_engine": choice.slots, "measured": [pace._asdict() for pace in choice.samples]}
+            choice.size: {"per_engine": choice.slots, "measured": [sample._asdict() for sample in choice.samples]}
             for choice in choices
         },
         "sizes": list(spec.size_names),
@@ -72,21 +78,25 @@ def manifest(
 
 
 def versions() -> dict[str, str | None]:
-    """Of Python and of all that a number may hang on."""
+    """Versions of Python and of the packages that can change a result; None for one that is not installed.
+
+    >>> versions()["python"] == platform.python_version()
+    True
+    """
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
 
 
 def _version(package: str) -> str | None:
     try:
         return version(package)
-    except ModuleNotFoundError:  # PackageNotFoundError is one: lmsweep run from a checkout is not installed
+    except PackageNotFoundError:  # lmsweep itself, run from a checkout
         return None
 
 
 def commit() -> str | None:
-    """The checkout's commit; where files differ from it, with `+changes-` and a digest of the changes.
+    """The commit of this checkout, followed by `+changes-` and a digest if files differ from it; None without git.
 
-    Results of benchmarks are left aside.
+    Results of benchmarks do not count as changes, because they change no code.
     """
     root = Path(__file__).resolve().parents[2]
     files = ["--", ".", ":!tests/bench/results"]
@@ -102,7 +112,7 @@ def commit() -> str | None:
 
 
 def processor() -> str | None:
-    """The processor's name as Linux gives it; platform.processor() is often empty."""
+    """The processor's name. On Linux from /proc/cpuinfo, because platform.processor() is often empty there."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""Going on with a sweep: what may change of it, and whether its folder still holds what it was begun with."""
+"""Resuming a sweep: which settings may change, and whether its tokens and software are those it was begun with."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,20 @@ MAY_CHANGE = (
     *("search.trials", "search.concurrent", "search.slots", "search.hung_after_s"),
     *("tracking.project", "tracking.wandb"),
 )
-REASON = "so that trials to come compare with those so far"
-REASONS = {"train.steps": "because the schedule of the trials so far ends there, and those that have ended are final"}
+REASON = "so that new trials are comparable with earlier ones"
+REASONS = {"train.steps": "because the schedule of earlier trials ends there and ended trials are final"}
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
-"""Entries of the manifest that later numbers may hang on."""
+"""Entries of the manifest that may affect a trial's numbers."""
 
 
 def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> SweepSpec:
-    """The sweep in the folder, with changes as `load_spec` takes them.
+    """The spec of the sweep in the folder, with changes as `load_spec` takes them.
 
     Raises:
-        InputError: a change would make later trials another experiment than those so far, or trials fewer.
+        InputError: a change would make old and new trials incomparable, or there would be fewer trials.
+
+    Example:
+        resumed_spec(RunFolder.of_sweep(Path("runs/quick")), ["search.concurrent=2"], trials=32)
     """
     begun = load_spec(folder.sweep_yaml).absolute()
     spec = load_spec(folder.sweep_yaml, overrides, **flags).absolute()
@@ -37,31 +40,31 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
         if before[path] != after[path] and path not in MAY_CHANGE:
             raise InputError(
                 f"{path}: must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])}); "
-                "begin another sweep with another --name"
+                "start a new sweep with another --name"
             )
     for size in spec.size_names:
         if spec.trials_of(size) < begun.trials_of(size):
             raise InputError(
                 f"search.trials: must not shrink (got {spec.trials_of(size)} for {size}, which began with "
-                f"{begun.trials_of(size)}); leave it out, or give more"
+                f"{begun.trials_of(size)}); leave it out, or raise it"
             )
     return spec
 
 
 def resumed_tokens(folder: RunFolder) -> Tokens | None:
-    """The sweep's tokens as its trials were trained on; None where it has kept none.
+    """The tokens kept in the sweep's folder, or None if there are none.
 
     Raises:
-        InputError: they are damaged.
+        InputError: the tokens are damaged.
     """
     return load_tokens(folder.tokens) if (folder.tokens / "meta.json").exists() else None
 
 
 def check_data(folder: RunFolder, tokens: Tokens) -> None:
-    """Refuse tokens, kept or prepared again, that are not those that the sweep was begun with.
+    """Refuse tokens other than those that the sweep was begun with.
 
     Raises:
-        InputError: the manifest records others.
+        InputError: the manifest records another fingerprint.
     """
     recorded = manifest_of(folder).get("data", {}).get("fingerprint", tokens.fingerprint)
     if recorded != tokens.fingerprint:
@@ -72,10 +75,10 @@ def check_data(folder: RunFolder, tokens: Tokens) -> None:
 
 
 def manifest_of(folder: RunFolder) -> dict[str, Any]:
-    """The manifest, or nothing where the sweep was stopped before it had one.
+    """The sweep's manifest, or {} if the sweep was stopped before it was written.
 
     Raises:
-        InputError: it is damaged.
+        InputError: manifest.json is damaged.
     """
     try:
         return dict(json.loads(folder.manifest.read_text()))
@@ -88,25 +91,30 @@ def manifest_of(folder: RunFolder) -> dict[str, Any]:
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Of two manifests, what the numbers of a trial may hang on, a line each."""
-    pairs = [(path, _at(begun, path), _at(now, path)) for path in COMPARED]
+    """One line for each entry of COMPARED that differs between two manifests.
+
+    >>> differences({"commit": "a1b2"}, {"commit": "c3d4"})
+    ['commit was a1b2, and is c3d4 now']
+    """
+    pairs = [(path, _value_at(begun, path), _value_at(now, path)) for path in COMPARED]
     return [f"{path} was {before}, and is {after} now" for path, before, after in pairs if before != after]
 
 
 def resumed_manifest(begun: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
-    """The manifest of the beginning, with what holds from now on, and one entry for each time it was resumed."""
-    entry = {name: now[name] for name in ("created", "command", "commit", "versions", "hardware")}
-    return {**now, **{name: begun[name] for name in entry}, "resumed": [*begun.get("resumed", ()), entry]}
+    """The current manifest, with the origin of the first run and one entry in `resumed` for each resume."""
+    origin = {name: now[name] for name in ("created", "command", "commit", "versions", "hardware")}
+    return {**now, **{name: begun[name] for name in origin}, "resumed": [*begun.get("resumed", ()), origin]}
 
 
-def _at(values: Any, path: str) -> Any:
+def _value_at(values: Any, path: str) -> Any:
+    """The value at a dotted path of nested mappings, or None."""
     for name in path.split("."):
         values = values.get(name) if isinstance(values, Mapping) else None
     return values
 
 
 def _flat(spec: SweepSpec) -> dict[str, Any]:
-    """Values of the spec by path; lists and the space as wholes."""
+    """Values of the spec by dotted path; lists and the space are not flattened."""
     values = spec.model_dump()
     sections = ("data", "model", "train", "optim", "search", "tracking")
     flat = {f"{section}.{name}": value for section in sections for name, value in values[section].items()}

@@ -1,1 +1,1 @@
-"""A run's folder on disk: names of files, the lock, checkpoints, and what happens when the disk is full."""
+"""A run's folder on disk: file names, the lock, checkpoints, and what happens when the disk is full."""

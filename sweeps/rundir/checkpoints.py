@@ -1,14 +1,22 @@
-"""The checkpoints in a trial's folder: their names and how many stay. Workers and the driver both read this."""
+"""The checkpoint files in a trial's folder: their names, and how many are kept. Workers and the driver use this.
+
+What is in a checkpoint is defined in `lmcore.checkpoint`.
+"""
 
 from contextlib import suppress
 from pathlib import Path
 
 KEPT = 2
-ASIDE = ".skipped"
+"""Checkpoints kept of a trial. One is not enough: the newest may turn out to be damaged."""
+QUARANTINED = ".skipped"
 
 
 def checkpoint_file(trial_folder: Path, step: int) -> Path:
-    """Where the checkpoint after `step` updates goes."""
+    """The file for the checkpoint after `step` updates.
+
+    >>> checkpoint_file(Path("trials/xs-0003"), 25).as_posix()
+    'trials/xs-0003/step-000000025.safetensors'
+    """
     return trial_folder / f"step-{step:09d}.safetensors"
 
 
@@ -18,30 +26,30 @@ def checkpoint_files(trial_folder: Path) -> list[Path]:
 
 
 def step_of(file: Path) -> int:
-    """The number in a checkpoint's name, which is what orders a trial's checkpoints: no clock does."""
+    """The number of updates in a checkpoint's name. Checkpoints are ordered by it, never by file times."""
     return int(file.stem.removeprefix("step-"))
 
 
 def quarantine(file: Path) -> None:
-    """Take a checkpoint that is of no use out of the order: those that are written from now on are the newest."""
+    """Rename an unusable checkpoint, so that it is no longer the trial's newest."""
     with suppress(OSError):
-        file.replace(file.with_suffix(ASIDE))
+        file.replace(file.with_suffix(QUARANTINED))
 
 
 def drop_old_checkpoints(trial_folder: Path) -> None:
-    """Delete all but the newest two: the newest might turn out to be damaged."""
+    """Delete all but the newest KEPT checkpoints."""
     for old in checkpoint_files(trial_folder)[:-KEPT]:
         old.unlink(missing_ok=True)
 
 
 def drop_unfinished(trial_folder: Path) -> None:
-    """Delete what a writer that was killed has left, before there is another one."""
+    """Delete the partial files of a writer that was killed. Call this before the next writer starts."""
     for unfinished in trial_folder.glob(".step-*.tmp"):
         unfinished.unlink(missing_ok=True)
 
 
 def drop_checkpoints(trial_folder: Path) -> None:
-    """Delete all of them: nobody wants these weights. The driver and an engine may both do it, at the same time."""
-    for file in (*checkpoint_files(trial_folder), *trial_folder.glob(f"step-*{ASIDE}")):
+    """Delete all checkpoints. The driver and an engine may do this at the same time."""
+    for file in (*checkpoint_files(trial_folder), *trial_folder.glob(f"step-*{QUARANTINED}")):
         file.unlink(missing_ok=True)
     drop_unfinished(trial_folder)

@@ -1,8 +1,8 @@
-"""Full disks: recognised wherever they show, named for the user, and never taken for the fault of a trial.
+"""What ends a sweep when its results cannot be written: a full disk, or a study database that is locked or gone.
 
-What a sweep learns can no longer be written down: a disk is full, a database is locked or gone. The sweep ends.
-
-Not the fault of a trial, and not for Tune to hear of: it would take an exception for the failure of one.
+This is never the fault of a trial. Ray Tune, however, would take any Exception for the failure of a trial, so
+`end_sweep_if_unwritable` raises an `UnwritableError`, a BaseException, in its place. `sweeps.run` catches it and prints
+its one line. Which disk is full is found out here; making room is up to the user.
 """
 
 import errno
@@ -17,8 +17,60 @@ from rich.filesize import decimal
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
+class UnwritableError(BaseException):
+    """The sweep must end because its results cannot be written. Not an Exception, because Ray Tune catches those."""
+
+    def __init__(self, reason: str | None, path: Path | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        """The error in one line; None for a full disk."""
+        self.path = path
+        """The file that could not be written, if known."""
+
+    def line(self, folder: Path) -> str:
+        """The message for the user, in one line; `folder` is the run's folder."""
+        if self.reason is None:
+            return full_line(self.path or folder)
+        return f"the sweep's results cannot be written ({self.reason})"
+
+
+@contextmanager
+def end_sweep_if_unwritable(full_disks_only: bool = False) -> Iterator[None]:
+    """Replace errors of writing, to disk or to the studies' database, by UnwritableError. Also a decorator.
+
+    Example::
+
+        with end_sweep_if_unwritable():
+            study.tell(trial, loss)
+
+    With `full_disks_only` all other errors pass unchanged; use it around code that does more than write.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = is_full(error)
+        if not full and (full_disks_only or not _is_storage_error(error)):
+            raise
+        name = getattr(error, "filename", None)
+        path = Path(name) if isinstance(name, str) else None
+        if full:
+            raise UnwritableError(None, path) from error
+        # Optuna and SQLAlchemy wrap the error of the database.
+        cause = error.__cause__ or error
+        text = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
+        raise UnwritableError(text.splitlines()[0], path) from error
+
+
+def _is_storage_error(error: Exception) -> bool:
+    # An error of these libraries can only come after they were imported, so these imports cost nothing then.
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, OSError | StorageInternalError | SQLAlchemyError)
+
+
 def is_full(error: BaseException | None) -> bool:
-    """Whether the error, or one that led to it, is that of a full disk or quota."""
+    """Whether a full disk or quota caused the error, directly or through the errors that led to it."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in FULL:
             return True
@@ -29,64 +81,23 @@ def is_full(error: BaseException | None) -> bool:
 
 
 def full_line(path: Path) -> str:
-    """What to tell the user of the full disk that `path` is on: `/mnt (tmpfs, 8.4 MB) is full; free space there`."""
+    """The message for the full disk that holds `path`: `/mnt (tmpfs, 8.4 MB) is full; free space there`."""
     while not path.exists():
         path = path.parent
     path = path.resolve()
-    mount = next(place for place in (path, *path.parents) if os.path.ismount(place))
+    mount = next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
     size = os.statvfs(mount)
-    details = [*_type_of(mount), decimal(size.f_blocks * size.f_frsize)]
+    details = [*_file_system(mount), decimal(size.f_blocks * size.f_frsize)]
     return f"{mount} ({', '.join(details)}) is full; free space there"
 
 
-def _type_of(mount: Path) -> list[str]:
-    """The type of the file system, where the system tells; of several that were mounted there, the last."""
+def _file_system(mount: Path) -> list[str]:
+    """The type of the file system at a mount point, as a list of one; empty where the system has no /proc."""
     types: list[str] = []
     with suppress(OSError):
         for line in Path("/proc/self/mounts").read_text().splitlines():
-            _, place, kind, *_ = line.split()
-            if place.encode().decode("unicode_escape") == str(mount):
-                types = [kind]
+            _, mount_point, file_system, *_ = line.split()
+            # A later mount at the same point hides the earlier ones.
+            if mount_point.encode().decode("unicode_escape") == str(mount):
+                types = [file_system]
     return types
-
-
-class UnwritableError(BaseException):
-    """The sweep cannot go on. Not an Exception: Tune catches those."""
-
-    def __init__(self, reason: str | None, place: Path | None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        """In one line; None for a full disk."""
-        self.place = place
-        """What could not be written, where that is known."""
-
-    def line(self, folder: Path) -> str:
-        """What to tell the user of a sweep in this folder."""
-        place = self.place or folder
-        return full_line(place) if self.reason is None else f"the sweep's results cannot be written ({self.reason})"
-
-
-@contextmanager
-def end_sweep_if_unwritable(full_disks_only: bool = False) -> Iterator[None]:
-    """Raise UnwritableError in place of an error of a disk or of the studies' database. Also a decorator.
-
-    With `full_disks_only` other errors stay what they are: for blocks that do more than write.
-    """
-    try:
-        yield
-    except Exception as error:
-        full = is_full(error)
-        if not full and (full_disks_only or not _is_of_storage(error)):
-            raise
-        name = getattr(error, "filename", None)
-        cause = error.__cause__ or error
-        said = str(getattr(cause, "orig", None) or cause).strip() or type(cause).__name__
-        reason = None if full else said.splitlines()[0]
-        raise UnwritableError(reason, Path(name) if isinstance(name, str) else None) from error
-
-
-def _is_of_storage(error: Exception) -> bool:
-    from optuna.exceptions import StorageInternalError  # loaded by now, or the error is not theirs
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return isinstance(error, OSError | StorageInternalError | SQLAlchemyError)

@@ -1,4 +1,4 @@
-"""A run's folder: where each thing lies, and the lock that keeps a second writer out."""
+"""A run's folder: the path of each file in it, and the lock that keeps a second writer out."""
 
 import json
 import os
@@ -17,21 +17,26 @@ RUNS = Path("runs")
 
 
 class FolderInUseError(Exception):
-    """Another process writes to the folder; the message names it."""
+    """Another process is writing to the folder; the message names it."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`runs/<name>/` and what is in it (the README lists it)."""
+    """`runs/<name>/` and the files in it. The folder, and anything in it, may be a symbolic link.
+
+    >>> folder = RunFolder.named("quick")
+    >>> folder.metrics.relative_to(folder.path).as_posix()
+    'metrics.jsonl'
+    """
 
     path: Path
 
     @classmethod
     def of_sweep(cls, path: Path) -> "RunFolder":
-        """The folder of a sweep that was begun there.
+        """The folder of an existing sweep.
 
         Raises:
-            InputError: no sweep was.
+            InputError: there is no sweep at `path`.
         """
         folder = cls(path.absolute())
         if not folder.sweep_yaml.is_file():
@@ -42,7 +47,7 @@ class RunFolder:
 
     @classmethod
     def named(cls, name: str) -> "RunFolder":
-        """The folder of the sweep `name` under the working directory; `SweepSpec` has checked the name."""
+        """The folder runs/<name> in the working directory. `SweepSpec` has checked that the name stays inside runs/."""
         return cls((RUNS / name).absolute())
 
     @property
@@ -52,37 +57,37 @@ class RunFolder:
 
     @property
     def manifest(self) -> Path:
-        """Versions, commit, data fingerprint, seeds, hardware."""
+        """Versions, commit, data fingerprint, seeds and hardware."""
         return self.path / "manifest.json"
 
     @property
     def study_db(self) -> Path:
-        """Optuna's studies, the ledger."""
+        """Optuna's studies."""
         return self.path / "study.db"
 
     @property
     def metrics(self) -> Path:
-        """Every report row, append-only."""
+        """Every report row; append-only."""
         return self.path / "metrics.jsonl"
 
     @property
     def tokens(self) -> Path:
-        """The data as trained on."""
+        """The tokens that the trials train on."""
         return self.path / "tokens"
 
     @property
     def best(self) -> Path:
-        """One config per size that trains the winner."""
+        """One config per size, which trains the winner."""
         return self.path / "best"
 
     @property
     def wandb(self) -> Path:
-        """Offline tracking files."""
+        """wandb's offline files."""
         return self.path / "wandb"
 
     @property
     def tune(self) -> Path:
-        """What Tune itself writes; disposable."""
+        """What Ray Tune writes; nothing in it is needed later."""
         return self.path / ".tune"
 
     def trial(self, trial_id: str) -> Path:
@@ -96,18 +101,16 @@ class RunFolder:
 
     @contextmanager
     def claimed(self, resume: bool = False) -> Iterator[None]:
-        """Make the folder and hold it for this process; the kernel lets go when the process dies, however it dies.
+        """Create the folder and lock it for this process. The lock is released when the process ends, however it ends.
 
         Raises:
-            InputError: it holds a sweep already which is not to be resumed, it cannot be made, or something of it lies
-                elsewhere.
-            FolderInUseError: another process holds it.
+            InputError: the folder cannot be created, or holds a sweep that is not to be resumed.
+            FolderInUseError: another process has locked it.
         """
-        self._check_inside()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            rule = f"{self.display} cannot be made ({error.strerror})"
+            rule = f"{self.display} cannot be created ({error.strerror})"
             raise InputError(f"name: {rule}; run from a folder that you can write to") from None
         lock = filelock.FileLock(self.path / ".lock")
         holder = self.path / ".lock-holder"
@@ -127,25 +130,9 @@ class RunFolder:
             holder.write_text(f"{os.getpid()}\n")
             yield
 
-    def _check_inside(self) -> None:
-        """Refuse symbolic links in place of the folder or of what is in it: what is written there would go elsewhere.
-
-        wandb makes links of its own, which nothing of ours follows.
-        """
-        found = [self.path] if self.path.is_symlink() else []
-        for parent, folders, files in os.walk(self.path):
-            found += [path for name in (*folders, *files) if (path := Path(parent, name)).is_symlink()]
-            if parent == str(self.path) and "wandb" in folders and not (self.path / "wandb").is_symlink():
-                folders.remove("wandb")
-        if found:
-            raise InputError(
-                f"{os.path.relpath(found[0])}: must be in the run's folder itself, but is a symbolic link to "
-                f"{os.readlink(found[0])}; put what it leads to in its place"
-            )
-
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file whole: a reader sees the old text or the new one, never half of it."""
+    """Replace a file atomically: a reader sees either the old text or the new text."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     with part.open("w", encoding="utf-8") as file:
@@ -156,5 +143,5 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON; raises ValueError for numbers that are not finite."""
+    """`write_text` of indented JSON. Raises ValueError if a number is not finite."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")

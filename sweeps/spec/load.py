@@ -1,4 +1,4 @@
-"""From a YAML file and a command line to a `SweepSpec`: file, then `--set`, then flags, the later ones winning.
+"""Builds a `SweepSpec` from a YAML file, then `--set`, then flags; later ones win.
 
 Every error is one line that names the file and line, or the option, that the wrong value came from. YAML's own rules
 are in `lmcore.runfile.yaml_file`, those of a sweep in `sweeps.spec.sweep_spec`.
@@ -24,7 +24,7 @@ SETTABLE: dict[str, Any] = {
     **{f"tracking.{name}": default for name, default in defaults(TrackingConfig).items()},
     **dict.fromkeys(("name", "notes", "space", "sizes", "experiments"), REQUIRED),
 }
-"""Every dotted path that `--set` takes, with its default; `space.<path>` comes on top."""
+"""Every dotted path that `--set` accepts, with its default. `space.<path>` is accepted as well."""
 
 FLAGS = {
     "search": "search.method",
@@ -35,19 +35,26 @@ FLAGS = {
     "name": "name",
     "wandb": "tracking.wandb",
 }
-"""Command-line flags that stand for a path."""
+"""The dotted path that each command-line flag sets."""
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
-    """The sweep that a YAML file describes, changed by `--set` texts `a.b=value` and then by flags (see FLAGS).
+    """Read a sweep's YAML file, then apply `--set` texts (`a.b=value`), then flags (see FLAGS).
 
-    A flag that is None was not given. A path that `--set` gives a value leaves the space. Without a name the sweep is
-    named after the file. InputError, one line that names the file and line, or the option, if anything is wrong.
+    Flags that are None were not given. A path that `--set` gives a value is removed from the space. A sweep without a
+    name is named after its file.
+
+    Example::
+
+        spec = load_spec("configs/quick.yaml", ["optim.lr=1e-3"], trials=8)
+
+    Raises:
+        InputError: the file or an option is wrong; the message names which.
     """
     source = yaml_file.read_yaml(path)
     set_by: dict[str, str] = {}
     try:
-        # An empty section (`sizes:` with its lines commented out) is none.
+        # A section left empty (`sizes:` with its lines commented out) counts as missing.
         draft = {key: value for key, value in copy.deepcopy(source.values).items() if value is not None}
         draft.setdefault("name", Path(path).stem)
         for text in overrides:
@@ -73,7 +80,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
 
 
 def _put(draft: dict[str, Any], path: str, value: Any) -> None:
-    """Set a path in what a file says; FieldError if it names nothing that can be set."""
+    """Set a dotted path in the draft of a spec. FieldError if the path cannot be set."""
     section, dot, name = path.partition(".")
     if path not in SETTABLE and not (section == "space" and dot):
         raise unknown(path, SETTABLE)
@@ -87,9 +94,11 @@ def _put(draft: dict[str, Any], path: str, value: Any) -> None:
 
 
 def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
-    """Take paths that were set out of the space; what was done, in words. FieldError if a value has no effect."""
+    """Remove the paths that were set from the space and return notes about it. FieldError if one has no effect."""
     notes = []
-    for path in (path for path in paths if path in RUN_DEFAULTS):
+    for path in paths:
+        if path not in RUN_DEFAULTS:
+            continue
         if isinstance(draft.get("space"), dict) and path in draft["space"]:
             del draft["space"][path]
             notes.append(f"{path} is set and therefore not searched")

@@ -1,8 +1,8 @@
-"""How a sweep searches, stops early and is tracked: the sections `search:` and `tracking:` of its file.
+"""The sections `search:` and `tracking:` of a sweep's file.
 
-Addresses of databases: what may be shown or kept of one, and from where it is meant.
-
-Nothing is opened here, and Optuna is not loaded (`sweeps.study.storage`).
+`search.storage` may hold a database password. The functions below decide what of that URL is shown to the user, what is
+kept in sweep.yaml, and how a relative SQLite path is made absolute. Opening the database is the job of
+`sweeps.study.storage`; Optuna is not imported here.
 """
 
 import re
@@ -22,62 +22,92 @@ SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
 
 class SearchConfig(Config):
-    """How hyperparameters are proposed, how many trials there are, and how trials are stopped early."""
+    """How hyperparameters are proposed, how many trials there are, and which trials are stopped early.
+
+    >>> SearchConfig(method="random", trials=32).scheduler
+    'asha'
+    """
 
     method: Method = "optuna"
-    """optuna is TPE; grid and experiments run what the config lists."""
+    """How hyperparameters are proposed: by TPE (optuna), at random, from a grid, quasi-randomly (qmc), by a Gaussian
+    process (gp) or by CMA-ES (cmaes); experiments runs the listed experiments and searches nothing."""
     trials: PositiveInt | None = None
-    """Trials of all sizes together, dealt out in turn; null: the whole grid, all experiments, or else 16."""
+    """Number of trials of all sizes together, at least 1, dealt out to the sizes in turn; null means every grid point,
+    every experiment, or 16 trials."""
     scheduler: Scheduler = "asha"
-    """Which trials are stopped early; none: no trial is."""
+    """Which rule stops unpromising trials early: successive halving (asha), hyperband or the median rule; none trains
+    every trial to its end."""
     metric: Literal["val_loss"] = VAL_LOSS
-    """What is minimised."""
+    """What is minimized: always val_loss, the validation loss in nats per token."""
     seed: Seed = 0
-    """Of the sampler, and of the choice from a grid."""
+    """Seed of the sampler, and of the choice from a grid that has more points than there are trials; at least 0."""
     slots: Literal["auto"] | PositiveInt = "auto"
-    """Trials that a device trains side by side; auto: as many as measurement finds worthwhile."""
+    """Number of trials that one device trains side by side, at least 1; auto uses as many as measurement finds
+    worthwhile."""
     concurrent: PositiveInt | None = None
-    """Trials at a time; null: as many as there are slots."""
+    """Largest number of trials in progress at a time, at least 1; null means as many as there are slots."""
     grace_steps: PositiveInt | None = None
-    """Updates before which no trial is stopped early; null: a quarter of the trial's, at least one report."""
+    """Number of updates, at least 1, before which no trial is stopped early; null means a quarter of the trial's steps,
+    rounded to whole report intervals, and at least one interval."""
     reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """Of asha and hyperband: one trial in so many is promoted from rung to rung."""
+    """One trial in this many, at least 2, is promoted from each rung of asha or hyperband to the next."""
     startup_trials: PositiveInt | None = None
-    """Random trials of a size before its model-based search; null: a quarter of its trials, from 4 to 10."""
+    """Number of random trials of each size, at least 1, before its model-based search begins; null means a quarter of
+    the size's trials, but no fewer than 4 and no more than 10."""
     hung_after_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds for one interval of training, compilation included, after which an engine is taken for hung: it is
-    killed, and its trials go on from their checkpoints in the one that is started in its place."""
+    """Seconds, above 0, that an engine may take for one interval of training, compilation included; after that it is
+    considered hung and restarted, and its trials continue from their checkpoints."""
     storage: Annotated[str, Field(min_length=1)] | None = None
-    """Optuna storage URL; null: study.db in the run's folder."""
+    """Optuna storage URL of the studies, such as postgresql://user@host/sweeps; null means study.db in the run's
+    folder."""
 
 
 class TrackingConfig(Config):
-    """Where report rows are copied to; never changes a trial."""
+    """Where report rows are copied to while the sweep runs. Tracking never changes a trial.
+
+    >>> TrackingConfig(wandb="offline").project
+    'lmsweep'
+    """
 
     wandb: WandbMode = "auto"
-    """auto: online where there is a key, else offline files in the run's folder."""
+    """Whether rows are logged to Weights & Biases: off, offline (to files in the run's folder) or online; auto means
+    online if an API key is found, and offline otherwise."""
     project: Annotated[str, Field(min_length=1)] = "lmsweep"
-    """wandb project."""
+    """Name of the project that runs are logged to."""
 
 
 def absolute_url(url: str | None) -> str | None:
-    """`sqlite:///study.db` with the whole path; every other address as it is."""
+    """The URL with the path of a SQLite file made absolute; any other URL is returned unchanged.
+
+    >>> absolute_url("postgresql://reader@db.example/sweeps")
+    'postgresql://reader@db.example/sweeps'
+    """
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)((?!file(?::|%3A))[^/:?][^?]*)(\?.*)?", url or "")
     return f"{found[1]}{Path(found[2]).absolute()}{found[3] or ''}" if found else url
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown: `***` in place of a password; otherwise, or if it is no URL, as it is."""
-    return _rendered(url, "***").replace("%2A%2A%2A", "***")
+    """The URL to show to the user: `***` replaces a password. Text that is not a URL is returned unchanged.
+
+    >>> without_password("postgresql://ann:s3cret@db.example/sweeps")
+    'postgresql://ann:***@db.example/sweeps'
+    """
+    return _replace_password(url, "***").replace("%2A%2A%2A", "***")
 
 
 def password_left_out(url: str | None) -> str | None:
-    """The URL as it may be kept, to be used again: a password is gone from it."""
-    return None if url is None else _rendered(url, None)
+    """The URL to write to sweep.yaml: a password is removed, so that the user must give it again on resume.
+
+    >>> password_left_out("postgresql://ann:s3cret@db.example/sweeps")
+    'postgresql://ann@db.example/sweeps'
+    """
+    return None if url is None else _replace_password(url, None)
 
 
-def _rendered(url: str, password: str | None) -> str:
-    from sqlalchemy.engine import URL, make_url  # takes a while, and most sweeps have no address
+def _replace_password(url: str, replacement: str | None) -> str:
+    """The URL with its password, and those among its query parameters, replaced or (None) removed."""
+    # Importing SQLAlchemy takes a while, and most sweeps have no URL.
+    from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError
 
     try:
@@ -87,10 +117,9 @@ def _rendered(url: str, password: str | None) -> str:
     in_query = sorted({"password", "passwd"} & set(parsed.query))
     if parsed.password is None and not in_query:
         return url
-    if parsed.password is not None:  # `set` takes None for `leave it as it is`
-        place = (parsed.host, parsed.port, parsed.database, parsed.query)
-        parsed = URL.create(parsed.drivername, parsed.username, password, *place)
+    if parsed.password is not None:
+        parsed = parsed._replace(password=replacement)
     parsed = parsed.difference_update_query(in_query)
-    if password is not None:
-        parsed = parsed.update_query_dict(dict.fromkeys(in_query, password))
+    if replacement is not None:
+        parsed = parsed.update_query_dict(dict.fromkeys(in_query, replacement))
     return parsed.render_as_string(hide_password=False)

@@ -1,7 +1,7 @@
-"""The search space: one range or list of choices per dotted path.
+"""The search space: a range or a list of choices for each dotted path.
 
-Here an entry is parsed and checked, the space becomes Optuna's distributions, and a grid is laid out. Whether the runs
-that a space leads to are valid is checked in `sweeps.spec.sweep_spec`, which has the runs. Optuna is imported only when
+Entries are parsed and checked here, converted to Optuna's distributions, and laid out as a grid. Whether the runs that
+a space leads to are valid is checked in `sweeps.spec.sweep_spec`, which knows the runs. Optuna is imported only when
 distributions are asked for.
 """
 
@@ -24,26 +24,30 @@ DEFAULT_POINTS = 3
 MAX_GRID = 100_000
 
 CONSTRAINED = ("model.d_model", "model.num_heads", "model.positions")
-"""Fields whose values can be right one by one and wrong together: heads divide the width, evenly with rope."""
+"""Fields whose values can be valid one by one and invalid together: the heads must divide the width."""
 MAX_COMBINATIONS = 10_000
-"""Of constrained fields, as each of them is checked; a run is checked in less than 0.1 ms."""
+"""Limit on the combinations of constrained fields. Each is checked, which takes less than 0.1 ms."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Range(Config):
-    """Every number from low to high, both included; integers when the field takes integers."""
+    """Every number from low to high, both included; only integers if the field takes only integers.
+
+    >>> Range(low=3e-4, high=3e-2, log=True).points is None
+    True
+    """
 
     low: Number
-    """Smallest value."""
+    """Smallest value of the range."""
     high: Number
-    """Largest value, above low."""
+    """Largest value of the range; it must be above low."""
     log: bool = False
-    """Search the logarithm: for fields whose ratio matters, such as a learning rate."""
+    """Whether to search on a logarithmic scale, as suits a learning rate; low must then be above 0."""
     points: Annotated[int, Field(ge=2)] | None = None
-    """Values that a grid takes, ends included; null is 3, or every step."""
+    """Number of values that a grid takes, at least 2, both ends included; null means 3, or every step."""
     step: PositiveFloat | None = None
-    """Only low, low + step, ... high; null is any number (any integer)."""
+    """Distance between neighbouring values, above 0, leading from low to high exactly; null allows any value."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -55,18 +59,21 @@ class Range(Config):
             if self.log or self.points is not None:
                 other = "log: true" if self.log else f"points: {self.points}"
                 raise FieldError("step", f"must not be given with {other} (got {self.step:g}); remove one of them")
-            if (Decimal(repr(self.high)) - Decimal(repr(self.low))) % Decimal(repr(self.step)):
-                raise FieldError(
-                    "step", f"must lead from low to high exactly (got {self.step:g}); change one of the three"
-                )
+            if (_exact(self.high) - _exact(self.low)) % _exact(self.step):
+                rule = f"must lead from low to high exactly (got {self.step:g})"
+                raise FieldError("step", f"{rule}; change one of the three")
         return self
 
 
 class Choices(Config):
-    """One of several values, without an order."""
+    """One of several values, in no particular order.
+
+    >>> Choices(choices=[0.9, 0.99]).choices
+    (0.9, 0.99)
+    """
 
     choices: Annotated[tuple[Any, ...], Field(strict=False)]
-    """The values, at least one, no two equal."""
+    """The values to choose from: at least one, and no two equal."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -78,9 +85,12 @@ class Choices(Config):
         return self
 
 
-def _parse(value: Any) -> Range | Choices:
-    """An entry of the space from what YAML gives; FieldError says what is wrong with it, and where in it."""
-    if isinstance(value, Range | Choices):
+Entry = Range | Choices
+
+
+def _parse(value: Any) -> Entry:
+    """An entry of the space from its YAML value. FieldError names the part that is wrong."""
+    if isinstance(value, Entry):
         return value
     if isinstance(value, list):
         value = {"choices": value}
@@ -97,34 +107,32 @@ def _parse(value: Any) -> Range | Choices:
         raise describe(error, defaults(kind)) from None
 
 
-Space = dict[str, Annotated[Range | Choices, BeforeValidator(_parse)]]
+Space = dict[str, Annotated[Entry, BeforeValidator(_parse)]]
 """Entries by dotted path."""
 
 
-def check_entry(path: str, entry: Range | Choices) -> None:
-    """FieldError if the field at `path` cannot be searched in this way; single values are not looked at."""
+def check_entry(path: str, entry: Entry) -> None:
+    """FieldError if a range does not suit the field at `path`. Single values are checked with the runs they lead to."""
     if isinstance(entry, Choices):
         return
     if plain_types(path).isdisjoint((int, float)):
-        raise FieldError(
-            f"space.{path}.low", f"must not be given for what is no number (got {entry.low:g}); use choices: [...]"
-        )
+        rule = f"must not be given for a field that is not a number (got {entry.low:g})"
+        raise FieldError(f"space.{path}.low", f"{rule}; use choices: [...]")
     if takes_integers(path):
         for name, value in (("low", entry.low), ("high", entry.high), ("step", entry.step)):
             if value is not None and not value.is_integer():
-                raise FieldError(
-                    f"space.{path}.{name}", f"must be an integer, as {path} is one (got {value:g}); round it"
-                )
+                rule = f"must be an integer, as {path} is one (got {value:g})"
+                raise FieldError(f"space.{path}.{name}", f"{rule}; round it")
 
 
 def takes_integers(path: str) -> bool:
-    """Whether the numbers that a field takes are integers only."""
+    """Whether the field at `path` takes integers and no other numbers."""
     kinds = plain_types(path)
     return int in kinds and float not in kinds
 
 
-def distributions(space: Mapping[str, Range | Choices]) -> dict[str, "BaseDistribution"]:
-    """Optuna's distributions by dotted path: Int for fields that take integers, else Float; Categorical for choices."""
+def distributions(space: Mapping[str, Entry]) -> dict[str, "BaseDistribution"]:
+    """Optuna's distributions by dotted path: Categorical for choices, Int or Float (as the field is) for ranges."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     result: dict[str, BaseDistribution] = {}
@@ -139,42 +147,45 @@ def distributions(space: Mapping[str, Range | Choices]) -> dict[str, "BaseDistri
     return result
 
 
-def grid_values(path: str, entry: Range | Choices) -> tuple[Any, ...]:
-    """The values of one entry that a grid takes, ascending for a range; a narrow integer range can have fewer."""
+def grid_values(path: str, entry: Entry) -> tuple[Any, ...]:
+    """The values of one entry in a grid, ascending for a range. A narrow range of integers may have fewer than asked.
+
+    >>> grid_values("optim.lr", Range(low=3e-4, high=3e-2, log=True))
+    (0.0003, 0.003, 0.03)
+    """
     if isinstance(entry, Choices):
         return entry.choices
-    count = _count(entry)
+    count = _grid_count(entry)
     if entry.step is not None:
-        low, step = Decimal(repr(entry.low)), Decimal(repr(entry.step))
-        values = [float(low + i * step) for i in range(count)]
+        values = [float(_exact(entry.low) + i * _exact(entry.step)) for i in range(count)]
     else:
         values = [_between(entry, i / (count - 1)) for i in range(count)]
     return tuple(dict.fromkeys(round(value) for value in values)) if takes_integers(path) else tuple(values)
 
 
-def check_grid(space: Mapping[str, Range | Choices]) -> None:
-    """FieldError if the full grid is too large to be laid out."""
-    size = math.prod(_count(entry) for entry in space.values())
+def check_grid(space: Mapping[str, Entry]) -> None:
+    """FieldError if the full grid has more than MAX_GRID points."""
+    size = math.prod(_grid_count(entry) for entry in space.values())
     if size > MAX_GRID:
         raise FieldError("space", f"must have at most {MAX_GRID:,} combinations for a grid (got {size:,}); set points")
 
 
-def grid(space: Mapping[str, Range | Choices]) -> list[dict[str, Any]]:
+def grid(space: Mapping[str, Entry]) -> list[dict[str, Any]]:
     """Every combination of the entries' grid values; the last entry varies fastest."""
     values = [grid_values(path, entry) for path, entry in space.items()]
     return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*values)]
 
 
 def limited(grid: Sequence[dict[str, Any]], n: int, seed: int) -> list[dict[str, Any]]:
-    """At most n combinations, drawn without replacement; those drawn keep the grid's order."""
+    """At most n points of the grid, drawn without replacement and kept in the grid's order."""
     if n >= len(grid):
         return list(grid)
     return [grid[i] for i in sorted(random.Random(seed).sample(range(len(grid)), n))]
 
 
-def check_combinations(space: Mapping[str, Range | Choices]) -> None:
-    """FieldError if the CONSTRAINED fields have too many combinations to check; their entries must be valid."""
-    counts = {path: _count_all(entry) for path, entry in space.items() if path in CONSTRAINED}
+def check_combinations(space: Mapping[str, Entry]) -> None:
+    """FieldError if the CONSTRAINED fields, whose entries must be valid, have more than MAX_COMBINATIONS."""
+    counts = {path: _count(_all_values(entry)) for path, entry in space.items() if path in CONSTRAINED}
     combinations = math.prod(counts.values())
     if combinations > MAX_COMBINATIONS:
         rule = f"must leave at most {MAX_COMBINATIONS:,} combinations of {', '.join(counts)} to check"
@@ -182,11 +193,11 @@ def check_combinations(space: Mapping[str, Range | Choices]) -> None:
         raise FieldError(f"space.{largest}", f"{rule} (got {combinations:,}); give a step, or choices")
 
 
-def corners(space: Mapping[str, Range | Choices]) -> Iterator[dict[str, Any]]:
-    """Overrides under which a wrong space shows, whatever is wrong with it: a space whose corners are valid is valid.
+def corners(space: Mapping[str, Entry]) -> Iterator[dict[str, Any]]:
+    """Overrides whose runs must be valid for the whole space to be valid.
 
-    Of the CONSTRAINED fields every combination is taken, of their ranges every integer (`check_combinations` bounds
-    them). All other fields vary one at a time beside the first of these: choices give each, a range low and high.
+    The CONSTRAINED fields are combined in every way, with every integer of their ranges (`check_combinations` limits
+    how many). Every other field then varies alone, over all of its choices or both ends of its range.
     """
     together = {path: _all_values(entry) for path, entry in space.items() if path in CONSTRAINED}
     for values in itertools.product(*together.values()):
@@ -198,19 +209,24 @@ def corners(space: Mapping[str, Range | Choices]) -> Iterator[dict[str, Any]]:
                 yield {**first, path: value}
 
 
-def part_of_entry(entry: Range | Choices, value: Any) -> str:
-    """Which part of an entry a value comes from: `low`, `high`, `choices`, or nothing for one in between."""
+def part_of_entry(entry: Entry, value: Any) -> str:
+    """The part of an entry that a value comes from: `low`, `high` or `choices`; empty for a value between the ends."""
     if isinstance(entry, Choices):
         return "choices"
     return {entry.low: "low", entry.high: "high"}.get(value, "")
 
 
-def _count(entry: Range | Choices) -> int:
-    """Values that a grid takes of an entry, before equal integers are merged."""
+def _exact(number: float) -> Decimal:
+    """The number as it is written: 0.3 is three times 0.1 as a Decimal, but not as a float."""
+    return Decimal(repr(number))
+
+
+def _grid_count(entry: Entry) -> int:
+    """Number of values that a grid takes of an entry, before equal integers are merged."""
     if isinstance(entry, Choices):
         return len(entry.choices)
     if entry.step is not None:
-        return int((Decimal(repr(entry.high)) - Decimal(repr(entry.low))) / Decimal(repr(entry.step))) + 1
+        return int((_exact(entry.high) - _exact(entry.low)) / _exact(entry.step)) + 1
     return entry.points or DEFAULT_POINTS
 
 
@@ -222,19 +238,18 @@ def _between(entry: Range, fraction: float) -> float:
         value = math.exp(math.log(entry.low) * (1 - fraction) + math.log(entry.high) * fraction)
     else:
         value = entry.low * (1 - fraction) + entry.high * fraction
-    # Twelve digits, so that the middle of 3e-4 and 3e-2 reads 0.003 in every table; clamped, for a range of one ulp.
+    # Rounded to twelve digits, so that the middle of 3e-4 and 3e-2 reads 0.003 in every table. Rounding can leave a
+    # range that is one ulp wide, hence the clamp.
     return min(max(float(f"{value:.12g}"), entry.low), entry.high)
 
 
-def _all_values(entry: Range | Choices) -> Sequence[Any]:
-    """Every value of choices or of a range of integers."""
+def _all_values(entry: Entry) -> Sequence[Any]:
+    """Every value of choices, or of a range of integers."""
     if isinstance(entry, Choices):
         return entry.choices
     return range(int(entry.low), int(entry.high) + 1, int(entry.step or 1))
 
 
-def _count_all(entry: Range | Choices) -> int:
-    """`len(_all_values(entry))`, also where that exceeds what len can return."""
-    if isinstance(entry, Choices):
-        return len(entry.choices)
-    return (int(entry.high) - int(entry.low)) // int(entry.step or 1) + 1
+def _count(values: Sequence[Any]) -> int:
+    """`len(values)`, also for a range whose length is beyond what len can return."""
+    return (values[-1] - values[0]) // values.step + 1 if isinstance(values, range) else len(values)

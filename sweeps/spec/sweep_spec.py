@@ -1,9 +1,9 @@
-"""What a sweep is: `SweepSpec`, frozen and validated before anything is spent.
+"""`SweepSpec`: what a sweep trains and how it searches, frozen and validated before anything is spent.
 
 Validation is eager: every size, every extreme value of the space and every experiment must make a valid run, so that no
-trial fails for its config an hour later. Neither torch nor Optuna is loaded. How a file and a command line become a
-spec is in `sweeps.spec.load`; the entries of the space are in `sweeps.spec.space`, sizes and experiments in
-`sweeps.spec.sizes`, the search's own settings in `sweeps.spec.settings`.
+trial fails an hour later because of its config. Neither torch nor Optuna is imported. `sweeps.spec.load` builds a spec
+from a file and a command line; the entries of the space are in `sweeps.spec.space`, sizes and experiments in
+`sweeps.spec.sizes`, the settings of the search in `sweeps.spec.settings`.
 """
 
 import os
@@ -13,15 +13,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from lmcore.config import (
-    FIELD_ROLES,
-    Config,
-    DataConfig,
-    ModelConfig,
-    OptimConfig,
-    RunSpec,
-    TrainConfig,
-)
+from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.corpus.text import STDLIB
 from lmcore.runfile import yaml_file
 from lmcore.runfile.paths import RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, show, unknown
@@ -34,24 +26,35 @@ DEFAULT_TRIALS = 16
 
 
 class SweepSpec(Config):
-    """A whole sweep: the base run, what varies, and how it is searched."""
+    """A whole sweep: the base run, what varies, and how it is searched.
+
+    >>> spec = SweepSpec(name="quick", space={"optim.lr": {"low": 3e-4, "high": 3e-2, "log": True}})
+    >>> spec.run_for("main", {"optim.lr": 0.01}).optim.lr
+    0.01
+    """
 
     name: Name
-    """The run's folder below runs/."""
+    """Name of the sweep, and of its folder in runs/; up to 64 characters, by default the name of the file."""
     notes: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Remarks that are kept with the sweep; `load_spec` adds what `--set` took out of the space."""
+    """Remarks kept with the sweep, for instance which fields `--set` removed from the space."""
     data: DataConfig = DataConfig()
+    """Text or tokens that every trial trains and validates on."""
     model: ModelConfig = ModelConfig()
+    """Architecture of the base run, which sizes, the space and experiments override."""
     train: TrainConfig = TrainConfig()
+    """Length, batches and device of the base run."""
     optim: OptimConfig = OptimConfig()
+    """Optimizer and learning rate schedule of the base run."""
     search: SearchConfig = SearchConfig()
+    """How hyperparameters are proposed and which trials are stopped early."""
     space: spaces.Space = Field(default_factory=dict)
-    """What the search varies, by dotted path; without use for experiments."""
+    """Range or choices of each field that is searched, by dotted path such as optim.lr; experiments do not use it."""
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
-    """Without any there is one size, `main`, the base run's own."""
+    """Named sizes of the model, each searched in its own study; without any, the base run is the only size, main."""
     experiments: Annotated[tuple[Experiment, ...], Field(strict=False)] = ()
-    """What `search.method: experiments` runs, for each size."""
+    """Named overrides that search.method: experiments trains, once for each size."""
     tracking: TrackingConfig = TrackingConfig()
+    """Where report rows are copied to while the sweep runs."""
 
     @model_validator(mode="after")
     def _valid_as_a_whole(self) -> Self:
@@ -71,18 +74,19 @@ class SweepSpec(Config):
 
     @property
     def size_names(self) -> tuple[str, ...]:
-        """Names of the sizes, in order; `("main",)` without any."""
+        """Names of the sizes, in order; `("main",)` if none are listed."""
         return tuple(size.name for size in self.sizes) or (ONLY_SIZE,)
 
     @property
     def vocab_size_known(self) -> bool:
-        """False while model.vocab_size is a placeholder, until the data's own is known (`with_vocab_size`)."""
+        """Whether model.vocab_size is final. If not, `with_vocab_size` sets it once the data has been read."""
         return "vocab_size" in self.model.model_fields_set
 
     def with_vocab_size(self, vocab_size: int) -> "SweepSpec":
-        """This spec for data of so many tokens; FieldError if the model was given a smaller vocabulary.
+        """This spec for data with a vocabulary of `vocab_size` tokens. A larger model.vocab_size is kept.
 
-        A larger one stays: its last tokens never occur.
+        Raises:
+            FieldError: model.vocab_size was set to a smaller number.
         """
         if self.vocab_size_known:
             self._check_vocab_size(vocab_size)
@@ -91,7 +95,7 @@ class SweepSpec(Config):
         return SweepSpec.model_validate({**dict(self), "model": model})
 
     def single(self, name: str, run: RunSpec) -> "SweepSpec":
-        """A sweep called `name` that trains one run and nothing else, to its end and into a study of its own."""
+        """A sweep called `name` that trains `run` alone, to its end."""
         search = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
         alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": ()}
         return SweepSpec.model_validate(
@@ -99,56 +103,53 @@ class SweepSpec(Config):
         )
 
     def absolute(self) -> "SweepSpec":
-        """This spec with the paths of its data and studies made absolute, to mean the same from any directory."""
-        data = self.data
-        paths = {
-            "source": _absolute(data.source) if data.source != STDLIB else STDLIB,
-            "val_source": _absolute(data.val_source) if data.val_source != STDLIB else STDLIB,
-            "tokenizer": _absolute(data.tokenizer),
-        }
+        """This spec with absolute paths to its data and studies, valid from any working directory."""
+        sources = {"source": self.data.source, "val_source": self.data.val_source}
+        paths = {name: path if path == STDLIB else _absolute(path) for name, path in sources.items()}
+        data = self.data.model_copy(update={**paths, "tokenizer": _absolute(self.data.tokenizer)})
         search = self.search.model_copy(update={"storage": absolute_url(self.search.storage)})
-        return self.model_copy(update={"data": data.model_copy(update=paths), "search": search})
+        return self.model_copy(update={"data": data, "search": search})
 
     def experiment(self, name: str) -> dict[str, Any]:
-        """Overrides of an experiment by dotted path; KeyError for a name that is none."""
+        """Overrides of an experiment by dotted path. KeyError for an unknown name."""
         return {experiment.name: experiment.overrides for experiment in self.experiments}[name]
 
     def run_for(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
-        """The run of one trial: base, then the size's overrides, then the trial's.
+        """The run of one trial: the base run, then the size's overrides, then the trial's.
 
-        KeyError for a name that is no size; FieldError for overrides that make no valid run.
+        Raises:
+            KeyError: there is no such size.
+            FieldError: the run is not valid.
         """
         return apply(self.base, {**self._size_overrides(size_name), **overrides})
 
     def study_name(self, size_name: str) -> str:
-        """Name of the study of one size: the size's, preceded by the sweep's where sweeps may share a storage."""
+        """Name of a size's study: the size's name, after the sweep's where sweeps may share a storage."""
         return size_name if self.search.storage is None else f"{self.name}/{size_name}"
 
     def longest_context(self) -> int:
-        """T of the size that has the longest windows."""
+        """T of the size with the longest context, in tokens."""
         return max(self.run_for(size_name, {}).model.context_length for size_name in self.size_names)
 
     def trials_of(self, size_name: str) -> int:
-        """Trials of one size: search.trials dealt out to the sizes in turn, and no more than there are to run."""
-        listed, total = None, self.search.trials
+        """Number of trials of one size: its share of search.trials, but no more than a grid or list has."""
+        listed: int | None = None
         if self.search.method == "experiments":
             listed = len(self.experiments)
         elif self.search.method == "grid":
             listed = len(spaces.grid(self.space))
-        elif total is None:
-            total = DEFAULT_TRIALS
-        if total is None:
+        if listed is not None and self.search.trials is None:
             return listed
-        place, sizes = self.size_names.index(size_name), len(self.size_names)
-        dealt = total // sizes + (place < total % sizes)
+        total, sizes = self.search.trials or DEFAULT_TRIALS, self.size_names
+        dealt = total // len(sizes) + (sizes.index(size_name) < total % len(sizes))
         return dealt if listed is None else min(dealt, listed)
 
     def startup_trials(self, size_name: str) -> int:
-        """Random trials of one size before its model-based search starts."""
+        """Number of random trials of one size before its model-based search starts."""
         return self.search.startup_trials or min(max(4, self.trials_of(size_name) // 4), 10)
 
     def grace_steps(self, size_name: str) -> int:
-        """Updates before which no trial of one size is stopped early."""
+        """Number of updates before which no trial of one size is stopped early."""
         train = self.run_for(size_name, {}).train
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
 
@@ -163,9 +164,9 @@ class SweepSpec(Config):
             raise FieldError("model.vocab_size", f"{rule}; raise it, or leave it out")
 
     def _check_paths(self) -> None:
-        """Every path names a field that may vary, and no size sets what is searched.
+        """Every path must name a field that may vary, and no size may set a field that is searched.
 
-        Experiments may: a sweep either searches the space or runs the experiments.
+        Experiments may set it, because a sweep either searches the space or runs the experiments.
         """
         for path, entry in self.space.items():
             _check_may_vary("space", f"space.{path}", path)
@@ -180,23 +181,19 @@ class SweepSpec(Config):
                         raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
 
     def _check_runs(self) -> None:
-        """Every size, each with every corner of the space and every experiment, makes a valid run."""
-        base = self.base
+        """Every size must make a valid run, also with every corner of the space and with every experiment."""
         for name in self.size_names:
-            overrides = self._size_overrides(name)
-            run = apply_at(base, overrides, {path: f"sizes.{name}.{path}" for path in overrides}, f"sizes.{name}")
+            run = _apply_listed(self.base, self._size_overrides(name), f"sizes.{name}")
             for corner in spaces.corners(self.space):
                 try:
                     apply(run, corner)
                 except FieldError as error:
-                    raise self._in_space(error, corner) from None
+                    raise self._locate_in_space(error, corner) from None
             for experiment in self.experiments:
-                place = f"experiments.{experiment.name}"
-                places = {path: f"{place}.{path}" for path in experiment.overrides}
-                apply_at(run, experiment.overrides, places, place)
+                _apply_listed(run, experiment.overrides, f"experiments.{experiment.name}")
 
-    def _in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
-        """The error of a corner at the entry of the space that is at fault, with all others that take part in it."""
+    def _locate_in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
+        """A corner's error, moved to the entry of the space that causes it; it lists the other entries involved."""
         clash = isinstance(error, ClashError)
         involved = [path for path in corner if (path in spaces.CONSTRAINED if clash else path == error.field)]
         path = error.field if error.field in involved else involved[0]
@@ -206,7 +203,7 @@ class SweepSpec(Config):
         return FieldError(f"space.{path}.{part}".rstrip("."), f"{rule} ({others})" if others else rule)
 
     def _check_search(self) -> None:
-        """The search method has something to run."""
+        """The search method must have something to run."""
         method = self.search.method
         if method == "experiments":
             if not self.experiments:
@@ -220,7 +217,7 @@ class SweepSpec(Config):
 
 
 def dump_yaml(spec: SweepSpec) -> str:
-    """The spec with every default written out, as YAML from which `load_spec` makes an equal spec."""
+    """The spec as YAML, with every default written out. `load_spec` reads it back as an equal spec."""
     values = spec.model_dump()
     values["space"] = {path: entry.model_dump(exclude_defaults=True) for path, entry in spec.space.items()}
     if not spec.vocab_size_known:
@@ -228,8 +225,13 @@ def dump_yaml(spec: SweepSpec) -> str:
     return yaml_file.dump_yaml(values)
 
 
+def _apply_listed(run: RunSpec, overrides: Mapping[str, Any], place: str) -> RunSpec:
+    """The run with the overrides of a size or experiment, whose errors are located at its place in the file."""
+    return apply_at(run, overrides, {path: f"{place}.{path}" for path in overrides}, place)
+
+
 def _check_may_vary(section: str, place: str, path: str) -> None:
-    """FieldError, naming `place`, if a section (space, sizes, experiments) may not vary the field at `path`."""
+    """FieldError at `place` if the field at `path` may not vary in this section: space, sizes or experiments."""
     if path not in RUN_DEFAULTS:
         raise FieldError(place, unknown(path).rule)
     if FIELD_ROLES[path] == "sweep constant" or path == "model.vocab_size":
@@ -242,5 +244,5 @@ def _check_may_vary(section: str, place: str, path: str) -> None:
 
 
 def _absolute(path: str | None) -> str | None:
-    # os.path leaves a ~name that is nobody's as it is, where Path.expanduser raises.
+    # os.path leaves the ~ of an unknown user as it is; Path.expanduser would raise.
     return None if path is None else str(Path(os.path.expanduser(path)).absolute())

@@ -1,1 +1,1 @@
-"""Optuna: one study per size, samplers and pruners by name, and the ledger, the only reader and writer of studies."""
+"""Optuna: the ledger with one study per size, samplers and schedulers by name, storage, and checks before a resume."""

@@ -1,21 +1,24 @@
-"""What a report row says of its trial, before any comparison with other trials."""
+"""When a trial counts as diverged. The decision needs one report row and no other trial."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from lmcore import columns as col
+from lmcore.columns import Row
 
 
-def divergence(row: Mapping[str, Any], vocab_size: int) -> str | None:
+def divergence(row: Row, vocab_size: int) -> str | None:
     """Why the trial has diverged, or None: a loss that is not finite, or a validation loss above 2 ln V.
 
-    ln V is the loss of a model that knows nothing; one twice as bad has left its start in the wrong direction.
+    ln V nats is the loss of a model that gives every token the same probability.
+
+    >>> divergence({"step": 25, "train_loss": 3.0, "val_loss": 9.5}, vocab_size=97)
+    'val_loss 9.500 is above 2 ln V = 9.149 at step 25'
     """
-    for name in (col.TRAIN_LOSS, col.VAL_LOSS):
-        if not math.isfinite(row[name]):
-            return f"{name} is {row[name]} at step {row[col.STEP]}"
+    step, val_loss = row[col.STEP], row[col.VAL_LOSS]
+    for name, loss in ((col.TRAIN_LOSS, row[col.TRAIN_LOSS]), (col.VAL_LOSS, val_loss)):
+        if not math.isfinite(loss):
+            return f"{name} is {loss} at step {step}"
     limit = 2 * math.log(vocab_size)
-    if row[col.VAL_LOSS] > limit:
-        return f"{col.VAL_LOSS} {row[col.VAL_LOSS]:.3f} is above 2 ln V = {limit:.3f} at step {row[col.STEP]}"
+    if val_loss > limit:
+        return f"{col.VAL_LOSS} {val_loss:.3f} is above 2 ln V = {limit:.3f} at step {step}"
     return None

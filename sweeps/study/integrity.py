@@ -1,6 +1,7 @@
-"""Whether the studies of a sweep that is resumed are whole, and hold every trial that metrics.jsonl has rows of.
+"""Checks before a resume: study.db is undamaged, and the studies and metrics.jsonl know the same trials.
 
-A damaged database is refused by name: Optuna would make an empty one of it, and the sweep would begin anew in silence.
+Without them Optuna would create empty studies in place of a missing file, and the sweep would start over. A transaction
+that a killed driver left open is SQLite's own affair: it rolls it back when the file is opened.
 """
 
 import math
@@ -10,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 import optuna
+from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.columns import Row
@@ -17,30 +19,28 @@ from lmcore.errors import InputError
 from sweeps.spec.sweep_spec import SweepSpec
 
 RESTORE = "restore it from a copy"
-JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
-JOURNAL_HEADER_BYTES = 28
 
 
 def check_file(path: Path, rows: Mapping[str, Row], label: str) -> None:
-    """Refuse a SQLite file, called `label`, that is not one, is damaged, or is not there though there are rows.
+    """Refuse a SQLite file that is damaged, foreign, or missing although metrics.jsonl has rows.
 
-    A transaction that was cut off is rolled back. Where there are no rows, no file is needed: the sweep was stopped
-    before it had one.
+    Without rows the file may be missing: the sweep was stopped before it was made.
+
+    Args:
+        rows: the last row of each trial (`sweeps.callbacks.metrics_file.last_rows`).
+        label: what to call the file in the message.
 
     Raises:
-        InputError: it is refused.
+        InputError: the file is refused.
+
+    Example:
+        check_file(folder.study_db, last_rows(folder.metrics), "runs/quick/study.db")
     """
     if not path.exists() or path.stat().st_size == 0:
         if rows:
             state = "empty" if path.exists() else "missing"
-            raise InputError(f"{label}: must hold the sweep's {len(rows)} trials and more, but is {state}; {RESTORE}")
+            raise InputError(f"{label}: must hold the sweep's {len(rows)} trials, but is {state}; {RESTORE}")
         return
-    journal = path.with_name(path.name + "-journal")
-    if journal.exists() and _is_cut(journal.read_bytes()):
-        raise InputError(
-            f"{label}-journal: must be whole to undo a transaction that was cut off, but is cut itself; "
-            f"restore it and {path.name} from a copy"
-        )
     try:
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)) as database:
             (found,) = database.execute("PRAGMA integrity_check(1)").fetchone()
@@ -49,56 +49,41 @@ def check_file(path: Path, rows: Mapping[str, Row], label: str) -> None:
     except sqlite3.Error as error:
         found = str(error)
     if found != "ok":
-        raise InputError(f"{label}: must be a whole database of Optuna's, but is not ({found}); {RESTORE}")
+        raise InputError(f"{label}: must be an undamaged Optuna database, but is not ({found}); {RESTORE}")
 
 
 def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Mapping[str, Row], label: str) -> None:
-    """Refuse studies that know less than metrics.jsonl (an old copy), or more of trials that have ended than it.
+    """Refuse studies that lack rows of metrics.jsonl (an old copy), or have ended trials without rows there.
 
     Args:
+        storage: holds the studies of `spec`.
         rows: the last row of each trial (`sweeps.callbacks.metrics_file.last_rows`).
-        label: what to call the database.
+        label: what to call the database in the message.
 
     Raises:
-        InputError: they are refused.
+        InputError: the studies or metrics.jsonl are refused.
     """
-    known = {}
+    trials: dict[str, FrozenTrial] = {}
     for size in spec.size_names:
         try:
-            study = storage.get_study_id_from_name(spec.study_name(size))
+            study_id = storage.get_study_id_from_name(spec.study_name(size))
         except KeyError:
             continue
-        for trial in storage.get_all_trials(study, deepcopy=False):
+        for trial in storage.get_all_trials(study_id, deepcopy=False):
             name = col.trial_id(size, trial.number)
-            known[name] = trial
-            if trial.user_attrs.get(col.TRIAL, name) != name:  # it becomes the name of a folder
+            trials[name] = trial
+            if trial.user_attrs.get(col.TRIAL, name) != name:  # it names a folder
                 raise InputError(f"{label}: trial {trial.number} of {size} must be called {name}; {RESTORE}")
+            if trial.state is TrialState.COMPLETE and trial.values is None:
+                raise InputError(f"{label}: must have the loss of {name}, which is complete, but has none; {RESTORE}")
     for name, row in rows.items():
-        if name not in known:
-            rule = "must hold every trial that metrics.jsonl has rows of"
+        if name not in trials:
+            rule = "must hold every trial that has rows in metrics.jsonl"
             raise InputError(f"{label}: {rule}, but lacks {name}; {RESTORE}")
         step = row[col.STEP]
-        if math.isfinite(row[col.VAL_LOSS]) and step not in known[name].intermediate_values:
-            raise InputError(f"{label}: must know the row of {name} at step {step} in metrics.jsonl; {RESTORE}")
-    for name, trial in known.items():
+        if math.isfinite(row[col.VAL_LOSS]) and step not in trials[name].intermediate_values:
+            raise InputError(f"{label}: must have the loss of {name} at step {step}, as metrics.jsonl has; {RESTORE}")
+    for name, trial in trials.items():
         status = trial.user_attrs.get(col.STATUS, col.RUNNING)
         if status not in (col.RUNNING, col.FAILED) and name not in rows:
             raise InputError(f"metrics.jsonl: must have rows of {name}, which is {status}, but has none; {RESTORE}")
-
-
-def _is_cut(journal: bytes) -> bool:
-    """Whether SQLite's rollback journal is shorter than what it says of itself, which no crash leaves.
-
-    Its header counts the pages that were synced before the database itself was touched: sqlite.org/fileformat.html.
-    """
-    magic = journal[: len(JOURNAL_MAGIC)]
-    if not magic.strip(b"\0"):  # the transaction had not come to its sync, nor touched the database
-        return False
-    if len(journal) < JOURNAL_HEADER_BYTES:
-        return True
-    pages, _, _, sector_bytes, page_bytes = (
-        int.from_bytes(journal[at : at + 4], "big") for at in range(8, JOURNAL_HEADER_BYTES, 4)
-    )
-    if magic != JOURNAL_MAGIC or pages == 0xFFFFFFFF:  # SQLite makes nothing of it, or counts itself
-        return False
-    return len(journal) < sector_bytes + pages * (page_bytes + 8)

@@ -1,46 +1,50 @@
-"""The ledger of a sweep: its Optuna studies, one per size, and the only way to read or write them.
+"""The ledger of a sweep: its Optuna studies, one per size, and the only code that reads or writes them.
 
-The study is the sweep's only memory. What it is told is the truth:
+The studies are the sweep's only memory. What Optuna is told about a trial:
 
 | status   | Optuna state | value                                                                     |
 |----------|--------------|---------------------------------------------------------------------------|
+| running  | RUNNING      | none yet; a trial that was interrupted stays RUNNING and is resumed       |
 | complete | COMPLETE     | the last validation loss                                                  |
-| pruned   | PRUNED       | none told: Optuna shows the last intermediate value, and keeps all of them |
+| pruned   | PRUNED       | none is told; Optuna shows the last intermediate value                    |
 | diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
-| failed   | FAIL         | none; the error message as an attribute                                   |
+| failed   | FAIL         | none; the error message is an attribute                                   |
 
-Ray does not appear here: `sweeps.tune.searcher` and `sweeps.tune.scheduler` translate.
+Ray is not used here: `sweeps.tune.searcher` and `sweeps.tune.scheduler` connect the ledger to Tune.
 """
 
 import bisect
-import copy
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import ModelConfig, RunSpec
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.spec.space import distributions, grid, limited
+from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.divergence import divergence
-from sweeps.study.samplers import sampler_for
-from sweeps.study.schedulers import pruner_for
+from sweeps.study.open_study import open_study
+from sweeps.study.samplers import complete_suggestion, sampler_for
+from sweeps.study.schedulers import EarlyStopping
+from sweeps.study.storage import running_trial
 
 CONSTRAINT = "diverged"
-RUNG = "completed_rung_"
-"""How names of trial attributes begin in which Optuna's successive halving, and hyperband with it, keeps its state."""
 
 
 @dataclass
 class TrialHandle:
-    """A trial that has been asked for and not been told yet."""
+    """A live trial: the ledger has handed it out and not yet told the study how it ended.
+
+    Example:
+        trial = ledger.ask("xs")
+        trial.id, trial.run.optim.lr, trial.status  # ("xs-0003", 0.0071, "running")
+    """
 
     id: str
     size: str
@@ -52,224 +56,199 @@ class TrialHandle:
     message: str | None = None
     """Why it diverged or failed, in one line."""
     error: str | None = None
-    """The whole text of the error that it failed of."""
+    """The whole text of the error that it failed with."""
     requeues: int = 0
-    """How often it lost its place."""
-    reported_before: frozenset[int] = frozenset()
-    """Steps that a killed driver had reported to the study; their rows it may not have written down."""
+    """How often it went back to the queue."""
 
     @property
     def name(self) -> str:
-        """What people call it: the experiment's name where it has one."""
+        """The id, followed by the experiment's name if there is one."""
         return self.id if self.experiment is None else f"{self.id} {self.experiment}"
 
 
 @dataclass
 class Ledger:
-    """The studies of `spec` in the Optuna storage `storage`."""
+    """The studies of `spec` in the Optuna storage `storage`.
+
+    Example:
+        ledger = Ledger(spec, open_storage(None, folder))
+        trial = ledger.ask("xs")
+        for row in Trainer([trial.run], tokens):
+            if ledger.report(trial.id, row) != "running":
+                break
+        ledger.end(trial.id)
+    """
 
     spec: SweepSpec
     storage: optuna.storages.BaseStorage
     last_rows: Mapping[str, Row] = field(default_factory=dict)
-    """Of a sweep that is resumed: the last row of every trial, as the driver before had written it down."""
+    """On resume: each trial's last row from metrics.jsonl."""
     live: dict[str, TrialHandle] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.studies = {size: self._create(size) for size in self.spec.size_names}
-        # Experiments search nothing: their overrides come from the config, by name.
-        by_experiment = self.spec.search.method == "experiments"
-        self._space = {} if by_experiment else distributions(self.spec.space)
-        # Trials that have left the queue, and the complete ones: counted and ranked once, because listing a study's
-        # trials takes longer as it grows.
-        self._trials_of = {size: self.spec.trials_of(size) for size in self.spec.size_names}
-        self._asked = {
-            size: sum(trial.state is not TrialState.WAITING for trial in study.get_trials(deepcopy=False))
-            for size, study in self.studies.items()
-        }
-        self._complete = {size: _complete_trials(study) for size, study in self.studies.items()}
-        self._unfinished: dict[str, list[TrialHandle]] = {size: [] for size in self.studies}
+        # Experiments search nothing: their overrides are in the config, under the experiment's name.
+        self._space = {} if self.spec.search.method == "experiments" else distributions(self.spec.space)
+        self.studies = {size: open_study(self.spec, size, self.storage) for size in self.spec.size_names}
+        trials = {size: study.get_trials(deepcopy=False) for size, study in self.studies.items()}
+        # Counts and ranking are kept here, because listing a study's trials takes longer as it grows.
+        self._total = {size: self.spec.trials_of(size) for size in self.studies}
+        self._asked = {size: sum(t.state is not TrialState.WAITING for t in trials[size]) for size in trials}
+        self._complete = {size: _complete_trials(trials[size]) for size in trials}
+        self._early_stopping: dict[str, EarlyStopping] = {}
+        self._unfinished: dict[str, list[TrialHandle]] = {}
         for size, study in self.studies.items():
-            for frozen in study.get_trials(deepcopy=False, states=[TrialState.RUNNING]):
-                self._take_over(size, frozen)
+            last_steps = {t.number: self._last_row(size, t.number).get(col.STEP, 0) for t in trials[size]}
+            self._early_stopping[size] = EarlyStopping(study, last_steps)
+            self._unfinished[size] = []
+            for frozen in trials[size]:
+                if frozen.state is TrialState.RUNNING:
+                    self._resume_trial(size, frozen)
 
-    def _create(self, size: str) -> optuna.Study:
-        search = self.spec.search
-        run = self.spec.run_for(size, {})
-        study = optuna.create_study(
-            study_name=self.spec.study_name(size),
-            storage=self.storage,
-            direction="minimize",
-            load_if_exists=True,  # whether there may be one is asked before: `check_unused`
-            pruner=pruner_for(search.scheduler, self.spec.grace_steps(size), run.train.steps, search.reduction_factor),
-        )
-        # The queue of a sweep that is resumed may have been cut off by a kill, or be short of trials to come on top.
-        total, queued = self.spec.trials_of(size), study.get_trials(deepcopy=False)
-        if search.method == "grid":
-            taken = [trial.system_attrs["fixed_params"] for trial in queued]
-            points = [point for point in limited(grid(self.spec.space), total, search.seed) if point not in taken]
-            for point in points[: total - len(queued)]:
-                study.enqueue_trial(point)
-        if search.method == "experiments":
-            for experiment in self.spec.experiments[len(queued) : total]:
-                study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
-        return study
+    def _resume_trial(self, size: str, frozen: FrozenTrial) -> None:
+        """Put a trial that an earlier driver left RUNNING in the queue, or end it if its last row has ended it."""
+        study = self.studies[size]
+        study.sampler = sampler_for(self.spec.search, size, frozen.number, self.spec.startup_trials(size))
+        trial = running_trial(study, self.storage, frozen.number)
+        complete_suggestion(trial, self._space)
+        handle = self._handle(size, trial)
+        handle.last_row = self._last_row(size, frozen.number) or None
+        handle.status = frozen.user_attrs.get(col.STATUS, (handle.last_row or {}).get(col.STATUS, col.RUNNING))
+        if handle.status == col.RUNNING:
+            self._unfinished[size].append(handle)
+            return
+        handle.message = frozen.user_attrs.get(col.MESSAGE)
+        if handle.message is None and handle.last_row is not None:
+            handle.message = divergence(handle.last_row, handle.run.model.vocab_size)
+        self.live[handle.id] = handle
+        self.end(handle.id)
 
-    @property
-    def sizes_left(self) -> list[str]:
-        """Sizes that have trials left to ask for: unfinished ones first, then by how few there were so far."""
-        unfinished = [size for size, trials in self._unfinished.items() if trials]
-        left = [size for size, asked in self._asked.items() if asked < self._trials_of[size]]
-        return unfinished or sorted(left, key=self._asked.__getitem__)
+    def _last_row(self, size: str, number: int) -> Row:
+        return self.last_rows.get(col.trial_id(size, number), {})
 
-    def ask(self, size: str) -> TrialHandle:
-        """The next trial of a size that has trials left; one that was left unfinished comes first."""
-        if self._unfinished[size]:
-            live = self._unfinished[size].pop(0)
-        else:
-            study = self.studies[size]
-            study.sampler = self._sampler(size, self._asked[size])
-            live = self._described(size, study.ask(self._space))
-            self._asked[size] += 1
-        self.live[live.id] = live
-        return live
-
-    def _sampler(self, size: str, number: int) -> BaseSampler:
-        return sampler_for(self.spec.search, size, number, self.spec.startup_trials(size))
-
-    def _described(self, size: str, trial: optuna.Trial) -> TrialHandle:
-        """The trial as a run, which its attributes tell everybody."""
+    def _handle(self, size: str, trial: optuna.Trial) -> TrialHandle:
+        """The handle of a trial; its id, run and parameter counts are written to the study."""
         experiment = trial.user_attrs.get(col.EXPERIMENT)
         overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
         run = self.spec.run_for(size, overrides)
-        live = TrialHandle(col.trial_id(size, trial.number), size, experiment, run, trial)
+        handle = TrialHandle(col.trial_id(size, trial.number), size, experiment, run, trial)
         if col.COUNTS not in trial.user_attrs:
-            # Few and large: every attribute is a transaction of its own, some milliseconds with SQLite.
-            trial.set_user_attr(col.TRIAL, live.id)
-            trial.set_user_attr(col.RUN, live.run.model_dump())
-            trial.set_user_attr(col.COUNTS, _counts(live.run.model))
-        return live
+            # Few and large attributes: each is a transaction of its own, some milliseconds with SQLite.
+            trial.set_user_attr(col.TRIAL, handle.id)
+            trial.set_user_attr(col.RUN, run.model_dump())
+            trial.set_user_attr(col.COUNTS, _counts(run.model))
+        return handle
 
-    def _take_over(self, size: str, frozen: FrozenTrial) -> None:
-        """A trial that the driver before left RUNNING: told its end if that was decided, or else to be finished."""
-        study = self.studies[size]
-        study.sampler = self._sampler(size, frozen.number)
-        trial = optuna.Trial(study, frozen._trial_id)
-        for name, distribution in self._space.items():
-            if name not in frozen.params:
-                trial._suggest(name, distribution)
-            elif name not in trial.relative_params and not distribution.single():
-                # Drawn once more for nothing, so that those after it are what they would have been.
-                study.sampler.sample_independent(study, frozen, name, distribution)
-        live = self._described(size, trial)
-        live.last_row = self.last_rows.get(live.id)
-        live.reported_before = frozenset(frozen.intermediate_values)
-        live.status = frozen.user_attrs.get(col.STATUS, (live.last_row or {}).get(col.STATUS, col.RUNNING))
-        if live.status == col.RUNNING:
-            self._unfinished[size].append(live)
-            return
-        live.message = frozen.user_attrs.get(col.MESSAGE)
-        if live.message is None and live.last_row is not None:
-            live.message = divergence(live.last_row, live.run.model.vocab_size)
-        self.live[live.id] = live
-        self.end(live.id)
+    @property
+    def sizes_left(self) -> list[str]:
+        """Sizes with trials left to ask for: those with unfinished trials, or else all, least asked first."""
+        unfinished = [size for size, trials in self._unfinished.items() if trials]
+        left = [size for size, asked in self._asked.items() if asked < self._total[size]]
+        return unfinished or sorted(left, key=self._asked.__getitem__)
+
+    def ask(self, size: str) -> TrialHandle:
+        """The next trial of a size in `sizes_left`; unfinished trials come first."""
+        if self._unfinished[size]:
+            handle = self._unfinished[size].pop(0)
+        else:
+            study = self.studies[size]
+            study.sampler = sampler_for(self.spec.search, size, self._asked[size], self.spec.startup_trials(size))
+            handle = self._handle(size, study.ask(self._space))
+            self._early_stopping[size].start(handle.trial)
+            self._asked[size] += 1
+        self.live[handle.id] = handle
+        return handle
 
     def report(self, trial_id: str, row: Row) -> str:
-        """Take a trial's report row; its status from now on. Anything but running means: stop it."""
-        live = self.live[trial_id]
-        live.last_row = row
-        if math.isfinite(row[col.VAL_LOSS]):
-            live.trial.report(row[col.VAL_LOSS], row[col.STEP])
-        live.message = divergence(row, live.run.model.vocab_size)
-        if live.message is not None:
-            live.status = col.DIVERGED
-        elif row[col.STEP] >= live.run.train.steps:
-            live.status = col.COMPLETE
-        elif self._should_prune(live):
-            live.status = col.PRUNED
-        return live.status
-
-    def _should_prune(self, live: TrialHandle) -> bool:
-        """The pruner's decision, made as for the first time where a killed driver had made it and not written it down.
-
-        Optuna's pruners note in the trial which rungs it has completed, with the value; those of the newest report are
-        not shown to the pruner when that report comes again.
-        """
-        step = live.last_row[col.STEP]
-        if step not in live.reported_before:
-            return live.trial.should_prune()
-        study = self.studies[live.size]
-        frozen = self.storage.get_trial(live.trial._trial_id)
-        value = frozen.intermediate_values[step]
-        frozen.system_attrs = {
-            name: noted for name, noted in frozen.system_attrs.items() if not (name.startswith(RUNG) and noted == value)
-        }
-        frozen.intermediate_values = {at: loss for at, loss in frozen.intermediate_values.items() if at <= step}
-        view = copy.copy(study)
-        view._storage = _With(study._storage, frozen)
-        return study.pruner.prune(view, frozen)
+        """Take a trial's report row and return its status from now on; anything but running means: stop it."""
+        handle = self.live[trial_id]
+        handle.last_row = row
+        loss, step = row[col.VAL_LOSS], row[col.STEP]
+        early_stopping = self._early_stopping[handle.size]
+        if math.isfinite(loss):
+            early_stopping.report(handle.trial, loss, step)
+        handle.message = divergence(row, handle.run.model.vocab_size)
+        if handle.message is not None:
+            handle.status = col.DIVERGED
+        elif step >= handle.run.train.steps:
+            handle.status = col.COMPLETE
+        elif early_stopping.should_stop(handle.trial, step):
+            handle.status = col.PRUNED
+        if math.isfinite(loss):
+            handle.trial.report(loss, step)
+        return handle.status
 
     def requeue(self, trial_id: str) -> None:
-        """Have a trial that lost its place before it had a verdict asked for again, before all others."""
-        live = self.live.pop(trial_id)
-        live.requeues += 1
-        self._unfinished[live.size].insert(0, live)
+        """Put a running trial that lost its place at the head of the queue."""
+        handle = self.live.pop(trial_id)
+        handle.requeues += 1
+        self._unfinished[handle.size].insert(0, handle)
 
     def fail(self, trial_id: str, message: str, error: str) -> None:
-        """Note that a trial died of an error of its own; `end` tells the study."""
-        live = self.live[trial_id]
-        live.status, live.message, live.error = col.FAILED, message, error
+        """Note that a trial raised an error; `end` tells the study.
+
+        Args:
+            message: the line that names the error.
+            error: the whole text.
+        """
+        handle = self.live[trial_id]
+        handle.status, handle.message, handle.error = col.FAILED, message, error
 
     def end(self, trial_id: str) -> TrialHandle:
-        """Tell the study how the trial ended, once.
+        """Tell the study how the trial ended, once. A trial that is still running was interrupted: nothing is told."""
+        handle = self.live.pop(trial_id)
+        if handle.status == col.RUNNING:
+            return handle
+        trial = handle.trial
+        if handle.last_row is not None:
+            last = {name: value for name, value in handle.last_row.items() if name in col.LAST_COLUMNS}
+            trial.set_user_attr(col.LAST, finite_row(last))
+        if handle.message is not None:
+            trial.set_user_attr(col.MESSAGE, handle.message)
+        trial.set_user_attr(col.STATUS, handle.status)
+        if handle.status != col.FAILED:
+            trial.set_constraint(CONSTRAINT, 1.0 if handle.status == col.DIVERGED else 0.0)
+        self._tell(handle)
+        return handle
 
-        A trial that has no verdict (it was interrupted) is told nothing: it stays RUNNING, as unfinished trials do.
-        """
-        live = self.live.pop(trial_id)
-        if live.status == col.RUNNING:
-            return live
-        trial, study = live.trial, self.studies[live.size]
-        if live.last_row is not None:
-            trial.set_user_attr(col.LAST, finite_row({name: live.last_row[name] for name in col.LAST_COLUMNS}))
-        if live.message is not None:
-            trial.set_user_attr(col.MESSAGE, live.message)
-        trial.set_user_attr(col.STATUS, live.status)
-        if live.status == col.FAILED:
-            study.tell(trial, state=TrialState.FAIL)
-            return live
-        trial.set_constraint(CONSTRAINT, 1.0 if live.status == col.DIVERGED else 0.0)
-        if live.status == col.PRUNED:
-            study.tell(trial, state=TrialState.PRUNED)
-        elif live.status == col.DIVERGED:
-            study.tell(trial, math.inf)
+    def _tell(self, handle: TrialHandle) -> None:
+        """The row of the module's table for this status."""
+        value, state = None, TrialState.COMPLETE
+        if handle.status == col.FAILED:
+            state = TrialState.FAIL
+        elif handle.status == col.PRUNED:
+            state = TrialState.PRUNED
+        elif handle.status == col.DIVERGED:
+            value = math.inf
         else:
-            loss = live.last_row[col.VAL_LOSS]
-            study.tell(trial, loss)
-            bisect.insort(self._complete[live.size], (loss, trial.number, live.id))
-        return live
+            assert handle.last_row is not None
+            value = handle.last_row[col.VAL_LOSS]
+            bisect.insort(self._complete[handle.size], (value, handle.trial.number, handle.id))
+        self.studies[handle.size].tell(handle.trial, value, state)
+        self._early_stopping[handle.size].tell(handle.trial, value, state)
 
     def ranking(self, size: str) -> list[str]:
-        """Ids of the complete trials of `size`, best first; diverged ones are not among them."""
+        """Ids of the complete trials of `size`, best first, without diverged ones."""
         return [trial_id for _, _, trial_id in self._complete[size]]
 
     @property
     def unfinished(self) -> int:
-        """Trials that a driver before left unfinished, and that have not been asked for yet."""
+        """Trials in the queue that were handed out before, by this driver or an earlier one."""
         return sum(len(trials) for trials in self._unfinished.values())
 
     @property
     def best_losses(self) -> dict[str, tuple[float, str]]:
-        """Lowest loss and its trial's id, of the sizes that have a complete trial."""
+        """Lowest loss and its trial's id by size, for sizes with a complete trial."""
         return {size: (trials[0][0], trials[0][2]) for size, trials in self._complete.items() if trials}
 
     def best_run(self, size: str) -> RunSpec | None:
-        """What the best complete trial of `size` trained."""
+        """The run of the best complete trial of `size`, or None if there is none."""
         if not self._complete[size]:
             return None
         _, number, _ = self._complete[size][0]
         return RunSpec.model_validate(self.studies[size].get_trials(deepcopy=False)[number].user_attrs[col.RUN])
 
     def statuses(self) -> dict[str, str]:
-        """Status of every trial that has been asked for, by trial id."""
+        """Status by trial id of every trial that was handed out."""
         return {
             t.user_attrs[col.TRIAL]: t.user_attrs.get(col.STATUS, col.RUNNING)
             for study in self.studies.values()
@@ -278,33 +257,23 @@ class Ledger:
         }
 
 
-class _With:
-    """A storage in which one trial is as given; everything else is the storage's own."""
+def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """`row` with None in place of numbers that are not finite, which JSON does not have.
 
-    def __init__(self, storage: optuna.storages.BaseStorage, frozen: FrozenTrial) -> None:
-        self._storage = storage
-        self._frozen = frozen
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._storage, name)
-
-    def get_all_trials(self, *arguments: Any, **options: Any) -> list[FrozenTrial]:
-        trials = self._storage.get_all_trials(*arguments, **options)
-        return [self._frozen if trial._trial_id == self._frozen._trial_id else trial for trial in trials]
-
-
-def finite_row(row: Mapping[str, Any]) -> Row:
-    """`row` with null for every number that is not finite, as JSON wants it."""
+    >>> finite_row({"step": 25, "val_loss": math.nan})
+    {'step': 25, 'val_loss': None}
+    """
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
 
 
-def _complete_trials(study: optuna.Study) -> list[tuple[float, int, str]]:
-    """Loss, number and id of each, best first, and of equal ones the earliest first."""
-    trials = study.get_trials(deepcopy=False, states=[TrialState.COMPLETE])
+def _complete_trials(trials: list[FrozenTrial]) -> list[tuple[float, int, str]]:
+    """Loss, number and id of the complete trials, best first; ties go to the earlier one."""
     return sorted(
-        (t.value, t.number, t.user_attrs[col.TRIAL]) for t in trials if t.user_attrs[col.STATUS] == col.COMPLETE
+        (t.values[0], t.number, t.user_attrs[col.TRIAL])
+        for t in trials
+        if t.state is TrialState.COMPLETE and t.user_attrs[col.STATUS] == col.COMPLETE
     )
 
 

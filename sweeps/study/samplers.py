@@ -1,6 +1,9 @@
-"""From `search.method` to an Optuna sampler.
+"""An Optuna sampler for each value of `search.method`.
 
-Grid and experiments have no sampler of their own: their trials are enqueued in the study beforehand
+To add a search method, write its function below, enter it in SAMPLERS, and add its name to `Method` in
+`sweeps.spec.settings`.
+
+Grid and experiments need no sampler of their own: their trials are enqueued in the study beforehand
 (`sweeps.study.ledger`), and Optuna serves enqueued trials before it asks any sampler.
 """
 
@@ -8,6 +11,8 @@ import zlib
 from collections.abc import Callable
 
 import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from sweeps.spec.settings import SearchConfig
@@ -22,7 +27,7 @@ def _random(seed: int, study_seed: int, startup: int) -> BaseSampler:
 
 
 def _qmc(seed: int, study_seed: int, startup: int) -> BaseSampler:
-    # All points of a study belong to one scrambled sequence, so its seed must not change from ask to ask.
+    # All points of a study belong to one scrambled sequence, so its seed must not change from trial to trial.
     return QMCSampler(
         scramble=True, seed=study_seed, independent_sampler=RandomSampler(seed=seed), warn_independent_sampling=False
     )
@@ -58,13 +63,45 @@ SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
 
 
 def sampler_for(search: SearchConfig, size: str, number: int, startup: int) -> BaseSampler:
-    """The sampler that suggests trial `number` of `size`.
+    """The sampler for trial `number` of `size`, with `startup` random trials before its model-based search.
 
-    Its seed follows from (search seed, size, number), so that a resumed search does not repeat the suggestions that it
-    has already made, and two sizes do not make the same ones.
+    Its seed follows from (search seed, size, number), so that a resumed search does not repeat earlier suggestions and
+    no two sizes get the same ones.
+
+    >>> type(sampler_for(SearchConfig(method="qmc"), "xs", number=3, startup=4)).__name__
+    'QMCSampler'
     """
     study = [search.seed, zlib.crc32(size.encode())]
     seed, study_seed = (
         int(np.random.SeedSequence(entropy).generate_state(1)[0]) for entropy in ([*study, number], study)
     )
     return SAMPLERS[search.method](seed, study_seed, startup)
+
+
+def complete_suggestion(trial: optuna.Trial, space: dict[str, BaseDistribution]) -> None:
+    """Suggest the values that `study.ask(space)` had not suggested yet when its driver was killed.
+
+    `trial.study.sampler` must have the seed that it had then.
+    """
+    suggested = dict(trial.params)
+    if suggested.keys() >= space.keys():
+        return
+    for name, distribution in space.items():
+        if name not in suggested:
+            _suggest(trial, name, distribution)
+        elif name not in trial.relative_params and not distribution.single():
+            # Drawn again and discarded, so that the sampler's random numbers for the next values are those it had then.
+            frozen = trial.study.get_trials(deepcopy=False)[trial.number]
+            trial.study.sampler.sample_independent(trial.study, frozen, name, distribution)
+
+
+def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:
+    match distribution:
+        case FloatDistribution():
+            trial.suggest_float(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        case IntDistribution():
+            trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+        case CategoricalDistribution():
+            trial.suggest_categorical(name, distribution.choices)
+        case _:
+            raise TypeError(f"the space has no {type(distribution).__name__}")

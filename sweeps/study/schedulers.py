@@ -1,11 +1,21 @@
-"""From `search.scheduler` to an Optuna pruner: who decides that a trial is stopped early.
+"""Early stopping: an Optuna pruner for each value of `search.scheduler`, and the decisions made with it.
 
-Optuna keeps the pruners' state in the study itself (intermediate values), so early stopping survives a restart.
+To add a scheduler, write its function below, enter it in SCHEDULERS, and add its name to `Scheduler` in
+`sweeps.spec.settings`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import RandomSampler
+from optuna.trial import TrialState
+
+from sweeps.study.storage import running_trial
+
+DECISION = "early_stopping"
+"""User attribute: the newest decision that must survive the driver, `{"step": 50, "stop": true, "memory": {...}}`."""
 
 
 def _asha(grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
@@ -24,7 +34,7 @@ def _none(grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
     return NopPruner()
 
 
-PRUNERS: dict[str, Callable[[int, int, int], BasePruner]] = {
+SCHEDULERS: dict[str, Callable[[int, int, int], BasePruner]] = {
     "asha": _asha,
     "hyperband": _hyperband,
     "median": _median,
@@ -33,5 +43,79 @@ PRUNERS: dict[str, Callable[[int, int, int], BasePruner]] = {
 
 
 def pruner_for(scheduler: str, grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
-    """The pruner of a study whose trials make `steps` updates and are left alone for the first `grace_steps`."""
-    return PRUNERS[scheduler](grace_steps, steps, reduction_factor)
+    """The pruner of a study whose trials make `steps` updates and are not stopped within the first `grace_steps`.
+
+    >>> type(pruner_for("median", grace_steps=50, steps=200, reduction_factor=3)).__name__
+    'MedianPruner'
+    """
+    return SCHEDULERS[scheduler](grace_steps, steps, reduction_factor)
+
+
+class EarlyStopping:
+    """Decides which trials of one study to stop early.
+
+    Some of Optuna's pruners write to the study while they decide: successive halving notes which rungs a trial has
+    completed. A driver killed right after that would find the rung completed, but not whether the trial was stopped
+    there. So the pruner works on a copy of the study in memory, and what it noted is written to the study in one
+    transaction with its decision, before the decision is acted on.
+
+    Example:
+        early_stopping = EarlyStopping(study, known_steps={})
+        early_stopping.start(trial)
+        early_stopping.report(trial, loss=3.2, step=50)
+        if early_stopping.should_stop(trial, step=50):
+            early_stopping.tell(trial, state=TrialState.PRUNED)
+    """
+
+    def __init__(self, study: optuna.Study, known_steps: Mapping[int, int]) -> None:
+        """Copy the study.
+
+        Args:
+            study: its pruner decides.
+            known_steps: the last step in metrics.jsonl by number of a trial that is running; later steps of it are
+                reported again, and are decided on as if for the first time.
+        """
+        storage = optuna.storages.InMemoryStorage()
+        self._copy = optuna.create_study(
+            storage=storage, study_name=study.study_name, sampler=RandomSampler(seed=0), pruner=study.pruner
+        )
+        self._trials: dict[int, optuna.Trial] = {}
+        asked = [trial for trial in study.get_trials() if trial.state is not TrialState.WAITING]
+        for place, trial in enumerate(asked):
+            trial.system_attrs = {**trial.system_attrs, **trial.user_attrs.get(DECISION, {}).get("memory", {})}
+            if trial.state is TrialState.RUNNING:
+                known, losses = known_steps.get(trial.number, 0), trial.intermediate_values
+                trial.intermediate_values = {step: loss for step, loss in losses.items() if step <= known}
+            self._copy.add_trial(trial)
+            if trial.state is TrialState.RUNNING:
+                self._trials[trial.number] = running_trial(self._copy, storage, place)
+
+    def start(self, trial: optuna.Trial) -> None:
+        """Note that the study was asked for this trial."""
+        self._trials[trial.number] = self._copy.ask()
+
+    def report(self, trial: optuna.Trial, loss: float, step: int) -> None:
+        """Take a loss of the trial, before anything is decided about it."""
+        self._trials[trial.number].report(loss, step)
+
+    def should_stop(self, trial: optuna.Trial, step: int) -> bool:
+        """Whether to stop the trial after this step, its last report. The decision is in the study on return."""
+        decided = trial.user_attrs.get(DECISION, {})
+        if decided.get("step") == step:  # by a driver that was killed before it had written the row
+            return bool(decided["stop"])
+        copy = self._trials[trial.number]
+        before = set(self._memory_of(copy))
+        stop = copy.should_prune()
+        noted = {name: value for name, value in self._memory_of(copy).items() if name not in before}
+        if stop or noted:
+            memory = {**decided.get("memory", {}), **noted}
+            trial.set_user_attr(DECISION, {"step": step, "stop": stop, "memory": memory})
+        return stop
+
+    def tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
+        """Note how the trial ended; takes what `optuna.Study.tell` takes."""
+        self._copy.tell(self._trials.pop(trial.number), value, state)
+
+    def _memory_of(self, copy: optuna.Trial) -> dict[str, Any]:
+        """What the pruner has noted in a trial."""
+        return self._copy.get_trials(deepcopy=False)[copy.number].system_attrs

@@ -1,7 +1,7 @@
-"""Where the studies live: SQLite in the run's folder, or any database that Optuna knows.
+"""Where the studies are stored: SQLite in the run's folder, or any database that Optuna supports.
 
-A password is better kept out of the URL and given through the database's own means (PGPASSWORD or ~/.pgpass for
-PostgreSQL). No file keeps one that is in it, and nothing prints it: a sweep that is resumed is given it again.
+Passwords belong in the database's own configuration (PGPASSWORD or ~/.pgpass for PostgreSQL) rather than in the URL. A
+password in the URL is never printed or written to a file, so `--resume` needs the whole URL again.
 """
 
 import warnings
@@ -15,28 +15,33 @@ from sweeps.rundir.disk_full import is_full
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import without_password
 
-LOCKED_S = 60.0
+LOCK_TIMEOUT_S = 60.0
+"""Seconds to wait for another process that holds SQLite's lock."""
 
 
 def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStorage:
-    """The storage at `url`, or `study.db` in the folder.
+    """The storage at `url`, or `study.db` in the folder if `url` is None.
+
+    Example:
+        storage = open_storage(None, RunFolder.named("quick"))
+        optuna.load_study(study_name="main", storage=storage).best_value
 
     Raises:
-        InputError: no database answers there.
+        InputError: the database cannot be opened.
     """
     quiet_optuna()
     if url is None:
         url = URL.create("sqlite", database=str(folder.study_db)).render_as_string()
-    # Another reader may hold SQLite's lock for longer than the five seconds that its driver waits; a server may have
-    # closed a connection that rested.
-    engine = {"connect_args": {"timeout": LOCKED_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    # SQLite's default of five seconds is too short where a dashboard reads the file. A server may have closed an idle
+    # connection.
+    engine = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=engine)
     except Exception as error:  # SQLAlchemy's drivers each raise their own
         if is_full(error):
             raise
         shown = without_password(url)
-        # Behind Optuna's "install an appropriate module" stands the name of that module.
+        # The cause of Optuna's "install an appropriate module" names the module.
         reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
         raise InputError(
             f"search.storage: must be a database that Optuna can open, got {shown!r} ({reason}); "
@@ -45,7 +50,11 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
 
 
 def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> None:
-    """Raise InputError if the database has a study of one of these names: sweeps that share it share no studies."""
+    """Refuse to begin a sweep in studies that exist already; sweeps may share a database, but no study.
+
+    Raises:
+        InputError: the database has a study of one of these names.
+    """
     taken = sorted(set(names) & {study.study_name for study in storage.get_all_studies()})
     if taken:
         raise InputError(
@@ -54,14 +63,20 @@ def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> 
         )
 
 
+def running_trial(study: optuna.Study, storage: optuna.storages.BaseStorage, number: int) -> optuna.Trial:
+    """The trial of this number, to be reported to and told, as `study.ask` returned it to an earlier driver."""
+    study_id = storage.get_study_id_from_name(study.study_name)
+    return optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+
 def quiet_optuna() -> None:
-    """Silence what Optuna says of decisions that are made here on purpose; its errors still come as exceptions."""
+    """Silence Optuna's log and its warnings about what is done here on purpose; errors remain exceptions."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for message in (
-        "QMCSampler is experimental",  # offered all the same; its interface is used in one place
-        "Clip non-finite values",  # the +inf of diverged trials, which is what GP is to do with it
-        "The reported value is ignored",  # what a killed driver had told half comes again
+        "QMCSampler is experimental",
+        "Clip non-finite values",  # the +inf of diverged trials, which GP clips
+        "The reported value is ignored",  # a step that is reported again after a driver was killed
         "The constraint value is ignored",
-        "Constraints have been set, but CmaEsSampler",  # CMA-ES ranks: the +inf alone keeps it away
+        "Constraints have been set, but CmaEsSampler",  # it ranks trials, and +inf ranks last
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -1,78 +1,105 @@
-"""Every result of every trial passes here: recorded, reported to the study, and answered with go on or stop."""
+"""The Tune scheduler: records every result, reports it to the study, and answers with continue or stop."""
 
 import re
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from rich.text import Text
 
 from lmcore import columns as col
+from lmcore.columns import Row
 from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.trainable import ERROR
 
+PROCESS_STARTS_WITHIN_S = 5.0
+"""Seconds in which Ray starts a process, unless the machine is very busy or has no room for it."""
+
 
 class StudyScheduler(FIFOScheduler):
-    """A Tune scheduler whose decisions are those of the study's pruner.
+    """A Tune scheduler that stops the trials that the ledger stops.
 
-    Our trainable never says `done`: a result with done=True would bypass this method. So the last row of a trial comes
-    here like every other, and the trial is stopped because its status is no longer running.
+    Our trainable never sets `done`, because a result with done=True bypasses `on_trial_result`. A trial's last row
+    arrives like every other one, and the trial is stopped because its status is no longer running.
+
+    Example:
+        tune.TuneConfig(search_alg=StudySearcher(ledger, engines, callbacks),
+                        scheduler=StudyScheduler(ledger, engines, callbacks))
     """
 
     def __init__(self, ledger: Ledger, engines: WorkerPool, callbacks: Callbacks) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._ledger = ledger
         self._engines = engines
         self._callbacks = callbacks
+        self._process_asked_at: dict[str, float] = {}  # by Tune's trial id
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its scheduler; the study is the only memory
+        """Tune pickles its scheduler; ours has no state that the study lacks."""
+        return {}
 
     @end_sweep_if_unwritable()
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Continue while the trial is running, else stop."""
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Record the row; `CONTINUE` while the trial is running, else `STOP`."""
         trial_id = trial.config[col.TRIAL]
         if ERROR in result:
-            error = Text.from_ansi(result[ERROR]).plain  # Ray colours it
-            self._fail(trial_id, error)
+            self._fail(trial_id, result[ERROR])
             return TrialScheduler.STOP
         known = self._ledger.live[trial_id].last_row
         if known is not None and result[col.STEP] <= known[col.STEP]:
-            return TrialScheduler.CONTINUE  # it comes again, after processes or a node died
-        row = {name: result[name] for name in (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS) if name in result}
+            return TrialScheduler.CONTINUE  # a row repeated after a process or node died
+        columns = (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS)
+        row = cast(Row, {name: result[name] for name in columns if name in result})
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()
         self._engines.is_on(trial_id, row[col.ENGINE])
         if status != col.RUNNING:
-            self._engines.leave(trial_id)  # at once: the next trial trains while this one's end is written down
-        self._callbacks.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
+            self._engines.leave(trial_id)  # first, so that the next trial trains while this one's end is written
+        self._callbacks.on_report(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
 
-    def choose_trial_to_run(self, tune_controller: Any) -> Any:
-        """The first trial that waits for a process; Tune's own goes through all that have ended as well."""
-        live = tune_controller.get_live_trials()
-        pending = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
-        return next((pending[trial_id] for trial_id in self._ledger.live if trial_id in pending), None)
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The pending trial that gets the process of a trial that has just ended.
+
+        First a trial that has waited long for a process of its own: if a node was lost, there may be no room to start
+        one. Then a trial that Tune has not started one for. Otherwise none: Tune would give the free process to a trial
+        whose own is starting, kill the latter, and start another for the next trial, which meets the same fate. A sweep
+        of short trials would start a process for each of them (tests/sweeps/test_packed.py counts).
+        """
+        now = time.monotonic()
+        live: list[Trial] = tune_controller.get_live_trials()
+        by_id = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
+        pending = [by_id[trial_id] for trial_id in self._ledger.live if trial_id in by_id]
+        new = [trial for trial in pending if trial.trial_id not in self._process_asked_at]
+        self._process_asked_at |= {trial.trial_id: now for trial in new}
+        asked_at = self._process_asked_at
+        overdue = [trial for trial in pending if now - asked_at[trial.trial_id] > PROCESS_STARTS_WITHIN_S]
+        return next(iter(overdue + new), None)
 
     @end_sweep_if_unwritable()
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """Its stand-in died. Tune starts another one, or after too many asks the searcher to complete the trial."""
-        if not trial.should_recover():
-            # Tune's trial.get_error() looks where the file will be copied to later; this is where it has been written.
-            self._fail(trial.config[col.TRIAL], Text.from_ansi(Path(trial.error_file).read_text()).plain)
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """The trial's proxy died. Tune starts another one, or after too many completes the trial with an error."""
+        if not trial.should_recover():  # type: ignore[no-untyped-call]
+            # trial.get_error() looks where Tune copies the file to later.
+            self._fail(trial.config[col.TRIAL], Path(trial.error_file).read_text())
 
     def _fail(self, trial_id: str, error: str) -> None:
+        error = Text.from_ansi(error).plain  # Ray colours it
         self._ledger.fail(trial_id, error_line(error), error)
         self._engines.leave(trial_id)
 
 
 def error_line(text: str) -> str:
-    """The line of a traceback that names the error: the last `SomethingError: ...`, or else the last line."""
+    """The line of a traceback that names the error: the last `SomethingError: ...`, or else the last line.
+
+    >>> error_line("Traceback (most recent call last):\\n  File x\\nValueError: boom\\n")
+    'ValueError: boom'
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     named = [line for line in lines if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b(\(.*\))?:", line)]
     return (named or lines)[-1]

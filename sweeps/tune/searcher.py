@@ -1,4 +1,4 @@
-"""Ray Tune's questions, asked of the ledger: suggest = ask, complete = tell. Nothing is decided here."""
+"""The Tune searcher: suggest asks the ledger for a trial, complete ends it there. Nothing is decided here."""
 
 from typing import Any
 
@@ -11,11 +11,18 @@ from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.trainable import KNOWN_STEP, TITLE
 
-MAX_REQUEUES = 5  # times of one trial; with more of them something kills its stand-ins on purpose
+MAX_REQUEUES = 5
+"""How often Tune may give up one trial because its proxy's process died, before the trial fails."""
 
 
 class StudySearcher(Searcher):
-    """A Tune searcher whose every suggestion comes from the sweep's studies."""
+    """A Tune searcher whose every suggestion comes from the sweep's studies.
+
+    Example:
+        searcher = StudySearcher(ledger, engines, callbacks)
+        searcher.suggest("tune-id")  # {"trial": "xs-0003", "engine": 0, "known_step": 0, "run": {...}, ...}
+        searcher.on_trial_complete("tune-id")
+    """
 
     def __init__(self, ledger: Ledger, engines: WorkerPool, callbacks: Callbacks) -> None:
         super().__init__(metric=col.VAL_LOSS, mode="min")
@@ -25,8 +32,8 @@ class StudySearcher(Searcher):
         self._ids: dict[str, str] = {}  # Tune's random trial id -> ours
 
     @end_sweep_if_unwritable()
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's config, `{"trial": "xs-0003", "engine": 0, ...}`; None while no engine has a free slot."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
+        """The next trial's config; None while no engine has a free slot; FINISHED when there are no trials left."""
         sizes = self._ledger.sizes_left
         if not sizes:
             return Searcher.FINISHED
@@ -36,7 +43,7 @@ class StudySearcher(Searcher):
         engine, size = offer
         live = self._ledger.ask(size)
         self._ids[trial_id] = live.id
-        self._callbacks.began(live)
+        self._callbacks.on_trial_start(live)
         self._engines.enter(live, engine)
         known_step = 0 if live.last_row is None else live.last_row[col.STEP]
         place = {col.ENGINE: engine, KNOWN_STEP: known_step}
@@ -44,28 +51,32 @@ class StudySearcher(Searcher):
 
     @end_sweep_if_unwritable()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study; the scheduler has already said how the trial ended."""
+        """End the trial in the ledger; the scheduler has already set its status."""
         trial = self._ids.pop(trial_id)
         if error and self._ledger.live[trial].status == col.RUNNING:
-            # Tune starts another stand-in for one that died, but not where it died as it was handed over from a trial
-            # to the next: that trial it gives up, for no fault of its own.
+            # Tune restarts a proxy that died, unless it died while it was reset for its next trial. Tune then gives up
+            # that trial, which did nothing wrong.
             self._engines.leave(trial, ended=False)
             if self._ledger.live[trial].requeues < MAX_REQUEUES:
                 self._ledger.requeue(trial)
                 return
-            message = f"ActorDiedError: the trial's stand-in died {MAX_REQUEUES + 1} times as it was handed over"
+            message = (
+                f"ActorDiedError: the trial's proxy died {MAX_REQUEUES + 1} times before the trial could run in it"
+            )
             self._ledger.fail(trial, message, message)
         live = self._ledger.end(trial)
-        if live.status != col.RUNNING:  # an interrupted trial will want its checkpoints, which an engine drops
+        if live.status != col.RUNNING:  # an interrupted trial still needs its checkpoints
             self._engines.leave(trial)
-        self._callbacks.ended(live)
+        self._callbacks.on_trial_end(live)
 
-    # Tune pickles its searcher at the start and snapshots it every few seconds; ours has nothing that the study lacks.
+    # Tune pickles its searcher at the start and every few seconds. Ours has no state that the study lacks, and a
+    # resumed sweep starts a new Tuner.
     def __getstate__(self) -> dict[str, Any]:
+        """Nothing."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the study is the memory."""
+        """Nothing to save."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore: a fresh Tuner asks the study."""
+        """Nothing to restore."""

@@ -1,4 +1,4 @@
-"""Resamples are what they say, and intervals hold the truth as often as they say."""
+"""Resamples have the promised distribution, and intervals contain the truth as often as they should."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def test_exponential_weights_have_the_moments_of_resampled_counts_and_lose_no_po
     assert weights.std() == pytest.approx(1, abs=0.01)
 
 
-def test_linear_draws_scatter_as_student_says():
+def test_linear_draws_have_the_spread_of_the_t_distribution():
     """Closed form: standard error of least squares, stretched by the t distribution."""
     design, y = line(9, seed=1)
     coefficients, draws = bootstrap.linear_draws(design, y, 20_000, seed=0)
@@ -30,7 +30,7 @@ def test_linear_draws_scatter_as_student_says():
     assert (low, high) == pytest.approx((reference.slope - half, reference.slope + half), abs=0.08 * half)
 
 
-def test_linear_draws_of_points_on_a_line_do_not_scatter():
+def test_linear_draws_from_points_on_a_line_are_all_equal():
     design, _ = line(5, seed=0)
     coefficients, draws = bootstrap.linear_draws(design, design @ [2.0, 3.0], 100, seed=0)
     assert coefficients == pytest.approx([2, 3])
@@ -42,7 +42,7 @@ def test_linear_draws_need_more_points_than_coefficients():
         bootstrap.linear_draws(*line(2, seed=0), 10, seed=0)
 
 
-def test_of_200_lines_through_five_points_the_intervals_hold_the_slope_in_90_to_99_percent():
+def test_intervals_of_200_lines_through_five_points_contain_the_slope_in_90_to_99_percent():
     hits = 0
     for seed in range(200):
         _, draws = bootstrap.linear_draws(*line(5, seed), 400, seed)
@@ -60,7 +60,7 @@ def test_the_tail_is_the_normal_one_for_many_points_and_smaller_for_few():
         bootstrap.tail(5, 5)
 
 
-def test_an_interval_of_draws_is_their_percentiles_outwards_and_keeps_infinities():
+def test_an_interval_is_the_percentiles_rounded_outwards_and_keeps_infinities():
     draws = np.arange(1001.0)
     assert bootstrap.interval(draws).tolist() == [25, 975]
     assert bootstrap.interval(draws, 0.0101).tolist() == [10, 990]

@@ -52,7 +52,7 @@ def verdicts(comparison):
     return {matching: one.verdict for matching, one in comparison.matchings.items()}
 
 
-def test_the_mean_difference_is_that_of_the_pairs_with_the_t_interval_of_the_textbook():
+def test_the_difference_is_the_mean_over_pairs_with_the_textbook_t_interval():
     trials = sweep(constant(0.2), pair_sd=0.02)
     one = compare(trials, TYING, False, True).matchings[SAME_SHAPE]
     losses = trials.pivot(index=["size", "params.train.seed"], columns="params.model.tie_embeddings", values="val_loss")
@@ -64,13 +64,13 @@ def test_the_mean_difference_is_that_of_the_pairs_with_the_t_interval_of_the_tex
     assert one.pairs["difference"].sum() == pytest.approx(d.sum())
 
 
-def test_a_clear_difference_has_a_direction_and_swapping_the_kinds_turns_it():
+def test_a_clear_difference_has_a_direction_that_swapping_the_arms_reverses():
     trials = sweep(constant(0.2), seed_sd=0.02, pair_sd=0.01)
     assert compare(trials, TYING, False, True).matchings[SAME_SHAPE].verdict == "worse"
     assert compare(trials, f"params.{TYING}", True, False).matchings[SAME_SHAPE].verdict == "better"
 
 
-def test_a_difference_inside_the_seed_noise_is_a_tie_however_sure_it_is():
+def test_a_difference_within_the_seed_noise_is_a_tie_however_precise_it_is():
     """The pairs share their seeds, so 0.01 is measured to 0.001; another seed moves the loss by five times that."""
     comparison = compare(sweep(constant(0.01), seed_sd=0.05, pair_sd=0.001, seeds=6), TYING, False, True)
     one = comparison.matchings[SAME_SHAPE]
@@ -80,13 +80,13 @@ def test_a_difference_inside_the_seed_noise_is_a_tie_however_sure_it_is():
     assert "a tie at the same shape" in comparison.sentence
 
 
-def test_an_interval_that_holds_zero_is_a_tie():
+def test_an_interval_that_contains_zero_is_a_tie():
     one = compare(sweep(constant(0.0), pair_sd=0.05), TYING, False, True).matchings[SAME_SHAPE]
     assert one.difference.low < 0 < one.difference.high
     assert one.verdict == "tie"
 
 
-def test_without_two_seeds_the_noise_is_that_of_the_windows_and_it_says_so():
+def test_without_two_seeds_the_noise_is_that_of_the_windows_and_a_note_says_so():
     records = [
         trial("xs", tied, 4 + 0.02 * tied + 0.001 * place, lr=lr)
         for place, (lr, tied) in enumerate(itertools.product((1e-3, 2e-3, 4e-3, 8e-3), (False, True)))
@@ -109,13 +109,13 @@ def test_a_verdict_that_changes_with_the_matching_is_reported_as_such():
     assert [one.difference.n for one in comparison.matchings.values()] == [12, 4, 12]
 
 
-def test_a_verdict_that_does_not_change_is_not_said_to():
+def test_a_verdict_that_does_not_change_is_not_reported_as_changing():
     comparison = compare(sweep(constant(1.0), pair_sd=0.01), TYING, False, True)
     assert set(verdicts(comparison).values()) == {"worse"}
     assert "changes" not in comparison.sentence
 
 
-def test_where_loss_follows_the_total_alone_the_same_total_is_no_different():
+def test_if_loss_depends_on_the_total_alone_there_is_no_difference_at_the_same_total():
     """The law is convex in log N and sizes are a factor of 1.6 apart: one way of interpolation is 0.02 too high."""
 
     def law(size, tied):
@@ -128,7 +128,7 @@ def test_where_loss_follows_the_total_alone_the_same_total_is_no_different():
     assert one.pairs["size"].tolist() == ["xs, s, m"] * 4
 
 
-def test_interpolation_is_linear_in_log_n_and_never_reaches_outside():
+def test_interpolation_is_linear_in_log_n_and_never_extrapolates():
     def law(size, tied):
         return 20 - np.log(BODY[size] + VOCAB * WIDTH[size] * (1 if tied else 2)) + 0.3 * tied
 
@@ -137,30 +137,30 @@ def test_interpolation_is_linear_in_log_n_and_never_reaches_outside():
     assert one.difference.high - one.difference.low < 1e-9
 
 
-def test_sizes_of_one_kind_outside_those_of_the_other_are_refused_at_the_same_total():
+def test_arms_without_overlapping_sizes_are_not_estimable_at_the_same_total():
     comparison = compare(sweep(constant(0.1), sizes=("xs",), pair_sd=0.001), TYING, False, True)
     reason = comparison.matchings[SAME_TOTAL].difference.reason
     assert reason == (
-        "no line of sizes of one kind encloses a size of the other "
+        "no series of sizes of one arm encloses a size of the other "
         "(462,144 to 462,144 and 331,072 to 331,072 parameters, 1 size), and nothing is extrapolated"
     )
     assert verdicts(comparison) == {SAME_SHAPE: "worse", SAME_TOTAL: "refused", SAME_NON_EMBEDDING: "worse"}
     assert not comparison.verdict_changes
 
 
-def test_what_was_trained_for_longer_is_no_point_of_the_same_line():
+def test_a_size_that_was_trained_for_longer_is_not_part_of_the_series():
     trials = sweep(constant(0.1), pair_sd=0.001)
     trials["params.train.steps"] = trials["size"].map({"xs": 100, "s": 200, "m": 300})
     assert verdicts(compare(trials, TYING, False, True))[SAME_TOTAL] == "refused"
 
 
-def test_settings_that_each_size_has_of_its_own_do_not_break_a_line():
+def test_settings_that_differ_by_size_do_not_break_a_series():
     trials = sweep(constant(0.05), pair_sd=0.005)
     trials["params.optim.lr"] = trials["size"].map({"xs": 4e-3, "s": 3e-3, "m": 2e-3})
     assert verdicts(compare(trials, TYING, False, True))[SAME_TOTAL] == "better"
 
 
-def test_trials_of_a_random_search_are_no_pairs_however_near():
+def test_trials_of_a_random_search_form_no_pairs_however_close_they_are():
     rng = np.random.default_rng(0)
     records = [
         trial(size, tied, 4.0, lr=3e-3 * (1 + 1e-6 * rng.standard_normal()))
@@ -182,27 +182,27 @@ def test_a_pair_shares_its_seeds():
     assert set(verdicts(compare(pd.DataFrame(records), TYING, False, True)).values()) == {"refused"}
 
 
-def test_one_pair_is_refused_an_interval():
+def test_one_pair_has_no_interval():
     one = compare(sweep(constant(0.2), seeds=1, sizes=("xs",)), TYING, False, True).matchings[SAME_SHAPE]
     assert one.difference == NotEstimable("1 pair has no interval; run it under more seeds")
     assert one.pairs["difference"].tolist() == [pytest.approx(0.2)]
 
 
-def test_a_kind_that_nobody_trained_is_refused_and_a_path_that_is_none_is_an_error():
+def test_an_arm_without_trials_is_not_estimable_and_an_unknown_path_is_an_error():
     trials = sweep(constant(0.2))
-    refused = compare(trials[~trials[f"params.{TYING}"]], TYING, False, True)
-    assert "no complete trial is of the second kind" in refused.sentence
+    missing = compare(trials[~trials[f"params.{TYING}"]], TYING, False, True)
+    assert f"the second arm of {TYING} has no complete trial" in missing.sentence
     with pytest.raises(ValueError, match="must be a field of the trials"):
         compare(trials, "model.tied", False, True)
 
 
-def test_pairs_that_diverged_or_did_not_end_are_counted_and_named():
+def test_pairs_that_diverged_or_did_not_finish_are_counted_in_the_notes():
     trials = sweep(constant(0.2), pair_sd=0.01)
     trials.loc[[1, 3], ["status", "val_loss"]] = ["diverged", np.nan]  # tied
     trials.loc[4, "status"] = "pruned"
     comparison = compare(trials, TYING, False, True)
     assert comparison.matchings[SAME_SHAPE].difference.n == 9
-    assert "Not counted: pairs of which False diverged (0), or True (2)." in comparison.notes
+    assert "Not counted: pairs in which False diverged (0), or True (2)." in comparison.notes
     assert "Not counted: pairs that did not both run to their end (1)." in comparison.notes
 
 
@@ -214,7 +214,7 @@ def test_a_trial_that_was_run_twice_is_one_pair():
     )
 
 
-def test_verdicts_that_differ_between_sizes_are_said():
+def test_verdicts_that_differ_between_sizes_are_noted():
     comparison = compare(
         sweep(lambda size, tied: 4 + tied * {"xs": -0.2, "s": 0.0, "m": 0.2}[size], pair_sd=0.01), TYING, False, True
     )
@@ -259,7 +259,7 @@ def ablation(seeds=1):
     )
 
 
-def test_experiments_are_compared_at_every_size_in_the_fields_that_they_change():
+def test_experiments_are_compared_at_every_size_in_the_fields_they_change():
     comparison = compare_experiments(ablation(), "baseline", "post")
     assert (comparison.fields, comparison.a, comparison.b) == ("model.norm", "baseline", "post")
     assert comparison.matchings[SAME_SHAPE].difference.n == 3
@@ -277,14 +277,14 @@ def test_repeats_of_an_experiment_under_other_seeds_are_pairs_too():
     assert (one.difference.n, one.noise_from) == (9, "seeds")
 
 
-def test_experiments_that_differ_in_nothing_or_are_none():
+def test_equal_experiments_are_not_estimable_and_unknown_ones_are_an_error():
     trials = ablation(seeds=2)
     assert "differ in seeds at most" in compare_experiments(trials, "baseline", "baseline-1").sentence
     with pytest.raises(ValueError, match="must be one of baseline, tied, post"):
         compare_experiments(trials, "baseline", "untied")
 
 
-def test_the_interval_contains_the_truth_in_its_share_of_simulated_sets():
+def test_the_interval_contains_the_truth_in_95_percent_of_simulated_sets():
     """95 % of 2,000 sets of 5 pairs, within three standard deviations of that count; and so do whole comparisons."""
     rng = np.random.default_rng(0)
     sets = [paired_t(0.1 + 0.03 * rng.standard_normal(5)) for _ in range(2000)]

@@ -1,4 +1,4 @@
-"""Figures show what the tables say: every trial once, ends as marks, what diverged as such."""
+"""Figures show every trial once, mark how it ended, and agree with the tables."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,11 @@ import analysis
 from analysis.figures.curves import curve_figures
 from analysis.figures.hyperparameters import hyperparameter_figure, learning_rate_figure, parallel_coordinates
 from analysis.figures.intervals import comparison_forest, importance_forest
+from analysis.figures.registry import FIGURES, FigureData, figures_of
 from analysis.figures.style import RED, colours
-from analysis.stats.estimate import Estimate
+from analysis.scaling.fit import fit_scaling, points_of
+from analysis.stats.estimate import Estimate, NotEstimable
+from analysis.stats.importance import importance
 from lmcore import columns as col
 
 
@@ -17,13 +20,13 @@ def run(original):
     return analysis.load(original.path)
 
 
-def test_every_trial_that_reported_is_a_line_in_each_figure_of_curves(make_run):
+def test_each_figure_of_curves_has_a_line_per_trial_that_reported(make_run):
     made = make_run()
     for number, ended in enumerate(("complete", "pruned", "diverged")):
         trial = made.add("xs", ended, 4.0)
         for step in (25, 50):
             made.row(trial, step, 5.0 - number * 0.1)
-    made.row(trial, 75, None)  # what is not finite is no point
+    made.row(trial, 75, None)  # a row without a loss is not drawn
     figures = curve_figures(analysis.load(made.path))
     assert [figure.name for figure in figures] == ["loss_steps", "loss_tokens", "loss_flops", "loss_seconds"]
     for figure in figures:
@@ -38,13 +41,13 @@ def test_a_run_without_rows_has_no_curves(run):
     assert curve_figures(run._replace(rows=run.rows.iloc[:0])) == []
 
 
-def test_diverged_trials_stand_on_the_upper_edge_and_their_region_is_marked(run):
-    figure = learning_rate_figure(run.trials, {"xs": Estimate(1.5e-3, 1e-3, 2e-3, 3)})
+def test_diverged_trials_are_drawn_on_the_upper_edge_and_their_region_is_shaded(run):
+    figure = learning_rate_figure(run.trials, {"xs": Estimate(1.5e-3, 1e-3, 2e-3, 3), "s": NotEstimable("few")})
     (axes,) = figure.figure.axes
     marks = [line for line in axes.lines if line.get_marker() == "x"]
     assert [float(line.get_xdata()[0]) for line in marks] == [0.09]
     assert marks[0].get_ydata()[0] == axes.get_ylim()[1]
-    assert "9.0e-02 on, the lowest rate that diverged" in figure.caption
+    assert "9.0e-02 upwards, the lowest rate that diverged" in figure.caption
     assert axes.get_xscale() == "log"
 
 
@@ -56,7 +59,7 @@ def test_every_searched_hyperparameter_has_a_panel_and_an_axis(run):
     assert [label.get_text() for label in axes.get_xticklabels()][:3] == ["tied", "lr", "beta1"]
 
 
-def test_nothing_searched_is_no_figure(make_run):
+def test_without_a_searched_dimension_there_is_no_figure(make_run):
     made = make_run()
     made.add("xs", "complete", 4.0)
     trials = analysis.load(made.path).trials
@@ -66,9 +69,7 @@ def test_nothing_searched_is_no_figure(make_run):
     assert learning_rate_figure(trials, {}).figure.axes
 
 
-def test_refused_importances_are_no_figure(run):
-    from analysis.stats.importance import importance
-
+def test_importances_that_are_not_estimable_have_no_figure(run):
     assert importance_forest(importance(run.trials)) is None
 
 
@@ -79,6 +80,16 @@ def test_colours_follow_the_order_of_sizes():
     assert brightness == sorted(brightness)
 
 
-def test_a_drawing_does_not_change_between_two_looks(run):
+def test_the_same_figure_gives_the_same_bytes(run):
     trials = run.trials[run.trials[col.STATUS] == col.COMPLETE]
     assert parallel_coordinates(trials).svg == parallel_coordinates(trials).svg
+
+
+def test_a_registered_figure_has_the_name_of_its_files(run):
+    scaling = fit_scaling(points_of(run.trials), resamples=20)
+    data = FigureData(run, {}, importance(run.trials), [], scaling)
+    for section, figures in FIGURES.items():
+        drawn = [figure.name for figure in figures_of(section, data)]
+        assert drawn == [name for name in figures if name in drawn]
+        assert figures_of(section, FigureData()) == []
+    assert [figure.name for figure in figures_of("Curves", data)] == list(FIGURES["Curves"])

@@ -44,7 +44,7 @@ def by_parameter(table):
     return table.set_index("parameter")
 
 
-def test_the_only_one_that_matters_has_it_all_and_its_interval_says_so():
+def test_a_single_relevant_parameter_gets_all_the_importance():
     table = importance(search(lr_only), resamples=RESAMPLES)
     assert table.columns.tolist() == list(COLUMNS)
     assert table["parameter"].iloc[0] == LR
@@ -55,7 +55,7 @@ def test_the_only_one_that_matters_has_it_all_and_its_interval_says_so():
     assert table[["n", "complete"]].drop_duplicates().values.tolist() == [[60, 60]]
 
 
-def test_of_two_that_matter_both_lead_and_intervals_cover_what_many_trials_say():
+def test_two_relevant_parameters_lead_and_their_intervals_contain_the_value_from_many_trials():
     many = by_parameter(importance(search(lr_and_beta2, n=300, seed=99), resamples=19))["importance"]
     assert set(many.index[:2]) == {LR, BETA2}
     covered, second = [], []
@@ -69,15 +69,15 @@ def test_of_two_that_matter_both_lead_and_intervals_cover_what_many_trials_say()
     assert sum(covered) >= 7  # of 8
 
 
-def test_where_nothing_matters_no_share_is_given():
+def test_without_a_relevant_parameter_no_share_is_estimable():
     tables = [importance(search(nothing, seed=seed), resamples=RESAMPLES) for seed in range(6)]
     refused = [table["refused"].notna().all() for table in tables]
     assert sum(refused) >= 5  # a test at the 5 % level
     assert tables[0]["refused"].tolist() == ["in 60 trials no hyperparameter stands out from what shuffled losses give"]
 
 
-def test_diverged_trials_are_evidence_and_not_left_out():
-    """Of lr nothing but the region that diverges matters: without those trials there is nothing to see."""
+def test_diverged_trials_are_used():
+    """lr only matters through the region that diverges; without those trials it has no effect."""
     trials = search(nothing, seed=1)
     diverges = trials["params.optim.lr"] > 0.01
     diverging = trials.assign(
@@ -88,7 +88,7 @@ def test_diverged_trials_are_evidence_and_not_left_out():
     assert without["refused"].notna().all()
 
 
-def test_pruned_trials_are_behind_complete_ones_whatever_their_early_loss():
+def test_pruned_trials_rank_behind_complete_ones_whatever_their_early_loss():
     trials = search(lr_only)
     stopped = trials["val_loss"] > trials["val_loss"].median()
     pruned = trials.assign(
@@ -99,7 +99,7 @@ def test_pruned_trials_are_behind_complete_ones_whatever_their_early_loss():
     assert table[["n", "complete"]].iloc[0].tolist() == [60, 30]
 
 
-def test_running_failed_and_listed_trials_count_for_nothing():
+def test_running_and_failed_trials_and_experiments_are_ignored():
     trials = search(lr_only)
     more = [trials.assign(status=status, val_loss=0.0) for status in ("running", "failed")]
     more.append(trials.assign(experiment="baseline", val_loss=0.0))
@@ -122,13 +122,13 @@ def test_running_failed_and_listed_trials_count_for_nothing():
     ],
     ids=["few", "few-complete", "one-dimension"],
 )
-def test_too_little_is_refused_with_the_reason(trials, reason):
+def test_too_few_trials_or_dimensions_are_not_estimable(trials, reason):
     table = importance(trials, resamples=RESAMPLES)
     assert table["refused"].tolist() == [reason]
     assert table[["importance", "low", "high"]].isna().all(axis=None)
 
 
-def test_each_size_is_judged_by_itself_and_a_seed_repeats_the_table():
+def test_each_size_is_judged_separately_and_a_seed_reproduces_the_table():
     small = search(lr_only)
     trials = pd.concat([small, search(lr_only, n=8, size="s")], ignore_index=True)
     table = importance(trials, resamples=RESAMPLES, seed=3)
@@ -139,12 +139,12 @@ def test_each_size_is_judged_by_itself_and_a_seed_repeats_the_table():
     assert isinstance(fitted["importance.s"], NotEstimable)
 
 
-def test_of_many_trials_some_are_drawn_and_n_says_how_many():
+def test_many_trials_are_subsampled_and_n_says_how_many_were_used():
     table = importance(search(lr_only, n=400), resamples=19)
     assert table[["parameter", "n", "complete"]].iloc[0].tolist() == [LR, 300, 300]
 
 
-def test_fanova_names_the_same_leader_from_complete_trials(monkeypatch):
+def test_fanova_finds_the_same_parameter_from_complete_trials(monkeypatch):
     monkeypatch.setattr("analysis.stats.importance.FANOVA_TREES", 4)  # seconds
     trials = search(lr_only, n=40)
     diverged = search(lr_only, n=10, seed=5, status="diverged", val_loss=np.nan)
@@ -153,14 +153,14 @@ def test_fanova_names_the_same_leader_from_complete_trials(monkeypatch):
     assert table["low"].iloc[0] > 0.3
 
 
-def test_a_wrong_evaluator_and_too_few_resamples_are_errors_that_say_what_is_possible():
+def test_an_unknown_evaluator_and_too_few_resamples_are_errors():
     with pytest.raises(ValueError, match="one of ped-anova, fanova"):
         importance(search(lr_only), "shapley")
     with pytest.raises(ValueError, match="must be >= 19"):
         importance(search(lr_only), resamples=10)
 
 
-def test_the_verbosity_of_optuna_stays_what_it_was():
+def test_the_verbosity_of_optuna_is_restored():
     before = optuna.logging.get_verbosity()
     importance(search(lr_only, n=20), resamples=19)
     assert optuna.logging.get_verbosity() == before

@@ -25,7 +25,7 @@ def runs(seed=0, noise=0.002, factors=FACTORS, compute=COMPUTE):
     return N, D, loss
 
 
-def test_curves_that_are_cubic_in_log_size_come_back_exactly():
+def test_curves_that_are_cubic_in_log_size_are_recovered_exactly():
     N, D, _ = runs()
     u = np.log(N / optimal(6 * N * D))
     result = fit_isoflop(N, D, 3 + 0.01 * u**2 + 0.002 * u**3)
@@ -36,7 +36,7 @@ def test_curves_that_are_cubic_in_log_size_come_back_exactly():
     assert result.budgets[0].predict(optimal(COMPUTE[0])) == pytest.approx(3)
 
 
-def test_of_20_simulated_sets_the_intervals_hold_the_exponent_and_the_minima():
+def test_intervals_from_20_simulated_sets_contain_the_exponent_and_the_minima():
     exponents, minima = 0, 0
     for seed in range(20):
         result = fit_isoflop(*runs(seed), resamples=400, seed=seed)
@@ -57,7 +57,7 @@ def test_rounded_token_counts_are_still_one_budget_and_unfinished_runs_are_left_
     assert result.budgets[0].N_optimal.n == 8
 
 
-def test_what_runs_of_one_budget_gain_by_more_compute_is_taken_out():
+def test_differences_in_compute_within_a_budget_are_corrected_for():
     N, D, _ = runs()
     D *= np.exp(0.04 * np.sin(np.arange(len(D))))
     u = np.log(N / np.repeat(optimal(COMPUTE), len(FACTORS)))
@@ -66,7 +66,7 @@ def test_what_runs_of_one_budget_gain_by_more_compute_is_taken_out():
     assert [budget.N_optimal.value for budget in result.budgets] == pytest.approx(optimal(COMPUTE), rel=1e-3)
 
 
-def test_runs_of_any_compute_are_no_budgets():
+def test_runs_with_arbitrary_compute_form_no_budgets():
     generator = np.random.default_rng(0)
     N, D = 10 ** generator.uniform(7.5, 9.5, 60), 10 ** generator.uniform(9, 11, 60)
     result = fit_isoflop(N, D, E + A / N**ALPHA + B / D**BETA)
@@ -74,15 +74,15 @@ def test_runs_of_any_compute_are_no_budgets():
     assert isinstance(result.fitted["N_exponent"], NotEstimable)
 
 
-def test_a_minimum_at_the_edge_is_refused_and_does_not_count():
+def test_a_minimum_at_the_edge_is_not_estimable_and_does_not_count():
     N, D, loss = runs()
     kept = (np.arange(len(N)) >= 9) | (N / optimal(COMPUTE[0]) <= 1.01)
     result = fit_isoflop(N[kept], D[kept], loss[kept])
-    assert "at the largest size" in result.budgets[0].N_optimal.reason
+    assert "the largest size" in result.budgets[0].N_optimal.reason
     assert result.fitted["N_exponent"].n == 5
 
 
-def test_too_few_budgets_are_refused_with_the_reason_of_those_that_have_no_minimum():
+def test_with_too_few_budgets_the_reason_includes_why_others_have_no_minimum():
     N, D, loss = runs(factors=np.geomspace(1.2, 6, 6))
     fitted = fit_isoflop(N, D, loss).fitted
     assert fitted["N_exponent"] == fitted["D_exponent"]
@@ -99,7 +99,7 @@ def test_three_sizes_are_too_few_for_a_minimum():
         result.budgets[0].predict(1e8)
 
 
-def test_a_curve_that_bends_downwards_is_refused():
+def test_a_curve_that_bends_downwards_has_no_minimum():
     N, D, _ = runs()
     u = np.log(N / optimal(6 * N * D))
     lucky = np.where(np.abs(u) < 0.1, -0.6, 0)
@@ -107,13 +107,13 @@ def test_a_curve_that_bends_downwards_is_refused():
     assert all(isinstance(budget.N_optimal, NotEstimable) for budget in result.budgets)
 
 
-def test_no_runs_are_no_budgets():
+def test_no_runs_give_no_budgets():
     result = fit_isoflop([], [], [])
     assert result.budgets == []
     assert isinstance(result.fitted["N_exponent"], NotEstimable)
 
 
-def test_one_budget_of_as_many_models_as_its_curve_has_coefficients_is_refused():
+def test_a_budget_with_as_many_models_as_coefficients_has_no_curve():
     sizes = np.array([1e6, 2e6, 4e6, 8e6])
     tokens = np.array([8e7, 4.1e7, 2e7, 1e7])  # not quite at the same compute: one slope more
     fit = fit_isoflop(sizes, tokens, np.array([4.0, 3.8, 3.7, 3.9]))

@@ -1,5 +1,5 @@
-"""The loss law: SciPy agrees with the fit and with every resample, the truth lies in the intervals, and what the data
-cannot say is refused by name."""
+"""The loss law: SciPy agrees with the fit and with every resample, intervals contain the truth, and what the data do
+not determine is not estimable."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def huber_by_definition(residual, delta=1e-3):
     return np.where(size <= delta, residual**2 / 2, delta * (size - delta / 2))
 
 
-def test_the_objective_is_hubers_of_log_sum_exp_and_its_gradient_is_the_numerical_one():
+def test_the_objective_is_hubers_loss_of_log_sum_exp_and_its_gradient_is_right():
     N, D, loss = runs()
     x, weights = np.log([N, D]), bootstrap.exponential_weights(len(N), 1, 0)
     theta = np.array([[0.5, 6.0, 0.33, 7.5, 0.36]])
@@ -52,7 +52,7 @@ def test_the_objective_is_hubers_of_log_sum_exp_and_its_gradient_is_the_numerica
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_few_noisy_runs_of_a_narrow_range_get_wide_intervals_and_settle(seed):
+def test_a_few_noisy_runs_over_a_narrow_range_converge_with_wide_intervals(seed):
     N, D = np.repeat(np.geomspace(2e8, 1e9, 5), 4), np.tile(np.geomspace(4e9, 1e11, 4), 5)
     fitted = fit_loss_law(N, D, true_loss(N, D) * noise_of(len(N), seed, 0.01), resamples=200).fitted
     assert fitted["E"] == NotEstimable("E cannot be told from zero")
@@ -65,9 +65,9 @@ def test_every_resample_is_fitted_as_well_as_scipy_fits_it():
     x = np.log([N, D])
     x -= x.mean(axis=1, keepdims=True)
     weights = bootstrap.exponential_weights(len(N), 12, seed=0)
-    box = huber.Box(np.array([-3.0, -10, 0.03, -10, 0.03]), np.array([2.0, 2, 3, 2, 3]))
+    bounds = optimize.Bounds(np.array([-3.0, -10, 0.03, -10, 0.03]), np.array([2.0, 2, 3, 2, 3]))
     start = np.array([[0.5, -1, 0.3, -1, 0.3]])
-    found, converged = huber.fit(start, x, np.log(loss), weights, box)
+    found, converged = huber.fit(start, x, np.log(loss), weights, bounds)
     assert converged.all()
     values = huber.objective(found, x, np.log(loss), weights)
     for theta, value, row in zip(found, values, weights, strict=True):
@@ -82,7 +82,7 @@ def test_every_resample_is_fitted_as_well_as_scipy_fits_it():
         assert theta == pytest.approx(reference.x, abs=2e-5)
 
 
-def test_the_point_is_the_best_of_many_starts_of_l_bfgs():
+def test_the_fit_is_as_good_as_the_best_of_many_starts_of_l_bfgs():
     N, D, loss = runs(sizes=5, tokens=5)
     law = fit_loss_law(N, D, loss, resamples=20)
     x = np.log([N, D]) - law.curve.center[:, None]
@@ -99,13 +99,13 @@ def test_the_point_is_the_best_of_many_starts_of_l_bfgs():
     assert scaled(law.curve.theta)[0] <= best * (1 + 1e-9)
 
 
-def test_a_law_without_noise_comes_back():
+def test_a_law_without_noise_is_recovered():
     fitted = fit_loss_law(*runs(noise=0), resamples=50).fitted
     for name, value in TRUTH.items():
         assert fitted[name] == Estimate(*[pytest.approx(value, rel=1e-4)] * 3, 49)
 
 
-def test_of_20_simulated_sets_the_intervals_hold_the_truth():
+def test_intervals_from_20_simulated_sets_contain_the_truth():
     hits = dict.fromkeys((*TRUTH, "band"), 0)
     for seed in range(20):
         law = fit_loss_law(*runs(seed, sizes=6, tokens=6), resamples=200, seed=seed)
@@ -116,7 +116,7 @@ def test_of_20_simulated_sets_the_intervals_hold_the_truth():
     assert min(hits.values()) >= 17, hits
 
 
-def test_of_20_simulated_size_sweeps_the_intervals_hold_the_truth():
+def test_intervals_from_20_simulated_size_sweeps_contain_the_truth():
     N = np.repeat(np.geomspace(1e6, 1e9, 7), 3)
     hits = dict.fromkeys(("E", "A", "alpha"), 0)
     for seed in range(20):
@@ -128,7 +128,7 @@ def test_of_20_simulated_size_sweeps_the_intervals_hold_the_truth():
     assert min(hits.values()) >= 17, hits
 
 
-def test_the_curve_is_near_the_true_loss_and_inside_its_band():
+def test_the_curve_is_close_to_the_true_loss_and_inside_its_band():
     N, D, loss = runs()
     curve = fit_loss_law(N, D, loss, resamples=300).curve
     assert curve.predict(N, D) == pytest.approx(true_loss(N, D), rel=6e-3)
@@ -145,7 +145,7 @@ def test_the_same_seed_gives_the_same_intervals_and_diverged_runs_change_nothing
     assert fit_loss_law(N, D, loss, resamples=50, seed=2).fitted != first.fitted
 
 
-def test_with_one_number_of_tokens_the_size_term_is_kept_and_the_floor_is_not():
+def test_with_one_number_of_tokens_the_size_term_is_estimable_and_the_floor_is_not():
     N, _, _ = runs()
     D = np.full(len(N), 1e10)
     law = fit_loss_law(N, D, true_loss(N, D) * noise_of(len(N), 0), resamples=200)
@@ -156,7 +156,7 @@ def test_with_one_number_of_tokens_the_size_term_is_kept_and_the_floor_is_not():
     assert law.curve is None
 
 
-def test_with_two_sizes_the_token_term_is_kept():
+def test_with_two_sizes_the_token_term_is_estimable():
     N, D, loss = runs(sizes=2, tokens=15)
     fitted = fit_loss_law(N, D, loss, resamples=200).fitted
     for name in ("E", "A", "alpha"):
@@ -164,7 +164,7 @@ def test_with_two_sizes_the_token_term_is_kept():
     assert fitted["beta"].value == pytest.approx(TRUTH["beta"], abs=0.03)
 
 
-def test_a_term_that_is_not_there_is_refused_in_ten_of_ten_sets_and_the_other_one_is_kept():
+def test_an_absent_term_is_not_estimable_in_ten_of_ten_sets_and_the_other_one_is():
     N, D, _ = runs()
     for seed in range(10):
         loss = (TRUTH["E"] + TRUTH["B"] / D ** TRUTH["beta"]) * noise_of(len(N), seed)
@@ -174,7 +174,7 @@ def test_a_term_that_is_not_there_is_refused_in_ten_of_ten_sets_and_the_other_on
         assert isinstance(fitted["beta"], Estimate), fitted["beta"]
 
 
-def test_a_floor_that_is_not_there_is_refused_alone():
+def test_an_absent_floor_is_not_estimable_and_everything_else_is():
     N, D, loss = runs(noise=0)
     for seed in range(1, 6):
         fitted = fit_loss_law(N, D, (loss - TRUTH["E"]) * noise_of(len(N), seed), resamples=200).fitted
@@ -189,14 +189,14 @@ def test_a_logarithm_has_no_exponent():
     assert fitted["alpha"] == NotEstimable("alpha is not identified: its interval reaches 0.03 or 3")
 
 
-def test_sizes_and_tokens_that_rise_together_are_refused():
+def test_sizes_and_tokens_that_rise_together_are_not_estimable():
     N = np.geomspace(1e7, 1e10, 20)
     fitted = fit_loss_law(N, 20 * N, true_loss(N, 20 * N)).fitted
     assert len(set(fitted.values())) == 1
     assert "rise together" in fitted["alpha"].reason
 
 
-def test_too_few_runs_and_too_few_sizes_are_refused():
+def test_too_few_runs_and_too_few_sizes_are_not_estimable():
     N, D, loss = runs()
     assert fit_loss_law(N[:7], D[:7], loss[:7]).fitted["E"].reason.startswith("7 runs are too few for 5 parameters")
     assert fit_loss_law([], [], []).fitted.keys() == TRUTH.keys()
@@ -204,9 +204,9 @@ def test_too_few_runs_and_too_few_sizes_are_refused():
     assert set(three.values()) == {NotEstimable("3 values of N are too few (at least 4)")}
 
 
-def test_what_has_no_logarithm_is_an_error():
+def test_values_that_are_not_positive_are_an_error():
     N, D, loss = runs()
     with pytest.raises(ValueError, match="D must be positive"):
         fit_loss_law(N, D * 0, loss)
-    with pytest.raises(ValueError, match="positive nats"):
+    with pytest.raises(ValueError, match="loss must be positive"):
         fit_loss_law(N, D, -loss)

@@ -1,4 +1,4 @@
-"""The optimum of a setting: bowls with a known lowest point, Step Law's public grid, and what is refused."""
+"""The optimum of a setting: surfaces with a known minimum, Step Law's public grid, and what is not estimable."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ BATCHES = np.geomspace(3e4, 1e6, 9)
 
 
 def surface(lr, batch=BEST_BATCH, seed=0, noise=0.001):
-    """Loss with its lowest point at BEST_LR and BEST_BATCH, as curved and lopsided as Step Law's cells."""
+    """Loss with its minimum at BEST_LR and BEST_BATCH, as curved and asymmetric as Step Law's cells."""
     u, v = np.log(np.asarray(lr) / BEST_LR), np.log(np.asarray(batch) / BEST_BATCH)
     height = 0.012 * u**2 + 0.003 * np.maximum(u, 0) ** 3 + 0.01 * v**2 - 0.004 * u * v
     return 2.5 * (1 + height) * np.exp(np.random.default_rng(seed).normal(0, noise, np.shape(height)))
@@ -32,13 +32,13 @@ def grid():
     return {"lr": lr, "batch": batch}
 
 
-def test_the_lowest_point_of_a_cubic_is_found_exactly():
+def test_the_minimum_of_a_cubic_is_found_exactly():
     u = np.log(LRS / BEST_LR)
     optimum = find_optima({"lr": LRS}, 2.5 + 0.02 * u**2 + 0.002 * u**3)["lr"]
     assert (optimum.value, optimum.low, optimum.high) == pytest.approx([BEST_LR] * 3)
 
 
-def test_two_settings_that_pull_at_each_other_are_fitted_together():
+def test_two_settings_that_interact_are_fitted_together():
     settings = grid()
     u, v = np.log(settings["lr"] / BEST_LR), np.log(settings["batch"] / BEST_BATCH)
     optima = find_optima(settings, 2.5 + 0.02 * u**2 + 0.02 * v**2 - 0.03 * u * v)
@@ -48,7 +48,7 @@ def test_two_settings_that_pull_at_each_other_are_fitted_together():
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_of_20_simulated_cells_the_intervals_hold_the_optimum(number):
+def test_intervals_from_20_simulated_cells_contain_the_optimum(number):
     settings = grid() if number == 2 else {"lr": LRS}
     hits, refused = 0, 0
     for seed in range(20):
@@ -80,7 +80,7 @@ def test_random_search_over_two_settings_needs_no_grid():
 
 
 @pytest.mark.parametrize(("kept", "end"), [(LRS < 2e-3, "largest"), (LRS > 4e-3, "smallest")])
-def test_an_optimum_at_the_edge_of_what_was_tried_is_refused(kept, end):
+def test_an_optimum_at_the_edge_of_the_values_tried_is_not_estimable(kept, end):
     optimum = find_optima({"lr": LRS[kept]}, surface(LRS[kept]))["lr"]
     assert optimum.reason.startswith(f"the best trial has the {end} lr that finished")
 
@@ -90,7 +90,7 @@ def test_a_flat_loss_has_no_optimum():
     assert "no clear minimum" in find_optima({"lr": LRS}, loss)["lr"].reason
 
 
-def test_too_few_values_and_trials_are_refused():
+def test_too_few_values_and_trials_are_not_estimable():
     two = find_optima({"lr": LRS, "batch": np.where(LRS > 1e-3, 2e5, 1e5)}, surface(LRS))
     assert two["batch"] == NotEstimable("2 values of batch are too few (at least 3)")
     assert isinstance(two["lr"], Estimate)
@@ -99,7 +99,7 @@ def test_too_few_values_and_trials_are_refused():
         "3 trials are too few near the optimum of lr"
     )
     assert find_optima({"lr": LRS}, np.full(11, np.nan))["lr"] == NotEstimable("no trial has a finite loss")
-    with pytest.raises(ValueError, match="lr has 0"):
+    with pytest.raises(ValueError, match=r"lr must be positive and finite \(got 0\)"):
         find_optima({"lr": [0.0, 1e-3]}, [3.0, 3.0])
 
 
@@ -113,7 +113,7 @@ def test_a_table_has_a_row_per_cell_and_setting():
     assert table["n"].iloc[1] == 0
 
 
-def test_the_largest_stable_value_lies_between_what_is_safe_and_what_diverged():
+def test_the_largest_stable_value_is_between_safe_and_diverged_values():
     values = [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
     assert largest_stable(values, [False, False, True, False, True]) == Estimate(3e-2, 3e-3, 1e-1, 5)
     assert largest_stable(values, [False, False, False, True, True]) == Estimate(1e-2, 1e-2, 3e-2, 5)
@@ -123,11 +123,11 @@ def test_the_largest_stable_value_lies_between_what_is_safe_and_what_diverged():
     assert largest_stable([], []) == NotEstimable("there are no trials")
 
 
-def test_the_laws_from_step_laws_cells_choose_settings_that_lose_little():
+def test_the_laws_from_step_laws_cells_recommend_settings_that_lose_little():
     """The learning rate nearest to its law in each of the 17 cells, with the batch twice: the best one that was tried
     at that learning rate, and the nearest to the batch law among those tried at it."""
     if not STEPLAW.is_file():
-        pytest.skip(f"{STEPLAW} is not there; set LMSWEEP_SHARED_DATA to its folder")
+        pytest.skip(f"{STEPLAW} does not exist; set LMSWEEP_SHARED_DATA to its folder")
     runs = pd.read_csv(STEPLAW).assign(batch=lambda r: r["bs"] * SEQUENCE)
     table = optimum_table(runs, ["N", "D"], ["lr", "batch"], "smooth loss").dropna(subset="value")
     fits = {name: fit_power_law(t["value"], t["N"], t["D"]) for name, t in table.groupby("setting")}

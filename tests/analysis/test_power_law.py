@@ -1,4 +1,4 @@
-"""Optima against size: the law behind them comes back, with intervals that hold it, or is refused by name."""
+"""Optima against size: their law is recovered with intervals that contain it, or is not estimable."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ def cells(seed=0, noise=0.1, sizes=4, tokens=4):
     return N, D, 1.79 * N**-0.713 * D**0.307 * scatter
 
 
-def test_a_law_without_noise_comes_back_exactly():
+def test_a_law_without_noise_is_recovered_exactly():
     N, D, y = cells(noise=0)
     fit = fit_power_law(y, N, D)
     for name, value in TRUTH.items():
@@ -37,7 +37,7 @@ def test_with_one_regressor_it_is_linear_regression_of_the_logs():
     assert fit.fitted.keys() == {"coefficient", "N_exponent"}
 
 
-def test_of_20_simulated_sets_of_cells_the_intervals_hold_the_truth():
+def test_intervals_from_20_simulated_sets_of_cells_contain_the_truth():
     hits = dict.fromkeys(TRUTH, 0)
     for seed in range(20):
         N, D, y = cells(seed)
@@ -47,7 +47,7 @@ def test_of_20_simulated_sets_of_cells_the_intervals_hold_the_truth():
     assert min(hits.values()) >= 17, hits
 
 
-def test_the_band_holds_the_curve_and_widens_away_from_the_cells():
+def test_the_band_contains_the_curve_and_widens_away_from_the_cells():
     N, D, y = cells()
     law = fit_power_law(y, N, D).law
     low, high = law.band(N, D)
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_interval():
     assert fit_power_law(y, N, D, seed=1).fitted != fit_power_law(y, N, D, seed=2).fitted
 
 
-def test_a_constant_regressor_is_refused_and_the_other_exponent_stays():
+def test_a_constant_regressor_has_no_exponent_and_the_other_one_is_estimable():
     N, _, y = cells(tokens=1, sizes=6)
     fit = fit_power_law(y, N, np.full(6, 1e10))
     assert fit.fitted["D_exponent"] == NotEstimable("1 value of D is too few for an exponent (at least 3)")
@@ -72,14 +72,14 @@ def test_a_constant_regressor_is_refused_and_the_other_exponent_stays():
     assert fit.fitted["N_exponent"] == fit_power_law(y, N).fitted["N_exponent"]
 
 
-def test_two_sizes_are_too_few_but_their_effect_is_taken_out_of_the_other_exponent():
+def test_two_sizes_have_no_exponent_but_their_effect_is_removed_from_the_other_one():
     N, D, y = cells(sizes=2, tokens=5, noise=0.01)
     fitted = fit_power_law(y, N, D).fitted
     assert isinstance(fitted["N_exponent"], NotEstimable)
     assert fitted["D_exponent"].value == pytest.approx(0.307, abs=0.02)
 
 
-def test_regressors_that_rise_together_are_refused_both():
+def test_regressors_that_rise_together_are_not_estimable():
     N, _, y = cells(tokens=1, sizes=6)
     fitted = fit_power_law(y, N, 20 * N).fitted
     assert len({fitted[key] for key in fitted}) == 1
@@ -87,13 +87,13 @@ def test_regressors_that_rise_together_are_refused_both():
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_too_few_cells_are_refused(number):
+def test_too_few_cells_are_not_estimable(number):
     N, D, y = (x[:number] for x in cells(sizes=3, tokens=1))
     fitted = fit_power_law(y, N, D).fitted
     assert all(isinstance(one, NotEstimable) for one in fitted.values())
 
 
-def test_what_has_no_logarithm_is_an_error():
+def test_values_that_are_not_positive_are_an_error():
     with pytest.raises(ValueError, match="positive and finite"):
         fit_power_law([1e-3, 0.0], [1e8, 1e9])
     with pytest.raises(ValueError, match="needs N or D"):

@@ -1,4 +1,4 @@
-"""All laws of a run or a table: known truths come back, and what the data do not support is refused, not invented."""
+"""All laws of a run or a table: true values are recovered, and what the data do not support is not estimable."""
 
 import json
 
@@ -34,7 +34,7 @@ def inside(estimate, truth):
     return isinstance(estimate, Estimate) and estimate.low <= truth <= estimate.high
 
 
-def test_a_table_without_settings_gives_the_law_that_made_it():
+def test_a_table_without_settings_recovers_its_loss_law():
     scaling = fit_scaling(grid())
     for name, truth, near in (("E", E, 0.05), ("alpha", ALPHA, 0.02), ("beta", BETA, 0.02)):
         assert scaling.fitted[f"loss_nd.{name}"].value == pytest.approx(truth, abs=near)
@@ -45,7 +45,7 @@ def test_a_table_without_settings_gives_the_law_that_made_it():
     assert {figure.name for figure in scaling_figures(scaling)} >= {"loss_size"}
 
 
-def test_the_law_of_the_learning_rate_comes_back_from_its_optima():
+def test_the_law_of_the_learning_rate_is_recovered_from_its_optima():
     scaling = fit_scaling(grid(noise=0.0005, lr=True))
     assert len(scaling.points) == 48  # of every size and token count the best
     assert inside(scaling.optimum["lr.N_exponent"], -0.4)
@@ -55,7 +55,7 @@ def test_the_law_of_the_learning_rate_comes_back_from_its_optima():
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])
-def test_a_handful_of_points_supports_nothing_and_breaks_nothing(rows):
+def test_a_handful_of_points_is_not_estimable_and_no_error(rows):
     scaling = fit_scaling(grid(lr=True).head(rows))
     assert all(isinstance(one, NotEstimable) for one in {**scaling.fitted, **scaling.optimum}.values())
     scaling_figures(scaling)
@@ -68,7 +68,7 @@ def test_points_of_a_run_are_its_finished_trials(original):
     assert len(best_points(points)) < 6
 
 
-def test_all_diverged_is_a_table_without_points():
+def test_nothing_is_estimable_if_all_diverged():
     points = grid(lr=True).assign(loss=np.inf)
     assert all(isinstance(one, NotEstimable) for one in fit_scaling(points).fitted.values())
 
@@ -96,7 +96,7 @@ def test_a_csv_becomes_a_report_with_every_number_under_its_path(tmp_path, capsy
         (["--flops-column", "flops"], "--flops-column: is for a CSV file"),
     ],
 )
-def test_a_csv_that_is_not_described_is_refused_in_one_line(tmp_path, capsys, options, fragment):
+def test_a_csv_without_a_valid_description_fails_with_one_line(tmp_path, capsys, options, fragment):
     path = tmp_path / "public.csv"
     path.write_text("params,d,loss\n1,2,3\n")
     assert main([str(path), *options]) == 2

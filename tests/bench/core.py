@@ -290,7 +290,7 @@ def shares(options: argparse.Namespace) -> dict[str, Any]:
         table[size] = {
             "evaluation": round(statistics.median(evaluation), 4),
             "evaluation_range": [round(min(evaluation), 4), round(max(evaluation), 4)],
-            "batches": round(breakdown.of(BATCHES) / breakdown.update_s, 4),
+            "batches": round(breakdown.total_s(BATCHES) / breakdown.update_s, 4),
             "eval_every": run.train.eval_every,
             "eval_windows": run.train.eval_windows,
         }

@@ -1,16 +1,16 @@
-"""Do the intervals of fits hold the truth, how long do resamples take, and what do laws from public runs lose?
+"""Coverage of the intervals of all fits, the time of resampling, and the quality of laws fitted to public runs.
 
     python tests/bench/scaling.py [--sets 200] [--data ../shared/data]    # writes results/scaling.json; a few minutes
 
-Coverage: `--sets` simulated data sets per design, each with noise of its own (relative, Gaussian), and how often the
-95 % interval holds the truth. These fits use 400 resamples, which is fewer than the default of 1000 or 2000 and leaves
-the ends of an interval more uncertain; a refused number is counted apart. The goal is 90-99 % for every number.
+Coverage: `--sets` simulated data sets per design, each with its own relative Gaussian noise, and how often the 95 %
+interval contains the true value. These fits use 400 resamples instead of the default 1000 or 2000, which makes the ends
+of an interval less certain. Numbers that are not estimable are counted apart. The goal is 90-99 % for every number.
 
-Time: the loss law of 240 runs with 4,000 resamples, all of the fit, against a goal of 60 s.
+Time: the whole fit of the loss law to 240 runs with 4,000 resamples; the goal is 60 s.
 
 Step Law: the optimal learning rate and batch in each (N, D) cell of steplaw_dense.csv, power laws through them, and the
-loss of the grid point nearest to the laws against the cell's best, against a goal of 0.15 %. Left out where there is no
-such file.
+loss of the grid point nearest to the laws' choice relative to the best of its cell; the goal is 0.15 %. Skipped without
+that file.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from analysis.scaling.isoflop import fit_isoflop
 from analysis.scaling.loss_law import fit_loss_law, fit_size_law
 from analysis.scaling.optimum import find_optima, optimum_table
 from analysis.scaling.power_law import PowerLawFit, fit_power_law
-from analysis.stats.estimate import Fitted, NotEstimable, as_json
+from analysis.stats.bootstrap import Array
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
 from sweeps.provenance.manifest import commit, processor, versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,39 +48,41 @@ LAWS = {
 }
 Generator = np.random.Generator
 Outcome = Iterator[tuple[str, Fitted, float]]
-"""Of one data set: what was fitted, its estimate, the truth."""
+"""For one data set: the name of each fitted number, its estimate, and its true value."""
+Simulation = Callable[[Generator, int], Outcome]
+"""Takes a generator for the data and a seed for the resamples."""
 
 
-def noise(generator: Generator, n: int, relative: float) -> np.ndarray:
-    """Factors [n] that spread by `relative`."""
+def noise(generator: Generator, n: int, relative: float) -> Array:
+    """Factors [n] with a relative standard deviation of `relative`."""
     return np.exp(generator.normal(0, relative, n))
 
 
-def loss_of(law: Mapping[str, float], N: np.ndarray, D: np.ndarray) -> np.ndarray:
+def loss_of(law: Mapping[str, float], N: Array, D: Array) -> Array:
     """E + A/N^alpha + B/D^beta."""
     return law["E"] + law["A"] / N ** law["alpha"] + law["B"] / D ** law["beta"]
 
 
 def exponent(law: Mapping[str, float]) -> float:
-    """Of the compute-optimal N."""
+    """a in the compute-optimal N ~ C^a."""
     return law["beta"] / (law["alpha"] + law["beta"])
 
 
-def scattered(generator: Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """N, D as in Hoffmann et al.: compute of 1e18 to 3e21 FLOPs, sizes up to 4 times off D = 20 N either way."""
-    compute = np.exp(generator.uniform(*np.log([1e18, 3e21]), n))
+def scattered(generator: Generator, n: int) -> tuple[Array, Array]:
+    """N, D as in Hoffmann et al.: compute of 1e18 to 3e21 FLOPs, sizes up to 4 times above or below D = 20 N."""
+    compute = np.exp(generator.uniform(np.log(1e18), np.log(3e21), n))
     N = np.sqrt(compute / 6 / 20) * np.exp(generator.uniform(-np.log(4), np.log(4), n))
     return N, compute / 6 / N
 
 
-def gridded(_: Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+def gridded(_: Generator, n: int) -> tuple[Array, Array]:
     """N, D on a square grid of small models: 5M to 500M parameters, 100M to 20B tokens."""
     side = round(n**0.5)
     return np.repeat(np.geomspace(5e6, 5e8, side), side), np.tile(np.geomspace(1e8, 2e10, side), side)
 
 
-def loss_law(design: Callable, n: int, name: str, relative: float) -> Callable[[Generator, int], Outcome]:
-    """E, A, B, alpha, beta and the exponent of N that follows."""
+def loss_law(design: Callable[[Generator, int], tuple[Array, Array]], n: int, name: str, relative: float) -> Simulation:
+    """E, A, B, alpha, beta and the compute-optimal exponent that follows from them."""
 
     def one(generator: Generator, seed: int) -> Outcome:
         N, D = design(generator, n)
@@ -91,7 +94,7 @@ def loss_law(design: Callable, n: int, name: str, relative: float) -> Callable[[
     return one
 
 
-def size_law(sizes: int, seeds: int, relative: float) -> Callable[[Generator, int], Outcome]:
+def size_law(sizes: int, seeds: int, relative: float) -> Simulation:
     """E, A, alpha from `seeds` runs at each size between 1M and 1B parameters."""
 
     def one(generator: Generator, seed: int) -> Outcome:
@@ -104,15 +107,15 @@ def size_law(sizes: int, seeds: int, relative: float) -> Callable[[Generator, in
     return one
 
 
-def isoflop(budgets: int, sizes: int, span: float, name: str, relative: float) -> Callable[[Generator, int], Outcome]:
-    """The exponents and each minimum, of sizes between 1 / span and span times about the best one."""
+def isoflop(budgets: int, sizes: int, span: float, name: str, relative: float) -> Simulation:
+    """The exponents and each minimum, from sizes up to `span` times smaller or larger than about the best one."""
 
     def one(generator: Generator, seed: int) -> Outcome:
         law = LAWS[name]
         compute = np.geomspace(6e18, 1e21, budgets)
         ratio = law["alpha"] * law["A"] / (law["beta"] * law["B"])
         best = ratio ** (1 / (law["alpha"] + law["beta"])) * (compute / 6) ** exponent(law)
-        middle = best * np.exp(generator.uniform(-0.3, 0.3, budgets))  # nobody knows where the best one is
+        middle = best * np.exp(generator.uniform(-0.3, 0.3, budgets))  # the best size is not known beforehand
         N = (middle[:, None] * np.geomspace(1 / span, span, sizes)).ravel()
         D = np.repeat(compute, sizes) / 6 / N
         result = fit_isoflop(N, D, loss_of(law, N, D) * noise(generator, len(N), relative), RESAMPLES, seed)
@@ -123,11 +126,9 @@ def isoflop(budgets: int, sizes: int, span: float, name: str, relative: float) -
     return one
 
 
-def cell(
-    settings: Mapping[str, np.ndarray], best: Mapping[str, float], generator: Generator, relative: float
-) -> np.ndarray:
-    """Losses about `best`, as curved and as lopsided as Step Law's cells: 0.7-1.7 % of loss per squared log unit of lr,
-    and 0.1-0.35 of that more per cubed one towards divergence."""
+def cell(settings: Mapping[str, Array], best: Mapping[str, float], generator: Generator, relative: float) -> Array:
+    """Losses around `best`, as curved and asymmetric as Step Law's cells: 0.7-1.7 % of loss per squared log unit of lr,
+    and 0.1-0.35 times as much per cubed log unit towards divergence."""
     u = np.log(settings["lr"] / best["lr"])
     height = 0.012 * u**2 + 0.003 * np.maximum(u, 0) ** 3
     if "batch" in settings:
@@ -137,8 +138,8 @@ def cell(
     return np.where(u > 2.5, np.inf, loss)
 
 
-def grid_of(lrs: int, batches: int) -> dict[str, np.ndarray]:
-    """Learning rates of 3e-4 to 3e-2, batches of 30k to 1M tokens."""
+def grid_of(lrs: int, batches: int) -> dict[str, Array]:
+    """Learning rates from 3e-4 to 3e-2, batches from 30k to 1M tokens."""
     lr = np.geomspace(3e-4, 3e-2, lrs)
     if batches == 1:
         return {"lr": lr}
@@ -146,13 +147,15 @@ def grid_of(lrs: int, batches: int) -> dict[str, np.ndarray]:
     return {"lr": np.repeat(lr, batches), "batch": np.tile(batch, lrs)}
 
 
-def optimum(lrs: int, batches: int, relative: float, randomly: int = 0) -> Callable[[Generator, int], Outcome]:
-    """The best lr, and batch where it varies: on a grid, or at `randomly` many random places."""
+def optimum(lrs: int, batches: int, relative: float, randomly: int = 0) -> Simulation:
+    """The best lr, and batch if it varies, from a grid or from `randomly` random trials."""
 
     def one(generator: Generator, seed: int) -> Outcome:
         settings = grid_of(lrs, batches)
         if randomly:
-            settings = {k: np.exp(generator.uniform(*np.log(v[[0, -1]]), randomly)) for k, v in settings.items()}
+            settings = {
+                k: np.exp(generator.uniform(np.log(v[0]), np.log(v[-1]), randomly)) for k, v in settings.items()
+            }
         best = {"lr": 3e-3, "batch": 1.7e5}
         best = {name: value * np.exp(generator.uniform(-0.5, 0.5)) for name, value in best.items()}
         optima = find_optima(settings, cell(settings, best, generator, relative), RESAMPLES, seed)
@@ -161,13 +164,13 @@ def optimum(lrs: int, batches: int, relative: float, randomly: int = 0) -> Calla
     return one
 
 
-def cells_of(sizes: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+def cells_of(sizes: int, tokens: int) -> tuple[Array, Array]:
     """N and D of a grid of cells."""
     return np.repeat(np.geomspace(1e8, 1e9, sizes), tokens), np.tile(np.geomspace(2e9, 1e11, tokens), sizes)
 
 
-def power_law(sizes: int, tokens: int, scatter: float) -> Callable[[Generator, int], Outcome]:
-    """Coefficient and exponents, of optima that scatter about the law by `scatter`."""
+def power_law(sizes: int, tokens: int, scatter: float) -> Simulation:
+    """Coefficient and exponents, from optima with a relative scatter of `scatter`."""
 
     def one(generator: Generator, seed: int) -> Outcome:
         N, D = cells_of(sizes, tokens)
@@ -179,8 +182,8 @@ def power_law(sizes: int, tokens: int, scatter: float) -> Callable[[Generator, i
     return one
 
 
-def optimum_law(sizes: int, tokens: int, relative: float) -> Callable[[Generator, int], Outcome]:
-    """The whole way: a grid of 11 x 7 runs in each cell, its optimum, the laws through them."""
+def optimum_law(sizes: int, tokens: int, relative: float) -> Simulation:
+    """End to end: a grid of 11 x 7 runs in each cell, their optima, and the laws through these."""
 
     def one(generator: Generator, seed: int) -> Outcome:
         settings = grid_of(11, 7)
@@ -199,7 +202,7 @@ def optimum_law(sizes: int, tokens: int, relative: float) -> Callable[[Generator
     return one
 
 
-DESIGNS: dict[str, Callable[[Generator, int], Outcome]] = {
+DESIGNS: dict[str, Simulation] = {
     "loss law, 240 scattered runs, besiroglu, 0.3 %": loss_law(scattered, 240, "besiroglu", 0.003),
     "loss law, 240 scattered runs, hoffmann, 0.5 %": loss_law(scattered, 240, "hoffmann", 0.005),
     "loss law, 7 x 7 grid, hoffmann, 0.2 %": loss_law(gridded, 49, "hoffmann", 0.002),
@@ -220,9 +223,9 @@ DESIGNS: dict[str, Callable[[Generator, int], Outcome]] = {
 }
 
 
-def coverage(sets: int) -> dict[str, dict[str, dict[str, float]]]:
-    """By design and number: percent of intervals that hold the truth, estimates, refusals, median relative width."""
-    table = {}
+def coverage(sets: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """`summary` of each number of each design."""
+    table: dict[str, dict[str, dict[str, Any]]] = {}
     for design, simulate in DESIGNS.items():
         seen: dict[str, list[tuple[Fitted, float]]] = {}
         for seed in range(sets):
@@ -232,13 +235,15 @@ def coverage(sets: int) -> dict[str, dict[str, dict[str, float]]]:
         print(design)
         for name, row in table[design].items():
             mark = "" if LOW <= row["coverage_percent"] <= HIGH else "   <- outside 90-99 %"
-            print(f"    {name:18s} {row['coverage_percent']:5.1f} %   refused {row['refused']:4d}{mark}", flush=True)
+            print(
+                f"    {name:18s} {row['coverage_percent']:5.1f} %   not estimable {row['refused']:4d}{mark}", flush=True
+            )
     return table
 
 
 def summary(pairs: list[tuple[Fitted, float]]) -> dict[str, Any]:
-    """Of one number of a design."""
-    given = [(f, truth) for f, truth in pairs if not isinstance(f, NotEstimable)]
+    """Percent of intervals that contain the truth, numbers of estimates and of others, and the median width."""
+    given = [(f, truth) for f, truth in pairs if isinstance(f, Estimate)]
     hits = sum(f.low <= truth <= f.high for f, truth in given)
     return {
         "coverage_percent": round(100 * hits / max(1, len(given)), 1),
@@ -249,7 +254,7 @@ def summary(pairs: list[tuple[Fitted, float]]) -> dict[str, Any]:
 
 
 def timed() -> dict[str, float]:
-    """Seconds of the whole fit of one loss law, on the wall and of the processor."""
+    """Wall-clock and processor seconds of the whole fit of a loss law."""
     generator = np.random.default_rng(0)
     N, D = scattered(generator, TIMED_RUNS)
     loss = loss_of(LAWS["besiroglu"], N, D) * noise(generator, TIMED_RUNS, 0.003)
@@ -264,7 +269,7 @@ def timed() -> dict[str, float]:
 
 
 def steplaw(path: Path) -> dict[str, Any]:
-    """The laws of learning rate and batch, and what their choices lose."""
+    """The laws of learning rate and batch, and the loss that their choices give away."""
     runs = pd.read_csv(path).assign(batch=lambda r: r["bs"] * SEQUENCE)
     table = optimum_table(runs, ["N", "D"], ["lr", "batch"], "smooth loss")
     given = table.dropna(subset="value")
@@ -285,14 +290,14 @@ def steplaw(path: Path) -> dict[str, Any]:
 
 
 def predicted(fit: PowerLawFit, N: float, D: float) -> float:
-    """The setting that a law chooses."""
+    """The setting that the law recommends."""
     assert fit.law is not None, "Step Law's cells determine both exponents"
     return float(fit.law.predict(N, D))
 
 
 def regret(runs: pd.DataFrame, choose: Callable[[float, float], list[float]]) -> dict[str, float]:
-    """Mean and largest over the cells, in percent of the best loss: of the grid's lr nearest to the chosen one, with
-    the best batch that was tried at it, and with the one nearest to the chosen batch."""
+    """Loss above the best of each cell, %, mean and largest over the cells. At the grid's lr nearest to the chosen one,
+    with the best batch tried there (`best_batch`), and with the batch nearest to the chosen one (`nearest_batch`)."""
     losses = []
     for (N, D), group in runs.groupby(["N", "D"]):
         lr, batch = choose(N, D)
@@ -309,8 +314,8 @@ def regret(runs: pd.DataFrame, choose: Callable[[float, float], list[float]]) ->
 
 
 def nearest(tried: pd.Series, value: float) -> float:
-    """The value that was tried, by ratio."""
-    return tried.iloc[np.abs(np.log(tried / value)).argmin()]
+    """The tried value with the smallest ratio to `value`."""
+    return float(tried.iloc[np.abs(np.log(tried / value)).argmin()])
 
 
 def main() -> None:
@@ -320,12 +325,12 @@ def main() -> None:
     default = Path(os.environ.get("LMSWEEP_SHARED_DATA", ROOT.parent / "shared" / "data"))
     parser.add_argument("--data", type=Path, default=default)
     options = parser.parse_args()
-    code = commit()  # of the code that runs, whatever is committed meanwhile
+    code = commit()  # before the run, in case something is committed meanwhile
     clock = timed()
     print(f"{clock['resamples']} resamples of {clock['runs']} runs: {clock['wall_s']} s", flush=True)
     path = options.data / "steplaw_dense.csv"
     public = steplaw(path) if path.is_file() else None
-    print(json.dumps(public, indent=2) if public else f"Step Law is left out: {path} is not there", flush=True)
+    print(json.dumps(public, indent=2) if public else f"Step Law is skipped: {path} does not exist", flush=True)
     table = coverage(options.sets)
     rows = [row for design in table.values() for row in design.values()]
     inside = sum(LOW <= row["coverage_percent"] <= HIGH for row in rows)

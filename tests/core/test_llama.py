@@ -1,4 +1,4 @@
-"""The folder that is exported is a Llama to transformers, with our numbers and our tokenizer."""
+"""transformers loads the exported folder as a Llama with the same logits and tokenizer."""
 
 import json
 import os
@@ -12,10 +12,10 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from lmcore import durable
 from lmcore.corpus.text import read_documents
 from lmcore.corpus.tokenizer import encode_documents, train_tokenizer
 from lmcore.errors import InputError
-from lmcore.export import llama
 from lmcore.export.llama import llama_config, llama_files, llama_weights, write_folder
 from lmcore.model import ModelConfig, TransformerLM
 
@@ -33,8 +33,8 @@ def bpe(documents):
     return train_tokenizer(documents, 400)
 
 
-def lively(config, **slots):
-    """A model whose weights are ten times the usual and whose norms are not 1, so that a difference shows."""
+def model_with_large_weights(config, **slots):
+    """A model with weights ten times as large and norms other than 1, so that differences show."""
     model = TransformerLM(config, **slots)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -49,7 +49,7 @@ def lively(config, **slots):
 @pytest.mark.parametrize("tied", [False, True])
 def test_transformers_loads_the_folder_and_computes_our_logits(tmp_path, bpe, tied):
     transformers = pytest.importorskip("transformers")
-    model = lively(ModelConfig(**SMALL, tie_embeddings=tied, rope_theta=5000.0, norm_eps=1e-4))
+    model = model_with_large_weights(ModelConfig(**SMALL, tie_embeddings=tied, rope_theta=5000.0, norm_eps=1e-4))
     write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str()))
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(theirs).__name__ == "LlamaForCausalLM"
@@ -62,15 +62,15 @@ def test_transformers_loads_the_folder_and_computes_our_logits(tmp_path, bpe, ti
     assert (ending.eos_token_id, theirs.config.eos_token_id, theirs.config.bos_token_id) == (0, 0, 0)
 
 
-def test_a_slot_is_exported_as_tied_as_it_is_itself(tmp_path):
-    model = lively(ModelConfig(**SMALL), num_slots=2, tied=[False, True])
+def test_each_slot_is_exported_with_its_own_tying(tmp_path):
+    model = model_with_large_weights(ModelConfig(**SMALL), num_slots=2, tied=[False, True])
     for slot, tied in enumerate(model.tied):
         files = llama_files(model.config, model.slot_state_dict(slot), None)
         assert json.loads(files["config.json"])["tie_word_embeddings"] == tied
         assert (b'"lm_head.weight"' in files["model.safetensors"]) == (not tied)
 
 
-def test_the_tokenizer_round_trips_the_corpus_with_the_ids_of_training(tmp_path, bpe, documents):
+def test_the_exported_tokenizer_gives_the_training_ids_and_round_trips(tmp_path, bpe, documents):
     transformers = pytest.importorskip("transformers")
     model = TransformerLM(ModelConfig(**SMALL))
     write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str()))
@@ -85,7 +85,7 @@ def test_the_tokenizer_round_trips_the_corpus_with_the_ids_of_training(tmp_path,
     assert theirs.model_max_length == 32
 
 
-def test_a_tokenizer_that_adds_tokens_to_a_text_adds_none_in_the_folder(tmp_path):
+def test_the_exported_tokenizer_adds_no_special_tokens(tmp_path):
     transformers = pytest.importorskip("transformers")
     words = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "a": 2, "b": 3}, unk_token="a"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -98,7 +98,7 @@ def test_a_tokenizer_that_adds_tokens_to_a_text_adds_none_in_the_folder(tmp_path
     assert theirs.eos_token_id == 1
 
 
-def test_without_a_tokenizer_no_ordinary_token_passes_for_the_end_of_a_text(tmp_path):
+def test_without_a_tokenizer_no_token_is_marked_as_end_of_text(tmp_path):
     transformers = pytest.importorskip("transformers")
     model = TransformerLM(ModelConfig(**SMALL))
     files = llama_files(model.config, model.slot_state_dict(0), None)
@@ -120,20 +120,20 @@ def test_without_a_tokenizer_no_ordinary_token_passes_for_the_end_of_a_text(tmp_
         ({"ffn": "relu", "norm": "post"}, r"model.norm, model.ffn: must be pre, swiglu .*\(got post, relu\)"),
     ],
 )
-def test_another_architecture_is_refused_by_name(changes, named):
+def test_other_architectures_are_refused_by_field(changes, named):
     with pytest.raises(InputError, match=named) as refusal:
         llama_config(ModelConfig(**SMALL, **changes))
     assert "\n" not in str(refusal.value)
 
 
-def test_every_weight_has_a_name_of_its_own():
+def test_renamed_weights_stay_distinct():
     weights = TransformerLM(ModelConfig(**SMALL)).slot_state_dict(0)
     named = llama_weights(weights)
     assert len(named) == len(weights)
     assert "model.layers.1.self_attn.o_proj.weight" in named
 
 
-def test_the_folder_may_exist_if_it_is_empty_and_a_link_goes_on_leading_to_it(tmp_path):
+def test_an_empty_folder_is_filled_also_through_a_symbolic_link(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "link").symlink_to("empty")
     write_folder(tmp_path / "link", {"a": b"1"})
@@ -145,17 +145,17 @@ def test_the_folder_may_exist_if_it_is_empty_and_a_link_goes_on_leading_to_it(tm
     assert [path.name for path in (tmp_path / "empty").iterdir()] == ["a"]
 
 
-def test_an_error_leaves_nothing_and_a_kill_nothing_that_looks_whole(tmp_path, monkeypatch):
+def test_an_error_leaves_no_files_and_a_kill_only_a_hidden_folder(tmp_path, monkeypatch):
     def refuse(source, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(llama, "replace", refuse)
+    monkeypatch.setattr(durable, "replace", refuse)
     with pytest.raises(OSError, match="No space"):
         write_folder(tmp_path / "out", {"a": b"1"})
     assert not list(tmp_path.iterdir())
     code = (
-        "import os, sys\nfrom pathlib import Path\nfrom lmcore.export import llama\n"
-        "llama.replace = lambda source, target: os.kill(os.getpid(), 9)\n"
+        "import os, sys\nfrom pathlib import Path\nfrom lmcore import durable\nfrom lmcore.export import llama\n"
+        "durable.replace = lambda source, target: os.kill(os.getpid(), 9)\n"
         "llama.write_folder(Path(sys.argv[1]), {'a': b'1'})"
     )
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

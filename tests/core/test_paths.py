@@ -1,4 +1,4 @@
-"""Dotted paths reach every field of a run, change only what they name, and say in one line what is wrong."""
+"""Overrides by dotted path change exactly the named fields, and errors are one line."""
 
 import pickle
 
@@ -12,21 +12,21 @@ from lmcore.runfile.paths import RUN_DEFAULTS, ClashError, FieldError, apply, de
 
 
 @given(st.sets(st.sampled_from(sorted(RUN_DEFAULTS))))
-def test_putting_a_runs_own_values_back_changes_nothing(paths):
+def test_overriding_fields_with_their_own_values_changes_nothing(paths):
     run = RunSpec()
     assert apply(run, {path: flatten(run)[path] for path in paths}) == run
 
 
-def test_an_override_changes_its_field_and_no_other():
+def test_an_override_changes_only_its_field():
     run = apply(RunSpec(), {"optim.lr": 1e-4, "model.tie_embeddings": True})
     assert flatten(run) == {**flatten(RunSpec()), "optim.lr": 1e-4, "model.tie_embeddings": True}
 
 
-def test_overrides_that_only_together_make_a_valid_run_are_taken_together():
+def test_overrides_are_validated_together():
     assert apply(RunSpec(), {"model.num_heads": 3, "model.d_model": 96}).model.head_dim == 32
 
 
-def test_whole_floats_serve_integer_fields_and_stay_floats_elsewhere():
+def test_whole_floats_become_integers_only_in_integer_fields():
     run = apply(RunSpec(), {"train.steps": 2e3, "train.threads": 2.0, "optim.clip_norm": 2.0})
     assert (run.train.steps, run.train.threads, run.optim.clip_norm) == (2000, 2, 2.0)
     assert [type(value) for value in (run.train.steps, run.train.threads, run.optim.clip_norm)] == [int, int, float]
@@ -56,7 +56,7 @@ def test_whole_floats_serve_integer_fields_and_stay_floats_elsewhere():
         ({"data.source": ["x" * 500]}, "data.source: must be text (got ['xxx"),
     ],
 )
-def test_a_wrong_override_is_one_line_with_rule_value_and_remedy(overrides, message):
+def test_a_wrong_override_is_reported_in_one_line_with_rule_value_and_remedy(overrides, message):
     with pytest.raises(FieldError) as error:
         apply(RunSpec(), overrides)
     assert str(error.value).startswith(message)
@@ -78,38 +78,38 @@ def test_a_wrong_override_is_one_line_with_rule_value_and_remedy(overrides, mess
         ("completely.different", None),
     ],
 )
-def test_the_nearest_path_is_the_one_that_was_meant(path, meant):
+def test_nearest_finds_the_intended_path(path, meant):
     assert nearest(path) == meant
 
 
-def test_a_path_that_resembles_none_is_answered_with_the_names_of_its_section():
+def test_an_unknown_path_without_a_suggestion_lists_the_fields_of_its_section():
     with pytest.raises(
         FieldError, match=r"^train\.patience: is not a field; choose one of train\.steps, train\.batch_size"
     ):
         apply(RunSpec(), {"train.patience": 1})
 
 
-def test_a_misspelt_key_is_reported_rather_than_what_it_left_out():
+def test_a_misspelt_field_is_reported_before_other_errors():
     with pytest.raises(ValidationError) as error:
         RunSpec.model_validate({"optim": {"beta_1": 0.5}, "model": {"d_model": "wide"}})
     assert str(describe(error.value)) == "optim.beta_1: is not a field; did you mean optim.beta1?"
 
 
-def test_a_line_break_in_a_users_text_does_not_break_the_line():
+def test_line_breaks_in_keys_do_not_break_the_message():
     with pytest.raises(ValidationError) as error:
         RunSpec.model_validate({"optim\n\x1b[31m": 1})
     assert "\n" not in str(describe(error.value))
     assert "\x1b" not in str(describe(error.value))
 
 
-def test_the_types_of_a_field_are_those_it_takes():
+def test_plain_types_are_the_types_that_a_field_accepts():
     assert plain_types("optim.lr") == {float}
     assert plain_types("train.steps") == {int}
     assert plain_types("optim.clip_norm") == {float, type(None)}
     assert plain_types("train.compile") == {str, bool}
 
 
-def test_an_error_survives_pickling_as_ray_needs_it():
+def test_errors_can_be_pickled_by_ray():
     error = pickle.loads(pickle.dumps(FieldError("optim.lr", "must be > 0")))
     assert str(error) == "optim.lr: must be > 0"
 
@@ -123,7 +123,7 @@ def test_an_error_survives_pickling_as_ray_needs_it():
         ({"model.ffn": "relu6"}, False),
     ],
 )
-def test_values_that_are_wrong_only_together_are_told_from_one_that_is_wrong_alone(overrides, clash):
+def test_values_that_are_invalid_only_together_raise_a_clash_error(overrides, clash):
     with pytest.raises(FieldError) as error:
         apply(RunSpec(), overrides)
     assert isinstance(error.value, ClashError) is clash

@@ -1,4 +1,4 @@
-"""The measured peaks are what a matrix product and a copy of this process take, and leave torch as it was."""
+"""Measured peaks agree with a directly timed matrix product and copy, and torch's thread count is restored."""
 
 import time
 
@@ -19,7 +19,7 @@ def test_the_peak_is_the_rate_of_a_large_product():
     a = torch.randn(CPU_SIDE, CPU_SIDE)
     fastest = min(timed(lambda: a @ a) for _ in range(5))
     torch.set_num_threads(threads)
-    assert 0.1 < peak / (2 * CPU_SIDE**3 / fastest) < 3  # a neighbour may take the core meanwhile
+    assert 0.1 < peak / (2 * CPU_SIDE**3 / fastest) < 3  # other processes may take the core meanwhile
 
 
 def timed(function):
@@ -28,7 +28,7 @@ def timed(function):
     return time.perf_counter() - began
 
 
-def test_the_bandwidth_is_that_of_reading_and_writing_a_large_tensor(monkeypatch):
+def test_the_bandwidth_counts_reading_and_writing_a_large_tensor(monkeypatch):
     monkeypatch.setattr(lmcore.measure.peak, "CPU_COPY_BYTES", 2**27)
     bandwidth = copy_bytes_per_s(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
     source = torch.ones(2**25)

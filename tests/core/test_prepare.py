@@ -1,4 +1,4 @@
-"""From a data config to tokens: every kind of source, the cache, and every way in which a source can be wrong."""
+"""Preparing tokens from every kind of source, the cache, and the errors of wrong sources."""
 
 import logging
 import subprocess
@@ -23,7 +23,7 @@ IDS = np.random.default_rng(0).integers(0, 97, size=1000)
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> DataConfig:
-    """Real text of more than 20 documents, cut short so that a test can prepare it often."""
+    """More than 20 documents of real text, truncated so that preparing them is fast."""
     folder = tmp_path_factory.mktemp("text")
     for i, document in enumerate(read_documents(ASYNCIO)):
         (folder / f"{i:02}.txt").write_text(document[:2000])
@@ -60,7 +60,7 @@ def assert_same(ours, theirs) -> None:
 # Text
 
 
-def test_tokens_are_the_documents_and_the_bpe_saw_the_training_ones_only(prepared, config):
+def test_tokens_decode_to_the_documents_and_the_bpe_is_trained_on_training_documents_only(prepared, config):
     train, val = split_documents(read_documents(config.source), 0.1)
     assert decode(prepared, prepared.train) == "".join(document + END_OF_TEXT for document in train)
     assert decode(prepared, prepared.val) == "".join(document + END_OF_TEXT for document in val)
@@ -71,12 +71,12 @@ def test_tokens_are_the_documents_and_the_bpe_saw_the_training_ones_only(prepare
     assert 0 < prepared.unigram_entropy < np.log(300)
 
 
-def test_preparing_loads_no_torch():
+def test_preparing_does_not_import_torch():
     code = "import sys, lmcore.corpus.prepare; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_own_validation_text_leaves_all_of_the_source_for_training(tmp_path):
+def test_with_val_source_all_of_source_is_training_data(tmp_path):
     (tmp_path / "train.txt").write_text("to be or not to be\n" * 20)
     (tmp_path / "val.txt").write_text("to be\n")
     tokens = prepare_tokens(
@@ -88,7 +88,7 @@ def test_own_validation_text_leaves_all_of_the_source_for_training(tmp_path):
     assert tokens.train.max() < tokens.vocab_size
 
 
-def test_users_tokenizer_makes_the_tokens_and_the_vocabulary_can_be_padded(prepared, config, tmp_path):
+def test_given_tokenizer_is_used_and_the_vocabulary_can_be_padded(prepared, config, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(prepared.tokenizer_json)
     theirs = config.model_copy(update={"tokenizer": str(path), "vocab_size": None})
@@ -98,7 +98,7 @@ def test_users_tokenizer_makes_the_tokens_and_the_vocabulary_can_be_padded(prepa
     np.testing.assert_array_equal(padded.train, prepared.train)
 
 
-def test_users_tokenizer_must_fit_the_vocabulary(prepared, config, tmp_path):
+def test_given_tokenizer_must_fit_the_vocabulary(prepared, config, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(prepared.tokenizer_json)
     small = config.model_copy(update={"tokenizer": str(path), "vocab_size": 260})
@@ -114,10 +114,10 @@ def test_second_preparation_reads_the_cache(prepared, config, tmp_path):
     (entry,) = tmp_path.iterdir()
     before = entry.stat()
     assert_same(prepare_tokens(config, tmp_path), prepared)
-    assert [path.stat() for path in tmp_path.iterdir()] == [before]  # written again, it would be another inode
+    assert [path.stat() for path in tmp_path.iterdir()] == [before]  # not written again, which would change the inode
 
 
-def test_other_text_vocabulary_or_split_is_another_entry(tmp_path):
+def test_other_text_vocabulary_or_split_has_its_own_cache_entry(tmp_path):
     source = tmp_path / "text.txt"
     cache = tmp_path / "cache"
 
@@ -133,7 +133,7 @@ def test_other_text_vocabulary_or_split_is_another_entry(tmp_path):
 
 @pytest.mark.parametrize("name", ["train.npy", "val.npy", "meta.json", "tokenizer.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete"])
-def test_damaged_entry_is_rebuilt(prepared, config, tmp_path, name, damage, caplog):
+def test_damaged_cache_entry_is_rebuilt(prepared, config, tmp_path, name, damage, caplog):
     prepare_tokens(config, tmp_path)
     (entry,) = tmp_path.iterdir()
     path = entry / name
@@ -152,21 +152,21 @@ def test_damaged_entry_is_rebuilt(prepared, config, tmp_path, name, damage, capl
     assert not caplog.text
 
 
-def test_preparing_at_the_same_time_is_safe(prepared, config, tmp_path):
+def test_preparing_concurrently_is_safe(prepared, config, tmp_path):
     with ThreadPoolExecutor(4) as pool:
         for tokens in pool.map(lambda _: prepare_tokens(config, tmp_path), range(8)):
             assert_same(tokens, prepared)
     assert_same(prepare_tokens(config, tmp_path), prepared)
 
 
-def test_cache_that_cannot_be_written_costs_only_time(prepared, config, tmp_path, caplog):
+def test_cache_that_cannot_be_written_is_not_an_error(prepared, config, tmp_path, caplog):
     (tmp_path / "file").write_text("not a folder")
     with caplog.at_level(logging.WARNING):
         assert_same(prepare_tokens(config, tmp_path / "file" / "cache"), prepared)
     assert "not cached" in caplog.text
 
 
-def test_cache_lies_where_xdg_says(config, tmp_path, monkeypatch):
+def test_cache_is_in_the_xdg_cache_folder(config, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     prepare_tokens(config)
     assert len(list((tmp_path / "xdg" / "lmsweep").iterdir())) == 1
@@ -191,7 +191,7 @@ def test_npy_is_split_at_its_tail(tmp_path, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["uint16", "uint32"])
-def test_bin_is_mapped_not_read_and_may_have_its_own_validation_file(tmp_path, dtype):
+def test_bin_is_memory_mapped_and_can_have_a_validation_file(tmp_path, dtype):
     config = DataConfig(
         source=flat(tmp_path / "train.bin", IDS.astype(dtype)),
         val_source=flat(tmp_path / "val.bin", IDS[:50].astype(dtype)),
@@ -205,7 +205,7 @@ def test_bin_is_mapped_not_read_and_may_have_its_own_validation_file(tmp_path, d
     assert isinstance(tokens.train.base.base, np.memmap) or isinstance(tokens.train.base, np.memmap)
 
 
-def test_tokenizer_gives_token_files_their_vocabulary_and_their_bytes(prepared, tmp_path):
+def test_tokenizer_gives_token_files_their_vocabulary_and_bytes_per_token(prepared, tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(prepared.tokenizer_json)
     tokens = prepare_tokens(
@@ -218,7 +218,7 @@ def test_tokenizer_gives_token_files_their_vocabulary_and_their_bytes(prepared, 
     assert_same(tokens, prepared)
 
 
-def test_folder_that_is_named_like_a_token_file_is_a_folder_of_text(tmp_path):
+def test_folder_named_like_a_token_file_is_read_as_text(tmp_path):
     folder = tmp_path / "text.bin"
     folder.mkdir()
     (folder / "a.txt").write_text("some text\n" * 9)
@@ -252,7 +252,7 @@ def test_empty_file_is_refused(tmp_path, name):
     refuse("data.source: must not be empty", source=str(tmp_path / name))
 
 
-def test_npy_that_is_no_1d_array_of_integers_is_refused(tmp_path):
+def test_npy_must_hold_a_1d_array_of_integers(tmp_path):
     path = tmp_path / "t.npy"
     for array, found in [
         (IDS.reshape(2, -1), "shape (2, 500)"),
@@ -274,7 +274,7 @@ def test_npy_that_is_no_1d_array_of_integers_is_refused(tmp_path):
     refuse("an archive", source=str(path))
 
 
-def test_bin_of_a_broken_length_is_refused(tmp_path):
+def test_bin_whose_length_does_not_fit_its_dtype_is_refused(tmp_path):
     path = tmp_path / "t.bin"
     path.write_bytes(b"12345")
     refuse("a .bin of uint16 must be a multiple of 2 bytes", source=str(path))
@@ -282,7 +282,7 @@ def test_bin_of_a_broken_length_is_refused(tmp_path):
     refuse("a .bin of uint32 must be a multiple of 4 bytes", source=str(path), bin_dtype="uint32")
 
 
-def test_id_outside_the_vocabulary_is_refused_with_its_place(tmp_path):
+def test_id_outside_the_vocabulary_is_refused_with_its_position(tmp_path):
     ids = IDS.copy()
     ids[[700, 990]] = 97, 500
     good, bad = npy(tmp_path / "good.npy", IDS), npy(tmp_path / "bad.npy", ids)

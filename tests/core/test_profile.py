@@ -1,4 +1,4 @@
-"""An update's time is put down to its parts without loss, its work is what torch counts, and mistakes are one line."""
+"""The parts of an update sum to its time, its FLOPs match torch's count, and mistakes are reported in one line."""
 
 import subprocess
 import sys
@@ -20,8 +20,8 @@ from lmcore.device import Machine, resolve_run
 from lmcore.model import TransformerLM
 from lmcore.params import count_parameters
 from lmcore.profile.__main__ import main
-from lmcore.profile.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Probe, Share, attributed
-from lmcore.profile.roofline import KINDS, Work, update_work
+from lmcore.profile.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Category, Probe, attribute_time
+from lmcore.profile.roofline import KINDS, Operation, update_operations
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """\
@@ -43,11 +43,10 @@ def config(tmp_path):
     return path
 
 
-def tiny_run(**train):
-    model = ModelConfig(vocab_size=97, d_model=32, num_layers=1, num_heads=2, d_ff=64, context_length=16)
-    return resolve_run(
-        RunSpec(model=model, train=TrainConfig(batch_size=4, device="cpu", **train)), Machine(cuda=False)
-    )
+def tiny_run(model=None, **train):
+    tiny = {"vocab_size": 97, "d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 16}
+    run = RunSpec(model=ModelConfig(**tiny | (model or {})), train=TrainConfig(batch_size=4, device="cpu", **train))
+    return resolve_run(run, Machine(cuda=False))
 
 
 @pytest.fixture(scope="module")
@@ -55,27 +54,28 @@ def breakdown():
     torch.set_num_threads(1)
     ids = np.arange(20_000) % 97
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(lmcore.profile.breakdown, "UPDATES", 1)  # to read the events of one takes most of the time
+        # Reading the profiler's events takes most of the time, so profile a single update.
+        monkeypatch.setattr(lmcore.profile.breakdown, "PROFILED_UPDATES", 1)
         return Probe(tiny_run(eval_windows=4), 1, Tokens.of(ids[:10_000], ids[10_000:], 97)).break_down()
 
 
-def test_the_parts_of_an_update_sum_to_its_measured_time_and_so_do_the_kinds_of_work(breakdown):
-    assert sum(map(breakdown.of, PARTS)) == pytest.approx(breakdown.update_s)
-    assert sum(breakdown.of(kind=kind) for kind in (*KINDS, OVERHEAD)) == pytest.approx(breakdown.update_s)
+def test_parts_and_kinds_each_sum_to_the_time_of_an_update(breakdown):
+    assert sum(map(breakdown.total_s, PARTS)) == pytest.approx(breakdown.update_s)
+    assert sum(breakdown.total_s(kind=kind) for kind in (*KINDS, OVERHEAD)) == pytest.approx(breakdown.update_s)
 
 
 def test_every_part_of_an_uncompiled_update_takes_time(breakdown):
-    ran = {part for part in PARTS if breakdown.of(part) > 0}
+    ran = {part for part in PARTS if breakdown.total_s(part) > 0}
     assert ran == {*PARTS} - {"compiled model"}
-    assert 0 < breakdown.of(REST) < breakdown.update_s
+    assert 0 < breakdown.total_s(REST) < breakdown.update_s
 
 
-def test_only_what_is_differentiated_takes_time_in_the_backward_pass(breakdown):
+def test_only_differentiated_parts_take_time_in_the_backward_pass(breakdown):
     differentiated = {"embedding", "norms", "attention", "feed-forward", "residual sums", HEAD_AND_LOSS, AUTOGRAD}
-    assert {part for part in PARTS if breakdown.of(part, backward=True)} == differentiated
+    assert {part for part in PARTS if breakdown.total_s(part, backward=True)} == differentiated
 
 
-def test_matrix_products_and_attention_are_found_in_the_parts_that_make_them(breakdown):
+def test_matrix_products_and_attention_are_attributed_to_their_parts(breakdown):
     assert {share.part for share in breakdown.seconds if share.kind == "matrix products"} == {
         "attention",
         "feed-forward",
@@ -96,20 +96,20 @@ def event(name, parent=None, start=0.0, own_us=0.0, kernel_us=0.0, number=-1, de
     )
 
 
-def test_a_kernel_counts_at_its_operator_and_a_backward_one_at_the_forward_operator_of_another_thread():
+def test_a_kernel_counts_with_its_operator_and_a_backward_operator_with_its_forward_operator():
     advance = event("lmcore/trainer.py(103): advance", start=0)
     norm = event("nn.Module: SlotRMSNorm_3", advance, start=1)
     forward = event("aten::mul", norm, start=2, own_us=100, kernel_us=3, number=7)
     kernel = event("vectorized_elementwise_kernel", None, start=3, kernel_us=3, device=DeviceType.CUDA)
     node = event("autograd::engine::evaluate_function: MulBackward0", None, start=4, own_us=50, number=7)
     backward = event("aten::mul", node, start=5, own_us=100, kernel_us=5)
-    assert attributed([backward, node, kernel, forward, norm, advance], on_gpu=True) == {
-        Share("norms", False, "elementwise"): pytest.approx(3e-6),
-        Share("norms", True, "elementwise"): pytest.approx(5e-6),
+    assert attribute_time([backward, node, kernel, forward, norm, advance], on_gpu=True) == {
+        Category("norms", False, "elementwise"): pytest.approx(3e-6),
+        Category("norms", True, "elementwise"): pytest.approx(5e-6),
     }
 
 
-def test_evaluation_and_the_loading_of_slots_are_left_out():
+def test_evaluation_and_loading_a_slot_are_left_out():
     load = event("lmcore/trainer.py(139): load_slot", start=0)
     drawn = event("aten::normal_", load, start=1, own_us=10)
     advance = event("lmcore/trainer.py(103): advance", start=2)
@@ -117,79 +117,79 @@ def test_evaluation_and_the_loading_of_slots_are_left_out():
     windows = event("lmcore/population/evaluate.py(28): window_losses", advance, start=4)
     block = event("nn.Module: Block_0", windows, start=5)
     added = event("aten::add", block, start=6, own_us=30)
-    seconds = attributed([load, drawn, advance, stacked, windows, block, added])
-    assert seconds == {Share("batches, coefficients", False, OVERHEAD): pytest.approx(20e-6)}
+    seconds = attribute_time([load, drawn, advance, stacked, windows, block, added])
+    assert seconds == {Category("batches, coefficients", False, OVERHEAD): pytest.approx(20e-6)}
 
 
-def test_a_compiled_program_is_one_part_whose_products_and_cpu_kernels_are_seen():
+def test_a_compiled_program_is_one_part_with_products_and_cpu_kernels():
     advance = event("lmcore/trainer.py(103): advance", start=0)
     region = event("Torch-Compiled Region: 0/0", advance, start=1)
     call = event("torchinductor/ab/cab.py(585): call", region, start=2, own_us=9)
     kernel = event("<built-in function kernel>", call, start=3, own_us=20)
     product = event("aten::bmm", call, start=4, own_us=30)
-    seconds = attributed([advance, region, call, kernel, product])
-    assert seconds.pop(Share("compiled model", False, "elementwise")) == pytest.approx(20e-6)
-    assert seconds == {Share("compiled model", False, "matrix products"): pytest.approx(30e-6)}
+    seconds = attribute_time([advance, region, call, kernel, product])
+    assert seconds.pop(Category("compiled model", False, "elementwise")) == pytest.approx(20e-6)
+    assert seconds == {Category("compiled model", False, "matrix products"): pytest.approx(30e-6)}
 
 
 @pytest.mark.parametrize("ffn", ["swiglu", "relu"])
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("slots", [1, 3])
-def test_flops_of_products_and_attention_are_those_that_torch_counts(ffn, tied, slots):
-    """torch counts attention, written out as products, without its causality: T^2 pairs for our T (T + 1) / 2."""
+def test_flops_of_products_and_attention_match_torchs_count(ffn, tied, slots):
+    """torch counts attention as products without causality: T^2 pairs instead of our T (T + 1) / 2."""
     sizes = {"vocab_size": 37, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 24, "context_length": 8}
     config = ModelConfig(**sizes, ffn=ffn, tie_embeddings=tied)
     model = TransformerLM(config, slots)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(slots, 5, 8, dtype=torch.int64)).sum().backward()
-    works = update_work(RunSpec(model=config, train=TrainConfig(batch_size=5)), slots)
-    products, attention = (sum(w.total_flops for w in works if w.kind == k) for k in ("matrix products", "attention"))
+    operations = update_operations(RunSpec(model=config, train=TrainConfig(batch_size=5)), slots)
+    products, attention = (
+        sum(operation.flops for operation in operations if operation.kind == kind)
+        for kind in ("matrix products", "attention")
+    )
     assert products + attention * 2 * 8 / (8 + 1) == counter.get_total_flops()
 
 
-def test_norms_rotary_positions_and_parameters_are_counted_where_they_are():
-    def counted(**model):
-        run = RunSpec(model=ModelConfig(num_layers=3, **model))
-        return {work.name: work for work in update_work(run, 2)}, count_parameters(run.model).total
-
+def test_bytes_of_norms_rotary_positions_and_optimizer_depend_on_the_architecture():
     for norm, norms in (("pre", 7), ("post", 6), ("none", 0)):
-        works, parameters = counted(norm=norm, positions="none")
-        assert works["norms"].times == 2 * norms
-        assert works["rotary positions"].times == 0
-        assert works["norm, clip and AdamW"].total_bytes == 2 * 32 * parameters
+        run = tiny_run(model={"num_layers": 3, "norm": norm, "positions": "none"}, dtype="float32")
+        bytes_of = {operation.name: operation.bytes for operation in update_operations(run, 2)}
+        assert bytes_of["norms"] == 2 * norms * 5 * run.tokens_per_step * run.model.d_model * 4
+        assert bytes_of["rotary positions"] == 0
+        assert bytes_of["norm, clip and AdamW"] == 2 * 32 * count_parameters(run.model).total
 
 
-def test_a_bound_is_the_longer_of_arithmetic_and_memory():
-    assert Work("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=10, bytes_per_s=10) == 30
-    assert Work("elementwise", "x", flops=100, bytes=10, times=3).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
+def test_a_bound_is_the_larger_of_compute_and_memory_time():
+    assert Operation("elementwise", "x", flops=300, bytes=30).bound_s(flops_per_s=10, bytes_per_s=10) == 30
+    assert Operation("elementwise", "x", flops=300, bytes=30).bound_s(flops_per_s=1000, bytes_per_s=10) == 3
 
 
-def test_bfloat16_halves_the_bytes_of_activations_and_not_those_of_the_optimizer():
-    full, half = (update_work(tiny_run(dtype=dtype), 1) for dtype in ("float32", "bfloat16"))
+def test_bfloat16_halves_the_bytes_of_all_operations_but_the_optimizer():
+    full, half = (update_operations(tiny_run(dtype=dtype), 1) for dtype in ("float32", "bfloat16"))
     for wide, narrow in zip(full, half, strict=True):
         assert wide.bytes == narrow.bytes * (1 if wide.kind == "optimizer" else 2)
 
 
-def test_the_command_prints_what_it_measured_and_where_the_time_went(config, capsys, monkeypatch):
+def test_the_command_prints_all_of_its_tables_and_writes_no_file(config, capsys, monkeypatch):
     monkeypatch.setattr(lmcore.measure.peak, "CPU_COPY_BYTES", 2**20)
-    monkeypatch.setattr(lmcore.measure.peak, "LEAST_S", 0.01)
-    monkeypatch.setattr(lmcore.profile.breakdown, "UPDATES", 1)
+    monkeypatch.setattr(lmcore.measure.peak, "MIN_SECONDS", 0.01)
+    monkeypatch.setattr(lmcore.profile.breakdown, "PROFILED_UPDATES", 1)
     before = sorted(config.parent.iterdir())
     assert main(["--config", str(config), "--slots", "2", "--seconds", "0.05"]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for heading in ("What is measured", "Where an update's time goes", "Rates", "Roofline"):
-        assert f"{heading}" in said.split("\n\n") or heading in [line.split(":")[0] for line in said.splitlines()]
+        assert f"{heading}" in printed.split("\n\n") or heading in [line.split(":")[0] for line in printed.splitlines()]
     expected = [
         "size s: ",
-        "slots K = 2, batch B = 4, time T = 16: 128 tokens",
+        "slots K = 2, batch B = 4, time T = 16: 128 tokens per update",
         "cpu, float32, not compiled, CPU threads: 1",
     ]
-    for text in (*expected, "random tokens", "after every 20 updates", "times its bound of"):
-        assert text in said
+    for text in (*expected, "random tokens", "After every 20 updates", "times its bound of"):
+        assert text in printed
     assert sorted(config.parent.iterdir()) == before
 
 
-def test_without_a_size_the_last_is_measured_and_a_named_one_otherwise(config):
+def test_the_last_size_is_the_default(config):
     from lmcore.runfile.run_file import load_run
 
     run, name = load_run(config)
@@ -203,18 +203,19 @@ def test_without_a_size_the_last_is_measured_and_a_named_one_otherwise(config):
     [
         (["--slots", "0"], "argument --slots: must be a whole number >= 1 (got '0'); see --help"),
         (["--slots", "two"], "argument --slots: must be a whole number >= 1 (got 'two'); see --help"),
+        (["--slots", "1" + 400 * "0"], "argument --slots: must be a whole number >= 1 (got '1000"),
         (["--seconds", "nan"], "argument --seconds: must be a number > 0 (got 'nan'); see --help"),
         (["--size", "m"], "--size: must be one of xs, s (got 'm'); choose one of them"),
         (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read (No such file or directory); give the path of a"),
         (["--verbose"], "unrecognized arguments: --verbose; see --help"),
     ],
 )
-def test_a_wrong_option_is_one_line_and_exit_code_2(config, capsys, arguments, message):
+def test_a_wrong_option_is_reported_in_one_line_with_exit_code_2(config, capsys, arguments, message):
     assert exit_code(["--config", str(config), *arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(message)
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(message)
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -230,23 +231,23 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(config, capsys, arguments, m
         ("lr: 1e-3}", "lr: [1e-3}", ":4: malformed YAML: "),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_that_names_it_and_exit_code_2(config, capsys, text, changed, message):
+def test_a_mistake_in_the_file_is_reported_in_one_line_with_exit_code_2(config, capsys, text, changed, message):
     config.write_text(CONFIG.replace(text, changed))
     assert exit_code(["--config", str(config)]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"{config}{message}")
-    assert said.err.count("\n") == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"{config}{message}")
+    assert printed.err.count("\n") == 1
 
 
-def test_a_device_that_is_not_there_is_one_line_and_exit_code_2(config, capsys, monkeypatch):
+def test_a_missing_device_is_reported_in_one_line_with_exit_code_2(config, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     config.write_text(CONFIG.replace("device: cpu", "device: cuda"))
     assert exit_code(["--config", str(config)]) == 2
     assert capsys.readouterr().err.startswith("train.device: cuda needs a GPU and there is none")
 
 
-def test_a_process_of_its_own_answers_a_mistake_with_one_line_and_no_traceback(tmp_path):
+def test_the_command_line_reports_a_mistake_without_a_traceback(tmp_path):
     command = [sys.executable, "-m", "lmcore.profile", "--config", str(tmp_path / "a.yaml")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -259,5 +260,5 @@ def test_a_process_of_its_own_answers_a_mistake_with_one_line_and_no_traceback(t
 def exit_code(arguments):
     try:
         return main(arguments)
-    except SystemExit as left:
-        return left.code
+    except SystemExit as error:
+        return error.code

@@ -1,4 +1,4 @@
-"""Sampling: the probabilities of the formula, the same ids for the same seed, and the text that they are."""
+"""Sampling follows the formula, is reproducible by seed, and decodes to text piece by piece."""
 
 import itertools
 import sysconfig
@@ -19,7 +19,7 @@ LOGITS = torch.tensor([0.4, 0.1, 0.3, 0.2]).log() + 5
 
 
 def small_model(**changes):
-    """With weights ten times the usual, so that predictions are not all alike."""
+    """A model with weights ten times as large, so that its predictions differ."""
     model = TransformerLM(ModelConfig(**SMALL, **changes))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -48,15 +48,15 @@ def bpe():
         ({"top_p": 0.41}, [4 / 7, 0, 3 / 7, 0]),
         ({"top_p": 0.89}, [4 / 9, 0, 3 / 9, 2 / 9]),
         ({"top_p": 1.0}, [0.4, 0.1, 0.3, 0.2]),
-        ({"top_k": 2, "top_p": 0.5}, [1, 0, 0, 0]),  # 4/7 of what top_k left is enough
+        ({"top_k": 2, "top_p": 0.5}, [1, 0, 0, 0]),  # top_k leaves 4/7 for the first token, which reaches top_p
     ],
 )
-def test_probabilities_are_those_of_the_formula(options, expected):
+def test_probabilities_follow_the_formula(options, expected):
     probabilities = next_token_probabilities(LOGITS, **options)
     torch.testing.assert_close(probabilities, torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=1e-12)
 
 
-def test_equal_logits_stay_equal_and_infinite_ones_are_never_sampled():
+def test_equal_logits_have_equal_probabilities_and_minus_infinity_has_none():
     assert next_token_probabilities(torch.zeros(5)).tolist() == [0.2] * 5
     assert next_token_probabilities(torch.zeros(5), temperature=0).tolist() == [1, 0, 0, 0, 0]
     assert next_token_probabilities(torch.tensor([0.0, -torch.inf])).tolist() == [1, 0]
@@ -71,7 +71,7 @@ def test_equal_logits_stay_equal_and_infinite_ones_are_never_sampled():
         ("pre", "silu", "none", False),
     ],
 )
-def test_temperature_0_takes_the_argmax_of_the_last_context_whatever_the_architecture(norm, ffn, positions, tied):
+def test_temperature_0_takes_the_argmax_for_every_architecture(norm, ffn, positions, tied):
     model = small_model(norm=norm, ffn=ffn, positions=positions, tie_embeddings=tied)
     tokens = [3, 1, 4]
     for _ in range(12):  # beyond the context of 8
@@ -80,7 +80,7 @@ def test_temperature_0_takes_the_argmax_of_the_last_context_whatever_the_archite
         assert list(generate(model, [3, 1, 4], 12, **greedy)) == tokens[3:]
 
 
-def test_the_same_seed_gives_the_same_ids_and_leaves_torchs_own_generator_alone():
+def test_ids_are_reproducible_by_seed_and_the_global_generator_is_unchanged():
     model = small_model()
     torch.manual_seed(1)
     before = torch.get_rng_state()
@@ -90,7 +90,7 @@ def test_the_same_seed_gives_the_same_ids_and_leaves_torchs_own_generator_alone(
     assert list(generate(model, [5], 20, seed=7)) == first[:20]
 
 
-def test_tokens_come_as_often_as_they_are_probable():
+def test_token_frequencies_match_their_probabilities():
     model = small_model()
     wanted = next_token_probabilities(model(torch.tensor([[[5]]]))[0, 0, -1], 0.8)
     drawn = torch.tensor([next(generate(model, [5], 1, seed=seed)) for seed in range(2000)])
@@ -98,20 +98,20 @@ def test_tokens_come_as_often_as_they_are_probable():
     assert (found - wanted).abs().max() < 4 * (0.25 / 2000) ** 0.5
 
 
-def test_a_prompt_beyond_the_context_counts_by_its_end():
+def test_a_prompt_longer_than_the_context_is_cut_to_its_end():
     model = small_model()
     prompt = list(range(40))
     assert list(generate(model, prompt, 5)) == list(generate(model, prompt[-8:], 5))
 
 
-def test_the_stop_token_ends_the_text_and_is_not_in_it():
+def test_the_stop_token_ends_the_text_and_is_not_yielded():
     model = small_model()
     ids = list(generate(model, [5], 30))
     stop = ids[10]
     assert list(generate(model, [5], 30, stop=stop)) == ids[: ids.index(stop)]
 
 
-def test_what_cannot_be_sampled_from_is_refused():
+def test_invalid_prompts_and_models_are_refused():
     model = small_model()
     with pytest.raises(ValueError, match="at least one token"):
         next(generate(model, [], 1))
@@ -126,7 +126,7 @@ def test_what_cannot_be_sampled_from_is_refused():
 
 
 @pytest.mark.parametrize("prompt", ["", "def ", "naïve \U0001f600"])
-def test_pieces_of_text_join_to_what_the_ids_decode_to(bpe, prompt):
+def test_pieces_join_to_the_decoded_text(bpe, prompt):
     before = prompt_tokens(bpe, prompt, 400)
     ids = bpe.encode(" for x in 'é\U0001f600ß':\n\treturn 1").ids
     pieces = list(text_pieces(bpe, before, ids))
@@ -136,7 +136,7 @@ def test_pieces_of_text_join_to_what_the_ids_decode_to(bpe, prompt):
     assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
 
 
-def test_bytes_that_are_no_text_come_as_replacement_characters(bpe):
+def test_invalid_utf8_becomes_replacement_characters(bpe):
     smiley = bpe.encode("\U0001f600").ids
     ids = [*smiley[:2], *bpe.encode("a").ids, *smiley, *smiley[:1]]
     expected = bpe.decode(ids)
@@ -144,15 +144,15 @@ def test_bytes_that_are_no_text_come_as_replacement_characters(bpe):
     assert expected.count("\N{REPLACEMENT CHARACTER}") >= 2
 
 
-def test_tokens_that_the_tokenizer_does_not_know_are_no_text(bpe):
+def test_unknown_tokens_have_no_text(bpe):
     ids = bpe.encode("a b").ids
     assert "".join(text_pieces(bpe, [0], [ids[0], 5000, *ids[1:]])) == "a b"
 
 
-def test_a_prompt_is_plain_text_or_the_end_of_the_text_before(bpe):
+def test_a_prompt_is_encoded_as_plain_text_and_an_empty_one_as_end_of_text(bpe):
     assert prompt_tokens(bpe, "", 400) == [0]
     assert 0 not in prompt_tokens(bpe, "<|endoftext|>", 400)
     with pytest.raises(InputError, match="PROMPT: must be of the model's 100 tokens"):
         prompt_tokens(bpe, "def ", 100)
-    with pytest.raises(InputError, match="PROMPT: must hold text"):
+    with pytest.raises(InputError, match="PROMPT: must not be empty"):
         prompt_tokens(Tokenizer(models.BPE()), "", 100)

@@ -1,4 +1,4 @@
-"""Which documents are read, in which order, and which of them validate."""
+"""Documents are read in a fixed order and split into training and validation data."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ def write(root: Path, files: dict[str, str | bytes]) -> Path:
     return root
 
 
-def test_stdlib_leaves_out_tests_packages_and_machine_facts(tmp_path):
+def test_stdlib_skips_tests_packages_and_machine_specific_files(tmp_path):
     kept = ["abc.py", "json/decoder.py", "unittest/case.py", "z.py"]
     dropped = [
         "_sysconfigdata__linux.py",
@@ -37,7 +37,7 @@ def test_stdlib_leaves_out_tests_packages_and_machine_facts(tmp_path):
     assert stdlib_files(tmp_path) == [tmp_path / name for name in kept]
 
 
-def test_stdlib_of_this_interpreter_is_real_sorted_text_without_tests():
+def test_stdlib_files_of_this_interpreter_are_sorted_and_exclude_tests():
     root = Path(sysconfig.get_path("stdlib"))
     names = [path.relative_to(root).as_posix() for path in stdlib_files()]
     assert names == sorted(names)
@@ -46,7 +46,7 @@ def test_stdlib_of_this_interpreter_is_real_sorted_text_without_tests():
     assert len(names) > 300
 
 
-def test_folder_is_read_recursively_in_order_without_hidden_binary_and_blank_files(tmp_path):
+def test_folder_is_read_recursively_in_order_and_skips_hidden_binary_and_blank_files(tmp_path):
     files = {
         "b.txt": "two",
         "a/z.md": "one\r\n",
@@ -58,17 +58,17 @@ def test_folder_is_read_recursively_in_order_without_hidden_binary_and_blank_fil
         "blank.txt": " \n",
     }
     write(tmp_path, files)
-    os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
+    os.mkfifo(tmp_path / "pipe")  # opening it would block
     assert read_documents(str(tmp_path)) == ["one\r\n", "two", "three"]
 
 
-def test_order_does_not_depend_on_where_the_folder_lies(tmp_path):
+def test_order_does_not_depend_on_the_location_of_the_folder(tmp_path):
     write(tmp_path / "first", {"a-b.txt": "1", "a/c.txt": "2", "a.txt": "3"})
     shutil.copytree(tmp_path / "first", tmp_path / "second")
     assert read_documents(str(tmp_path / "first")) == read_documents(str(tmp_path / "second"))
 
 
-def test_file_is_one_document_unless_it_marks_ends_of_text(tmp_path):
+def test_file_is_one_document_unless_it_contains_end_of_text(tmp_path):
     path = tmp_path / "stories.txt"
     path.write_text("one")
     assert read_documents(str(path)) == ["one"]
@@ -78,7 +78,7 @@ def test_file_is_one_document_unless_it_marks_ends_of_text(tmp_path):
 
 @pytest.mark.parametrize("count", [20, 21, 99, 730])
 @pytest.mark.parametrize("val_fraction", [0.001, 0.05, 0.1, 0.3, 0.5, 0.95, 0.999])
-def test_held_out_documents_have_the_share_asked_for_and_lie_evenly(count, val_fraction):
+def test_held_out_documents_have_the_requested_share_and_are_evenly_spaced(count, val_fraction):
     documents = [f"{i:04}" for i in range(count)]
     train, val = split_documents(documents, val_fraction)
     assert sorted(train + val) == documents  # each once
@@ -91,7 +91,7 @@ def test_held_out_documents_have_the_share_asked_for_and_lie_evenly(count, val_f
 
 
 @pytest.mark.parametrize("val_fraction", [0.001, 0.05, 0.5, 0.999])
-def test_few_documents_are_cut_at_the_tail_and_nothing_is_lost(val_fraction):
+def test_few_documents_are_split_at_the_tail_without_losing_text(val_fraction):
     documents = ["x = 1\n" * 100, "no line break", "y\n" * 50]
     train, val = split_documents(documents, val_fraction)
     assert "".join(train + val) == "".join(documents)
@@ -101,7 +101,7 @@ def test_few_documents_are_cut_at_the_tail_and_nothing_is_lost(val_fraction):
     assert abs(sum(map(len, val)) - wanted) < 14  # the longest line
 
 
-def test_tail_begins_at_the_start_of_a_line(tmp_path):
+def test_tail_split_is_at_the_start_of_a_line(tmp_path):
     train, val = split_documents(["a line\n" * 10], 0.25)
     assert train == ["a line\n" * 7]
     assert val == ["a line\n" * 3]
@@ -117,7 +117,7 @@ def test_tail_begins_at_the_start_of_a_line(tmp_path):
         (b"ab\0", "not at byte 2"),
     ],
 )
-def test_file_that_is_no_text_is_refused(tmp_path, content, message):
+def test_file_without_valid_text_is_refused(tmp_path, content, message):
     path = tmp_path / "file.txt"
     path.write_bytes(content)
     with pytest.raises(InputError, match=rf"^data\.source: .*{message}.*; [^\n]+$"):

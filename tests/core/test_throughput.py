@@ -1,4 +1,4 @@
-"""Paces are measured on the real device; how many slots are worthwhile follows from them alone."""
+"""Throughput is measured on the real device, up to the slot count that gains or memory allow."""
 
 import itertools
 import subprocess
@@ -21,7 +21,7 @@ TINY = RunSpec(
 )
 
 
-def test_paces_of_doubled_slots_end_at_the_first_that_gains_less_than_a_tenth(small_tokens):
+def test_doubling_ends_at_the_first_gain_below_ten_percent(small_tokens):
     before = torch.random.get_rng_state()
     measured = measure_doubling(TINY, small_tokens, memory_bytes=2**40, max_slots=16)
     assert [p.slots for p in measured] == [2**n for n in range(len(measured))]
@@ -34,7 +34,7 @@ def test_paces_of_doubled_slots_end_at_the_first_that_gains_less_than_a_tenth(sm
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_pace_counts_the_tokens_of_all_slots(small_tokens):
+def test_throughput_counts_the_tokens_of_all_slots(small_tokens):
     """Reference: the wall clock around updates of the same population."""
     wide = TINY.model_copy(update={"train": TrainConfig(steps=50, batch_size=4, eval_every=50, eval_windows=1)})
     trainer = Trainer([wide] * 4, small_tokens)
@@ -44,12 +44,12 @@ def test_a_pace_counts_the_tokens_of_all_slots(small_tokens):
     assert 0.4 < measure_at(wide, small_tokens, 4)[1].tokens_per_s / by_the_clock < 2.5
 
 
-def test_doubling_ends_where_the_next_would_pass_the_memory(small_tokens):
-    """Two numbers of slots are needed to know what one costs; no more are measured where there is no room."""
+def test_doubling_ends_before_memory_would_be_exceeded(small_tokens):
+    """Two slot counts may be measured before the memory per slot is known, but no more."""
     assert [p.slots for p in measure_doubling(TINY, small_tokens, memory_bytes=1)] in ([1], [1, 2])
 
 
-def test_out_of_memory_is_told_from_other_errors():
+def test_out_of_memory_is_distinguished_from_other_errors():
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**60)
     assert is_out_of_memory(error.value)
@@ -72,18 +72,18 @@ tokens = Tokens.of(ids[:4000], ids[4000:], 61)
 # Embedding and head are 16384 x 256 x 4 bytes = 16 MiB each, with gradients and moments 128 MiB a slot.
 model = ModelConfig(vocab_size=16384, d_model=256, num_layers=1, num_heads=2, d_ff=16, context_length=64)
 run = RunSpec(model=model, train=TrainConfig(steps=5, batch_size=1, device="cpu"))
-measure_at(run, tokens, 1)  # loads and reserves whatever the process will need once
+measure_at(run, tokens, 1)  # loads and allocates everything that is needed once per process
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (size + 900 * 2**20, resource.RLIM_INFINITY))
 import lmcore.measure.throughput
-lmcore.measure.throughput.MIN_GAIN = 0.0  # only memory ends it here
+lmcore.measure.throughput.MIN_GAIN = 0.0  # so that only memory ends the doubling
 print([p.slots for p in measure_doubling(run, tokens, memory_bytes=2**50)])
-torch.empty(256 * 2**20, dtype=torch.uint8)  # and what it took is there again
+torch.empty(256 * 2**20, dtype=torch.uint8)  # all memory was freed again
 """
 
 
-def test_doubling_ends_where_memory_runs_out_in_truth():
-    """A real refusal by the kernel: an address space that holds one slot, but not eight of 128 MiB and more."""
+def test_doubling_ends_when_memory_runs_out():
+    """The address space is limited so that one slot fits, but not eight of 128 MiB and more."""
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""Byte-level BPE: deterministic, lossless, and nothing added that the text does not say."""
+"""The byte-level BPE is deterministic and lossless, and encoding adds only end-of-text tokens."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def test_end_of_text_is_0_and_every_byte_has_a_token(bpe):
     assert set(pre_tokenizers.ByteLevel.alphabet()) <= set(bpe.get_vocab())
 
 
-def test_training_again_in_another_process_gives_the_same_file(bpe):
+def test_training_in_another_process_gives_the_same_file(bpe):
     code = (
         "from lmcore.corpus.text import read_documents; from lmcore.corpus.tokenizer import train_tokenizer; "
         f"print(train_tokenizer(read_documents({JSON_PACKAGE!r}), 400).to_str())"
@@ -57,13 +57,13 @@ def test_training_again_in_another_process_gives_the_same_file(bpe):
 
 @settings(max_examples=100, deadline=None)
 @given(text=st.text())
-def test_any_text_survives_encoding_and_decoding(bpe, text):
+def test_any_text_round_trips(bpe, text):
     ids = encode_documents(bpe, [text])
     assert decode(bpe, ids) == text + END_OF_TEXT
     assert decoded_bytes(bpe, ids) == len(text.encode("utf-8"))
 
 
-def test_documents_are_ended_not_begun_and_literal_marks_are_text(bpe):
+def test_end_of_text_follows_each_document_and_is_plain_text_inside_one(bpe):
     ids = encode_documents(bpe, ["a", f"b{END_OF_TEXT}c"])
     assert np.flatnonzero(ids == 0).tolist() == [1, len(ids) - 1]
     assert decode(bpe, ids) == f"a{END_OF_TEXT}b{END_OF_TEXT}c{END_OF_TEXT}"
@@ -73,7 +73,7 @@ def test_no_documents_give_no_tokens(bpe):
     assert encode_documents(bpe, []).shape == (0,)
 
 
-def test_cutting_long_documents_for_speed_changes_no_token(bpe, documents, monkeypatch):
+def test_cutting_long_documents_into_pieces_changes_no_token(bpe, documents, monkeypatch):
     tricky = ["a\n\nb\n c\nd e\n\n\nf\n'll\n" * 20, *documents]
     whole = encode_documents(bpe, tricky)
     monkeypatch.setattr(tokenizer_module, "PIECE_CHARS", 7)
@@ -81,25 +81,25 @@ def test_cutting_long_documents_for_speed_changes_no_token(bpe, documents, monke
     np.testing.assert_array_equal(encode_documents(bpe, tricky), whole)
 
 
-def test_bytes_are_those_of_the_text(bpe, documents):
+def test_decoded_bytes_are_the_utf8_bytes_of_the_text(bpe, documents):
     ids = encode_documents(bpe, documents)
     assert decoded_bytes(bpe, ids) == sum(len(document.encode("utf-8")) for document in documents)
-    assert len(ids) < decoded_bytes(bpe, ids) / 1.5  # it does compress
+    assert len(ids) < decoded_bytes(bpe, ids) / 1.5  # the BPE compresses
 
 
-def test_vocabulary_too_small_for_the_bytes_is_refused(documents):
+def test_vocabulary_too_small_for_all_bytes_is_refused(documents):
     assert vocabulary_size(train_tokenizer(documents, 257)) == 257
     with pytest.raises(InputError, match=r"^data\.vocab_size: .*at least 257 .* got 256; "):
         train_tokenizer(documents, 256)
 
 
-def test_users_tokenizer_is_read_back(bpe, tmp_path):
+def test_saved_tokenizer_loads(bpe, tmp_path):
     path = tmp_path / "tokenizer.json"
     bpe.save(str(path))
     assert load_tokenizer(path).to_str() == bpe.to_str()
 
 
-def test_users_truncation_padding_and_template_do_not_touch_the_tokens(bpe, documents, tmp_path):
+def test_truncation_padding_and_template_of_a_loaded_tokenizer_are_ignored(bpe, documents, tmp_path):
     theirs = Tokenizer.from_str(bpe.to_str())
     theirs.enable_truncation(8)
     theirs.enable_padding(length=16)
@@ -119,7 +119,7 @@ def test_tokenizer_without_end_of_text_and_with_gaps_in_its_ids(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"not json", b"\xff", json.dumps({"model": 1}).encode()])
-def test_file_that_is_no_tokenizer_is_refused(tmp_path, content):
+def test_invalid_tokenizer_file_is_refused(tmp_path, content):
     path = tmp_path / "tokenizer.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"^data\.tokenizer: .*does not parse [^\n]*; [^\n]+$"):

@@ -1,4 +1,4 @@
-"""Tokens: fingerprinted, read-only, and the same after a journey through a folder."""
+"""Tokens are fingerprinted, read-only, and unchanged by saving and loading."""
 
 import json
 import math
@@ -18,7 +18,7 @@ def tokens() -> Tokens:
     return Tokens.of(IDS[:900], IDS[900:], 97, bytes_per_token=2.5, tokenizer_json='{"é": 1}\r\n')
 
 
-def test_smallest_type_that_holds_the_vocabulary_and_the_callers_array_stays_writable():
+def test_ids_get_the_smallest_dtype_and_the_callers_array_stays_writable():
     assert Tokens.of(IDS, IDS, 2**16).train.dtype == np.uint16
     assert Tokens.of(IDS, IDS, 2**16 + 1).train.dtype == np.uint32
     mine = IDS.astype(np.uint16)
@@ -29,7 +29,7 @@ def test_smallest_type_that_holds_the_vocabulary_and_the_callers_array_stays_wri
         kept[0] = 0
 
 
-def test_fingerprint_is_of_the_tokens_their_split_their_types_and_the_vocabulary(tokens):
+def test_fingerprint_depends_on_tokens_split_dtype_and_vocabulary_only(tokens):
     changed = IDS.copy()
     changed[950] += 1
     variants = [
@@ -44,7 +44,7 @@ def test_fingerprint_is_of_the_tokens_their_split_their_types_and_the_vocabulary
     assert Tokens.of(strided[:900], strided[900:], 97).fingerprint == tokens.fingerprint
 
 
-def test_unigram_entropy_is_that_of_the_validation_tokens():
+def test_unigram_entropy_uses_the_validation_tokens():
     assert Tokens.of([5], [0, 1, 2, 3], 97).unigram_entropy == pytest.approx(math.log(4))
     assert Tokens.of([5], [3, 3], 97).unigram_entropy == 0
     assert Tokens.of([5], [1, 1, 1, 2], 97).unigram_entropy == pytest.approx(
@@ -52,7 +52,7 @@ def test_unigram_entropy_is_that_of_the_validation_tokens():
     )
 
 
-def test_windows_need_one_token_more_than_the_context(tokens):
+def test_a_window_needs_one_token_more_than_the_context(tokens):
     check_windows(tokens, 99)
     with pytest.raises(InputError, match=r"^model\.context_length: the validation data .* 101 tokens, but has 100, "):
         check_windows(tokens, 100)
@@ -61,7 +61,7 @@ def test_windows_need_one_token_more_than_the_context(tokens):
 
 
 @pytest.mark.parametrize("mmap", [True, False])
-def test_saved_tokens_load_as_they_were(tokens, tmp_path, mmap):
+def test_saved_tokens_load_unchanged(tokens, tmp_path, mmap):
     save_tokens(tokens, tmp_path / "run" / "tokens")
     loaded = load_tokens(tmp_path / "run" / "tokens", mmap=mmap)
     for ours, theirs in ((loaded.train, tokens.train), (loaded.val, tokens.val)):
@@ -74,7 +74,7 @@ def test_saved_tokens_load_as_they_were(tokens, tmp_path, mmap):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["tokens"]  # nothing temporary is left
 
 
-def test_tokens_without_a_tokenizer_load_as_they_were(tmp_path):
+def test_saved_tokens_without_a_tokenizer_load_unchanged(tmp_path):
     save_tokens(Tokens.of(IDS, IDS, 97), tmp_path / "tokens")
     loaded = load_tokens(tmp_path / "tokens")
     assert loaded.bytes_per_token is None
@@ -82,7 +82,7 @@ def test_tokens_without_a_tokenizer_load_as_they_were(tmp_path):
     assert not (tmp_path / "tokens" / "tokenizer.json").exists()
 
 
-def test_saving_replaces_even_the_folder_the_tokens_are_mapped_from(tokens, tmp_path):
+def test_saving_can_replace_the_folder_that_the_tokens_are_mapped_from(tokens, tmp_path):
     save_tokens(tokens, tmp_path / "tokens")
     loaded = load_tokens(tmp_path / "tokens")
     save_tokens(Tokens.of(loaded.train, loaded.val, 500), tmp_path / "tokens")
@@ -92,11 +92,11 @@ def test_saving_replaces_even_the_folder_the_tokens_are_mapped_from(tokens, tmp_
     assert [path.name for path in tmp_path.iterdir()] == ["tokens"]
 
 
-def test_tokens_travel_between_processes(tokens, tmp_path):
+def test_tokens_can_be_pickled(tokens, tmp_path):
     save_tokens(tokens, tmp_path / "tokens")
-    travelled = pickle.loads(pickle.dumps(load_tokens(tmp_path / "tokens")))
-    np.testing.assert_array_equal(travelled.train, tokens.train)
-    assert travelled.fingerprint == tokens.fingerprint
+    unpickled = pickle.loads(pickle.dumps(load_tokens(tmp_path / "tokens")))
+    np.testing.assert_array_equal(unpickled.train, tokens.train)
+    assert unpickled.fingerprint == tokens.fingerprint
 
 
 @pytest.mark.parametrize("name", ["train.npy", "val.npy"])
@@ -127,11 +127,11 @@ def test_folder_of_another_format_is_refused(tokens, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train.npy", "val.npy", "meta.json", "tokenizer.json"])
-def test_folder_that_is_not_whole_is_refused_in_one_line(tokens, tmp_path, name):
+def test_incomplete_folder_is_refused_in_one_line(tokens, tmp_path, name):
     folder = tmp_path / "tokens"
     save_tokens(tokens, folder)
     path = folder / name
-    if name != "tokenizer.json":  # a shorter one is valid text: its digest refuses it
+    if name != "tokenizer.json":  # a truncated tokenizer.json loads, and fails the digest check
         content = path.read_bytes()
         path.write_bytes(content[: len(content) // 2])
         with pytest.raises(InputError, match=r"^[^\n]+: must be a whole folder of tokens[^\n]*; [^\n]+$"):

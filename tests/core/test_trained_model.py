@@ -1,4 +1,4 @@
-"""A trained model is read out of the checkpoint that its trainer wrote, or the file is refused."""
+"""A trained model is loaded from its trainer's checkpoint; other files are refused."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SMALL = {"vocab_size": 97, "d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff
 
 
 @pytest.mark.parametrize("tied", [False, True])
-def test_it_predicts_what_its_slot_predicts(small_tokens, tmp_path, tied):
+def test_a_loaded_model_predicts_like_its_slot(small_tokens, tmp_path, tied):
     run = RunSpec(model=ModelConfig(**SMALL, tie_embeddings=tied), train=TrainConfig(steps=3, batch_size=4))
     other = run.model_copy(update={"model": run.model.model_copy(update={"tie_embeddings": not tied})})
     trainer = Trainer([other, run], small_tokens)
@@ -25,7 +25,7 @@ def test_it_predicts_what_its_slot_predicts(small_tokens, tmp_path, tied):
     assert torch.equal(trained.model(x)[0], trainer.model(x.expand(2, 1, 16))[1])
 
 
-def test_what_is_no_slots_checkpoint_is_refused_in_one_line(small_tokens, tmp_path):
+def test_a_file_that_is_not_a_slots_checkpoint_is_refused_in_one_line(small_tokens, tmp_path):
     trainer = Trainer([RunSpec(model=ModelConfig(**SMALL), train=TrainConfig(steps=1))], small_tokens)
     good = tmp_path / "good"
     trainer.save_slot(0, good)

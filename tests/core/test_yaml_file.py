@@ -1,4 +1,4 @@
-"""YAML is read by the rules of YAML 1.2, line by line accounted for, and written so that it reads back the same."""
+"""YAML is read by the rules of YAML 1.2 with line numbers, and written so that it reads back equal."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_scalars_are_those_of_yaml_1_2(text, value):
     assert type(read) is type(value)
 
 
-def test_lines_name_every_dotted_key_and_list_items_by_place_and_by_name():
+def test_lines_hold_every_dotted_key_and_list_items_by_index_and_by_name():
     text = (
         "name: a\noptim:\n  lr: 1\nspace:\n  optim.lr: {low: 1,\n    high: 2}\nsizes:\n  - name: xs\n    d: 1\n  - 3\n"
     )
@@ -92,20 +92,20 @@ def test_lines_name_every_dotted_key_and_list_items_by_place_and_by_name():
         (f"a: {'[' * 5000}", "a.yaml:1: malformed YAML: brackets are nested too deeply; remove some"),
     ],
 )
-def test_what_could_surprise_or_harm_is_one_line_with_file_and_line(text, message):
+def test_malformed_or_unsafe_yaml_is_refused_in_one_line_with_file_and_line(text, message):
     with pytest.raises(InputError) as error:
         parse_yaml(text, "a.yaml")
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
-def test_an_alias_bomb_is_refused_before_it_grows():
+def test_an_alias_bomb_is_refused_before_it_expands():
     layers = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 30))
     with pytest.raises(InputError, match=r"bomb\.yaml:2: .*aliases are not allowed \(got \*a0\)"):
         parse_yaml(f"a0: &a0 [1]\n{layers}", "bomb.yaml")
 
 
-def test_a_value_of_the_command_line_names_its_option_and_no_line():
+def test_an_error_in_a_command_line_value_names_the_option_without_a_line():
     with pytest.raises(InputError, match=r"^--set optim\.lr: malformed YAML: "):
         parse_value("[1", "--set optim.lr")
 
@@ -124,7 +124,7 @@ def test_an_empty_file_is_an_empty_mapping(tmp_path):
         (None, "cannot be read (No such file or directory)"),
     ],
 )
-def test_a_file_that_is_no_readable_text_is_one_line(tmp_path, content, fragment):
+def test_an_unreadable_file_is_refused_in_one_line(tmp_path, content, fragment):
     path = tmp_path / "a.yaml"
     if content is not None:
         path.write_bytes(content)
@@ -134,14 +134,14 @@ def test_a_file_that_is_no_readable_text_is_one_line(tmp_path, content, fragment
     assert fragment in str(error.value)
 
 
-def test_a_folder_is_one_line(tmp_path):
+def test_a_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be read"):
         read_yaml(tmp_path)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(KEYS, VALUES, max_size=4))
-def test_what_is_written_reads_back_equal(values):
+def test_written_yaml_reads_back_equal(values):
     assert parse_yaml(dump_yaml(values), "a.yaml").values == values
 
 

@@ -1,9 +1,14 @@
-"""The fault suite: `make faults` runs all of it, `make test` what is marked smoke. Prints what was survived."""
+"""The fault suite. Without options only tests marked smoke run, as in `make test`.
 
+`--faults all` runs everything (`make faults`). `--faults today` runs a part of the rest that depends on the date, so
+that CI comes round to every test within FAULT_PARTS days. What was survived is printed as a table.
+"""
+
+import datetime
 import json
 import statistics
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,30 +16,26 @@ from rich.console import Console
 from rich.table import Table
 from sweeping import curves, run, sweep_command, table_of, write_tokens
 
-_RECORDS = pytest.StashKey[dict[str, "Record"]]()
-
-
-@dataclass
-class Record:
-    """One row of the table."""
-
-    injected: int = 0
-    survived: int = 0
-    recovery_s: list[float] = field(default_factory=list)
-
-
-def pytest_configure(config):
-    config.stash[_RECORDS] = {}
+FAULT_PARTS = 6
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without --faults, only those marked smoke."""
-    if config.getoption("--faults"):
-        return
-    left_out = [item for item in items if item.path.parent.name == "faults" and not item.get_closest_marker("smoke")]
+    """Select by --faults."""
+    chosen, which = [], config.getoption("--faults")
+    rest = 0
+    for item in items:
+        if item.path.parent != Path(__file__).parent:
+            chosen.append(item)
+            continue
+        smoke = item.get_closest_marker("smoke") is not None
+        part, rest = rest % FAULT_PARTS, rest + (not smoke)
+        today = not smoke and part == datetime.date.today().toordinal() % FAULT_PARTS
+        if which == "all" or (which == "smoke" and smoke) or (which == "today" and today):
+            chosen.append(item)
+    left_out = [item for item in items if item not in chosen]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+        items[:] = chosen
 
 
 @dataclass(frozen=True)
@@ -47,28 +48,33 @@ class Control:
 
 
 class Fault:
-    """Counts what a test injects and what was survived, and times recoveries."""
+    """Counts what a test injects and what was survived, and times recoveries: one row of the table."""
 
     def __init__(self, record):
         self._record = record
 
     def injected(self, times=1):
         """Note that something is about to be broken; a test that fails then leaves it not survived."""
-        self._record.injected += times
+        self._record["injected"] += times
 
     def survived(self, times=1, seconds=None):
         """Note that what must hold afterwards has been shown, and how long it took to get there."""
-        self._record.survived += times
+        self._record["survived"] += times
         if seconds is not None:
-            self._record.recovery_s.append(seconds)
+            self._record["recovery_s"].append(seconds)
 
 
 @pytest.fixture
 def fault(request):
-    """`fault("what happens")`: a `Fault` that the table has a row of."""
+    """`fault("what happens")`: a `Fault` that the table has a row of.
+
+    The counts travel with the test's report, so that they arrive from the processes of pytest-xdist as well.
+    """
 
     def named(name):
-        return Fault(request.config.stash[_RECORDS].setdefault(name, Record()))
+        record = {"fault": name, "injected": 0, "survived": 0, "recovery_s": []}
+        request.node.user_properties.append(("fault", record))
+        return Fault(record)
 
     return named
 
@@ -105,28 +111,34 @@ def stopwatch():
 
 def pytest_terminal_summary(terminalreporter, config):
     """The table of faults injected, survived and seconds to recovery."""
-    records = config.stash[_RECORDS]
+    records = _records(terminalreporter)
     if not records:
         return
     table = Table("fault", "injected", "survived", "seconds to recovery", title="Faults", title_justify="left")
-    for name, record in records.items():
-        seconds = record.recovery_s
+    for record in records:
+        seconds = record["recovery_s"]
         took = f"{statistics.median(seconds):.1f} (at most {max(seconds):.1f})" if seconds else "-"
-        table.add_row(name, str(record.injected), str(record.survived), took)
+        table.add_row(record["fault"], str(record["injected"]), str(record["survived"]), took)
     console = Console(file=terminalreporter._tw._file, width=120)
     console.print()
     console.print(table)
     if config.getoption("--faults-json"):
-        _write_json(config.getoption("--faults-json"), records)
+        from sweeping import measured_on
+
+        text = json.dumps({**measured_on(), "faults": records}, indent=2)
+        Path(config.getoption("--faults-json")).write_text(text + "\n")
 
 
-def _write_json(path, records):
-    from sweeping import measured_on
-
-    table = [
-        {"fault": name, "injected": r.injected, "survived": r.survived, "recovery_s": r.recovery_s}
-        for name, r in records.items()
-    ]
-    with open(path, "w") as file:
-        json.dump({**measured_on(), "faults": table}, file, indent=2)
-        file.write("\n")
+def _records(terminalreporter):
+    """One record per fault, summed over the tests that injected it."""
+    by_name = {}
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        if getattr(report, "when", None) == "teardown":
+            for name, record in report.user_properties:
+                if name == "fault":
+                    total = by_name.setdefault(
+                        record["fault"], record | {"injected": 0, "survived": 0, "recovery_s": []}
+                    )
+                    for column in ("injected", "survived", "recovery_s"):
+                        total[column] = total[column] + record[column]
+    return list(by_name.values())

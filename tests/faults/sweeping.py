@@ -50,7 +50,7 @@ def resume_command(name, *more, quiet=QUIET):
 
 def remedy(name):
     """What the sweep says of how to go on with it, which is `resume_command`, to be typed."""
-    return f"go on with {shlex.join([sys.executable, str(RUN), '--resume', f'runs/{name}', '--no-dashboard'])}"
+    return f"resume with {shlex.join([sys.executable, str(RUN), '--resume', f'runs/{name}', '--no-dashboard'])}"
 
 
 def run(command, cwd, timeout=250, check=None, **environment):

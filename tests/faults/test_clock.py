@@ -11,7 +11,7 @@ from sweeping import count_rows, curves, kill, resume_command, rows_of, run, sta
 
 import analysis
 from lmcore import columns as col
-from sweeps.callbacks.utilization import useful_share
+from sweeps.callbacks.utilization import Utilization
 
 HOUR = 3600
 SET_BACK = f"""
@@ -77,4 +77,7 @@ def test_an_engines_use_is_never_negative_though_the_clock_is_set_back_while_it_
         }
 
     rows = [row("a", HOUR, HOUR + 5), row("a", HOUR + 5, 10), row("b", 10, 15), row("c", 15, 20)]
-    assert 0 <= useful_share(rows, 1) <= 1
+    utilization = Utilization(engines=1)
+    for each in rows:
+        utilization.on_report(None, each)
+    assert 0 <= utilization.share <= 1

@@ -1,4 +1,4 @@
-"""A disk that runs full: the sweep says which one and ends; when there is room again it goes on as if nothing was."""
+"""On a full disk a sweep names the disk and ends; once there is room it can be resumed as if nothing had happened."""
 
 import os
 import subprocess
@@ -43,7 +43,7 @@ def small_disk(tmp_path):
 
 
 def fill(disk, leave):
-    """Take all of the disk's room but `leave` bytes; the file that does."""
+    """Fill the disk except for `leave` bytes; returns the file that fills it."""
     filler = disk / "filler"
     room = os.statvfs(disk)
     with filler.open("wb") as file:

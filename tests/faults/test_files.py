@@ -39,7 +39,7 @@ from sweeps.engine.trainers import Trainers
 from sweeps.rundir.checkpoints import checkpoint_file, checkpoint_files, drop_checkpoints
 from sweeps.rundir.folder import RunFolder, write_text
 from sweeps.spec.load import load_spec
-from sweeps.study.integrity import JOURNAL_MAGIC, check_file, check_trials
+from sweeps.study.integrity import check_file, check_trials
 from sweeps.study.storage import open_storage
 
 SMALL = ModelConfig(vocab_size=61, d_model=16, num_layers=1, num_heads=2, d_ff=32, context_length=16)
@@ -97,21 +97,53 @@ def last_rows_of(lines):
     return {row[col.TRIAL]: row for row in map(json.loads, lines)}
 
 
+JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")  # sqlite.org/fileformat.html
+TABLES = ("trials", "trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes")
+CHANGES = {
+    "every row is updated": (
+        "UPDATE trial_user_attributes SET value_json = value_json || ' '",
+        "UPDATE trial_system_attributes SET value_json = value_json || ' '",
+        "UPDATE trial_intermediate_values SET intermediate_value = intermediate_value + 1",
+        "UPDATE trial_params SET distribution_json = distribution_json || ' '",
+    ),
+    "a trial ends": (
+        "INSERT INTO trial_user_attributes (trial_id, key, value_json) SELECT trial_id, 'x', '1' FROM trials",
+        "INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type) "
+        "SELECT trial_id, 999, 1.0, 'FINITE' FROM trials",
+        "INSERT INTO trial_values (trial_id, objective, value, value_type) "
+        "SELECT trial_id, 9, 1.0, 'FINITE' FROM trials",
+        "UPDATE trials SET state = 'PRUNED'",
+    ),
+}
+
+
+def rows_by_key(path):
+    """Every row of TABLES by table and row id."""
+    with closing(sqlite3.connect(path)) as connection:
+        return {
+            (table, rowid): values
+            for table in TABLES
+            for rowid, *values in connection.execute(f"SELECT rowid, * FROM {table}")
+        }
+
+
 @pytest.mark.smoke
-def test_sqlites_journal_cut_anywhere_undoes_the_transaction_or_is_refused(control, tmp_path, fault):
+@pytest.mark.parametrize("change", CHANGES)
+def test_sqlites_journal_cut_anywhere_loses_no_committed_row(change, control, tmp_path, fault):
+    """A crash leaves the rows as they were. A synced journal is cut by damage only: each row is then as it was or as
+    the interrupted transaction would have left it, or the database is refused by name."""
     cut = fault("study.db's journal cut at and inside page borders")
     before = (control.folder / "study.db").read_bytes()
     path, journal = tmp_path / "study.db", tmp_path / "study.db-journal"
     path.write_bytes(before)
+    wanted = rows_by_key(path)
     database = sqlite3.connect(path)
-    database.execute("UPDATE trial_user_attributes SET value_json = value_json || ' '")
-    database.execute("UPDATE trial_system_attributes SET value_json = value_json || ' '")
-    database.execute("UPDATE trial_intermediate_values SET intermediate_value = intermediate_value + 1")
-    database.execute("UPDATE trial_params SET distribution_json = distribution_json || ' '")
+    for statement in CHANGES[change]:
+        database.execute(statement)
     unsynced = journal.read_bytes()  # as SQLite leaves it until it commits: it counts no pages yet
     database.commit()
     database.close()
-    after = path.read_bytes()
+    after, changed_rows = path.read_bytes(), rows_by_key(path)
     page = int.from_bytes(unsynced[24:28], "big")
     record, header = page + 8, int.from_bytes(unsynced[20:24], "big")
     pages = (len(unsynced) - header) // record
@@ -125,30 +157,31 @@ def test_sqlites_journal_cut_anywhere_undoes_the_transaction_or_is_refused(contr
     def opened(database, left):
         path.write_bytes(database)
         journal.write_bytes(left)
-        check_file(path, {"any": {}}, "study.db")
-        with closing(sqlite3.connect(path)) as connection:
-            return list(connection.iterdump())
+        try:
+            check_file(path, {"any": {}}, "study.db")
+        except InputError as refusal:
+            return str(refusal)
+        return rows_by_key(path)
 
-    path.write_bytes(before)
-    journal.unlink(missing_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        wanted = list(connection.iterdump())
     for length in cuts:  # killed before the sync: the database is as it was
         cut.injected()
         assert opened(before, unsynced[:length]) == wanted
         cut.survived()
-    for written in (1, pages // 2, pages):  # killed after so many changed pages were written
-        changed = [n for n in range(len(before) // page) if before[n * page :][:page] != after[n * page :][:page]]
+    changed = [n for n in range(len(after) // page) if before[n * page :][:page] != after[n * page :][:page]]
+    for written in (1, len(changed) // 2, len(changed)):  # killed after so many changed pages were written
         half = bytearray(before)
         for n in changed[:written]:
             half[n * page : (n + 1) * page] = after[n * page : (n + 1) * page]
         assert opened(bytes(half), synced) == wanted
-        for length in cuts[1:]:  # the sync went before the database was touched: no crash cuts it, damage does
-            if length < header + pages * record:
-                cut.injected()
-                with pytest.raises(InputError, match=r"study\.db-journal: must be whole"):
-                    opened(bytes(half), synced[:length])
-                cut.survived()
+        for length in (length for length in cuts if length < header + pages * record):
+            cut.injected()
+            found = opened(bytes(half), synced[:length])
+            if isinstance(found, str):
+                assert found.startswith("study.db: must be an undamaged Optuna database")
+            else:
+                assert found.keys() >= wanted.keys()
+                assert all(row in (wanted.get(key), changed_rows[key]) for key, row in found.items())
+            cut.survived()
 
 
 def damage_missing(folder):
@@ -188,6 +221,10 @@ def damage_report_lacking(folder):
     forget(folder, "DELETE FROM trial_intermediate_values WHERE step = 200 AND trial_id = 2")
 
 
+def damage_loss_lacking(folder):
+    forget(folder, "DELETE FROM trial_values WHERE trial_id = 2")
+
+
 def damage_trial_that_is_a_path(folder):
     forget(
         folder, "UPDATE trial_user_attributes SET value_json = '\"../../../x\"' WHERE key = 'trial' AND trial_id = 2"
@@ -205,14 +242,15 @@ def damage_metrics_missing(folder):
 
 
 DAMAGE = {
-    damage_missing: r"study\.db: must hold the sweep's 6 trials .* is missing",
-    damage_empty: r"study\.db: must hold the sweep's 6 trials .* is empty",
-    damage_cut: r"study\.db: must be a whole database",
-    damage_foreign: r"study\.db: must be a whole database",
-    damage_other_database: r"study\.db: must be a whole database .*no such table",
-    damage_bytes_in_the_middle: r"study\.db: must be a whole database",
+    damage_missing: r"study\.db: must hold the sweep's 6 trials, but is missing",
+    damage_empty: r"study\.db: must hold the sweep's 6 trials, but is empty",
+    damage_cut: r"study\.db: must be an undamaged Optuna database",
+    damage_foreign: r"study\.db: must be an undamaged Optuna database",
+    damage_other_database: r"study\.db: must be an undamaged Optuna database, .*no such table",
+    damage_bytes_in_the_middle: r"study\.db: must be an undamaged Optuna database",
     damage_trial_lacking: r"study\.db: must hold every trial .* lacks xs-0005",
-    damage_report_lacking: r"study\.db: must know the row of xs-0001 at step 200",
+    damage_report_lacking: r"study\.db: must have the loss of xs-0001 at step 200",
+    damage_loss_lacking: r"study\.db: must have the loss of xs-0001, which is complete",
     damage_trial_that_is_a_path: r"study\.db: trial 1 of xs must be called xs-0001",
     damage_metrics_missing: r"metrics\.jsonl: must have rows of xs-0000",
 }

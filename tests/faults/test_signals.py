@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM in the middle of a real sweep: it ends soon, says how to go on, and leaves nothing running."""
+"""Ctrl-C and SIGTERM in the middle of a real sweep: it ends soon, says how to resume, and leaves no process."""
 
 import signal
 import time
@@ -41,15 +41,15 @@ def statuses(folder):
     ],
     ids=["SIGINT with wandb", "SIGTERM"],
 )
-def test_a_sweep_that_is_told_to_stop_keeps_all_and_leaves_no_process(number, code, wandb, tiny, fault):
+def test_a_sweep_that_is_interrupted_loses_nothing_and_leaves_no_process(number, code, wandb, tiny, fault):
     quiet = ("--no-dashboard", "--wandb", wandb)
     process = start(sweep_command("stopped", quiet=quiet, slots=1, trials=5, **SLOWER), tiny)
     folder = tiny / "runs" / "stopped"
     wait_until(lambda: count_rows(folder) >= 12 or process.poll() is not None, 100, "no 12 rows")
     family = descendants(process.pid)
     assert len(family) > 5  # Ray's servers, its workers, tracking
-    told = fault(f"{signal.Signals(number).name}, {'with' if wandb == 'offline' else 'without'} wandb")
-    told.injected()
+    record = fault(f"{signal.Signals(number).name}, {'with' if wandb == 'offline' else 'without'} wandb")
+    record.injected()
     began = time.monotonic()
     process.send_signal(number)
     out, error = process.communicate(timeout=60)
@@ -57,7 +57,7 @@ def test_a_sweep_that_is_told_to_stop_keeps_all_and_leaves_no_process(number, co
     assert process.returncode == code, out + error
     assert error == f"\nstopped; {REMEDY}"
     assert seconds < 30
-    wait_until(lambda: not running(family), 10, "processes were left")
+    wait_until(lambda: not running(family), 10, "processes are still running")
 
     trials = optuna.load_study(study_name="xs", storage=f"sqlite:///{folder}/study.db").trials
     recorded = {trial.user_attrs[col.TRIAL]: trial.user_attrs.get(col.STATUS, col.RUNNING) for trial in trials}
@@ -67,7 +67,7 @@ def test_a_sweep_that_is_told_to_stop_keeps_all_and_leaves_no_process(number, co
         if rows[-1][col.STATUS] == col.RUNNING:
             saved = read_checkpoint(checkpoint_files(folder / "trials" / trial)[-1])[1]["step"]
             assert saved >= rows[-1][col.STEP], trial  # checkpoints were due every 1000 updates only
-    told.survived(seconds=seconds)
+    record.survived(seconds=seconds)
 
 
 @pytest.mark.ray
@@ -76,8 +76,8 @@ def test_the_second_ctrl_c_ends_at_once_and_nothing_is_lost(tiny, fault):
     folder = tiny / "runs" / "stopped"
     wait_until(lambda: count_rows(folder) >= 12 or process.poll() is not None, 100, "no 12 rows")
     family = descendants(process.pid)
-    told = fault("SIGINT twice")
-    told.injected()
+    record = fault("SIGINT twice")
+    record.injected()
     process.send_signal(signal.SIGINT)
     time.sleep(0.1)  # two signals that are pending together are one
     began = time.monotonic()
@@ -87,10 +87,10 @@ def test_the_second_ctrl_c_ends_at_once_and_nothing_is_lost(tiny, fault):
     assert seconds < 1
     assert process.returncode == 130
     assert error == f"\nstopped at once; {REMEDY}"
-    wait_until(lambda: not running(family), 10, "processes were left")
+    wait_until(lambda: not running(family), 10, "processes are still running")
     before = curves(folder)
-    run(error.rpartition("go on with ")[2], tiny, check=0)  # as it was printed
+    run(error.rpartition("resume with ")[2], tiny, check=0)  # as it was printed
     after = curves(folder)
     assert all(after[trial][: len(rows)] == rows for trial, rows in before.items())
     assert [len(rows) for rows in after.values()] == [10] * 6
-    told.survived(seconds=seconds)
+    record.survived(seconds=seconds)

@@ -1,4 +1,4 @@
-"""Whatever befalls wandb, the sweep's rows are those of a sweep without it, and its processes end with the driver's."""
+"""Whatever happens to wandb, the sweep's rows are the same as without it, and its processes end with the driver."""
 
 import os
 import signal

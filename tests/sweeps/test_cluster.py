@@ -1,4 +1,4 @@
-"""How a cluster's devices are dealt out to engines and trials."""
+"""How a cluster's devices are shared by engines and trials."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def train(cuda=False, threads=1):
         (cluster(cores=7), train(threads=2), 3, 250),
         (cluster(gpus=4, cores=64), train(cuda=True), 4, 252),
         (cluster(gpus=4, cores=64), train(cuda=True, threads=8), 4, 224),
-        # A cluster of others' making has no spare logical CPUs: a trial beside each engine at least.
+        # A cluster that others started has no spare logical CPUs: at least one trial fits beside each engine.
         (cluster(cpus=8, cores=8), train(), 4, 4),
         (cluster(cpus=9, cores=9), train(threads=2), 3, 3),
         (cluster(cpus=2, cores=2), train(), 1, 1),
@@ -45,6 +45,6 @@ def test_a_cluster_without_room_for_one_engine_and_one_trial_is_refused_in_one_l
     assert "\n" not in str(error.value)
 
 
-def test_an_engine_holds_its_threads_and_a_gpu_where_it_trains_on_one_and_is_started_again():
+def test_an_engine_holds_its_threads_and_its_gpu_and_is_restarted_when_it_dies():
     assert cluster().engine_options(train(threads=2)) == {"num_cpus": 2, "max_restarts": -1}
     assert cluster(gpus=1).engine_options(train(cuda=True)) == {"num_cpus": 1, "num_gpus": 1, "max_restarts": -1}

@@ -3,6 +3,7 @@
 import io
 import math
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -105,7 +106,8 @@ def test_what_is_printed_is_complete_however_narrow_the_environment_says_it_is(m
 def test_a_vocabulary_that_only_the_data_know_is_said_to_be_assumed():
     file = io.StringIO()
     print_plan(SweepSpec(name="a", data={"source": "a.bin"}, search={"trials": 1}), file)
-    assert "Note: model.vocab_size is the data's; 2048 tokens are assumed until the data are read." in file.getvalue()
+    note = "Note: model.vocab_size comes from the data; 2048 is assumed until the data are read."
+    assert note in file.getvalue()
 
 
 def test_flops_stay_finite_numbers_for_absurd_sizes():
@@ -140,15 +142,44 @@ def test_every_option_reaches_the_spec():
         ("--trials 3 --name x --no-dashboard", None, "py run.py --resume 'runs/my sweep' --no-dashboard"),
         ("--address head:6379", None, "py run.py --resume 'runs/my sweep' --address head:6379"),
         ("--dashboard-host 0.0.0.0", None, "py run.py --resume 'runs/my sweep' --dashboard-host 0.0.0.0"),
-        ("", "pg://a:***@h/d", "py run.py --resume 'runs/my sweep' --set 'search.storage=pg://a:***@h/d'"),
+        ("", "pg://a:secret@h/d", "py run.py --resume 'runs/my sweep' --set 'search.storage=pg://a:***@h/d'"),
     ],
 )
 def test_the_command_that_goes_on_is_the_one_that_was_typed(argv, storage, expected, monkeypatch):
-    monkeypatch.setattr("sys.orig_argv", ["py"])
-    monkeypatch.setattr("sys.argv", ["run.py"])
+    monkeypatch.setattr("sys.orig_argv", ["py", "run.py", *argv.split()])
+    monkeypatch.setattr("sys.argv", ["run.py", *argv.split()])
     command = resume_command(parse(argv.split()), "runs/my sweep", storage)
     assert command == expected
     parse(shlex.split(command)[2:])
+
+
+@pytest.mark.parametrize(
+    ("orig_argv", "argv", "on_path", "expected"),
+    [
+        (["py", "/bin/lmsweep", "run"], ["/bin/lmsweep", "run"], "/bin/lmsweep", "lmsweep run"),
+        (["py", "/new/lmsweep", "run"], ["/new/lmsweep", "run"], "/bin/lmsweep", "/new/lmsweep run"),
+        (["py", "/new/lmsweep", "run"], ["/new/lmsweep", "run"], None, "/new/lmsweep run"),
+        (["py", "-m", "lmsweep", "run"], ["/x/lmsweep.py", "run"], None, "py -m lmsweep run"),
+        (["py", "lmsweep.py", "run"], ["lmsweep.py", "run"], "/bin/lmsweep", "py lmsweep.py run"),
+    ],
+)
+def test_lmsweep_resumes_with_lmsweep(orig_argv, argv, on_path, expected, monkeypatch):
+    monkeypatch.setattr("sys.orig_argv", orig_argv)
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr("shutil.which", lambda name: on_path)
+    command = resume_command(parse([], "lmsweep run"), "runs/quick", None, "lmsweep run")
+    assert command == f"{expected} --resume runs/quick"
+
+
+def test_a_shipped_config_is_found_by_its_name_unless_there_is_such_a_file(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in ("ablation", "ablation.yaml"):
+        assert parse(["--config", name]).config == DEFAULT_CONFIG.with_name("ablation.yaml")
+    for other in ("sub/ablation.yaml", "./sub/quick", "quick.yml", "absent"):
+        assert parse(["--config", other]).config == Path(other)
+    Path("ablation.yaml").write_text("search: {trials: 1}\n")
+    assert parse(["--config", "ablation.yaml"]).config == Path("ablation.yaml")
+    assert parse(["--config", "ablation"]).config == DEFAULT_CONFIG.with_name("ablation.yaml")
 
 
 def test_slots_of_a_file_can_be_left_to_measurement_again(tmp_path):
@@ -185,10 +216,14 @@ def test_a_wrong_option_is_one_line_and_exit_code_2(capsys, argv):
     assert " _" not in error  # no name of our own code
 
 
-def test_help_names_every_search_and_scheduler_and_shows_examples(capsys):
+@pytest.mark.parametrize("prog", ["python sweeps/run.py", "lmsweep run"])
+def test_help_names_every_search_scheduler_and_shipped_config_and_shows_the_command_as_typed(prog, capsys):
     with pytest.raises(SystemExit) as stop:
-        parse(["--help"])
+        parse(["--help"], prog)
     assert stop.value.code == 0
     text = capsys.readouterr().out
+    assert text.startswith(f"usage: {prog} [")
+    assert f"  {prog} --resume runs/quick" in text
+    assert "ablation, grid, quick, tying" in " ".join(text.split())
     assert all(name in text for name in (*METHODS, *SCHEDULERS))
     assert "examples:" in text

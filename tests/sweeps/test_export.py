@@ -57,13 +57,13 @@ def train(path, tokens, trials=8, unfinished=0, storage=None):
     files = TrialFiles(folder, ledger)
     for number in range(trials):
         live = ledger.ask(ledger.sizes_left[0])
-        files.began(live)
+        files.on_trial_start(live)
         trainer = Trainer([live.run], tokens)
         for row in trainer:
             Trainers.save(folder.trial(live.id), trainer.snapshot_slot(0))
             if number >= trials - unfinished or ledger.report(live.id, row) != col.RUNNING:
                 break
-        files.ended(ledger.end(live.id))
+        files.on_trial_end(ledger.end(live.id))
     ledger.storage.engine.dispose()
     return folder
 
@@ -103,7 +103,7 @@ def best_of(run, size):
     return f"{size}-{study.best_trial.number:04d}"
 
 
-def test_the_best_is_optunas_and_that_of_the_largest_size_where_none_is_named(original):
+def test_best_is_optunas_best_and_by_default_that_of_the_largest_size(original):
     kept = {path.parent.name for path in original.path.glob("trials/*/*.safetensors")}
     assert kept == {f"{size}-000{n}" for size in ("xs", "s") for n in range(3)}
     for size in ("xs", "s"):
@@ -156,7 +156,7 @@ def damage(path, position=-9):
     path.write_bytes(content)
 
 
-def test_the_newest_checkpoint_that_is_whole_and_the_trials_own_is_taken(run, capsys):
+def test_the_newest_valid_checkpoint_of_the_trial_is_used(run, capsys):
     older, newest = sorted(run.glob("trials/s-0000/*.safetensors"))
     shutil.copy(run / "trials" / "s-0001" / newest.name, newest)
     assert export.main([str(run), "--trial", "s-0000", "--out", "out"]) == 0
@@ -165,12 +165,12 @@ def test_the_newest_checkpoint_that_is_whole_and_the_trials_own_is_taken(run, ca
     assert "s-0000: a checkpoint was skipped" in err
     damage(older)
     shutil.rmtree("out")
-    assert "s-0000: must have a checkpoint that is whole and its own, but has none" in refusal(
+    assert "s-0000: must have a valid checkpoint of its own, but has none" in refusal(
         export.main, capsys, run, "--trial", "s-0000", "--out", "out"
     )
 
 
-def test_a_sweep_that_goes_on_is_read_beside_its_writer(text_tokens, in_tmp, capsys):
+def test_a_sweep_is_read_while_it_runs(text_tokens, in_tmp, capsys):
     folder = train(in_tmp / "runs" / "going", text_tokens, trials=4, unfinished=2)
     with folder.claimed(resume=True), sqlite3.connect(folder.study_db) as writer:
         writer.execute("BEGIN IMMEDIATE")
@@ -183,26 +183,26 @@ def test_a_sweep_that_goes_on_is_read_beside_its_writer(text_tokens, in_tmp, cap
         assert "after 2 of 4 updates" in out
 
 
-def test_studies_may_lie_in_a_database_elsewhere_and_one_that_does_not_answer_is_named(text_tokens, in_tmp, capsys):
+def test_studies_may_be_in_another_database_and_one_that_does_not_answer_is_named(text_tokens, in_tmp, capsys):
     database = in_tmp / "shared.db"
     train(in_tmp / "runs" / "apart", text_tokens, trials=1, storage=f"sqlite:///{database}")
     assert export.main(["runs/apart", "--out", "found"]) == 0
     assert capsys.readouterr().out.startswith("s-0000 (complete): ")
     database.write_bytes(b"")
     line = refusal(export.main, capsys, "runs/apart", "--out", "out")
-    assert line.startswith(f"sqlite:///{database}: must be a database of Optuna's that can be read (")
+    assert line.startswith(f"sqlite:///{database}: must be an Optuna database that can be read (")
     assert "no such table" in line
 
 
-def test_best_is_refused_while_there_is_none_and_another_size_is_offered(text_tokens, in_tmp, capsys):
+def test_best_is_refused_while_no_trial_is_complete(text_tokens, in_tmp, capsys):
     train(in_tmp / "runs" / "begun", text_tokens, trials=1, unfinished=1)
     line = refusal(export.main, capsys, "runs/begun", "--out", "out")
-    assert "s, the largest size, must have a complete trial (got 1 running)" in line
+    assert "--trial best: size s must have a complete trial (got 1 running)" in line
     train(in_tmp / "runs" / "none", text_tokens, trials=0)
-    assert "none has begun" in refusal(export.main, capsys, "runs/none", "--out", "out")
+    assert "none has started" in refusal(export.main, capsys, "runs/none", "--out", "out")
 
 
-def test_the_size_that_has_a_complete_trial_is_offered(run, capsys):
+def test_a_size_that_has_a_complete_trial_is_suggested(run, capsys):
     with sqlite3.connect(run / "study.db") as database:
         sql = "SELECT trial_id FROM trials JOIN studies USING (study_id) WHERE study_name = 's'"
         of_s = [trial for (trial,) in database.execute(sql)]
@@ -227,18 +227,14 @@ BAD = {
     "a folder that is no sweep's": (lambda run: None, ["."], "RUN: must be the folder of a sweep"),
     "a sweep's name": (lambda run: None, ["small"], "give runs/small"),
     "an unknown trial": (lambda run: None, ["--trial", "xs-0009"], "nearest are xs-000"),
-    "an unknown size": (
-        lambda run: None,
-        ["--trial", "best:sx"],
-        "best:SIZE: must name a size",
-    ),
+    "an unknown size": (lambda run: None, ["--trial", "best:sx"], "(got 'best:sx'); the nearest are best:s, best:xs"),
     "a trial that leads elsewhere": (lambda run: None, ["--trial", "../../x"], "--trial: must be best"),
     "a trial without weights": (lambda run: None, ["--trial", "xs-0003"], "give xs-0000 or xs-0001 or xs-0002"),
     "no weights at all": (lambda run: shutil.rmtree(run / "trials"), [], ": must have weights, but has none"),
-    "no study.db": (lambda run: (run / "study.db").unlink(), [], "study.db: must hold the sweep's trials"),
-    "an empty study.db": (lambda run: (run / "study.db").write_bytes(b""), [], "but is empty"),
+    "no study.db": (lambda run: (run / "study.db").unlink(), [], "study.db: must be an Optuna database"),
+    "an empty study.db": (lambda run: (run / "study.db").write_bytes(b""), [], "no such table"),
     "a study.db that is none": (lambda run: (run / "study.db").write_bytes(b"x" * 9000), [], "not a database"),
-    "a study.db that was cut": (lambda run: os.truncate(run / "study.db", 20000), [], "database of Optuna's that can"),
+    "a study.db that was cut": (lambda run: os.truncate(run / "study.db", 20000), [], "an Optuna database that can"),
     "a sweep.yaml that was cut": (lambda run: os.truncate(run / "sweep.yaml", 200), [], "sweep.yaml"),
     "no tokens": (lambda run: shutil.rmtree(run / "tokens"), [], "must be a whole folder of tokens"),
     "a tokenizer that was changed": (
@@ -251,7 +247,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_what_is_wrong_with_the_folder_or_the_trial_is_one_line_of_both_commands(case, run, capsys):
+def test_a_damaged_folder_or_a_wrong_trial_is_one_line_from_both_commands(case, run, capsys):
     break_it, arguments, fragment = BAD[case]
     break_it(run)
     place = [] if arguments and not arguments[0].startswith("-") else [run]

@@ -1,4 +1,4 @@
-"""A run's folder has one writer at a time, one sweep, and no half-written files."""
+"""A run's folder has one writer at a time, one sweep, no half-written files, and may be a symbolic link."""
 
 import os
 import subprocess
@@ -64,9 +64,33 @@ def test_a_folder_that_holds_a_sweep_is_refused_and_not_kept_locked(folder):
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_wrong_input(folder, in_tmp):
+def test_a_folder_that_cannot_be_created_is_wrong_input(folder, in_tmp):
     (in_tmp / "runs").write_text("a file")
-    with pytest.raises(InputError, match="runs/quick cannot be made"), folder.claimed():
+    with pytest.raises(InputError, match="runs/quick cannot be created"), folder.claimed():
+        pass
+
+
+@pytest.mark.parametrize("link", ["runs", "runs/quick", "runs/quick/trials"])
+def test_symbolic_links_are_followed(link, folder, in_tmp):
+    """As on clusters, where runs/ or large parts of a run's folder lie on another disk."""
+    elsewhere = in_tmp / "elsewhere"
+    elsewhere.mkdir()
+    (in_tmp / link).parent.mkdir(parents=True, exist_ok=True)
+    (in_tmp / link).symlink_to(elsewhere)
+    run_yaml = folder.trial("xs-0003") / "run.yaml"
+    with folder.claimed():
+        write_text(run_yaml, "name: xs-0003")
+        write_text(folder.sweep_yaml, "name: quick")
+    assert (elsewhere / run_yaml.relative_to(in_tmp / link)).read_text() == "name: xs-0003"
+    assert folder.display == "runs/quick"
+    with RunFolder.of_sweep(folder.path).claimed(resume=True):
+        pass
+
+
+def test_a_second_process_is_refused_through_a_symbolic_link_too(folder, holder, in_tmp):
+    (in_tmp / "link").symlink_to(folder.path)
+    linked = RunFolder(in_tmp / "link")
+    with pytest.raises(FolderInUseError, match=f"link: .*process {holder.pid} is writing"), linked.claimed():
         pass
 
 

@@ -1,4 +1,4 @@
-"""A stop that somebody swallows is raised again, until the block that it is to end has been left."""
+"""An interrupt that is swallowed is raised again, until the block that it must end has been left."""
 
 import contextlib
 import os
@@ -23,11 +23,11 @@ def interrupts(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_swallowed_stop_is_raised_again_and_ends_with_the_block(interrupts, number):
+def test_a_swallowed_interrupt_is_raised_again_until_the_block_is_left(interrupts, number):
     swallowed = []
 
     def swallow_three():
-        with interrupts.insisting():
+        with interrupts.repeating():
             while len(swallowed) < 3:
                 try:
                     if not swallowed:
@@ -41,10 +41,10 @@ def test_a_swallowed_stop_is_raised_again_and_ends_with_the_block(interrupts, nu
         swallow_three()
     assert len(swallowed) == 3
     assert interrupts.received == number
-    time.sleep(0.2)  # nothing is raised any more: cleaning up goes undisturbed
+    time.sleep(0.2)  # nothing is raised any more, so cleaning up is not interrupted
 
 
-def test_outside_the_block_a_stop_is_raised_once(interrupts):
+def test_outside_the_block_an_interrupt_is_raised_once(interrupts):
     with contextlib.suppress(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)

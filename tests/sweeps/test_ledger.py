@@ -8,8 +8,9 @@ from optuna.trial import TrialState
 
 from lmcore import columns as col
 from lmcore.errors import InputError
-from sweeps.spec.settings import METHODS
+from sweeps.spec.settings import METHODS, SCHEDULERS
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study import samplers, schedulers
 from sweeps.study.ledger import Ledger
 from sweeps.study.storage import check_unused, quiet_optuna
 
@@ -86,6 +87,11 @@ def _quiet():
     quiet_optuna()
 
 
+def test_every_method_and_scheduler_that_a_config_may_name_can_be_built():
+    assert set(samplers.SAMPLERS) == set(METHODS)
+    assert set(schedulers.SCHEDULERS) == set(SCHEDULERS)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
     ended = drive(ledger(tmp_path, method), crash=(1,))
@@ -143,7 +149,7 @@ def test_the_same_seed_makes_the_same_search_and_another_seed_another(method):
 
 
 @pytest.mark.parametrize("method", ["optuna", "random", "qmc", "gp", "cmaes"])
-def test_no_suggestion_is_made_twice_and_sizes_are_searched_apart(method):
+def test_no_suggestion_repeats_and_each_size_has_its_own_search(method):
     sizes = [{"name": "xs", "model.d_model": 64}, {"name": "s"}]
     book = in_memory(method, sizes=sizes)
     ended = drive(book)
@@ -169,7 +175,7 @@ def test_a_diverged_trial_is_never_the_best_and_tpe_moves_away():
     assert sum(number >= 20 for number in diverged) <= 2
 
 
-def test_a_validation_loss_far_above_knowing_nothing_is_divergence_with_its_value_kept(tmp_path):
+def test_a_validation_loss_above_2_ln_v_is_divergence_and_stays_an_intermediate_value(tmp_path):
     book = ledger(tmp_path, "random", trials=2)
     live = book.ask("main")
     assert book.report(live.id, row(10, 2 * math.log(2048) - 0.01)) == col.RUNNING
@@ -224,7 +230,7 @@ def test_two_sweeps_in_one_database_have_studies_of_their_own(tmp_path):
     assert sorted(optuna.get_all_study_names(storage)) == ["one/main", "two/main"]
 
 
-def test_a_grid_is_run_whole_and_each_point_once():
+def test_every_grid_point_is_run_once():
     book = Ledger(
         SweepSpec.model_validate(
             {

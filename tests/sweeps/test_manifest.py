@@ -1,4 +1,4 @@
-"""manifest.json: whatever a reader asks of it is there, and no password is."""
+"""manifest.json holds everything that a reader needs, and no password."""
 
 import json
 import re
@@ -23,9 +23,9 @@ from sweeps.study.ledger import Ledger
 from sweeps.study.storage import open_storage
 
 CLUSTER = Cluster(cpus=256, gpus=0, cores=3, memory_bytes=2**30, dashboard_url=None, local=True)
-PACES = [ThroughputSample(1, 100.0, 1.0, 10), ThroughputSample(2, 180.0, 1.8, 20)]
+SAMPLES = [ThroughputSample(1, 100.0, 1.0, 10), ThroughputSample(2, 180.0, 1.8, 20)]
 PEAKS = [1e11, 1.1e11, 1.2e11]
-CHOICES = [SlotChoice("xs", 2, PACES), SlotChoice("s", 1, [])]
+CHOICES = [SlotChoice("xs", 2, SAMPLES), SlotChoice("s", 1, [])]
 SECRET = "postgresql://reader:p%40ss@db.example:5432/sweeps"
 
 
@@ -43,7 +43,7 @@ def spec(**search):
     )
 
 
-def test_analysis_finds_in_it_all_that_it_asks_for(small_tokens, tmp_path):
+def test_analysis_finds_everything_it_needs(small_tokens, tmp_path):
     folder = RunFolder(tmp_path)
     write_json(folder.manifest, manifest(spec(), small_tokens, CLUSTER, PEAKS, CHOICES))
     ledger = Ledger(spec(), open_storage(None, folder))
@@ -70,7 +70,7 @@ def test_it_records_seeds_search_hardware_and_command(small_tokens, monkeypatch)
     assert hardware["peak_flops_per_s"] == PEAKS
     assert (hardware["engines"], hardware["cluster_cores"], hardware["cluster_gpus"]) == (3, 3, 0)
     assert values["slots"] == {
-        "xs": {"per_engine": 2, "measured": [sample._asdict() for sample in PACES]},
+        "xs": {"per_engine": 2, "measured": [sample._asdict() for sample in SAMPLES]},
         "s": {"per_engine": 1, "measured": []},
     }
     assert json.loads(json.dumps(values)) == values
@@ -103,7 +103,7 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
     results = tmp_path / "tests" / "bench" / "results"
     results.mkdir(parents=True)
     (results / "new.json").write_text("{}")
-    assert commit() == git("rev-parse", "HEAD")  # what a benchmark has just measured changes no code
+    assert commit() == git("rev-parse", "HEAD")  # results of a benchmark change no code
     (tmp_path / "file").write_text("two")
     changed = commit()
     assert re.fullmatch(re.escape(git("rev-parse", "HEAD")) + r"\+changes-[0-9a-f]{8}", changed)
@@ -124,7 +124,7 @@ def test_a_password_of_the_storage_is_not_in_it(small_tokens, monkeypatch):
     "url",
     ["sqlite:////data/a%20b/study.db", "postgresql://reader@db.example/sweeps", "mysql://db.example/x?charset=utf8"],
 )
-def test_a_storage_without_a_password_is_recorded_as_it_is(url, small_tokens):
+def test_a_storage_url_without_a_password_is_recorded_unchanged(url, small_tokens):
     assert manifest(spec(storage=url), small_tokens, CLUSTER, PEAKS, CHOICES)["storage"] == url
 
 

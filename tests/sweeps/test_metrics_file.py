@@ -1,4 +1,4 @@
-"""metrics.jsonl holds every row as one line of JSON, whatever the numbers are."""
+"""metrics.jsonl holds every row as one line of JSON, whatever its numbers are."""
 
 import json
 import math
@@ -26,20 +26,20 @@ def row(step, **values):
 
 
 def strict(text):
-    """JSON without Python's own NaN and Infinity."""
+    """Parse JSON, without Python's extensions NaN and Infinity."""
     return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
 
 
 def test_each_row_is_one_line_with_the_columns_in_their_order_and_the_trials_status(live, tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = RowFile(path)
-    rows.began(live)
+    rows.on_trial_start(live)
     assert path.read_text() == ""
-    rows.reported(live, row(10))
-    assert path.read_text().endswith("\n")  # there for a reader before the next row comes
+    rows.on_report(live, row(10))
+    assert path.read_text().endswith("\n")  # a reader sees it before the next row comes
     live.status = col.PRUNED
-    rows.reported(live, row(20))
-    rows.ended(live)
+    rows.on_report(live, row(20))
+    rows.on_trial_end(live)
     rows.close()
     first, second = (strict(text) for text in path.read_text().splitlines())
     assert list(first) == list(second) == list(col.ROW_COLUMNS)
@@ -50,7 +50,7 @@ def test_each_row_is_one_line_with_the_columns_in_their_order_and_the_trials_sta
 
 def test_numbers_that_are_not_finite_are_null(live, tmp_path):
     rows = RowFile(tmp_path / "metrics.jsonl")
-    rows.reported(live, row(10, val_loss=math.nan, train_loss=math.inf, grad_norm=-math.inf))
+    rows.on_report(live, row(10, val_loss=math.nan, train_loss=math.inf, grad_norm=-math.inf))
     rows.close()
     written = strict((tmp_path / "metrics.jsonl").read_text())
     assert [name for name, value in written.items() if value is None] == [col.TRAIN_LOSS, col.VAL_LOSS, col.GRAD_NORM]
@@ -59,7 +59,7 @@ def test_numbers_that_are_not_finite_are_null(live, tmp_path):
 def test_a_file_that_is_opened_again_is_appended_to(live, tmp_path):
     for step in (10, 20):
         rows = RowFile(tmp_path / "metrics.jsonl")
-        rows.reported(live, row(step))
+        rows.on_report(live, row(step))
         rows.close()
     assert [strict(text)[col.STEP] for text in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20]
 
@@ -67,38 +67,38 @@ def test_a_file_that_is_opened_again_is_appended_to(live, tmp_path):
 def test_the_torn_last_line_of_a_killed_writer_is_cut_off_before_the_next_row(live, tmp_path):
     path = tmp_path / "metrics.jsonl"
     rows = RowFile(path)
-    rows.reported(live, row(10))
-    rows.reported(live, row(20))
+    rows.on_report(live, row(10))
+    rows.on_report(live, row(20))
     rows.close()
     whole = path.read_bytes()
     first = whole.index(b"\n") + 1
     for cut in range(first, len(whole)):
         path.write_bytes(whole[:cut])
         rows = RowFile(path)
-        rows.reported(live, row(30))
+        rows.on_report(live, row(30))
         rows.close()
         assert [strict(text)[col.STEP] for text in path.read_text().splitlines()] == [10, 30]
 
 
 def test_a_disk_that_refuses_leaves_no_half_of_a_row(live, tmp_path):
-    """A real refusal: the kernel's limit on a file's size."""
+    """The refusal is real: the kernel's limit on the size of a file."""
     import resource
     import signal
 
     path = tmp_path / "metrics.jsonl"
     rows = RowFile(path)
-    rows.reported(live, row(10))
+    rows.on_report(live, row(10))
     whole = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, limits[1]))
         with pytest.raises(OSError, match="too large"):
-            rows.reported(live, row(20))
+            rows.on_report(live, row(20))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
     assert path.read_bytes() == whole
-    rows.reported(live, row(20))
+    rows.on_report(live, row(20))
     rows.close()
     assert len(path.read_text().splitlines()) == 2

@@ -1,4 +1,4 @@
-"""The terminal says what is going on: trials done and running, best so far, tokens/s, time left."""
+"""The terminal shows trials done and running, the best so far, tokens/s and the time left."""
 
 import io
 import re
@@ -54,28 +54,28 @@ def row(step, val_loss, tokens=0):
 
 
 class Sweep:
-    """Events of a sweep told to the ledger and to a progress of `total` trials, as searcher and scheduler do."""
+    """Reports a sweep's events to the ledger and to a `Progress` of `total` trials, as searcher and scheduler do."""
 
-    def __init__(self, ledger, total=4, slots=2, in_line=0, **console):
+    def __init__(self, ledger, total=4, slots=2, queued=0, **console):
         self.file = io.StringIO()
-        self.progress = Progress(Console(file=self.file, width=200, **console), total, slots, in_line)
+        self.progress = Progress(Console(file=self.file, width=200, **console), total, slots, queued)
         self.ledger = ledger
 
     def begin(self):
         live = self.ledger.ask(self.ledger.sizes_left[0])
-        self.progress.began(live)
+        self.progress.on_trial_start(live)
         return live
 
     def report(self, live, *values):
         self.ledger.report(live.id, row(*values))
-        self.progress.reported(live, row(*values))
+        self.progress.on_report(live, row(*values))
 
     def end(self, live):
-        self.progress.ended(self.ledger.end(live.id))
+        self.progress.on_trial_end(self.ledger.end(live.id))
 
     @property
     def lines(self):
-        """What was printed since the last look."""
+        """What was printed since this was last read."""
         text = self.file.getvalue()
         self.file.seek(0)
         self.file.truncate()
@@ -97,7 +97,7 @@ def test_each_trials_end_is_a_line_with_status_loss_and_parameters(clock, ledger
         assert sweep.lines == [f"m-0000   failed   OSError: [Errno 5] cannot read [/data/x] :warning: [bold]  {PARAMS}"]
 
 
-def test_an_interrupted_trial_is_not_said_to_have_ended(clock, ledger):
+def test_an_interrupted_trial_is_not_shown_as_ended(clock, ledger):
     sweep = Sweep(ledger)
     with sweep.progress:
         live = sweep.begin()
@@ -106,7 +106,7 @@ def test_an_interrupted_trial_is_not_said_to_have_ended(clock, ledger):
     assert sweep.lines == []
 
 
-def test_a_summary_comes_every_quarter_minute_with_the_numbers_of_that_moment(clock, ledger):
+def test_a_summary_is_printed_every_15_s_with_the_current_numbers(clock, ledger):
     sweep = Sweep(ledger)
     first, second = sweep.begin(), sweep.begin()
     sweep.report(first, 10, 4.0, 3000)
@@ -131,13 +131,13 @@ def test_a_summary_comes_every_quarter_minute_with_the_numbers_of_that_moment(cl
     assert "167 tokens/s" in line  # (7000 + 3000) / 60
 
 
-def test_trials_that_wait_for_a_slot_are_not_said_to_run(ledger, clock):
-    sweep = Sweep(ledger, slots=1, in_line=1)
+def test_trials_that_wait_for_a_slot_are_shown_as_queued(ledger, clock):
+    sweep = Sweep(ledger, slots=1, queued=1)
     first = sweep.begin()
     sweep.begin()
     clock.now += 20
     sweep.report(first, 20, 3.9, 6000)
-    assert sweep.lines == ["0/4 trials, 1 running, 1 in line, best none yet, 300 tokens/s, about ? left"]
+    assert sweep.lines == ["0/4 trials, 1 running, 1 queued, best none yet, 300 tokens/s, about ? left"]
 
 
 def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):
@@ -155,7 +155,7 @@ def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):
         sweep.report(live, steps, loss)
         sweep.end(live)
     clock.now += 15
-    sweep.progress.reported(live, row(10, 1.0))
+    sweep.progress.on_report(live, row(10, 1.0))
     counts = "4/4 trials (3 complete, 1 diverged), 1 running, 1 slot idle"
     assert sweep.lines[-1].startswith(f"{counts}, best main 3.5000 (main-0001)")
     assert sweep.lines == []

@@ -1,4 +1,4 @@
-"""What a process leaves running when it ends in the middle of things is ended after it."""
+"""Processes that a driver leaves running, when it is killed or fails, are killed after it."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 from sweeps.cluster import reaper
 
-LEAVING = """
+SCRIPT = """
 import subprocess, sys, time
 from sweeps.cluster.reaper import reaped
 with reaped():
@@ -18,15 +18,15 @@ with reaped():
     print(child.pid, flush=True)
     time.sleep(1.5)  # the reaper looks once a second
     {end}
-print("left in peace", flush=True)
+print("still running", flush=True)
 time.sleep(0.1)
 child.kill()
 """
 
 
 @pytest.mark.parametrize("end", ["raise KeyboardInterrupt", "import os; os._exit(3)"])
-def test_what_is_left_by_an_exception_or_a_sudden_end_is_killed(end):
-    script = LEAVING.format(end=end)
+def test_processes_left_by_an_exception_or_a_sudden_exit_are_killed(end):
+    script = SCRIPT.format(end=end)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
     child = int(done.stdout)
     deadline = time.monotonic() + 10
@@ -35,11 +35,11 @@ def test_what_is_left_by_an_exception_or_a_sudden_end_is_killed(end):
         time.sleep(0.1)
 
 
-def test_a_block_that_ends_by_itself_is_not_reaped():
+def test_a_block_that_ends_normally_is_not_reaped():
     began = time.monotonic()
-    script = LEAVING.format(end="")
+    script = SCRIPT.format(end="")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
-    assert done.stdout.endswith("left in peace\n")
+    assert done.stdout.endswith("still running\n")
     assert time.monotonic() - began < 1.5 + reaper.GRACE_S
 
 

@@ -1,4 +1,4 @@
-"""A driver that was killed at any write is followed by one that ends the sweep as if nothing had happened."""
+"""Resuming: a driver killed before any of its writes is followed by one that ends the sweep as if undisturbed."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from sweeps.provenance.resume import (
     resumed_tokens,
 )
 from sweeps.rundir.folder import RunFolder, write_json, write_text
-from sweeps.spec.settings import absolute_url
+from sweeps.spec.settings import SCHEDULERS, absolute_url
 from sweeps.spec.sweep_spec import dump_yaml
 from sweeps.study.ledger import Ledger
 
@@ -36,11 +36,11 @@ WRITES = (
 
 
 class Killed(BaseException):
-    """What no handler of ours or of Optuna's may catch."""
+    """Raised in place of a kill; neither our handlers nor Optuna's catch it."""
 
 
 class MortalStorage(optuna.storages.InMemoryStorage):
-    """Dies instead of its write number `fatal`, and works again afterwards, as a database does."""
+    """Raises Killed instead of making write number `fatal`, and works again afterwards, as a database does."""
 
     fatal = None
     written = 0
@@ -82,11 +82,17 @@ def outcome(storage):
     }
 
 
+EARLY_STOPPING = {
+    **{scheduler: {"scheduler": scheduler} for scheduler in SCHEDULERS},
+    "asha with several rungs in a report": {"scheduler": "asha", "grace_steps": 2},
+}
+
+
 @pytest.mark.filterwarnings("ignore:The (reported|constraint) value is ignored")
-@pytest.mark.parametrize("scheduler", ["none", "asha", "hyperband", "median"])
+@pytest.mark.parametrize("scheduler", EARLY_STOPPING)
 @pytest.mark.parametrize("method", ["random", "optuna", "grid", "experiments"])
-def test_whichever_write_was_the_last_the_same_trials_end_the_same_way(method, scheduler):
-    sweep = spec(method, trials=5, scheduler=scheduler)
+def test_a_driver_killed_before_any_write_is_resumed_to_the_same_trials_and_statuses(method, scheduler):
+    sweep = spec(method, trials=5, **EARLY_STOPPING[scheduler])
     whole = MortalStorage()
     drive(Ledger(sweep, whole), {})
     wanted = repr(outcome(whole))  # repr: NaN is equal to itself there
@@ -103,7 +109,19 @@ def test_whichever_write_was_the_last_the_same_trials_end_the_same_way(method, s
     assert kills == whole.written > 40
 
 
-def test_a_finished_sweep_goes_on_with_more_trials_and_repeats_none():
+def test_rungs_that_optuna_wrote_for_an_earlier_version_still_count():
+    storage = optuna.storages.InMemoryStorage()
+    begun = Ledger(spec("random", trials=2), storage).ask("main")
+    begun.trial.report(2.0, 10)
+    assert not begun.trial.should_prune()  # an earlier version asked the study itself, which noted a rung
+    resumed = Ledger(spec("random", trials=2), storage, {begun.id: row(10, 2.0)})
+    first, second = resumed.ask("main"), resumed.ask("main")
+    assert first.id == begun.id
+    assert resumed.report(second.id, row(10, 2.5)) == col.PRUNED
+    assert resumed.report(first.id, row(20, 1.9)) == col.RUNNING
+
+
+def test_a_finished_sweep_resumed_with_more_trials_repeats_none():
     for method in ("random", "optuna", "grid", "experiments"):
         storage = MortalStorage()
         drive(Ledger(spec(method, trials=4), storage), {})
@@ -124,7 +142,7 @@ def folder(in_tmp):
     return begun
 
 
-def test_more_trials_other_slots_and_other_tracking_are_what_a_resumed_sweep_may_have(folder):
+def test_a_resumed_sweep_may_have_more_trials_other_slots_and_other_tracking(folder):
     same = resumed_spec(folder, ())
     assert same == spec("random", trials=4)
     more = resumed_spec(folder, ("search.concurrent=3",), trials=9, slots=2, wandb="off")
@@ -138,16 +156,16 @@ def test_more_trials_other_slots_and_other_tracking_are_what_a_resumed_sweep_may
         (
             ("train.steps=400",),
             {},
-            "train.steps: must stay 40, because the schedule of the trials so far ends there, and those that have "
-            "ended are final (got 400); begin another sweep with another --name",
+            "train.steps: must stay 40, because the schedule of earlier trials ends there and ended trials are final "
+            "(got 400); start a new sweep with another --name",
         ),
-        (("train.seed=1",), {}, "train.seed: must stay 0, so that trials to come compare with those so far (got 1)"),
+        (("train.seed=1",), {}, "train.seed: must stay 0, so that new trials are comparable with earlier ones (got 1)"),
         (("optim.lr=0.001",), {}, "optim.lr: must stay"),
         (("model.d_model=32",), {}, "model.d_model: must stay"),
         ((), {"trials": 3}, "search.trials: must not shrink (got 3 for main, which began with 4)"),
     ],
 )
-def test_what_would_make_other_trials_of_them_is_refused_in_one_line(folder, overrides, flags, message):
+def test_changes_that_make_old_and_new_trials_incomparable_are_refused_in_one_line(folder, overrides, flags, message):
     with pytest.raises(InputError) as refusal:
         resumed_spec(folder, overrides, **flags)
     assert message in str(refusal.value)
@@ -159,7 +177,7 @@ def test_a_folder_without_a_sweep_is_not_resumed(in_tmp):
         RunFolder.of_sweep(Path("runs/nothing"))
 
 
-def test_the_manifest_keeps_its_beginning_and_tells_what_has_changed_since(folder):
+def test_the_manifest_keeps_its_origin_and_differences_are_reported(folder):
     begun = {
         **{"created": "2026-01-01", "command": ["run.py"], "commit": "a", "hardware": {"processor": "x"}},
         **{"versions": {"torch": "2.13.0", "optuna": "5.0.0", "numpy": "2"}, "slots": 1},
@@ -175,7 +193,7 @@ def test_the_manifest_keeps_its_beginning_and_tells_what_has_changed_since(folde
     assert [entry["commit"] for entry in twice["resumed"]] == ["b", "b"]
 
 
-def test_tokens_that_were_prepared_again_must_be_those_of_the_beginning(folder, small_tokens):
+def test_tokens_prepared_again_must_have_the_fingerprint_in_the_manifest(folder, small_tokens):
     check_data(folder, small_tokens)  # there is no manifest yet
     write_json(folder.manifest, {"data": {"fingerprint": small_tokens.fingerprint}})
     assert resumed_tokens(folder) is None  # somebody has removed them
@@ -185,7 +203,7 @@ def test_tokens_that_were_prepared_again_must_be_those_of_the_beginning(folder, 
         check_data(folder, small_tokens)
 
 
-def test_studies_in_a_file_of_ones_own_are_found_from_another_directory(folder, tmp_path_factory, monkeypatch):
+def test_a_relative_storage_path_is_found_from_another_directory(folder, tmp_path_factory, monkeypatch):
     shared = spec("random", trials=4, storage="sqlite:///all.db").absolute()
     write_text(folder.sweep_yaml, dump_yaml(shared))
     here = f"sqlite:///{Path.cwd()}/all.db"
@@ -212,7 +230,7 @@ def test_only_the_path_of_a_file_is_made_absolute(url, absolute):
     assert absolute_url(url) == (absolute and absolute.format(Path.cwd()))
 
 
-def test_rows_that_were_cut_off_are_none_and_losses_that_were_not_finite_are_nan(tmp_path):
+def test_a_cut_off_row_is_ignored_and_a_null_loss_is_nan(tmp_path):
     path = tmp_path / "metrics.jsonl"
     assert last_rows(path) == {}
     lines = [{col.TRIAL: "a", **row(10, 3.0)}, {col.TRIAL: "a", **row(20, 2.0)}, {col.TRIAL: "b", **row(10, None)}]

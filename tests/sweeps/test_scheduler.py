@@ -1,8 +1,12 @@
-"""Which line of an error tells what went wrong."""
+"""Which trial gets a free process, and which line of an error is its message."""
+
+from types import SimpleNamespace
 
 import pytest
 
-from sweeps.tune.scheduler import error_line
+from lmcore import columns as col
+from sweeps.tune import scheduler
+from sweeps.tune.scheduler import StudyScheduler, error_line
 
 CUDA = """Failure # 1 (occurred at 2026-01-01)
 ray::TrialTrainable.train() (pid=1, ip=10.0.0.1)
@@ -23,3 +27,30 @@ Compile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.
 )
 def test_the_line_that_names_the_error_is_kept(text, line):
     assert line in error_line(text)
+
+
+def test_a_free_process_goes_to_a_trial_that_has_none_starting_or_has_waited_long_for_it(monkeypatch):
+    now, pending = [100.0], {}
+    monkeypatch.setattr(scheduler.time, "monotonic", lambda: now[0])
+    controller = SimpleNamespace(get_live_trials=pending.values)
+    chosen_by = StudyScheduler(SimpleNamespace(live=pending), None, None)
+
+    def add(name):
+        pending[name] = SimpleNamespace(config={col.TRIAL: name}, status="PENDING", trial_id=f"tune-{name}")
+
+    def chosen():
+        trial = chosen_by.choose_trial_to_run(controller)
+        return trial and trial.config[col.TRIAL]
+
+    add("a")
+    add("b")
+    assert chosen() == "a"
+    assert chosen() is None  # Tune has started a process for both
+    now[0] += 4
+    add("c")
+    assert chosen() == "c"
+    assert chosen() is None
+    now[0] += 2
+    assert chosen() == "a"  # in vain, so far
+    pending["a"].status = "RUNNING"
+    assert chosen() == "b"

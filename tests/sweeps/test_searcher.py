@@ -1,4 +1,4 @@
-"""What Tune asks and tells reaches the study, and no trial is lost where Tune gives one up."""
+"""Tune's suggest and complete reach the study, and a trial that Tune gives up is not lost."""
 
 import optuna
 import pytest
@@ -13,7 +13,7 @@ from sweeps.tune.trainable import KNOWN_STEP
 
 
 class OneEngine:
-    """An engine with room for everybody, as far as the searcher is concerned."""
+    """A worker pool of one engine that always has room."""
 
     def __init__(self):
         self.trials = set()
@@ -35,7 +35,7 @@ def parts():
     return ledger, engine, StudySearcher(ledger, engine, Callbacks([]))
 
 
-def test_a_trial_whose_stand_in_died_without_a_verdict_is_handed_out_again_from_its_last_row(parts):
+def test_a_trial_whose_proxy_died_while_it_was_running_is_handed_out_again_from_its_last_row(parts):
     ledger, engine, searcher = parts
     first = searcher.suggest("a")
     ledger.report(first[col.TRIAL], row(10, 3.0))
@@ -53,7 +53,7 @@ def test_a_trial_whose_stand_in_died_without_a_verdict_is_handed_out_again_from_
     assert len(ledger.statuses()) == 2
 
 
-def test_the_last_trial_is_left_to_be_run_though_tune_has_been_told_that_all_were_handed_out(parts):
+def test_a_requeued_trial_is_left_after_tune_has_been_given_the_last_one(parts):
     ledger, _, searcher = parts
     for name in ("a", "b"):
         searcher.suggest(name)
@@ -62,7 +62,7 @@ def test_the_last_trial_is_left_to_be_run_though_tune_has_been_told_that_all_wer
     assert ledger.sizes_left
 
 
-def test_a_trial_that_is_given_up_again_and_again_fails(parts):
+def test_a_trial_that_tune_gives_up_again_and_again_fails(parts):
     ledger, _, searcher = parts
     for time in range(MAX_REQUEUES + 1):
         trial = searcher.suggest(f"a{time}")[col.TRIAL]

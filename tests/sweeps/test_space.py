@@ -1,4 +1,4 @@
-"""A space becomes Optuna's distributions and grids of exactly its values, and its wrong entries are refused."""
+"""A space becomes Optuna's distributions and grids of exactly its values; wrong entries are refused."""
 
 import math
 import subprocess
@@ -150,7 +150,7 @@ def test_a_wrong_entry_is_one_line_that_names_its_part(entry, message):
 
 
 @pytest.mark.parametrize("entry", [3, "wide", None, True])
-def test_what_is_neither_range_nor_choices_is_refused(entry):
+def test_an_entry_that_is_neither_a_range_nor_choices_is_refused(entry):
     with pytest.raises(ValidationError) as error:
         space_of(optim__lr=entry)
     assert str(describe(error.value)).startswith("optim.lr: must be {low: ..., high: ...} or {choices: [...]} (got")
@@ -159,8 +159,12 @@ def test_what_is_neither_range_nor_choices_is_refused(entry):
 @pytest.mark.parametrize(
     ("path", "entry", "message"),
     [
-        ("model.norm", Range(low=0, high=1), "space.model.norm.low: must not be given for what is no number"),
-        ("model.tie_embeddings", Range(low=0, high=1), "space.model.tie_embeddings.low: must not be given for what is"),
+        (
+            "model.norm",
+            Range(low=0, high=1),
+            "space.model.norm.low: must not be given for a field that is not a number",
+        ),
+        ("model.tie_embeddings", Range(low=0, high=1), "space.model.tie_embeddings.low: must not be given for a field"),
         ("train.steps", Range(low=10, high=20.5), "space.train.steps.high: must be an integer, as train.steps is one"),
         ("train.steps", Range(low=10, high=20, step=2.5), "space.train.steps.step: must be an integer"),
     ],

@@ -11,6 +11,9 @@ from lmcore.config import DEFAULT_VOCAB_SIZE, FIELD_ROLES, RunSpec
 from lmcore.errors import InputError
 from lmcore.runfile.paths import RUN_DEFAULTS, apply, describe
 from sweeps.spec.load import load_spec
+from sweeps.spec.settings import SearchConfig, TrackingConfig
+from sweeps.spec.sizes import Experiment, Size
+from sweeps.spec.space import Choices, Range
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -104,7 +107,7 @@ def test_a_section_left_empty_means_its_defaults(tmp_path):
     assert (spec.sizes, spec.space) == ((), {})
 
 
-def test_a_field_that_is_set_leaves_the_space_and_a_note_says_so(tmp_path):
+def test_a_field_that_is_set_is_removed_from_the_space_with_a_note(tmp_path):
     spec = load_spec(CONFIGS / "quick.yaml", ["optim.lr=1e-3"])
     assert "optim.lr" not in spec.space
     assert spec.run_for("xs", {}).optim.lr == 1e-3
@@ -117,7 +120,7 @@ def test_setting_an_entry_of_the_space_searches_it_differently():
     assert spec.space["optim.beta2"].choices == (0.9, 0.99)
 
 
-def test_setting_what_every_size_sets_is_refused_until_the_sizes_are_taken_away():
+def test_setting_what_every_size_sets_is_refused_until_the_sizes_are_removed():
     with pytest.raises(
         InputError, match=r"^--set model\.d_model: must not be set by every size .*add --set sizes=\[\]"
     ):
@@ -126,7 +129,7 @@ def test_setting_what_every_size_sets_is_refused_until_the_sizes_are_taken_away(
     assert spec.run_for("main", {}).model.d_model == 64
 
 
-def test_setting_what_some_sizes_set_reaches_the_others_and_a_note_says_so(tmp_path):
+def test_setting_what_some_sizes_set_applies_to_the_others_with_a_note(tmp_path):
     text = "search: {trials: 1}\nsizes:\n- {name: xs, model.d_ff: 16}\n- {name: s}"
     spec = load(tmp_path, text, ["model.d_ff=32"])
     assert [spec.run_for(size, {}).model.d_ff for size in ("xs", "s")] == [16, 32]
@@ -267,7 +270,7 @@ def test_an_absolute_spec_keeps_the_standard_library_what_is_not_given_and_the_u
     assert not SweepSpec(name="a", data={"source": "a.bin"}, space=SPACE).absolute().vocab_size_known
 
 
-def test_an_experiment_is_known_by_its_name():
+def test_an_experiment_is_found_by_its_name():
     spec = load_spec(CONFIGS / "ablation.yaml")
     assert spec.experiment("ungated-ffn") == {"model.ffn": "gelu", "model.d_ff": 384}
     assert spec.experiment("baseline") == {}
@@ -313,7 +316,7 @@ def test_a_value_that_is_wrong_alone_names_its_own_entry_only():
 
 @pytest.mark.parametrize("path", [path for path, role in FIELD_ROLES.items() if role == "sweep constant"])
 @pytest.mark.parametrize("section", ["space", "sizes", "experiments"])
-def test_a_sweep_constant_varies_nowhere(path, section):
+def test_a_sweep_constant_may_not_vary(path, section):
     value = RUN_DEFAULTS[path]
     varied = {path: [value]} if section == "space" else [{"name": "a", path: value}]
     with pytest.raises(ValidationError, match="must not vary, so that all trials of a sweep stay comparable; set "):
@@ -333,6 +336,14 @@ def test_trials_of_one_size_are_validated_on_the_same_windows():
 def test_numbers_inside_a_range_of_the_model_are_checked_too():
     with pytest.raises(ValidationError, match="3 does not divide 128"):
         SweepSpec(name="a", space={"model.num_heads": {"low": 1, "high": 4}})
+
+
+@pytest.mark.parametrize("config", [SweepSpec, SearchConfig, TrackingConfig, Range, Choices, Size, Experiment])
+def test_every_field_is_described_by_a_sentence_from_which_the_reference_is_generated(config):
+    for name, field in config.model_fields.items():
+        assert field.description, name
+        assert field.description[0].isupper(), name
+        assert field.description.endswith("."), name
 
 
 def test_the_defaults_of_a_spec_are_lmcores():

@@ -1,4 +1,4 @@
-"""Tracking: it shows what the rows say, and nothing that wandb does or lacks reaches the sweep."""
+"""Tracking logs what the rows say, and a wandb that fails, hangs or is missing does not affect the sweep."""
 
 import json
 import os
@@ -15,10 +15,13 @@ from offline_runs import read_offline_run
 from lmcore import columns as col
 from lmcore.config import RunSpec
 from sweeps.callbacks import tracking
-from sweeps.callbacks.tracking import Tracking, follow, mode_of
+from sweeps.callbacks.tracking import TRACKERS, Tracking, follow
+from sweeps.callbacks.wandb_tracker import WandbTracker
 from sweeps.rundir.folder import RunFolder
+from sweeps.spec.settings import TrackingConfig
 
 ROOT = Path(__file__).resolve().parents[2]
+OFFLINE = TrackingConfig(wandb="offline")
 WANDB_KEYS = ("WANDB_MODE", "WANDB_API_KEY", "NETRC")
 FAKE_THAT_FAILS = """
 class Settings:
@@ -77,7 +80,7 @@ def wait_until(condition, seconds=20):
     """The first true value of `condition()`."""
     end = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "the condition never became true"
         time.sleep(0.05)
     return value
 
@@ -109,12 +112,17 @@ def test_auto_is_online_only_with_a_key_and_obeys_wandb_mode(environment, netrc,
         (tmp_path / "netrc").write_text(netrc)
     for key, value in {"NETRC": str(tmp_path / "netrc"), **environment}.items():
         monkeypatch.setenv(key, value)
-    assert mode_of("auto") == expected
+    assert WandbTracker.mode(TrackingConfig()) == expected
     for setting in ("off", "offline", "online"):
-        assert mode_of(setting) == setting
+        assert WandbTracker.mode(TrackingConfig(wandb=setting)) == setting
 
 
-def test_rows_are_followed_in_order_while_they_are_written_and_a_torn_last_line_is_left_out(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", TRACKERS)
+def test_every_tracker_is_switched_off_by_a_setting_of_its_own_name(name):
+    assert TRACKERS[name].mode(TrackingConfig.model_validate({name: "off"})) == "off"
+
+
+def test_rows_are_followed_in_order_while_they_are_written_and_half_a_last_line_is_ignored(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking, "POLL_S", 0.005)
     path, ended = tmp_path / "metrics.jsonl", threading.Event()
     with path.open("a") as file:
@@ -140,7 +148,7 @@ def test_rows_are_followed_in_order_while_they_are_written_and_a_torn_last_line_
 
 
 def test_a_trial_that_ended_is_a_finished_run_and_one_without_its_last_row_a_failed_one(folder):
-    process = Tracking(folder, "a-project", "offline")
+    process = Tracking(folder, TrackingConfig(wandb="offline", project="a-project"))
     folder.metrics.write_text(
         line("xs-0000", 10) + line("xs-0001", 10) + line("xs-0000", 20, col.PRUNED) + line("xs-0001", 20)
     )
@@ -156,8 +164,9 @@ def test_tracking_ends_by_itself_and_closes_its_runs_when_the_driver_is_killed(f
     folder.metrics.write_text(line("xs-0000", 10))
     driver = (
         "import pathlib, time; from sweeps.rundir.folder import RunFolder\n"
-        "from sweeps.callbacks.tracking import Tracking\n"
-        f"tracking = Tracking(RunFolder(pathlib.Path({str(folder.path)!r})), 'p', 'offline'); time.sleep(600)"
+        "from sweeps.callbacks.tracking import Tracking; from sweeps.spec.settings import TrackingConfig\n"
+        f"folder = RunFolder(pathlib.Path({str(folder.path)!r}))\n"
+        "tracking = Tracking(folder, TrackingConfig(wandb='offline')); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", driver], env=os.environ | {"PYTHONPATH": str(ROOT)})
     wait_until(lambda: list(folder.path.glob("wandb/offline-run-*/run-*.wandb")))
@@ -173,10 +182,10 @@ def test_tracking_ends_by_itself_and_closes_its_runs_when_the_driver_is_killed(f
     [("raise ModuleNotFoundError('no wandb')", "no wandb"), (FAKE_THAT_FAILS, "no such server")],
     ids=["missing", "fails at init"],
 )
-def test_a_wandb_that_fails_costs_one_line_and_no_exception(folder, fake_wandb, source, reason):
+def test_a_wandb_that_fails_is_reported_in_one_line_and_raises_nothing(folder, fake_wandb, source, reason):
     fake_wandb(source)
     began = time.monotonic()
-    process = Tracking(folder, "p", "offline")
+    process = Tracking(folder, OFFLINE)
     folder.metrics.write_text(line("xs-0000", 10))
     problem = process.finish()
     assert time.monotonic() - began < 10
@@ -186,7 +195,7 @@ def test_a_wandb_that_fails_costs_one_line_and_no_exception(folder, fake_wandb, 
 
 def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp):
     fake_wandb(FAKE_THAT_HANGS)
-    process = Tracking(folder, "p", "offline")
+    process = Tracking(folder, OFFLINE)
     folder.metrics.write_text(line("xs-0000", 10))
     wait_until(lambda: (in_tmp / "pid").exists() and (in_tmp / "pid").read_text())
     began = time.monotonic()
@@ -198,9 +207,9 @@ def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp):
         os.kill(int((in_tmp / "pid").read_text()), 0)
 
 
-def test_a_user_who_does_not_wait_for_wandb_leaves_none_of_it_running(folder, fake_wandb, in_tmp, monkeypatch):
+def test_a_user_who_does_not_wait_for_wandb_leaves_no_process_of_it_running(folder, fake_wandb, in_tmp, monkeypatch):
     fake_wandb(FAKE_THAT_HANGS)
-    process = Tracking(folder, "p", "offline")
+    process = Tracking(folder, OFFLINE)
     folder.metrics.write_text(line("xs-0000", 10))
     wait_until(lambda: (in_tmp / "pid").exists() and (in_tmp / "pid").read_text())
     wait = subprocess.Popen.wait
@@ -217,16 +226,16 @@ def test_a_user_who_does_not_wait_for_wandb_leaves_none_of_it_running(folder, fa
         os.kill(int((in_tmp / "pid").read_text()), 0)
 
 
-def test_modules_of_the_users_in_the_working_directory_do_not_pass_for_ours(folder, fake_wandb, in_tmp):
+def test_modules_in_the_users_working_directory_are_not_imported(folder, fake_wandb, in_tmp):
     fake_wandb("")
     (in_tmp / "sweeps").mkdir()
     for name in ("sweeps/__init__.py", "yaml.py", "wandb.py"):
         (in_tmp / name).write_text("raise SystemExit(7)")
-    assert Tracking(folder, "p", "offline").finish() is None
+    assert Tracking(folder, OFFLINE).finish() is None
 
 
 def test_off_starts_nothing(folder):
-    process = Tracking(folder, "p", "off")
+    process = Tracking(folder, TrackingConfig(wandb="off"))
     assert not processes_of(folder.path)
     assert process.finish() is None
     assert not (folder.path / "wandb.log").exists()

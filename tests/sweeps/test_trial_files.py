@@ -1,4 +1,4 @@
-"""Of a sweep's trials their configs stay, the weights of the best three of each size, and the winner's name."""
+"""A sweep keeps the config of every trial, the weights of the best three of each size, and the winner's config."""
 
 import optuna
 import pytest
@@ -41,16 +41,16 @@ def row(step, loss):
 
 
 def run_next(ledger, files, folder, loss, step=40, fails=False, verdict=True):
-    """The next trial, from its beginning to its end, with two checkpoints that its worker would have written."""
+    """The next trial, from start to end, with the two checkpoints that its worker would have written."""
     live = ledger.ask(ledger.sizes_left[0])
-    files.began(live)
+    files.on_trial_start(live)
     for saved in (10, step):
         checkpoint_file(folder.trial(live.id), saved).write_bytes(b"weights")
     if fails:
         ledger.fail(live.id, "ValueError: boom", "Traceback\nValueError: boom\n")
     elif verdict:
         ledger.report(live.id, row(step, loss))
-    files.ended(ledger.end(live.id))
+    files.on_trial_end(ledger.end(live.id))
     return live
 
 
@@ -79,7 +79,7 @@ def test_trials_that_did_not_complete_keep_no_weights_but_an_interrupted_one_kee
     assert not folder.best.exists()
 
 
-def test_the_best_config_is_rewritten_by_a_new_best_only_and_trains_exactly_its_run(ledger, folder):
+def test_only_a_new_best_rewrites_the_best_config_which_trains_exactly_its_run(ledger, folder):
     files = TrialFiles(folder, ledger)
     winners = {}
     for loss in (4.0, 4.0, 3.0, 3.0, 3.5, 3.0, float("nan"), 2.5):

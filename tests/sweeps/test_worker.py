@@ -99,7 +99,7 @@ class Host:
 @pytest.fixture(autouse=True)
 def _keeps_its_title_and_measures_quickly(monkeypatch):
     """An engine names its process, and this one is pytest's."""
-    monkeypatch.setattr("lmcore.measure.throughput.LEAST_S", 0.05)
+    monkeypatch.setattr("lmcore.measure.throughput.MIN_SECONDS", 0.05)
     monkeypatch.setattr("sweeps.engine.worker.show_in_dashboard", lambda title: None)
 
 

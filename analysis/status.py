@@ -1,0 +1,188 @@
+"""How far a sweep is: `lmsweep status RUN`, or `python analysis/status.py RUN`. With `--json`, the same as JSON.
+
+The folder is only read, so this works while the sweep runs. Exit codes: 0; 2 with one line on stderr when the folder is
+not a sweep's, or no trial has started yet.
+"""
+
+import fcntl
+import json
+import math
+import shlex
+import signal
+import sys
+from collections.abc import Hashable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if not __package__:  # started as a script: see report.py
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from analysis.runs.load import RunError, load
+from lmcore import columns as col
+from lmcore.errors import OneLineParser
+
+SCRIPT = "python analysis/status.py"
+WIDTH = 80  # characters
+STATUSES = (col.COMPLETE, col.PRUNED, col.RUNNING, col.DIVERGED, col.FAILED)
+
+
+@dataclass(frozen=True)
+class TrialStatus:
+    """A trial, as far as it is."""
+
+    trial: str
+    step: int | None
+    """Updates at its last report; None before the first one."""
+    steps: int | None
+    """Updates of the whole trial; None if it failed before its config was recorded."""
+    val_loss: float | None
+    """Nats per token at its last report; None before the first one, or if it was not finite."""
+
+
+@dataclass(frozen=True)
+class SizeStatus:
+    """The trials of one model size."""
+
+    size: str
+    trials: dict[str, int]
+    """Number of trials by status."""
+    best: TrialStatus | None
+    """The complete trial with the lowest validation loss."""
+    running: list[TrialStatus]
+    """The unfinished trials; they are training only while a driver runs."""
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """A sweep, as far as it is."""
+
+    run: str
+    """The folder."""
+    driver: bool
+    """Whether a process holds the folder's lock, that is, runs the sweep now."""
+    pid: int | None
+    """That process, on the machine that it runs on."""
+    planned: int
+    """Number of trials that the sweep will have."""
+    ended: int
+    """Number of trials that are complete, pruned, diverged or failed."""
+    sizes: list[SizeStatus]
+
+
+def sweep_status(folder: str | Path) -> SweepStatus:
+    """Read the status of the sweep in `folder`.
+
+        status = sweep_status("runs/quick")
+        print(status.ended, "of", status.planned)
+
+    Raises:
+        RunError: the folder is not a sweep's, is damaged, or no trial has started yet.
+    """
+    folder = Path(folder)
+    trials, _, manifest = load(folder)
+    sizes = [_size_status(size, trials[trials[col.SIZE] == size]) for size in manifest["studies"]]
+    ended = int((trials[col.STATUS] != col.RUNNING).sum())
+    driver = _is_locked(folder / ".lock")
+    pid = None
+    with suppress(OSError, ValueError):
+        pid = int((folder / ".lock-holder").read_text()) if driver else None
+    planned = manifest.get("search", {}).get("trials", len(trials))
+    return SweepStatus(str(folder), driver, pid, planned, ended, sizes)
+
+
+def _size_status(size: str, trials: pd.DataFrame) -> SizeStatus:
+    counts = {status: int((trials[col.STATUS] == status).sum()) for status in STATUSES}
+    complete = trials[(trials[col.STATUS] == col.COMPLETE) & trials[col.VAL_LOSS].notna()]
+    best = complete.sort_values([col.VAL_LOSS, col.NUMBER]).head(1)
+    running = trials[trials[col.STATUS] == col.RUNNING]
+    best_trial = next(map(_trial_status, best.to_dict("records")), None)
+    return SizeStatus(size, counts, best_trial, [_trial_status(trial) for trial in running.to_dict("records")])
+
+
+def _trial_status(trial: dict[Hashable, Any]) -> TrialStatus:
+    step, steps, loss = (trial[name] for name in (col.STEP, f"{col.PARAMS_PREFIX}train.steps", col.VAL_LOSS))
+    return TrialStatus(
+        trial=trial[col.TRIAL],
+        step=int(step) if pd.notna(step) else None,
+        steps=int(steps) if pd.notna(steps) else None,
+        val_loss=loss if math.isfinite(loss) else None,
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether another process holds the lock. A shared lock, held for an instant, leaves the file as it is."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def print_status(status: SweepStatus, console: Console, resume: str) -> None:
+    """Print the status as tables; `resume` is the command that resumes a sweep."""
+    console.print(f"{status.run}: {status.ended} of {status.planned} trials have ended; {_activity(status, resume)}")
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("size", *STATUSES, "best", col.VAL_LOSS):
+        table.add_column(heading, overflow="fold", justify="left" if heading in ("size", "best") else "right")
+    for size in status.sizes:
+        counts = [str(size.trials[name]) for name in STATUSES]
+        best = ("none", "") if size.best is None else (size.best.trial, _loss(size.best))
+        table.add_row(size.size, *counts, *best)
+    console.print(table)
+    running = [trial for size in status.sizes for trial in size.running]
+    if running:
+        table = Table(box=SIMPLE_HEAD)
+        table.add_column("running trial" if status.driver else "unfinished trial", overflow="fold")
+        table.add_column("step", justify="right")
+        table.add_column(col.VAL_LOSS, justify="right")
+        for trial in running:
+            table.add_row(trial.trial, f"{trial.step or 0} of {trial.steps or '?'}", _loss(trial))
+        console.print(table)
+
+
+def _activity(status: SweepStatus, resume: str) -> str:
+    if status.driver:
+        return "the sweep is running" + (f" (process {status.pid})" if status.pid is not None else "")
+    if status.ended < status.planned:
+        return f"no process runs the sweep; resume it with {resume} {shlex.quote(status.run)}"
+    return "no process runs the sweep"
+
+
+def _loss(trial: TrialStatus) -> str:
+    return "" if trial.val_loss is None else f"{trial.val_loss:.4f}"
+
+
+def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
+    """Print the status of a sweep, and return the exit code. `prog` is the command as the user typed it."""
+    parser = OneLineParser(prog=prog, description="Show how far a sweep is, while it runs or afterwards.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    options = parser.parse_args(argv)
+    try:
+        status = sweep_status(options.run)
+    except RunError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(asdict(status), indent=2, allow_nan=False))
+        return 0
+    console = Console(highlight=False, markup=False, soft_wrap=False)
+    console.width = min(console.width, WIDTH)
+    print_status(status, console, "python sweeps/run.py --resume" if prog == SCRIPT else "lmsweep run --resume")
+    return 0
+
+
+if __name__ == "__main__":
+    if hasattr(signal, "SIGPIPE"):  # `status.py RUN | head` ends quietly
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.exit(main())

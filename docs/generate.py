@@ -1,0 +1,306 @@
+"""Write the pages that are made from code and measurements: `python docs/generate.py`, or `--check` to compare only.
+
+| page                    | made from                                                            |
+|-------------------------|----------------------------------------------------------------------|
+| reference/sweep-file.md | the fields of the config classes and the docstrings under them       |
+| reference/commands.md   | the `--help` of every command                                        |
+| reference/columns.md    | the comments in `lmcore/columns.py`                                  |
+| benchmarks.md           | the JSON files that scripts under `tests/bench/` have written        |
+
+The pages are committed, so that they can be read on the web without a build; a test fails when they are out of date.
+"""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+RESULTS = ROOT / "tests" / "bench" / "results"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bench")]
+
+from pydantic import BaseModel  # noqa: E402
+from pydantic.fields import FieldInfo  # noqa: E402
+
+MADE = "<!-- Made by docs/generate.py; edit its source instead. -->\n\n"
+
+
+# The reference of a sweep's file
+
+
+def sweep_file() -> str:
+    """Every field, its type, default and docstring, section by section."""
+    from lmcore.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from sweeps.spec.settings import SearchConfig, TrackingConfig
+    from sweeps.spec.sweep_spec import SweepSpec
+
+    sections = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "train": TrainConfig,
+        "optim": OptimConfig,
+        "search": SearchConfig,
+        "tracking": TrackingConfig,
+    }
+    own = {name: field for name, field in SweepSpec.model_fields.items() if name not in sections}
+    text = (
+        MADE + "# A sweep's file\n\n"
+        "A sweep is one YAML file. Every field has a default, so a file holds only what differs. A dotted path such as\n"
+        "`optim.lr` names a field everywhere: under `space`, `sizes` and `experiments`, in `--set optim.lr=1e-3`, and in\n"
+        "the columns of tables (`params.optim.lr`). Unknown keys are errors that name the nearest valid key.\n\n"
+        "## Top level\n\n" + _fields(own.items(), "")
+    )
+    for name, config in sections.items():
+        text += f"\n## `{name}`\n\n{_first_paragraph(config)}\n\n" + _fields(config.model_fields.items(), f"{name}.")
+    return text
+
+
+def _first_paragraph(config: type[BaseModel]) -> str:
+    return " ".join((config.__doc__ or "").split("\n\n")[0].split())
+
+
+def _fields(fields: Iterable[tuple[str, FieldInfo]], prefix: str) -> str:
+    lines = []
+    for name, field in fields:
+        described = " ".join((field.description or "").split())
+        lines.append(f"`{prefix}{name}`\n: {_type(field.annotation)}, default {_default(field)}. {described}\n")
+    return "\n".join(lines)
+
+
+def _type(annotation: Any) -> str:
+    """The type in a user's words: `integer`, `number`, `one of a, b`, ..."""
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(f"`{value}`" for value in get_args(annotation))
+    if origin in (list, tuple):
+        return "list"
+    if origin is dict or "Mapping" in str(origin):
+        return "mapping"
+    if get_args(annotation):
+        parts = [_type(part) for part in get_args(annotation) if isinstance(part, type) or get_origin(part)]
+        parts += ["null"] if type(None) in get_args(annotation) else []
+        return " or ".join(dict.fromkeys(part for part in parts if part))
+    names = {int: "integer", float: "number", str: "text", bool: "true or false", type(None): ""}
+    return names.get(annotation, "mapping")
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "none: it must be given"
+    value = field.get_default(call_default_factory=True)
+    if isinstance(value, BaseModel):
+        return "see below"
+    return f"`{json.dumps(value, default=lambda v: list(v) if not hasattr(v, 'items') else dict(v))}`"
+
+
+# The reference of the commands
+
+
+def commands() -> str:
+    """The help of every command, as it is printed."""
+    text = MADE + "# Commands\n\n`lmsweep COMMAND` and the scripts of the repository are the same functions.\n"
+    for name in ("run", "report", "export", "generate", "status"):
+        text += f"\n## `lmsweep {name}`\n\n```text\n{_help('lmsweep.py', name)}```\n"
+    text += f"\n## `python -m lmcore.profile`\n\n```text\n{_help('-m', 'lmcore.profile')}```\n"
+    return text
+
+
+def _help(*command: str) -> str:
+    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    full = [sys.executable, *command, "--help"]
+    return subprocess.run(full, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+# The reference of the columns
+
+
+def columns() -> str:
+    """The columns of rows and of the trials table, with the comments beside their names."""
+    text = MADE + "# Columns\n\n"
+    text += (
+        "A *row* is what a trial reports at an interval: one JSON line in `metrics.jsonl`, one row of `run.rows`. The\n"
+        "*trials* table has one row per trial (`run.trials`). Losses are nats per token, times are seconds. A number\n"
+        "that is not finite is `null`.\n"
+    )
+    heading = None
+    for line in (ROOT / "lmcore" / "columns.py").read_text().splitlines():
+        named = re.match(r'([A-Z_]+)(?:: Final)? = "(\w+\.?)"(?:  # (.*))?$', line)
+        if line.startswith("# ") and not named:
+            heading = line[2:]
+        elif named:
+            if heading is not None:
+                text += f"\n{heading}\n\n| column | meaning |\n|---|---|\n"
+                heading = None
+            text += f"| `{named[2]}` | {named[3] or ''} |\n"
+        elif line.startswith("class "):
+            break
+    return text
+
+
+# Benchmarks
+
+
+def benchmarks() -> str:
+    """Tables of every committed measurement; how each was made stands under it."""
+    import performance
+
+    parts = [
+        MADE + "# Benchmarks\n\n"
+        "Every number on this page comes from a JSON file in `tests/bench/results`, which the script that is named\n"
+        "wrote, with command, hardware, versions and commit. Ratios are medians of alternating runs. No GPU has been\n"
+        "measured yet.\n",
+        "## The core\n\n`python tests/bench/core.py --nanogpt DIR` races the core with its peers in one process, taking\n"
+        "turns. Above 1, lmsweep is faster.\n\n" + performance.table(),
+        _packing(),
+        _sweeps(),
+        _control(),
+        _faults(),
+        _analysis(),
+    ]
+    return "\n".join(parts)
+
+
+def _load(name: str) -> dict[str, Any]:
+    return dict(json.loads((RESULTS / f"{name}.json").read_text()))
+
+
+def _source(name: str, result: dict[str, Any]) -> str:
+    return f"\nMeasured by `{result['command']}` ({name}.json, commit {result['commit'][:10]}).\n"
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _packing() -> str:
+    result = _load("packing-cpu")["uncompiled"]
+    arms = ["packed 2", "packed 4", "packed 8", "packed 16", "auto"]
+    rows = []
+    for size, measured in result["sizes"].items():
+        cells = [f"{measured['arms'][arm]['vs_better']:.2f}x" if arm in measured["arms"] else "-" for arm in arms]
+        rows.append([f"{size} parameters", *cells[:-1], f"{cells[-1]} (K = {measured['arms']['auto']['slots'][0]})"])
+    return (
+        "## Packed trials\n\nTokens/s of K slots trained as one program on each of two CPU cores, divided by those of one\n"
+        "process per core that trains its trials one after the other. With K = 1, `auto` is the baseline itself, so the\n"
+        "entry shows only noise.\n\n"
+        + _table(["model", "K = 2", "K = 4", "K = 8", "K = 16", "`auto`"], rows)
+        + _source("packing-cpu", result)
+    )
+
+
+def _sweeps() -> str:
+    rows = []
+    results = _load("sweep")
+    for key, label in (("16x80", "16 trials of 80 steps"), ("64x20", "64 trials of 20 steps")):
+        measured = results[f"{key} slots=auto"]
+        share, refill = (
+            {side: statistics.median(value(one[side]) for one in measured["rounds"]) for side in ("ours", "plain")}
+            for value in (lambda one: one["useful_share"], lambda one: one["refill_s"]["median"])
+        )
+        rows.append(
+            [
+                label,
+                *(f"{ratio:.2f}x" for ratio in measured["plain_over_ours"].values()),
+                f"{share['ours']:.0%} (Tune {share['plain']:.0%})",
+                f"{refill['ours']:.2f} s (Tune {refill['plain']:.1f} s)",
+            ]
+        )
+    head = ["sweep", "wall clock", "per trained token", "time spent training", "next trial trains after"]
+    quick, resume = _load("quick"), _load("resume")
+    goal = resume["median"]["start_up_s"] + resume["median"]["interval_s"]
+    return (
+        "## Whole sweeps\n\nA 1.33M-parameter model, against plain Ray Tune with OptunaSearch, ASHA and an ordinary\n"
+        "`nn.Module`; how many times as fast lmsweep is.\n\n"
+        + _table(head, rows)
+        + _source("sweep", measured)
+        + f"\n`{quick['command']}` took {quick['median_seconds'] / 60:.1f} minutes on two CPU cores (median of "
+        f"{len(quick['runs'])} runs, quick.json).\n\nA sweep that is killed once and resumed takes "
+        f"{resume['median']['extra_s']:.0f} s more than one that is left alone; start-up and one interval are "
+        f"{goal:.0f} s (resume.json).\n"
+    )
+
+
+def _control() -> str:
+    result = _load("control")
+    peers = {
+        peer: statistics.median(block[peer]["trial_ms"] for block in result["blocks"]) for peer in result["blocks"][0]
+    }
+    rows = [
+        ["lmsweep, a long sweep", str(result["long_run"]["trials"]), f"{result['long_run']['trial_ms']:.0f} ms"],
+        ["lmsweep", str(result["blocks"][0]["ours"]["trials"]), f"{peers['ours']:.0f} ms"],
+        ["Tune with `reuse_actors`", str(result["blocks"][0]["reuse"]["trials"]), f"{peers['reuse']:.0f} ms"],
+        ["Tune by default", str(result["blocks"][0]["defaults"]["trials"]), f"{peers['defaults']:.0f} ms"],
+    ]
+    return (
+        "## What a trial costs besides training\n\nTrials that do nothing but report four times, eight at a time. Writes "
+        "to the study are synced.\n\n" + _table(["", "trials", "a trial"], rows) + _source("control", result)
+    )
+
+
+def _faults() -> str:
+    result = _load("faults")
+    rows = []
+    for fault in result["faults"]:
+        seconds = f"{statistics.median(fault['recovery_s']):.0f}" if fault["recovery_s"] else ""
+        rows.append([fault["fault"], str(fault["injected"]), str(fault["survived"]), seconds])
+    return (
+        "## Faults\n\n`make faults` breaks real sweeps on purpose and compares what is left with a sweep that nothing\n"
+        "happened to. Seconds are the median until a row comes again or the command has ended.\n\n"
+        + _table(["what happened", "times", "survived", "seconds"], rows)
+        + _source("faults", result)
+    )
+
+
+def _analysis() -> str:
+    scaling, loading = _load("scaling"), _load("load")
+    designs = scaling["coverage"]["designs"]
+    coverage = [number["coverage_percent"] for design in designs.values() for number in design.values()]
+    lost = scaling["steplaw"]["loss_above_best_percent"]
+    first = loading["rounds"][0]
+    return (
+        "## Analysis\n\n"
+        f"- **Intervals**: over {scaling['coverage']['sets']} simulated sweeps of each of {len(designs)} designs, 95 % "
+        f"intervals hold the truth in {min(coverage):g} to {max(coverage):g} % of cases ({len(coverage)} numbers).\n"
+        f"- **Learning rates** from the law that is fitted to {scaling['steplaw']['runs']:,} public runs (Step Law) lose "
+        f"{lost['ours']['best_batch_mean']:.3f} % to the best of each size and data; those of the published law "
+        f"{lost['published']['best_batch_mean']:.3f} %.\n"
+        f"- **Time**: {scaling['time']['resamples']:,} resamples of a loss law of {scaling['time']['runs']} runs take "
+        f"{scaling['time']['wall_s']:.1f} s. A run of {first['trials']:,} trials and {first['rows']:,} rows loads in "
+        f"{loading['median']['load_s']:.1f} s and {loading['median']['peak_bytes'] / 1e9:.1f} GB.\n"
+        + _source("scaling", scaling)
+        + _source("load", loading)
+    )
+
+
+PAGES = {
+    "reference/sweep-file.md": sweep_file,
+    "reference/commands.md": commands,
+    "reference/columns.md": columns,
+    "benchmarks.md": benchmarks,
+}
+
+
+def main() -> int:
+    """Write every page; with --check, name those that are out of date and return 1."""
+    stale = []
+    for name, make in PAGES.items():
+        page, text = DOCS / name, make()
+        if not page.exists() or page.read_text() != text:
+            stale.append(name)
+            if "--check" not in sys.argv:
+                page.write_text(text)
+    if stale and "--check" in sys.argv:
+        print(f"out of date: {', '.join(stale)}; run python docs/generate.py", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,45 @@
+"""Creates the study of one size, or opens it again, with a pruner and with the trials that a config lists enqueued."""
+
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from lmcore import columns as col
+from sweeps.spec.space import grid, limited
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.schedulers import pruner_for
+
+
+def open_study(spec: SweepSpec, size: str, storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """The study of `size`, with every grid point or experiment enqueued that is not in it yet.
+
+    On resume some may be missing: the driver was killed here, or the sweep has more trials now.
+
+    Example:
+        study = open_study(spec, "xs", open_storage(None, folder))
+    """
+    search, total = spec.search, spec.trials_of(size)
+    steps = spec.run_for(size, {}).train.steps
+    study = optuna.create_study(
+        study_name=spec.study_name(size),
+        storage=storage,
+        direction="minimize",
+        load_if_exists=True,  # a new sweep calls `check_unused` first
+        pruner=pruner_for(search.scheduler, spec.grace_steps(size), steps, search.reduction_factor),
+    )
+    queued = study.get_trials(deepcopy=False)
+    if search.method == "grid":
+        taken = [_enqueued_point(trial) for trial in queued]
+        points = [point for point in limited(grid(spec.space), total, search.seed) if point not in taken]
+        for point in points[: total - len(queued)]:
+            study.enqueue_trial(point)
+    if search.method == "experiments":
+        for experiment in spec.experiments[len(queued) : total]:
+            study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
+    return study
+
+
+def _enqueued_point(trial: FrozenTrial) -> dict[str, Any]:
+    """The grid point that a trial was enqueued with. Until the trial is asked for, Optuna keeps it nowhere else."""
+    return dict(trial.system_attrs["fixed_params"])

@@ -27,7 +27,7 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     A killed process leaves at most a hidden folder `.NAME.*`.
 
     >>> with new_folder(Path("exported")) as folder:
-    ...     (folder / "config.json").write_bytes(b"{}")
+    ...     _ = (folder / "config.json").write_bytes(b"{}")
 
     Args:
         overwrite: replace an existing folder. Otherwise `target` must not exist, or be an empty folder.

@@ -11,6 +11,7 @@ FILES = sorted([*(ROOT / "lmcore").glob("[a-z]*.py"), *(ROOT / "lmcore" / "popul
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_examples_are_right(file: Path) -> None:
+def test_examples_are_right(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # an example may write files
     module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
     assert doctest.testmod(module).failed == 0

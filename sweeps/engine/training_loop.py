@@ -144,8 +144,8 @@ class TrainingLoop:
             await self._recover(run.static_signature, (trial,), error)
             return
         self.notes += skipped
-        if trial not in self._table:
-            return
+        if self._table.slot(trial) != slot:
+            return  # released while it was loaded
         if row is None:
             self._table.mark_ready(trial, time.monotonic())
         else:
@@ -165,7 +165,7 @@ class TrainingLoop:
         width = self._table.slots(work.signature) if work.batched else 1
         self._table.end_interval(work, time.monotonic())
         for slot, trial in slots.items():
-            if trial not in self._table:
+            if self._table.slot(trial) != slot:
                 continue  # released while it trained
             if slot not in rows:  # the interval ended at the report of another slot
                 self._table.mark_ready(trial, time.monotonic())
@@ -210,7 +210,7 @@ class TrainingLoop:
             self._report(trial, row)
 
     def _report(self, trial: str, row: Row) -> None:
-        slot = self._table.slot(trial) if trial in self._table else None
+        slot = self._table.slot(trial)
         if slot is None:
             return  # released, or its slot was given up
         here = self.trials[trial]

@@ -47,7 +47,7 @@ class StudyScheduler(FIFOScheduler):
         row = {name: result[name] for name in (*col.REPORT_COLUMNS, *col.PLACE_COLUMNS) if name in result}
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()
-        self._engines.is_on(trial_id, row[col.ENGINE])
+        self._engines.note_worker(trial_id, row[col.ENGINE])
         if status != col.RUNNING:
             self._engines.release(trial_id)  # at once: the next trial trains while this one's end is written down
         self._callbacks.reported(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})

@@ -234,8 +234,7 @@ class TrainingLoop:
 
     async def _requeue(self, trial: str) -> None:
         """Move a trial from its slot to the end of the queue; it will continue from a checkpoint."""
-        saving = self.trials[trial].saving
-        if saving is not None:
+        if (saving := self.trials[trial].saving) is not None:
             await saving
         if trial in self._table:  # it may have been released or failed while it was saved
             await self._save(trial)
@@ -277,7 +276,7 @@ class TrainingLoop:
     async def _free_memory(self, signature: Signature, trial: str, error: Exception) -> list[Signature]:
         """Choose more slots to give up: unused ones, else those of a signature to halve. Without any, retry or fail."""
         others = [other for other in self._table.signatures if other != signature]
-        if unused := [other for other in self._table.unused_signatures if other != signature]:
+        if unused := [other for other in others if other in self._table.unused_signatures]:
             return unused
         halved = self._trainers.halve_one([signature, *others])
         if halved is not None:

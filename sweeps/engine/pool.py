@@ -111,7 +111,7 @@ class WorkerPool:
         self._placed.place(live.id, live.size, worker)
         self.handles[worker].submit.remote(live.id, live.name, live.run.model_dump(), self.shared)
 
-    def is_on(self, trial_id: str, worker: int) -> None:
+    def note_worker(self, trial_id: str, worker: int) -> None:
         """Note which worker a trial's row came from: a trial moves when its worker is gone."""
         self._placed.move(trial_id, worker)
 

@@ -10,6 +10,7 @@ Slots come in groups, one group of K slots per static signature. Three rules dec
    yet, but no longer than `BATCHING_WINDOW`. Free slots are not waited for.
 """
 
+import math
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
@@ -25,28 +26,23 @@ The wait begins when the oldest ready trial became ready or the group's last int
 
 
 class Costs(NamedTuple):
-    """Seconds that an interval of one signature takes."""
+    """Seconds that an interval takes: of one slot by itself, and of all slots of the group as one program."""
 
     single_s: float
-    """One slot by itself."""
     batched_s: float
-    """All slots of the group as one program."""
 
 
 class Work(NamedTuple):
-    """An interval to train now."""
+    """An interval to train now; `alone` if it is that of a trial marked alone."""
 
     signature: Signature
     trials: tuple[str, ...]
     batched: bool
     alone: bool = False
-    """Whether the trial is marked alone."""
 
 
 @dataclass
 class _Group:
-    """The slots of one signature."""
-
     trials: list[str | None]
     costs: Costs
     idle_since: float = 0.0
@@ -54,8 +50,6 @@ class _Group:
 
 @dataclass
 class _Entry:
-    """What the table knows about a trial."""
-
     signature: Signature
     alone: bool
     state: State = "queued"
@@ -104,8 +98,8 @@ class SlotTable:
         return self._entries[trial].state
 
     def slot(self, trial: str) -> int | None:
-        """The trial's slot in its group; None while it is queued."""
-        return self._entries[trial].slot
+        """The trial's slot in its group; None for queued and unknown trials."""
+        return self._entries[trial].slot if trial in self._entries else None
 
     def slots(self, signature: Signature) -> int:
         """Number of slots of a signature."""
@@ -187,30 +181,26 @@ class SlotTable:
 
     def next_work(self, now: float) -> Work | float | None:
         """What to train now, or how many seconds to wait for missing slots, or None if no trial is ready."""
+        ready = {trial: entry for trial, entry in self._entries.items() if entry.state == "ready"}
+        # By the time since which the work is ready; trials that are marked alone come first.
+        works = [(-math.inf, Work(e.signature, (t,), batched=False, alone=True)) for t, e in ready.items() if e.alone]
         waits: list[float] = []
-        works: list[tuple[float, Work]] = []
-        for trial, entry in self._entries.items():
-            if entry.alone and entry.state == "ready":
-                return self._start(Work(entry.signature, (trial,), batched=False, alone=True))
         for signature, group in self._groups.items():
-            together = [(t, self._entries[t]) for t in self.assigned(signature) if not self._entries[t].alone]
-            ready = sorted((entry.ready_since, trial) for trial, entry in together if entry.state == "ready")
-            if not ready:
+            together = [trial for trial in self.assigned(signature) if not self._entries[trial].alone]
+            now_ready = sorted((trial for trial in together if trial in ready), key=lambda t: ready[t].ready_since)
+            if not now_ready:
                 continue
-            oldest = ready[0][0]
-            window = _batching_window(group, len(ready), len(together))
+            oldest = ready[now_ready[0]].ready_since
+            window = _batching_window(group, len(now_ready), len(together))
             remaining = max(oldest, group.idle_since) + window - now
             if window > 0 and remaining > 0:
                 waits.append(remaining)
-                continue
-            batched = group.costs.batched_s < len(ready) * group.costs.single_s
-            trials = tuple(trial for _, trial in (ready if batched else ready[:1]))
-            works.append((oldest, Work(signature, trials, batched)))
+            else:
+                batched = group.costs.batched_s < len(now_ready) * group.costs.single_s
+                works.append((oldest, Work(signature, tuple(now_ready if batched else now_ready[:1]), batched)))
         if not works:
             return min(waits, default=None)
-        return self._start(min(works, key=lambda candidate: candidate[0])[1])
-
-    def _start(self, work: Work) -> Work:
+        _, work = min(works, key=lambda candidate: candidate[0])
         for trial in work.trials:
             self._entries[trial].state = "training"
         return work

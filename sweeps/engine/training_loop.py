@@ -144,8 +144,8 @@ class TrainingLoop:
             await self._recover(run.static_signature, (trial,), error)
             return
         self.notes += skipped
-        if trial not in self._table:
-            return
+        if self._table.slot(trial) != slot:
+            return  # released while it was loaded
         if row is None:
             self._table.mark_ready(trial, time.monotonic())
         else:
@@ -165,7 +165,7 @@ class TrainingLoop:
         width = self._table.slots(work.signature) if work.batched else 1
         self._table.end_interval(work, time.monotonic())
         for slot, trial in slots.items():
-            if trial not in self._table:
+            if self._table.slot(trial) != slot:
                 continue  # released while it trained
             if slot not in rows:  # the interval ended at the report of another slot
                 self._table.mark_ready(trial, time.monotonic())
@@ -210,7 +210,7 @@ class TrainingLoop:
             self._report(trial, row)
 
     def _report(self, trial: str, row: Row) -> None:
-        slot = self._table.slot(trial) if trial in self._table else None
+        slot = self._table.slot(trial)
         if slot is None:
             return  # released, or its slot was given up
         here = self.trials[trial]
@@ -234,8 +234,7 @@ class TrainingLoop:
 
     async def _requeue(self, trial: str) -> None:
         """Move a trial from its slot to the end of the queue; it will continue from a checkpoint."""
-        saving = self.trials[trial].saving
-        if saving is not None:
+        if (saving := self.trials[trial].saving) is not None:
             await saving
         if trial in self._table:  # it may have been released or failed while it was saved
             await self._save(trial)
@@ -277,7 +276,7 @@ class TrainingLoop:
     async def _free_memory(self, signature: Signature, trial: str, error: Exception) -> list[Signature]:
         """Choose more slots to give up: unused ones, else those of a signature to halve. Without any, retry or fail."""
         others = [other for other in self._table.signatures if other != signature]
-        if unused := [other for other in self._table.unused_signatures if other != signature]:
+        if unused := [other for other in others if other in self._table.unused_signatures]:
             return unused
         halved = self._trainers.halve_one([signature, *others])
         if halved is not None:

@@ -1,9 +1,9 @@
-"""Looks after the engines and the cluster while a sweep runs, in a thread of the driver.
+"""Watches the workers and the cluster's head while a sweep runs, in a thread of the driver.
 
-An engine that answers nothing, or is busy with one interval, for longer than `search.hung_after_s` is killed; Ray
-starts it again, and its trials continue from their checkpoints as after any death (`sweeps.tune.trainable`). What an
-engine has to say to the user comes this way too. Where the cluster's head is gone nothing can go on: Ray itself would
-wait a minute and then end this process without a word of ours.
+A worker that answers nothing, or is busy with one interval, for longer than `search.hung_after_s` is killed. Ray starts
+it again, and its trials continue from their checkpoints as after any death (`sweeps.tune.trainable`). Heartbeats also
+bring the workers' notes for the user. If the cluster's head is gone, the sweep is ended here: Ray would wait for a
+minute and then end this process without a message of ours.
 """
 
 import socket
@@ -19,38 +19,41 @@ from ray.exceptions import RayError
 from sweeps.engine.worker_trial import Heartbeat
 
 PERIOD_S = 1.0
-LAST_WORDS_S = 1.0
+LAST_HEARTBEAT_S = 1.0
 HEAD_SILENT_S = 8.0
-"""Longer than a head that is busy takes to accept a connection."""
+"""Longer than a busy head takes to accept a connection."""
 
 
 class Watchdog:
-    """A context in which engines and head are looked after; it may be entered again.
+    """A context in which the workers and the head are watched; it may be entered again.
 
     Args:
-        engines: their handles.
+        workers: their actor handles.
         hung_after_s: see `search.hung_after_s`.
         head: host:port of the cluster's control service (GCS).
-        say: told what the user should know, in a line.
-        end: called once, from the thread, with a line, when the sweep cannot go on: the head has not answered for a
-            while, or an engine's disk is full.
+        say: called with each line that the user should see.
+        end: called once, from the thread, with the reason, when the sweep cannot continue: the head is gone, or a
+            worker's disk is full.
+
+    >>> with Watchdog(pool.handles, 600.0, cluster.head, say=print, end=interrupts.end):  # doctest: +SKIP
+    ...     tuner.fit()
     """
 
     def __init__(
         self,
-        engines: Sequence[Any],
+        workers: Sequence[Any],
         hung_after_s: float,
         head: str,
         say: Callable[[str], None],
         end: Callable[[str], None],
     ) -> None:
-        self._engines = engines
+        self._workers = workers
         self._hung_after_s = hung_after_s
         self._head = head
         self._say = say
         self._end = end
-        self._asked: dict[int, tuple[Any, float]] = {}
-        """Of each engine, the question that has no answer yet, and when it was asked."""
+        self._pending: dict[int, tuple[Any, float]] = {}
+        """By worker: the heartbeat that was asked for, and when."""
         self._over = threading.Event()
 
     def __enter__(self) -> "Watchdog":
@@ -62,55 +65,55 @@ class Watchdog:
     def __exit__(self, *exception: object) -> None:
         self._over.set()
         self._thread.join(2 * PERIOD_S)
-        # What they had to say since they were last asked; the question that they may not have answered yet comes first.
-        questions = [asked for asked, _ in self._asked.values()]
-        self._asked.clear()
+        # Collect the notes since the last heartbeat; a pending heartbeat may hold some as well.
+        heartbeats = [heartbeat for heartbeat, _ in self._pending.values()]
+        self._pending.clear()
         with suppress(RayError):
-            questions += [engine.heartbeat.remote() for engine in self._engines]
-            for answer in ray.wait(questions, num_returns=len(questions), timeout=LAST_WORDS_S)[0]:
+            heartbeats += [worker.heartbeat.remote() for worker in self._workers]
+            for heartbeat in ray.wait(heartbeats, num_returns=len(heartbeats), timeout=LAST_HEARTBEAT_S)[0]:
                 with suppress(RayError):
-                    self._pass_on(ray.get(answer))
+                    self._say_notes(ray.get(heartbeat))
 
     def _watch(self) -> None:
-        answered = time.monotonic()
+        head_seen = time.monotonic()
         while not self._over.wait(PERIOD_S):
-            if _answers(self._head):
-                answered = time.monotonic()
-                for number in range(len(self._engines)):
-                    self._look_after(number)
-            elif time.monotonic() - answered > HEAD_SILENT_S:
+            if _accepts_connections(self._head):
+                head_seen = time.monotonic()
+                for number in range(len(self._workers)):
+                    self._check(number)
+            elif time.monotonic() - head_seen > HEAD_SILENT_S:
                 self._end(f"the Ray cluster at {self._head} is gone")
                 return
 
-    def _look_after(self, number: int) -> None:
-        engine = self._engines[number]
+    def _check(self, number: int) -> None:
+        worker = self._workers[number]
         now = time.monotonic()
-        if number not in self._asked:
-            self._asked[number] = engine.heartbeat.remote(self._hung_after_s), now
-        answer, asked = self._asked[number]
-        busy_s = now - asked
+        if number not in self._pending:
+            self._pending[number] = worker.heartbeat.remote(self._hung_after_s), now
+        pending, asked_at = self._pending[number]
+        busy_s = now - asked_at
         try:
-            if ray.wait([answer], timeout=0)[0]:
-                del self._asked[number]
-                heartbeat = ray.get(answer)
+            if ray.wait([pending], timeout=0)[0]:
+                del self._pending[number]
+                heartbeat = ray.get(pending)
                 busy_s = heartbeat.busy_s
-                self._pass_on(heartbeat)
-                if heartbeat.full is not None:
-                    self._end(heartbeat.full)
+                self._say_notes(heartbeat)
+                if heartbeat.disk_full is not None:
+                    self._end(heartbeat.disk_full)
             if busy_s > self._hung_after_s:
-                self._asked.pop(number, None)
-                ray.kill(engine, no_restart=False)
+                self._pending.pop(number, None)
+                ray.kill(worker, no_restart=False)
                 self._say(f"engine {number} was busy for {busy_s:.0f} s: started again, its trials with it")
-        except RayError:  # it is starting again already
-            self._asked.pop(number, None)
+        except RayError:  # Ray is restarting it already
+            self._pending.pop(number, None)
 
-    def _pass_on(self, heartbeat: Heartbeat) -> None:
+    def _say_notes(self, heartbeat: Heartbeat) -> None:
         for note in heartbeat.notes:
             self._say(f"Note: {note}")
 
 
-def _answers(address: str) -> bool:
-    """Whether somebody accepts connections there."""
+def _accepts_connections(address: str) -> bool:
+    """Whether something listens at host:port."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=PERIOD_S).close()

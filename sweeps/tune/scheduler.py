@@ -57,7 +57,7 @@ class StudyScheduler(FIFOScheduler):
         row = cast(Row, {name: result[name] for name in columns if name in result})
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()
-        self._engines.is_on(trial_id, row[col.ENGINE])
+        self._engines.note_worker(trial_id, row[col.ENGINE])
         if status != col.RUNNING:
             self._engines.release(trial_id)  # first, so that the next trial trains while this one's end is written
         self._callbacks.on_report(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})

@@ -5,13 +5,13 @@
 Every trial answers four reports at once, and eight run at a time. Three contenders, each start in a process and a Ray
 of its own:
 
-    ours        the driver as it is (ledger in SQLite, random search, searcher, scheduler, stand-ins of trials, files),
+    ours        the driver as it is (ledger in SQLite, random search, searcher, scheduler, trial proxies, files),
                 with an engine that has its rows ready: `sweeps.engine.pool.SlotWorker` is replaced and nothing else
     defaults    Tune as it comes: a function trainable, OptunaSearch with Optuna's RandomSampler
     reuse       the same with a class trainable and reuse_actors=True
 
 In each block they take turns with a few trials each; then ours has a long run, in which the cost of a trial must not
-grow, and a short one whose engine withholds the rows for ten seconds, in which the stand-ins are looked at.
+grow, and a short one whose engine withholds the rows for ten seconds, in which the trial proxies are looked at.
 
 A trial's cost is taken between the end of the 16th trial and the end of the last one: the start of Ray and of the
 workers is not in it, of which a long run has less per trial than a short one (`whole_ms` has it).
@@ -72,8 +72,8 @@ def row_of(trial: str, step: int) -> dict[str, Any]:
     return row | {col.STEP: step, col.SLOT: 0, col.VAL_LOSS: random.Random(f"{trial} {step}").uniform(3, 5)}
 
 
-class StandIn:
-    """An engine that has every row ready, or withholds all but the first ones."""
+class ReadyWorker:
+    """A worker that has every row ready, or withholds all but the first ones."""
 
     def __init__(self, number: int, folder: str, slots: int | None, memory_bytes: int) -> None:
         self._number, self._slots = number, slots
@@ -151,8 +151,8 @@ class Course:
 
 
 def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
-    """`trials` trials through the driver, and the manifest; with `waits`, instead what the waiting stand-ins use."""
-    sweeps.engine.pool.SlotWorker = StandIn  # what WorkerPool makes actors of
+    """`trials` trials through the driver, and the manifest; with `waits`, instead what the waiting trial proxies use."""
+    sweeps.engine.pool.SlotWorker = ReadyWorker  # what WorkerPool makes actors of
     path.mkdir()
     folder = RunFolder(path)
     engines = cluster.engines(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
@@ -191,7 +191,7 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
 
 
 class Look:
-    """Looks at the stand-ins of trials from a thread of the driver, while their engines withhold the rows."""
+    """Looks at the trial proxies from a thread of the driver, while their engines withhold the rows."""
 
     def __init__(self, engines: WorkerPool, folder: RunFolder) -> None:
         self.seen: dict[str, Any] = {}
@@ -362,8 +362,8 @@ def goals(blocks: Sequence[dict[str, Any]], long_run: dict[str, Any]) -> list[di
         *((f"ours / {peer}, a short run each", medians["ours"] / medians[peer], most) for peer, most in PEER_GOALS),
         *((f"ours (long run) / {peer}", long_run["trial_ms"] / medians[peer], most) for peer, most in PEER_GOALS),
         ("last hundred / first hundred", long_run["growth"]["ratio"], 1.2),
-        ("PSS of a waiting stand-in, MB", max(worker["pss_mb"] for worker in waiting), 150.0),
-        ("CPU time of a waiting stand-in, ms in 10 s", statistics.median(w["cpu_ms"] for w in waiting), 0.0),
+        ("PSS of a waiting trial proxy, MB", max(worker["pss_mb"] for worker in waiting), 150.0),
+        ("CPU time of a waiting trial proxy, ms in 10 s", statistics.median(w["cpu_ms"] for w in waiting), 0.0),
     ]
     return [{"goal": goal, "is": round(value, 3), "at_most": most, "met": value <= most} for goal, value, most in aims]
 
@@ -402,7 +402,7 @@ def main() -> None:
         f"first {growth['trials_each']} {growth['first_ms']:.1f}, last {growth['last_ms']:.1f}"
     )
     circumstances = {name: long_run.pop(name) for name in ("versions", "hardware", "commit")}
-    print(f"waiting stand-ins: {long_run['waiting']}")
+    print(f"waiting trial proxies: {long_run['waiting']}")
     met = goals(blocks, long_run)
     for goal in met:
         print(f"{goal['goal']:<45} {goal['is']:>8}  goal <= {goal['at_most']}: {'met' if goal['met'] else 'NOT met'}")

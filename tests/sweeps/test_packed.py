@@ -167,4 +167,4 @@ def test_short_trials_share_a_process_per_place_instead_of_starting_one_each(swe
     monkeypatch.setattr(StudyScheduler, "on_trial_result", note_process)
     _, rows, _ = sweep("short", {"slots": 2, "trials": 24}, train={"steps": 4, "eval_every": 2})
     assert len(rows) == 24
-    assert len(processes) <= 2 * (2 + 1)  # engines, and the slots and the place in line of each
+    assert len(processes) <= 2 * (2 + 1)  # workers, each with two slots and a queued trial

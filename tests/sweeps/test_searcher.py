@@ -21,10 +21,10 @@ class OneEngine:
     def offer(self, sizes):
         return 0, sizes[0]
 
-    def enter(self, live, engine):
+    def submit(self, live, engine):
         self.trials.add(live.id)
 
-    def leave(self, trial, ended=True):
+    def release(self, trial, ended=True):
         self.trials.discard(trial)
 
 

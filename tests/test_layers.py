@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -39,3 +41,18 @@ def test_lmcore_trains_in_a_process_that_has_neither_ray_nor_optuna_nor_pandas()
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2"
+
+
+OLD_NAMES = {  # what the README of version 0.1 told people to import
+    "from lmcore.prepare import prepare_tokens": "lmcore.corpus.prepare",
+    "from analysis.tables import parameter_table": "analysis.tables.trials.parameter_table",
+    "from analysis.paired import compare": "analysis.stats.comparison",
+    "from analysis.scaling import fit_scaling, points_of": "analysis.scaling.fit.fit_scaling",
+}
+
+
+@pytest.mark.parametrize("statement", OLD_NAMES)
+def test_names_that_were_documented_before_still_import_and_say_their_new_name(statement):
+    command = [sys.executable, "-W", "always::DeprecationWarning", "-c", statement]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert OLD_NAMES[statement] in done.stderr

@@ -151,7 +151,7 @@ class Course:
 
 
 def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
-    """`trials` trials through the driver, and the manifest; with `waits`, what the waiting trial proxies use instead."""
+    """`trials` trials through the driver, and the manifest; with `waits`, what waiting trial proxies use."""
     sweeps.engine.pool.SlotWorker = ReadyWorker  # what WorkerPool makes actors of
     path.mkdir()
     folder = RunFolder(path)

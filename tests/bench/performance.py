@@ -1,12 +1,10 @@
-"""The README's table of the core's speed, from results/core-*.json; `python tests/bench/performance.py` inserts it."""
+"""The table of the core's speed, made from results/core-*.json for docs/benchmarks.md by docs/generate.py."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).parent / "results"
-BEGIN, END = "<!-- performance: made by tests/bench/performance.py -->\n", "<!-- /performance -->\n"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
 UNMEASURED = "unmeasured"
 
@@ -70,18 +68,5 @@ def _about(device: str, result: dict[str, Any]) -> str:
     about, rounds = abouts[0], min(one["rounds"] for one in abouts)
     return (
         f"{DEVICES[device]}: {about['hardware']}, {about['threads']} threads, torch {about['torch']}, medians of "
-        f"at least {rounds} rounds (range of all); [core-{device}.json](tests/bench/results/core-{device}.json)."
+        f"at least {rounds} rounds (range of all); [core-{device}.json](../tests/bench/results/core-{device}.json)."
     )
-
-
-def main() -> None:
-    """Replace the text between the markers."""
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    readme.write_text(before + BEGIN + table() + END + after)
-
-
-if __name__ == "__main__":
-    main()

@@ -151,7 +151,7 @@ class Course:
 
 
 def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
-    """`trials` trials through the driver, and the manifest; with `waits`, instead what the waiting trial proxies use."""
+    """`trials` trials through the driver, and the manifest; with `waits`, instead what waiting trial proxies use."""
     sweeps.engine.pool.SlotWorker = ReadyWorker  # what WorkerPool makes actors of
     path.mkdir()
     folder = RunFolder(path)
@@ -362,8 +362,8 @@ def goals(blocks: Sequence[dict[str, Any]], long_run: dict[str, Any]) -> list[di
         *((f"ours / {peer}, a short run each", medians["ours"] / medians[peer], most) for peer, most in PEER_GOALS),
         *((f"ours (long run) / {peer}", long_run["trial_ms"] / medians[peer], most) for peer, most in PEER_GOALS),
         ("last hundred / first hundred", long_run["growth"]["ratio"], 1.2),
-        ("PSS of a waiting trial proxy, MB", max(worker["pss_mb"] for worker in waiting), 150.0),
-        ("CPU time of a waiting trial proxy, ms in 10 s", statistics.median(w["cpu_ms"] for w in waiting), 0.0),
+        ("PSS of a waiting stand-in, MB", max(worker["pss_mb"] for worker in waiting), 150.0),
+        ("CPU time of a waiting stand-in, ms in 10 s", statistics.median(w["cpu_ms"] for w in waiting), 0.0),
     ]
     return [{"goal": goal, "is": round(value, 3), "at_most": most, "met": value <= most} for goal, value, most in aims]
 
@@ -402,7 +402,7 @@ def main() -> None:
         f"first {growth['trials_each']} {growth['first_ms']:.1f}, last {growth['last_ms']:.1f}"
     )
     circumstances = {name: long_run.pop(name) for name in ("versions", "hardware", "commit")}
-    print(f"waiting trial proxies: {long_run['waiting']}")
+    print(f"waiting stand-ins: {long_run['waiting']}")
     met = goals(blocks, long_run)
     for goal in met:
         print(f"{goal['goal']:<45} {goal['is']:>8}  goal <= {goal['at_most']}: {'met' if goal['met'] else 'NOT met'}")

@@ -71,10 +71,10 @@ class WorkerPool:
         # All workers measure the same at the same time: the machine is then as busy as it will be.
         self._runs = {size: spec.run_for(size, {}) for size in spec.size_names}
         self._measuring: dict[str, list[ray.ObjectRef[list[ThroughputSample]]]] = {
-            size: [handle.measure.remote(run.model_dump(), list(self.shared)) for handle in self.handles]
+            size: [handle.measure.remote(run, list(self.shared)) for handle in self.handles]
             for size, run in self._runs.items()
         }
-        self._peaks: list[ray.ObjectRef[float]] = [h.peak.remote(spec.train.model_dump()) for h in self.handles]
+        self._peaks: list[ray.ObjectRef[float]] = [h.peak.remote(spec.train) for h in self.handles]
         self._placement: Placement | None = None
 
     def peaks(self) -> list[float | None]:
@@ -109,7 +109,7 @@ class WorkerPool:
     def submit(self, live: TrialHandle, worker: int) -> None:
         """Submit a trial to a worker, which begins at once, before Tune has a process for the trial's proxy."""
         self._placed.place(live.id, live.size, worker)
-        self.handles[worker].submit.remote(live.id, live.name, live.run.model_dump(), self.shared)
+        self.handles[worker].submit.remote(live.id, live.name, live.run, self.shared)
 
     def note_worker(self, trial_id: str, worker: int) -> None:
         """Note which worker a trial's row came from: a trial moves when its worker is gone."""

@@ -69,7 +69,7 @@ class SlotWorker:
         memory_bytes: memory that this worker may use on a CPU; on a GPU it is all of the GPU's.
 
     >>> worker = ray.remote(SlotWorker).remote(0, "runs/night", 4, 2**32)  # doctest: +SKIP
-    >>> worker.submit.remote("xs-0003", "xs-0003", run.model_dump(), [ray.put(tokens)])  # doctest: +SKIP
+    >>> worker.submit.remote("xs-0003", "xs-0003", run, [ray.put(tokens)])  # doctest: +SKIP
     >>> ray.get(worker.row.remote("xs-0003", 0))["val_loss"]  # doctest: +SKIP
     6.31
     """
@@ -82,21 +82,21 @@ class SlotWorker:
         self._trainers = Trainers(slots, memory_bytes)
         self._loop = TrainingLoop(number, self._folder, self._trainers)
 
-    async def measure(self, run: dict[str, Any], shared: Shared) -> list[ThroughputSample]:
+    async def measure(self, run: RunSpec, shared: Shared) -> list[ThroughputSample]:
         """Throughput of the run's signature on this device; empty if there is nothing to choose."""
         self._trainers.share(await shared[0])
         try:
-            return await self._loop.device.run(self._trainers.samples, RunSpec.model_validate(run))
+            return await self._loop.device.run(self._trainers.samples, run)
         except Exception:  # a run that cannot train says why when its first trial fails
             return []
 
-    async def peak(self, train: dict[str, Any]) -> float:
+    async def peak(self, train: TrainConfig) -> float:
         """FLOP/s of matrix products on this device, for the manifest."""
         from lmcore.measure.peak import matmul_flops_per_s
 
-        return await self._loop.device.run(matmul_flops_per_s, TrainConfig.model_validate(train))
+        return await self._loop.device.run(matmul_flops_per_s, train)
 
-    async def submit(self, trial: str, title: str, run: dict[str, Any], shared: Shared, worker_deaths: int = 0) -> bool:
+    async def submit(self, trial: str, title: str, run: RunSpec, shared: Shared, worker_deaths: int = 0) -> bool:
         """Queue a trial, to continue from its newest checkpoint if it has one.
 
         A trial that is here already stays as it is. References into the object store come with each trial, because a
@@ -113,8 +113,8 @@ class SlotWorker:
         self._trainers.share(*[await part for part in shared])
         if trial in self._loop.trials:
             return True
-        here = WorkerTrial(RunSpec.model_validate(run), title)
-        signature = here.run.static_signature
+        here = WorkerTrial(run, title)
+        signature = run.static_signature
         charged = deaths(self._folder.trial(trial))
         if charged >= MAX_DEATHS:
             return False

@@ -47,7 +47,7 @@ class StudySearcher(Searcher):
         self._engines.submit(live, engine)
         known_step = 0 if live.last_row is None else live.last_row[col.STEP]
         place = {col.ENGINE: engine, KNOWN_STEP: known_step}
-        return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run.model_dump(), **place}
+        return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run, **place}
 
     @end_sweep_if_unwritable()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

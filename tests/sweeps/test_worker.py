@@ -80,7 +80,7 @@ class Host:
 
     async def submit(self, trial, spec, worker_deaths=0):
         self.folder.trial(trial).mkdir(parents=True, exist_ok=True)
-        return await self.worker.submit(trial, trial, spec.model_dump(), self.shared, worker_deaths)
+        return await self.worker.submit(trial, trial, spec, self.shared, worker_deaths)
 
     async def rows(self, trial, spec, stop_at=None):
         """All rows of a trial that was submitted, up to step `stop_at`; then it is released."""
@@ -142,7 +142,7 @@ def test_four_trials_in_two_slots_have_the_rows_of_their_runs_alone_bitwise(driv
 
 def test_without_a_number_of_slots_it_is_measured_how_many_pay(drive, small_tokens):
     async def scenario(host):
-        samples = await host.worker.measure(FOUR["a"].model_dump(), host.shared)
+        samples = await host.worker.measure(FOUR["a"], host.shared)
         return samples, host.worker._trainers.slots(FOUR["a"]), await host.all(FOUR)
 
     samples, slots, results = drive(scenario, slots=None, costs=None)
@@ -160,7 +160,7 @@ def test_the_average_of_all_workers_overrides_what_this_one_measured(drive, smal
     ]
 
     async def scenario(host):
-        await host.worker.measure(FOUR["a"].model_dump(), host.shared)
+        await host.worker.measure(FOUR["a"], host.shared)
         host.shared.append(in_store({FOUR["a"].static_signature: agreed}))
         return await host.all(FOUR), host.worker._trainers
 
@@ -308,7 +308,7 @@ def test_throughput_is_measured_in_the_device_thread_so_that_the_worker_answers_
     monkeypatch.setattr("lmcore.measure.throughput._Probe", Watched)
 
     async def scenario(host):
-        await host.worker.measure(run(model={"d_ff": 128}).model_dump(), host.shared)
+        await host.worker.measure(run(model={"d_ff": 128}), host.shared)
         return await host.all({"a": FOUR["a"]})  # of a signature that another worker was asked to measure
 
     drive(scenario, slots=slots, costs=None)
@@ -367,7 +367,7 @@ def test_a_full_disk_fails_no_trial_and_they_continue_when_there_is_space(drive,
 def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_is_used_again(drive, tmp_path, small_tokens):
     async def scenario(host):
         await host.submit("a", FOUR["a"])
-        await host.worker.submit("homeless", "homeless", FOUR["b"].model_dump(), host.shared)  # it has no folder
+        await host.worker.submit("homeless", "homeless", FOUR["b"], host.shared)  # it has no folder
         await host.submit("c", FOUR["c"])
         return await asyncio.gather(
             *(host.rows(trial, FOUR["a"]) for trial in ("a", "homeless", "c")), return_exceptions=True

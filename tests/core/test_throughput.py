@@ -1,6 +1,7 @@
 """Throughput is measured on the real device, up to the slot count that gains or memory allow."""
 
 import itertools
+import statistics
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.measure import throughput
 from lmcore.measure.slot_count import MIN_GAIN
 from lmcore.measure.throughput import is_out_of_memory, measure_at, measure_doubling
 from lmcore.trainer import Trainer
@@ -27,21 +29,39 @@ def test_doubling_ends_at_the_first_gain_below_ten_percent(small_tokens):
     assert [p.slots for p in measured] == [2**n for n in range(len(measured))]
     assert all(p.gain >= MIN_GAIN for p in measured[1:-1])
     assert measured[-1].gain < MIN_GAIN or measured[-1].slots == 16
-    for slower, faster in itertools.pairwise(measured[:2]):
-        assert 0.5 < faster.gain / (faster.tokens_per_s / slower.tokens_per_s) < 2.0
     assert all(0 < p.tokens_per_s < 1e9 for p in measured)
     assert all(p.peak_bytes > 2**20 for p in measured)
     assert torch.equal(before, torch.random.get_rng_state())
 
 
+def test_a_gain_is_the_median_ratio_of_alternating_updates_so_that_other_load_cancels(monkeypatch, small_tokens):
+    busy = itertools.cycle([1.0, 1.0, 0.01, 1.0, 0.3])  # share of the machine that is left, pair by pair
+
+    class Scripted:
+        def __init__(self, run, tokens, slots):
+            self.slots, self.bytes = slots, 1
+
+        def tokens_per_s(self):
+            Scripted.share = next(busy) if self.slots == 1 else Scripted.share
+            return Scripted.share * {1: 100.0, 2: 150.0, 4: 152.0}[self.slots]
+
+    monkeypatch.setattr(throughput, "_Probe", Scripted)
+    monkeypatch.setattr(throughput, "MIN_SECONDS", 0.0)
+    first, second = measure_at(TINY, small_tokens, 2)
+    assert (first.slots, second.slots, second.gain) == (1, 2, 1.5)
+
+
 def test_throughput_counts_the_tokens_of_all_slots(small_tokens):
-    """Reference: the wall clock around updates of the same population."""
+    """Reference: the wall clock around updates of the same population, in turn with what is measured."""
     wide = TINY.model_copy(update={"train": TrainConfig(steps=50, batch_size=4, eval_every=50, eval_windows=1)})
-    trainer = Trainer([wide] * 4, small_tokens)
-    began = time.perf_counter()
-    trainer.advance(batched=True)
-    by_the_clock = 4 * 50 * wide.tokens_per_step / (time.perf_counter() - began)
-    assert 0.4 < measure_at(wide, small_tokens, 4)[1].tokens_per_s / by_the_clock < 2.5
+    ratios = []
+    for _ in range(5):  # the machine may be busy in some of them
+        trainer = Trainer([wide] * 4, small_tokens)
+        began = time.perf_counter()
+        trainer.advance(batched=True)
+        by_the_clock = 4 * 50 * wide.tokens_per_step / (time.perf_counter() - began)
+        ratios.append(measure_at(wide, small_tokens, 4)[1].tokens_per_s / by_the_clock)
+    assert 0.4 < statistics.median(ratios) < 2.5
 
 
 def test_doubling_ends_before_memory_would_be_exceeded(small_tokens):

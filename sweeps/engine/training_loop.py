@@ -236,8 +236,11 @@ class TrainingLoop:
         """Move a trial from its slot to the end of the queue; it will continue from a checkpoint."""
         if (saving := self.trials[trial].saving) is not None:
             await saving
-        if trial in self._table:  # it may have been released or failed while it was saved
-            await self._save(trial)
+        try:
+            if trial in self._table:  # it may have been released or failed meanwhile
+                await self._save(trial)
+        except Exception as error:
+            self._fail(trial, error)
         if trial in self._table:
             self._table.requeue(trial)
 

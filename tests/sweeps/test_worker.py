@@ -250,6 +250,23 @@ def test_a_trial_that_nobody_asks_for_is_requeued_and_continues_from_its_checkpo
     assert numbers(a)[-3:] == alone(FOUR["a"], small_tokens)[-3:]
 
 
+def test_a_trial_that_cannot_be_saved_when_it_is_requeued_fails_alone(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr("sweeps.engine.training_loop.UNASKED_S", 0.2)
+    rare = run(lr=1e-2, train={"checkpoint_every": 20})
+
+    async def main(host):
+        await host.submit("a", rare)
+        await host.worker.row("a", 0)
+        host.folder.trial("a").rmdir()
+        await host.submit("b", rare)
+        b = await host.rows("b", rare)
+        with pytest.raises(RuntimeError, match="FileNotFoundError"):
+            await host.worker.row("a", 5)
+        return b
+
+    assert numbers(drive(main, slots=1)) == alone(rare, small_tokens)
+
+
 def test_a_trial_that_is_released_at_any_moment_disturbs_nobody(drive, small_tokens):
     async def scenario(host):
         for trial in "abcd":

@@ -40,9 +40,7 @@ class TrainedModel:
 def read_trained_model(src: str | os.PathLike[str]) -> TrainedModel:
     """Load the model from a checkpoint that `Trainer.save_slot` wrote.
 
-    Raises:
-        CheckpointError: the file is damaged, or is not a slot's checkpoint.
-        OSError: the file cannot be read.
+    Raises CheckpointError if the file is damaged or is not a slot's checkpoint, OSError if it cannot be read.
     """
     tensors, meta = read_checkpoint(src)
     try:

@@ -95,7 +95,7 @@ def _compare(few: _Probe, many: _Probe, few_sample: ThroughputSample, used: int)
 
 
 class _MemoryMeter:
-    """Memory at its creation and the peak since: allocated on the current GPU if the run trains on one, else resident."""
+    """Memory at its creation, and the peak since: of the current GPU if the run trains on one, else of this process."""
 
     def __init__(self, run: RunSpec) -> None:
         self._on_gpu = torch.cuda.is_available() and run.train.device != "cpu"

@@ -14,12 +14,10 @@ from lmcore.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 """Separates documents, both in text files and as a token."""
-
 STDLIB = "stdlib"
 STDLIB_SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 MIN_DOCUMENTS_TO_HOLD_OUT = 20
-"""With fewer documents, the end of the text is held out for validation instead of whole documents."""
 
 logger = logging.getLogger(__name__)
 

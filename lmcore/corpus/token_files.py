@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from lmcore.errors import InputError
 
 TOKEN_FILE_SUFFIXES = (".npy", ".bin")
-MAX_VOCAB_SIZE = 2**32
-"""Token ids are stored as uint16 or uint32."""
-
+MAX_VOCAB_SIZE = 2**32  # ids are stored as uint16 or uint32
 IntegerArray = NDArray[np.integer[Any]]
 
 

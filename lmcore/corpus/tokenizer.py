@@ -17,10 +17,8 @@ from lmcore.config import DEFAULT_VOCAB_SIZE
 from lmcore.corpus.text import END_OF_TEXT
 from lmcore.errors import InputError
 
-MIN_VOCAB_SIZE = 256 + 1
-"""Every byte, and END_OF_TEXT."""
-END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
-"""Names of the token that ends a document in common tokenizers, in order of preference."""
+MIN_VOCAB_SIZE = 256 + 1  # every byte, and END_OF_TEXT
+END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")  # in order of preference
 
 # Long documents are cut into pieces for encoding. Pieces are encoded in parallel, and batches bound the memory of
 # Encoding objects, which take about 100 bytes per token.

@@ -18,7 +18,6 @@ from lmcore.errors import InputError
 
 FORMAT: Final = 1
 """Version of the folder's format. It is part of the cache key, so a new format never meets an old cache entry."""
-
 TokenIds = NDArray[np.unsignedinteger[Any]]
 
 
@@ -31,18 +30,12 @@ class Tokens:
     array([0, 1, 2, 3], dtype=uint16)
     """
 
-    train: TokenIds
-    """Training tokens: 1-D uint16 or uint32, read-only, every id below vocab_size. May be memory-mapped."""
-    val: TokenIds
-    """Validation tokens, like `train`."""
-    vocab_size: int
-    """V of the models that train on these tokens."""
-    fingerprint: str
-    """sha256 in hex over both splits, their dtypes and vocab_size."""
-    bytes_per_token: float | None = None
-    """UTF-8 bytes of the validation text per validation token; None if no tokenizer is known."""
-    tokenizer_json: str | None = None
-    """Content of the tokenizer.json that made the tokens, if known."""
+    train: TokenIds  # 1-D uint16 or uint32, read-only, every id below vocab_size; may be memory-mapped
+    val: TokenIds  # like train
+    vocab_size: int  # V of the models that train on these tokens
+    fingerprint: str  # sha256 in hex over both splits, their dtypes and vocab_size
+    bytes_per_token: float | None = None  # UTF-8 bytes of the validation text per token; None if no tokenizer is known
+    tokenizer_json: str | None = None  # content of the tokenizer.json that made the tokens, if known
 
     @classmethod
     def of(
@@ -63,10 +56,7 @@ class Tokens:
 
     @property
     def unigram_entropy(self) -> float:
-        """Entropy of the unigram distribution of the validation tokens, in nats per token.
-
-        No model that ignores context can have a lower validation loss, so a lower loss shows that context is used.
-        """
+        """Entropy of the validation tokens' unigram distribution in nats; a lower loss shows that context is used."""
         counts = np.bincount(self.val)
         p = counts[counts > 0] / len(self.val)
         return float(-(p * np.log(p)).sum())

@@ -2,8 +2,6 @@
 
 Works for every architecture of `lmcore.model`, on the device of the model. There is no key-value cache: each token
 takes one forward pass over at most context_length tokens, and older tokens are cut off.
-
-Shapes: T time, V vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +14,7 @@ from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""The tokenizer decodes incomplete or invalid UTF-8 to this character."""
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for incomplete or invalid UTF-8 in decoded text
 
 
 def next_token_probabilities(

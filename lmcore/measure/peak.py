@@ -9,10 +9,8 @@ import torch
 from lmcore.config import TrainConfig
 from lmcore.trainer import cpu_threads
 
-CPU_SIDE, GPU_SIDE = 1024, 8192
-"""Rows and columns of the multiplied matrices."""
-CPU_COPY_BYTES, GPU_COPY_BYTES = 2**28, 2**30
-"""Size of the copied tensor: larger than the caches of all but a few server CPUs."""
+CPU_SIDE, GPU_SIDE = 1024, 8192  # rows and columns of the multiplied matrices
+CPU_COPY_BYTES, GPU_COPY_BYTES = 2**28, 2**30  # larger than the caches of all but a few server CPUs
 MIN_SECONDS, MIN_REPEATS = 0.3, 5
 
 

@@ -19,14 +19,10 @@ class ThroughputSample(NamedTuple):
     2
     """
 
-    slots: int
-    """K."""
-    tokens_per_s: float
-    """Training throughput of all slots together, without evaluation."""
-    gain: float
-    """tokens_per_s relative to the previous sample, which has fewer slots; 1 for the first sample."""
-    peak_bytes: int
-    """Peak memory of the GPU or, on the CPU, of this process."""
+    slots: int  # K
+    tokens_per_s: float  # training throughput of all slots together, without evaluation
+    gain: float  # tokens_per_s relative to the previous sample, which has fewer slots; 1 for the first sample
+    peak_bytes: int  # peak memory of the GPU or, on the CPU, of this process
 
 
 def worthwhile_slots(samples: Sequence[ThroughputSample]) -> int:

@@ -19,8 +19,7 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample
 from lmcore.trainer import Trainer
 
-MEMORY_SHARE = 0.8
-"""Share of the device's memory that may be used."""
+MEMORY_SHARE = 0.8  # of the device's memory may be used
 MAX_SLOTS = 64
 MIN_SECONDS, MIN_UPDATES = 1.0, 3
 

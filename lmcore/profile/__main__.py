@@ -35,6 +35,7 @@ OTHER = "batches, autograd, the rest"
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     p = OneLineParser(prog="python -m lmcore.profile", description=DESCRIPTION, allow_abbrev=False)
     p.add_argument("--config", required=True, metavar="FILE", help="a sweep's YAML file; its base run is measured")
     p.add_argument("--size", metavar="NAME", help="which of the file's sizes (default: the last)")

@@ -81,10 +81,8 @@ class Breakdown:
     >>> attention_share = breakdown.total_s(part="attention") / breakdown.update_s
     """
 
-    update_s: float
-    """Seconds per update, profiler overhead included."""
-    seconds: dict[Category, float]
-    """Seconds per category; they sum to `update_s`."""
+    update_s: float  # seconds per update, profiler overhead included
+    seconds: dict[Category, float]  # per update; they sum to update_s
 
     def total_s(self, part: str | None = None, backward: bool | None = None, kind: str | None = None) -> float:
         """Seconds of all categories that match the given values."""
@@ -98,10 +96,8 @@ class Breakdown:
 class Timing(NamedTuple):
     """Times measured without the profiler."""
 
-    updates_s: list[float]
-    """Seconds per update, the mean of each of TIMED_INTERVALS intervals."""
-    evaluation_s: float
-    """Seconds per evaluation of all slots, the median over intervals."""
+    updates_s: list[float]  # seconds per update, the mean of each of TIMED_INTERVALS intervals
+    evaluation_s: float  # seconds per evaluation of all slots, the median over intervals
 
     @property
     def update_s(self) -> float:

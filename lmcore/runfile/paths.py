@@ -18,8 +18,7 @@ from lmcore.errors import InputError
 
 RUN_DEFAULTS: dict[str, Any] = flatten(RunSpec())
 """Every field of a run by its dotted path, with its default."""
-REQUIRED = ...
-"""Takes the place of a default for a field that has none."""
+REQUIRED = ...  # takes the place of a default for a field that has none
 
 # Names of our fields in other projects, which no spelling distance finds.
 _ALIASES = {

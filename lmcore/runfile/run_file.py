@@ -18,8 +18,7 @@ from lmcore.runfile import paths
 from lmcore.runfile.paths import REQUIRED, RUN_DEFAULTS, FieldError, show
 from lmcore.runfile.yaml_file import YamlFile, read_yaml
 
-ONLY_SIZE = "main"
-"""Name of the size if a file lists no sizes."""
+ONLY_SIZE = "main"  # name of the size if a file lists no sizes
 SWEEP_SECTIONS = ("name", "notes", "search", "space", "sizes", "experiments", "tracking")
 """Top-level keys of a sweep's file that are not sections of a run."""
 

@@ -40,10 +40,8 @@ class YamlFile:
     YamlFile(name='a.yaml', values={'optim': {'lr': 0.001}}, lines={'optim': 1, 'optim.lr': 2})
     """
 
-    name: str
-    """Name of the file in messages."""
-    values: dict[str, Any]
-    """Plain dicts, lists and scalars."""
+    name: str  # as written in messages
+    values: dict[str, Any]  # plain dicts, lists and scalars
     lines: dict[str, int]
     """Line (from 1) of every dotted key. List items have their index and, if any, their name: sizes.0 and sizes.xs."""
 

@@ -17,9 +17,8 @@ checkpoints to keep, and where, is up to the caller.
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from typing import Any, BinaryIO, TypeAlias
 
 import safetensors
@@ -27,7 +26,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lmcore.durable import replace
+from lmcore.durable import write_file
 
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Place: TypeAlias = "str | os.PathLike[str] | BinaryIO"
@@ -61,7 +60,7 @@ def write_checkpoint(out: Place, tensors: Mapping[str, Tensor], meta: Mapping[st
     """
     parts = _serialize(tensors, meta)
     if isinstance(out, str | os.PathLike):
-        _replace_file(os.fspath(out), parts)
+        write_file(out, parts)
     else:
         out.writelines(parts)
 
@@ -201,24 +200,6 @@ def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
     for part in (_ZEROS, first[_DIGEST.stop :], *parts[1:]):
         sha256.update(part)
     return sha256.hexdigest().encode()
-
-
-def _replace_file(path: str, parts: Sequence[bytes | memoryview]) -> None:
-    path = os.path.realpath(path)  # a symbolic link stays one, and its target is replaced
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
-    # Not tempfile, whose files only their owner can read, whatever the umask.
-    file = open(temporary, "xb")  # noqa: SIM115 (closed below, before anything is replaced or removed)
-    try:
-        with file:
-            file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
-        replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(temporary)
-        raise
 
 
 def _split(value: object, name: str, tensors: dict[str, Tensor]) -> JSON:

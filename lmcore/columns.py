@@ -23,9 +23,7 @@ TRAIN_LOSS: Final = "train_loss"  # mean over the updates since the previous row
 VAL_LOSS: Final = "val_loss"  # mean over the validation windows, which are the same for every trial
 VAL_LOSS_SE: Final = "val_loss_se"  # standard error of val_loss, with windows as the sampling units
 GRAD_NORM: Final = "grad_norm"  # l2 norm of the last update's gradient, before clipping
-# Learning rate of the last update. The peak learning rate is a hyperparameter: the field optim.lr, the column
-# "params.optim.lr" of the trials table, "optim.lr" or "peak lr" in reports.
-LR: Final = "lr"
+LR: Final = "lr"  # learning rate of the last update; the peak is the hyperparameter optim.lr ("params.optim.lr")
 TOKENS_PER_S: Final = "tokens_per_s"  # this trial's training speed since the previous row, without evaluation
 ELAPSED_S: Final = "elapsed_s"  # time since the trial started, with evaluation, without interruptions
 

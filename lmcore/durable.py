@@ -3,37 +3,52 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
-    """Atomically rename `source` to `target`. The caller has synced the content of `source`.
-
-    A folder can replace only an empty folder.
-
-    Raises:
-        OSError: the file system refuses.
-    """
+    """Atomically rename `source`, whose content is synced, to `target`. A folder can replace only an empty folder."""
     os.replace(source, target)
     _sync(Path(target).parent)  # otherwise a power cut can undo the rename
+
+
+def write_file(target: str | os.PathLike[str], parts: Iterable[bytes | memoryview]) -> None:
+    """Atomically replace a file, or the file that a symbolic link names, with the concatenated `parts`.
+
+    A killed process leaves at most a hidden file `.NAME.*.tmp`. Raises OSError if the file system refuses; the old file
+    is then unchanged.
+
+    Example::
+
+        write_file("config.json", [b"{}"])
+    """
+    path = Path(os.path.realpath(target))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        # Not tempfile, whose files only their owner can read, whatever the umask.
+        with temporary.open("xb") as file:
+            file.writelines(parts)
+            file.flush()
+            os.fsync(file.fileno())
+        replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 @contextmanager
 def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside `target` that is renamed to `target` if the block succeeds, and deleted if it fails.
 
-    A killed process leaves at most a hidden folder `.NAME.*`.
+    Without `overwrite`, `target` must not exist or be an empty folder. A killed process leaves at most a hidden folder
+    `.NAME.*`. Raises OSError if the file system refuses, or `target` is not empty.
 
-    >>> with new_folder(Path("exported")) as folder:
-    ...     _ = (folder / "config.json").write_bytes(b"{}")
+    Example::
 
-    Args:
-        overwrite: replace an existing folder. Otherwise `target` must not exist, or be an empty folder.
-
-    Raises:
-        OSError: the file system refuses, or `target` is not empty.
+        with new_folder(Path("exported")) as folder:
+            (folder / "config.json").write_bytes(b"{}")
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     # A sibling of the target is on the same file system, which makes the rename atomic.

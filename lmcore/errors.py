@@ -22,14 +22,12 @@ class OneLineParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line on stderr, with exit code 2, instead of the whole usage.
 
     >>> parser = OneLineParser(prog="demo")
-    >>> steps = number_type(int, "a whole number >= 1", lambda n: n >= 1)
-    >>> _ = parser.add_argument("--steps", type=steps, default=200)
+    >>> _ = parser.add_argument("--steps", type=number_type(int, "a whole number >= 1", lambda n: n >= 1))
     >>> parser.parse_args(["--steps", "5"]).steps
     5
     """
 
     def error(self, message: str) -> NoReturn:
-        """Print `message` and exit with code 2."""
         self.exit(2, f"{message}; see --help\n")
 
 

@@ -45,7 +45,7 @@ def test_the_help_of_lmcore_profile_names_a_size_that_is_there():
     from lmcore.runfile.run_file import load_run
 
     options = parser().parse_args(["--config", "configs/quick.yaml", "--size", "s"])
-    assert load_run(ROOT / options.config, options.size).size == options.size
+    assert load_run(ROOT / options.config, options.size)[1] == options.size
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -31,23 +31,17 @@ def prepare_tokens(config: DataConfig, cache_dir: Path | None = None) -> Tokens:
     damaged or cannot be written only costs time. Without `config.tokenizer`, a byte-level BPE is trained on the
     training documents. The vocabulary size is `config.vocab_size`, else the tokenizer's, else the largest id + 1.
 
+    `cache_dir` is by default `$XDG_CACHE_HOME/lmsweep`, or ~/.cache/lmsweep. Raises InputError, starting with the field
+    at fault (`data.source`, `data.val_source`, `data.tokenizer` or `data.vocab_size`).
+
     >>> tokens = prepare_tokens(DataConfig(source="stdlib", vocab_size=2048))
-
-    Args:
-        cache_dir: by default `$XDG_CACHE_HOME/lmsweep`, or ~/.cache/lmsweep.
-
-    Raises:
-        InputError: starting with the field at fault (`data.source`, `data.val_source`, `data.tokenizer` or
-            `data.vocab_size`).
     """
     if config.val_source is not None and is_token_file(config.val_source) != is_token_file(config.source):
         raise InputError(
             f"data.val_source: must be of the same kind as data.source, text or tokens, but {config.val_source!r} "
             f"is not of the kind of {config.source!r}; convert one of them"
         )
-    tokenizer = None
-    if config.tokenizer is not None:
-        tokenizer = load_tokenizer(Path(os.path.expanduser(config.tokenizer)))
+    tokenizer = None if config.tokenizer is None else load_tokenizer(Path(config.tokenizer).expanduser())
     if is_token_file(config.source):
         return _from_token_files(config, tokenizer)
     if cache_dir is None:
@@ -70,13 +64,10 @@ def _from_token_files(config: DataConfig, tokenizer: Tokenizer | None) -> Tokens
     else:
         cut = min(max(round((1 - config.val_fraction) * len(ids)), 1), len(ids) - 1)
         train, val = ids[:cut], ids[cut:]
-    return Tokens.of(
-        train,
-        val,
-        vocab_size or int(max(train.max(), val.max())) + 1,
-        decoded_bytes(tokenizer, val) / len(val) if tokenizer is not None else None,
-        tokenizer.to_str() if tokenizer is not None else None,
-    )
+    vocab_size = vocab_size or int(max(train.max(), val.max())) + 1
+    if tokenizer is None:
+        return Tokens.of(train, val, vocab_size)
+    return Tokens.of(train, val, vocab_size, decoded_bytes(tokenizer, val) / len(val), tokenizer.to_str())
 
 
 def _from_text(config: DataConfig, tokenizer: Tokenizer | None, cache_dir: Path) -> Tokens:
@@ -123,6 +114,5 @@ def _text_digest(texts: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for text in texts:
         content = text.encode("utf-8")
-        digest.update(b"%d\n" % len(content))
-        digest.update(content)
+        digest.update(b"%d\n%b" % (len(content), content))
     return digest.hexdigest()

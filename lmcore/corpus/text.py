@@ -14,12 +14,10 @@ from lmcore.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 """Separates documents, both in text files and as a token."""
-
 STDLIB = "stdlib"
 STDLIB_SKIPPED_FOLDERS = frozenset({"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__"})
 
 MIN_DOCUMENTS_TO_HOLD_OUT = 20
-"""With fewer documents, the end of the text is held out for validation instead of whole documents."""
 
 logger = logging.getLogger(__name__)
 
@@ -30,12 +28,8 @@ def stdlib_files(folder: Path | None = None) -> list[Path]:
     Tests, installed packages and `_sysconfigdata*` (which describes the machine) are left out. `folder` reads another
     library by the same rules.
     """
-    root = Path(sysconfig.get_path(STDLIB)) if folder is None else folder
-    return [
-        path
-        for path in _files(root, STDLIB_SKIPPED_FOLDERS)
-        if path.suffix == ".py" and not path.name.startswith("_sysconfigdata")
-    ]
+    files = _files(folder or Path(sysconfig.get_path(STDLIB)), STDLIB_SKIPPED_FOLDERS)
+    return [path for path in files if path.suffix == ".py" and not path.name.startswith("_sysconfigdata")]
 
 
 def read_documents(source: str, field: str = "data.source") -> list[str]:
@@ -44,10 +38,9 @@ def read_documents(source: str, field: str = "data.source") -> list[str]:
     A file that contains `<|endoftext|>` holds several documents. A folder is read recursively, in the order of relative
     paths. Hidden files, symbolic links to folders, and files that are not UTF-8 text are skipped.
 
-    >>> documents = read_documents("stdlib")
+    Raises InputError if the source cannot be read or contains no text. The message starts with `field`.
 
-    Raises:
-        InputError: the source cannot be read or contains no text. The message starts with `field`.
+    >>> documents = read_documents("stdlib")
     """
     path = Path(os.path.expanduser(source))
     try:
@@ -89,8 +82,7 @@ def split_documents(documents: Sequence[str], val_fraction: float) -> tuple[list
     >>> split_documents(["a line\\n" * 4], val_fraction=0.25)
     (['a line\\na line\\na line\\n'], ['a line\\n'])
 
-    Raises:
-        InputError: the text is too short to give each split one character.
+    Raises InputError if the text is too short to give each split one character.
     """
     count = len(documents)
     if count < MIN_DOCUMENTS_TO_HOLD_OUT:
@@ -108,20 +100,16 @@ def _split_at_tail(documents: Sequence[str], val_fraction: float) -> tuple[list[
         raise InputError(
             f"data.source: must leave text for training and validation, but has {total_chars} character; bring more"
         )
-    position = min(max(round((1 - val_fraction) * total_chars), 1), total_chars - 1)
+    train_chars = min(max(round((1 - val_fraction) * total_chars), 1), total_chars - 1)
     train, val = [], []
-    end = 0
     for document in documents:
-        start, end = end, end + len(document)
-        if end <= position:
-            train.append(document)
-        elif start >= position:
-            val.append(document)
-        else:
-            cut = document.rfind("\n", 0, position - start) + 1 or position - start
-            train.append(document[:cut])
-            val.append(document[cut:])
-    return train, val
+        cut = min(max(train_chars, 0), len(document))
+        if 0 < cut < len(document):
+            cut = document.rfind("\n", 0, cut) + 1 or cut
+        train.append(document[:cut])
+        val.append(document[cut:])
+        train_chars -= len(document)
+    return list(filter(None, train)), list(filter(None, val))
 
 
 def _files(folder: Path, skipped_folders: frozenset[str] = frozenset()) -> list[Path]:

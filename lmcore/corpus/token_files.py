@@ -14,9 +14,7 @@ from numpy.typing import NDArray
 from lmcore.errors import InputError
 
 TOKEN_FILE_SUFFIXES = (".npy", ".bin")
-MAX_VOCAB_SIZE = 2**32
-"""Token ids are stored as uint16 or uint32."""
-
+MAX_VOCAB_SIZE = 2**32  # ids are stored as uint16 or uint32
 IntegerArray = NDArray[np.integer[Any]]
 
 
@@ -29,10 +27,9 @@ def is_token_file(source: str) -> bool:
 def read_token_file(source: str, bin_dtype: Literal["uint16", "uint32"], field: str = "data.source") -> IntegerArray:
     """The token ids of a .npy or .bin: 1-D, at least one, memory-mapped read-only. `check_ids` checks their range.
 
-    >>> ids = read_token_file("train.bin", "uint16")
+    Raises InputError if the file is missing, empty, or not a 1-D array of integers. The message starts with `field`.
 
-    Raises:
-        InputError: the file is missing, empty, or not a 1-D array of integers. The message starts with `field`.
+    >>> ids = read_token_file("train.bin", "uint16")
     """
     path = Path(os.path.expanduser(source))
     try:
@@ -55,24 +52,17 @@ def read_token_file(source: str, bin_dtype: Literal["uint16", "uint32"], field: 
 
 
 def check_ids(ids: IntegerArray, vocab_size: int, field: str = "data.source") -> None:
-    """Check that every id is in 0..vocab_size - 1.
-
-    Raises:
-        InputError: naming the first id that is not, and its position. The message starts with `field`.
-    """
+    """Raises InputError unless every id is in 0..vocab_size - 1. The message starts with `field`."""
     # min and max stream over a memory map; a boolean array of its size is built only for the error message.
     if ids.dtype.kind == "i" and ids.min() < 0:
-        position = int(np.argmax(ids < 0))
-        raise InputError(
-            f"{field}: token ids must not be negative, but id {ids[position]} is at position {position}; "
-            "drop padding and ignore marks from the file"
-        )
-    if ids.max() >= vocab_size:
-        position = int(np.argmax(ids >= vocab_size))
-        raise InputError(
-            f"{field}: token ids must be below the vocabulary's size {vocab_size}, but id {ids[position]} "
-            f"is at position {position}; raise data.vocab_size, or name the tokenizer that wrote them"
-        )
+        wrong, rule, remedy = ids < 0, "must not be negative", "drop padding and ignore marks from the file"
+    elif ids.max() >= vocab_size:
+        wrong, rule = ids >= vocab_size, f"must be below the vocabulary's size {vocab_size}"
+        remedy = "raise data.vocab_size, or name the tokenizer that wrote them"
+    else:
+        return
+    position = int(wrong.argmax())
+    raise InputError(f"{field}: token ids {rule}, but id {ids[position]} is at position {position}; {remedy}")
 
 
 def _map_npy(path: Path, field: str) -> IntegerArray:

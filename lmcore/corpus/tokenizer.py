@@ -17,17 +17,13 @@ from lmcore.config import DEFAULT_VOCAB_SIZE
 from lmcore.corpus.text import END_OF_TEXT
 from lmcore.errors import InputError
 
-MIN_VOCAB_SIZE = 256 + 1
-"""Every byte, and END_OF_TEXT."""
-
-END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")
-"""Names of the token that ends a document in common tokenizers, in order of preference."""
+MIN_VOCAB_SIZE = 256 + 1  # every byte, and END_OF_TEXT
+END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")  # in order of preference
 
 # Long documents are cut into pieces for encoding. Pieces are encoded in parallel, and batches bound the memory of
 # Encoding objects, which take about 100 bytes per token.
 PIECE_CHARS = 1 << 18
 BATCH_CHARS = 1 << 22
-
 # A line break between two characters that are not whitespace. The usual pre-tokenizers split there anyway, so a cut
 # there changes no token.
 _CUT = re.compile(r"(?<=\S\n)(?=\S)")
@@ -38,10 +34,9 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SI
 
     `<|endoftext|>` has id 0. The 256 bytes follow, so any UTF-8 text can be encoded without loss.
 
-    >>> tokenizer = train_tokenizer(read_documents("stdlib"), vocab_size=2048)
+    Raises InputError if `vocab_size` is below 257.
 
-    Raises:
-        InputError: vocab_size is below 257.
+    >>> tokenizer = train_tokenizer(read_documents("stdlib"), vocab_size=2048)
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise InputError(
@@ -58,15 +53,14 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SI
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((piece for document in documents for piece in _pieces(document)), trainer)
+    tokenizer.train_from_iterator((piece for piece, _ in _pieces(documents)), trainer)
     return tokenizer
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Load a tokenizer.json. Its truncation and padding are switched off, because they would lose or add tokens.
 
-    Raises:
-        InputError: the file cannot be read or is not a tokenizer.json.
+    Raises InputError if the file cannot be read or is not a tokenizer.json.
     """
     try:
         tokenizer = Tokenizer.from_str(path.read_text(encoding="utf-8"))
@@ -92,10 +86,8 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
 
 def end_of_text_token(tokenizer: Tokenizer) -> tuple[str, int] | None:
     """Name and id of the token that ends a document, or None if the tokenizer has no such token."""
-    for name in END_OF_TEXT_NAMES:
-        if (token := tokenizer.token_to_id(name)) is not None:
-            return name, token
-    return None
+    ids = ((name, tokenizer.token_to_id(name)) for name in END_OF_TEXT_NAMES)
+    return next(((name, token) for name, token in ids if token is not None), None)
 
 
 def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> NDArray[np.unsignedinteger[Any]]:
@@ -121,32 +113,29 @@ def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> NDArray[
 def decoded_bytes(tokenizer: Tokenizer, ids: NDArray[np.integer[Any]], chunk: int = 1 << 20) -> int:
     """UTF-8 bytes of the text that the ids encode, without special tokens.
 
-    The ids are decoded in chunks to bound memory. A character that is split between two chunks may be miscounted by a
-    few bytes.
+    Memory is bounded by decoding in chunks. A character split between two chunks may be miscounted by a few bytes.
     """
     texts = (tokenizer.decode(ids[i : i + chunk].tolist()) for i in range(0, len(ids), chunk))
     return sum(len(text.encode("utf-8")) for text in texts)
 
 
-def _pieces(document: str) -> Iterator[str]:
-    start = 0
-    while len(document) - start > PIECE_CHARS and (cut := _CUT.search(document, start + PIECE_CHARS)):
-        yield document[start : cut.start()]
-        start = cut.start()
-    yield document[start:]
+def _pieces(documents: Iterable[str]) -> Iterator[tuple[str, bool]]:
+    """The documents in pieces of about PIECE_CHARS characters, each with whether it ends its document."""
+    for document in documents:
+        start = 0
+        while len(document) - start > PIECE_CHARS and (cut := _CUT.search(document, start + PIECE_CHARS)):
+            yield document[start : cut.start()], False
+            start = cut.start()
+        yield document[start:], True
 
 
 def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
-    """Batches of about BATCH_CHARS characters. Each item is a piece and whether it ends its document."""
-    batch: list[tuple[str, bool]] = []
-    chars = 0
-    for document in documents:
-        pieces = list(_pieces(document))
-        for i, piece in enumerate(pieces):
-            batch.append((piece, i == len(pieces) - 1))
-            chars += len(piece)
-            if chars >= BATCH_CHARS:
-                yield batch
-                batch, chars = [], 0
-    if batch:
-        yield batch
+    """The pieces of all documents in batches of about BATCH_CHARS characters."""
+    batch, chars = [], 0
+    for piece in _pieces(documents):
+        batch.append(piece)
+        chars += len(piece[0])
+        if chars >= BATCH_CHARS:
+            yield batch
+            batch, chars = [], 0
+    yield batch

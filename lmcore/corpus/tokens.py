@@ -18,7 +18,6 @@ from lmcore.errors import InputError
 
 FORMAT: Final = 1
 """Version of the folder's format. It is part of the cache key, so a new format never meets an old cache entry."""
-
 TokenIds = NDArray[np.unsignedinteger[Any]]
 
 
@@ -31,18 +30,12 @@ class Tokens:
     array([0, 1, 2, 3], dtype=uint16)
     """
 
-    train: TokenIds
-    """Training tokens: 1-D uint16 or uint32, read-only, every id below vocab_size. May be memory-mapped."""
-    val: TokenIds
-    """Validation tokens, like `train`."""
-    vocab_size: int
-    """V of the models that train on these tokens."""
-    fingerprint: str
-    """sha256 in hex over both splits, their dtypes and vocab_size."""
-    bytes_per_token: float | None = None
-    """UTF-8 bytes of the validation text per validation token; None if no tokenizer is known."""
-    tokenizer_json: str | None = None
-    """Content of the tokenizer.json that made the tokens, if known."""
+    train: TokenIds  # 1-D uint16 or uint32, read-only, every id below vocab_size; may be memory-mapped
+    val: TokenIds  # like train
+    vocab_size: int  # V of the models that train on these tokens
+    fingerprint: str  # sha256 in hex over both splits, their dtypes and vocab_size
+    bytes_per_token: float | None = None  # UTF-8 bytes of the validation text per token; None if no tokenizer is known
+    tokenizer_json: str | None = None  # content of the tokenizer.json that made the tokens, if known
 
     @classmethod
     def of(
@@ -63,10 +56,7 @@ class Tokens:
 
     @property
     def unigram_entropy(self) -> float:
-        """Entropy of the unigram distribution of the validation tokens, in nats per token.
-
-        No model that ignores context can have a lower validation loss, so a lower loss shows that context is used.
-        """
+        """Entropy of the validation tokens' unigram distribution in nats; a lower loss shows that context is used."""
         counts = np.bincount(self.val)
         p = counts[counts > 0] / len(self.val)
         return float(-(p * np.log(p)).sum())
@@ -85,11 +75,7 @@ class _Meta(Config):
 
 
 def check_windows(tokens: Tokens, context_length: int) -> None:
-    """Check that both splits fill at least one window: `context_length` tokens and the token after them.
-
-    Raises:
-        InputError: a split is too short.
-    """
+    """Raises InputError unless both splits fill one window: `context_length` tokens and the token after them."""
     for name, ids in (("training", tokens.train), ("validation", tokens.val)):
         if len(ids) < context_length + 1:
             raise InputError(
@@ -102,38 +88,31 @@ def check_windows(tokens: Tokens, context_length: int) -> None:
 def save_tokens(tokens: Tokens, folder: Path) -> None:
     """Write train.npy, val.npy, meta.json and, if known, tokenizer.json to `folder`, atomically.
 
-    An existing folder is replaced.
-
-    Raises:
-        OSError: the file system refuses.
+    An existing folder is replaced. Raises OSError if the file system refuses.
     """
+    tokenizer_json = tokens.tokenizer_json
     meta = _Meta(
         fingerprint=tokens.fingerprint,
         vocab_size=tokens.vocab_size,
         bytes_per_token=tokens.bytes_per_token,
         train_tokens=len(tokens.train),
         val_tokens=len(tokens.val),
-        tokenizer_sha256=_sha256(tokens.tokenizer_json) if tokens.tokenizer_json is not None else None,
+        tokenizer_sha256=None if tokenizer_json is None else _sha256(tokenizer_json),
     )
     with new_folder(folder, overwrite=True) as temporary:
         np.save(temporary / "train.npy", tokens.train)
         np.save(temporary / "val.npy", tokens.val)
         (temporary / "meta.json").write_text(meta.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        if tokens.tokenizer_json is not None:
-            (temporary / "tokenizer.json").write_bytes(tokens.tokenizer_json.encode("utf-8"))
+        if tokenizer_json is not None:
+            (temporary / "tokenizer.json").write_bytes(tokenizer_json.encode("utf-8"))
 
 
 def load_tokens(folder: Path, mmap: bool = True, verify: bool = True) -> Tokens:
-    """Load tokens written by `save_tokens`.
+    """Load tokens written by `save_tokens`, memory-mapped if `mmap`.
+
+    Raises InputError if the folder is incomplete or damaged or, with `verify`, differs from the digests in meta.json.
 
     >>> tokens = load_tokens(Path("runs/quick/tokens"))
-
-    Args:
-        mmap: memory-map the token ids instead of reading them into memory.
-        verify: compare the tokens and the tokenizer with the digests recorded in meta.json.
-
-    Raises:
-        InputError: the folder is incomplete, damaged, or was changed.
     """
     try:
         meta = _Meta.model_validate_json((folder / "meta.json").read_bytes())
@@ -149,17 +128,16 @@ def load_tokens(folder: Path, mmap: bool = True, verify: bool = True) -> Tokens:
         raise InputError(
             f"{folder}: must be a whole folder of tokens, but does not load ({reason}); restore it from a copy"
         ) from error
-    if verify:
-        if _fingerprint(train, val, meta.vocab_size) != meta.fingerprint:
-            raise InputError(
-                f"{folder}: the tokens must have fingerprint {meta.fingerprint[:12]} as recorded, but were "
-                "changed since they were written; restore them from a copy"
-            )
-        if tokenizer_json is not None and _sha256(tokenizer_json) != meta.tokenizer_sha256:
-            raise InputError(
-                f"{folder}: tokenizer.json must have the digest recorded, but was changed since it was written; "
-                "restore it from a copy"
-            )
+    if verify and _fingerprint(train, val, meta.vocab_size) != meta.fingerprint:
+        raise InputError(
+            f"{folder}: the tokens must have fingerprint {meta.fingerprint[:12]} as recorded, but were "
+            "changed since they were written; restore them from a copy"
+        )
+    if verify and tokenizer_json is not None and _sha256(tokenizer_json) != meta.tokenizer_sha256:
+        raise InputError(
+            f"{folder}: tokenizer.json must have the digest recorded, but was changed since it was written; "
+            "restore it from a copy"
+        )
     return Tokens(train, val, meta.vocab_size, meta.fingerprint, meta.bytes_per_token, tokenizer_json)
 
 

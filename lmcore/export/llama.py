@@ -25,7 +25,6 @@ from lmcore.model import HEAD
 
 ARCHITECTURE = {"norm": "pre", "positions": "rope", "ffn": "swiglu"}
 """Fields of `ModelConfig` that make a Llama. The embeddings may be tied or not."""
-
 # Llama's names of the parts of our dotted names. Parts that are not listed have the same name.
 NAMES = {
     "token_embeddings": "model.embed_tokens",
@@ -50,8 +49,7 @@ def llama_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[str, Any]:
     """The content of config.json. `end_of_text` is the id of the end-of-text token, if the tokenizer has one.
 
-    Raises:
-        InputError: Llama does not have this architecture.
+    Raises InputError if Llama does not have this architecture.
     """
     wrong = {name: getattr(config, name) for name in ARCHITECTURE if getattr(config, name) != ARCHITECTURE[name]}
     if wrong:
@@ -89,13 +87,9 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
 
 
 def llama_files(config: ModelConfig, weights: Mapping[str, Tensor], tokenizer_json: str | None) -> dict[str, bytes]:
-    """The files of the exported folder by name. Without `tokenizer_json` there are no tokenizer files.
+    """The files of the exported folder by name, from weights as `TransformerLM.slot_state_dict` returns them.
 
-    Args:
-        weights: a slot's weights, as `TransformerLM.slot_state_dict` returns them.
-
-    Raises:
-        InputError: Llama does not have this architecture.
+    Without `tokenizer_json` there are no tokenizer files. Raises InputError if Llama does not have this architecture.
     """
     config = config.model_copy(update={"tie_embeddings": HEAD not in weights})  # each slot may be tied or not
     tokenizer = None if tokenizer_json is None else Tokenizer.from_str(tokenizer_json)
@@ -110,9 +104,8 @@ def llama_files(config: ModelConfig, weights: Mapping[str, Tensor], tokenizer_js
     if tokenizer is not None and tokenizer_json is not None:
         if tokenizer.encode("").ids:
             # The tokenizer adds special tokens to every text, but training added none.
-            tokenizer_json = json.dumps(
-                {**json.loads(tokenizer_json), "post_processor": None}, ensure_ascii=False, indent=2
-            )
+            plain = json.loads(tokenizer_json) | {"post_processor": None}
+            tokenizer_json = json.dumps(plain, ensure_ascii=False, indent=2)
         tokenizer_config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.context_length,
@@ -124,11 +117,7 @@ def llama_files(config: ModelConfig, weights: Mapping[str, Tensor], tokenizer_js
 
 
 def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
-    """Write `files` as the folder `out`, atomically. `out` must not exist, or be an empty folder.
-
-    Raises:
-        OSError: the file system refuses, or `out` is not empty.
-    """
+    """Write `files` as the folder `out`, atomically. Raises OSError if `out` exists and is not an empty folder."""
     out = Path(os.path.realpath(out))  # write to the target of a symbolic link instead of replacing the link
     with new_folder(out) as folder:
         for name, content in files.items():

@@ -2,8 +2,6 @@
 
 Works for every architecture of `lmcore.model`, on the device of the model. There is no key-value cache: each token
 takes one forward pass over at most context_length tokens, and older tokens are cut off.
-
-Shapes: T time, V vocabulary.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,8 +14,7 @@ from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
 
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-"""The tokenizer decodes incomplete or invalid UTF-8 to this character."""
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for incomplete or invalid UTF-8 in decoded text
 
 
 def next_token_probabilities(
@@ -61,13 +58,11 @@ def generate(
     The same seed gives the same ids on the same machine, with the same torch and number of threads. torch's global
     generator is neither read nor changed.
 
+    Raises ValueError if the prompt is empty or has ids outside the vocabulary, or if the model has several slots (use
+    `slot_view`); InputError if the logits are not finite, because training diverged.
+
     >>> for token in generate(model, prompt=[464, 318], max_tokens=100, stop=0):
     ...     print(token)
-
-    Raises:
-        ValueError: the prompt is empty, has ids outside the vocabulary, or the model has several slots (use
-            `slot_view`).
-        InputError: the model's logits are not finite, because its training diverged.
     """
     if not prompt:
         raise ValueError("the prompt must hold at least one token; begin with the one that ends a text")
@@ -91,10 +86,8 @@ def generate(
 def prompt_tokens(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
     """Encode a prompt as text was encoded for training. An empty prompt becomes the end-of-text token.
 
-    No token is added, and special tokens spelled out in the prompt are plain text.
-
-    Raises:
-        InputError: the prompt has no tokens, or a token outside the model's vocabulary of `vocab_size`.
+    No token is added, and special tokens spelled out in the prompt are plain text. Raises InputError if the prompt has
+    no tokens, or a token outside the model's vocabulary of `vocab_size`.
     """
     tokenizer.encode_special_tokens = True
     ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids

@@ -1,7 +1,6 @@
-"""Loading a trained model from a checkpoint of its run, for export (`lmcore.export.llama`) and sampling.
+"""Loading a trained model, without optimizer and data, from a checkpoint of its run.
 
-Only weights and config are read; the data are not needed. To continue training, `Trainer.restore_slot` reads the same
-file with the optimizer's moments.
+To continue training, `Trainer.restore_slot` reads the same file with the optimizer's moments.
 """
 
 import os
@@ -13,8 +12,7 @@ from lmcore.checkpoint import CheckpointError, read_checkpoint
 from lmcore.config import RunSpec
 from lmcore.model import TransformerLM
 
-WEIGHTS = "model."
-"""Prefix of the names of weights in a checkpoint; moments have others."""
+WEIGHTS = "model."  # prefix of the names of weights in a checkpoint; moments have others
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,23 +24,16 @@ class TrainedModel:
     """
 
     run: RunSpec
-    """The run that trained the model."""
-    step: int
-    """Updates made; fewer than `run.train.steps` if the run has not ended."""
-    model: TransformerLM
-    """K = 1, float32, on the CPU."""
-    data_fingerprint: str
-    """`Tokens.fingerprint` of the training data."""
-    last_row: Mapping[str, Any] | None
-    """The run's last report before the checkpoint."""
+    step: int  # updates made; fewer than run.train.steps if the run has not ended
+    model: TransformerLM  # K = 1, float32, on the CPU
+    data_fingerprint: str  # Tokens.fingerprint of the training data
+    last_row: Mapping[str, Any] | None  # the run's last report before the checkpoint
 
 
 def read_trained_model(src: str | os.PathLike[str]) -> TrainedModel:
     """Load the model from a checkpoint that `Trainer.save_slot` wrote.
 
-    Raises:
-        CheckpointError: the file is damaged, or is not a slot's checkpoint.
-        OSError: the file cannot be read.
+    Raises CheckpointError if the file is damaged or is not a slot's checkpoint, OSError if it cannot be read.
     """
     tensors, meta = read_checkpoint(src)
     try:

@@ -9,12 +9,9 @@ import torch
 from lmcore.config import TrainConfig
 from lmcore.trainer import cpu_threads
 
-CPU_SIDE, GPU_SIDE = 1024, 8192
-"""Rows and columns of the multiplied matrices."""
-CPU_COPY_BYTES, GPU_COPY_BYTES = 2**28, 2**30
-"""Size of the copied tensor: larger than the caches of all but a few server CPUs."""
+CPU_SIDE, GPU_SIDE = 1024, 8192  # rows and columns of the multiplied matrices
+CPU_COPY_BYTES, GPU_COPY_BYTES = 2**28, 2**30  # larger than the caches of all but a few server CPUs
 MIN_SECONDS, MIN_REPEATS = 0.3, 5
-"""Duration of each measurement."""
 
 
 def matmul_flops_per_s(train: TrainConfig) -> float:
@@ -32,7 +29,7 @@ def matmul_flops_per_s(train: TrainConfig) -> float:
 
 
 def copy_bytes_per_s(train: TrainConfig) -> float:
-    """Median rate of copying a tensor that does not fit in a cache, in bytes read plus bytes written per second.
+    """Median rate of copying a tensor that does not fit in a cache, in bytes read plus written per second.
 
     `train` as for `matmul_flops_per_s`; its dtype does not matter.
     """

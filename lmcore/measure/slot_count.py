@@ -1,7 +1,9 @@
 """Choosing the number of slots K from throughput that `lmcore.measure.throughput` measured. Loads without torch."""
 
+import itertools
 import math
 import statistics
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,24 +19,16 @@ class ThroughputSample(NamedTuple):
     2
     """
 
-    slots: int
-    """K."""
-    tokens_per_s: float
-    """Training throughput of all slots together, without evaluation."""
-    gain: float
-    """tokens_per_s relative to the previous sample, which has fewer slots; 1 for the first sample."""
-    peak_bytes: int
-    """Peak memory of the GPU or, on the CPU, of this process."""
+    slots: int  # K
+    tokens_per_s: float  # training throughput of all slots together, without evaluation
+    gain: float  # tokens_per_s relative to the previous sample, which has fewer slots; 1 for the first sample
+    peak_bytes: int  # peak memory of the GPU or, on the CPU, of this process
 
 
 def worthwhile_slots(samples: Sequence[ThroughputSample]) -> int:
     """The number of slots before the first doubling that gains less than MIN_GAIN."""
-    slots = samples[0].slots
-    for sample in samples[1:]:
-        if sample.gain < MIN_GAIN:
-            break
-        slots = sample.slots
-    return slots
+    paying = itertools.takewhile(lambda sample: sample.gain >= MIN_GAIN, samples[1:])
+    return [samples[0], *paying][-1].slots
 
 
 def choose_slots(samples: Sequence[ThroughputSample], wanted: int | None) -> int:
@@ -57,10 +51,9 @@ def average_samples(devices: Sequence[Sequence[ThroughputSample]]) -> list[Throu
 
     A slot count that only some devices measured is averaged over those.
     """
-    by_slots: dict[int, list[ThroughputSample]] = {}
-    for samples in devices:
-        for sample in samples:
-            by_slots.setdefault(sample.slots, []).append(sample)
+    by_slots: dict[int, list[ThroughputSample]] = defaultdict(list)
+    for sample in itertools.chain.from_iterable(devices):
+        by_slots[sample.slots].append(sample)
     return [
         ThroughputSample(
             slots,

@@ -19,23 +19,19 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample
 from lmcore.trainer import Trainer
 
-MEMORY_SHARE = 0.8
-"""Share of the device's memory that may be used."""
+MEMORY_SHARE = 0.8  # of the device's memory may be used
 MAX_SLOTS = 64
 MIN_SECONDS, MIN_UPDATES = 1.0, 3
-"""Duration of each comparison."""
 
 
 def measure_doubling(
     run: RunSpec, tokens: Tokens, memory_bytes: int, max_slots: int = MAX_SLOTS
 ) -> list[ThroughputSample]:
     """Benchmark K = 1, 2, 4, ... up to the first K that gains less than MIN_GAIN, or that memory does not allow.
+    The device has `memory_bytes`, of which at most MEMORY_SHARE is used.
 
     >>> samples = measure_doubling(run, tokens, memory_bytes=16 * 2**30)
     >>> slots = choose_slots(samples, wanted=None)
-
-    Args:
-        memory_bytes: memory of the device, of which at most MEMORY_SHARE is used.
     """
     used = _MemoryMeter(run).start_bytes
     few = _Probe(run, tokens, 1)
@@ -43,7 +39,7 @@ def measure_doubling(
     while 2 * few.slots <= max_slots:
         try:
             many = _Probe(run, tokens, 2 * few.slots)
-            samples = [*samples[:-1], *_compare(few, many, samples[-1], used)]
+            samples[-1:] = _compare(few, many, samples[-1], used)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -56,11 +52,7 @@ def measure_doubling(
 
 
 def measure_at(run: RunSpec, tokens: Tokens, slots: int) -> list[ThroughputSample]:
-    """Benchmark one slot and `slots` slots.
-
-    Raises:
-        RuntimeError, MemoryError: memory ran out (`is_out_of_memory`), among other causes.
-    """
+    """Benchmark one slot and `slots` slots. Raises RuntimeError or MemoryError if memory runs out."""
     used = _MemoryMeter(run).start_bytes
     one = _Probe(run, tokens, 1)
     return _compare(one, _Probe(run, tokens, slots), ThroughputSample(1, 0.0, 1.0, used + one.bytes), used)
@@ -72,7 +64,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class _Probe:
-    """Copies of a run that train as one program, one update at a time."""
+    """Copies of a run that train as one program, one update at a time; `bytes` is their peak memory."""
 
     def __init__(self, run: RunSpec, tokens: Tokens, slots: int) -> None:
         train = run.train.model_copy(
@@ -83,7 +75,6 @@ class _Probe:
         self._trainer = Trainer([run.model_copy(update={"train": train})] * slots, tokens)
         self.tokens_per_s()  # warm-up: allocates memory and reads the data for the first time
         self.bytes = memory.peak_bytes() - memory.start_bytes
-        """Peak memory of these slots."""
 
     def tokens_per_s(self) -> float:
         """Throughput of all slots together in one more update."""
@@ -98,17 +89,12 @@ def _compare(few: _Probe, many: _Probe, few_sample: ThroughputSample, used: int)
         rates.append((few.tokens_per_s(), many.tokens_per_s()))
     few_rate, many_rate = (statistics.median(rate) for rate in zip(*rates, strict=True))
     gain = statistics.median(b / a for a, b in rates)
-    return [
-        few_sample._replace(tokens_per_s=few_rate),
-        ThroughputSample(many.slots, many_rate, gain, used + many.bytes),
-    ]
+    many_sample = ThroughputSample(many.slots, many_rate, gain, used + many.bytes)
+    return [few_sample._replace(tokens_per_s=few_rate), many_sample]
 
 
 class _MemoryMeter:
-    """Memory at the creation of this object and the peak since then.
-
-    Allocated bytes of the current GPU if the run trains on one, else resident bytes of this process.
-    """
+    """Memory at its creation, and the peak since: of the current GPU if the run trains on one, else of this process."""
 
     def __init__(self, run: RunSpec) -> None:
         self._on_gpu = torch.cuda.is_available() and run.train.device != "cpu"

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from lmcore.config import RunSpec
+from lmcore.corpus.tokens import Tokens
 from lmcore.device import resolve_run, this_machine
 from lmcore.errors import InputError, OneLineParser, number_type
 from lmcore.params import count_parameters, flops_per_token
@@ -21,7 +24,6 @@ from lmcore.profile.roofline import KINDS, update_operations
 from lmcore.runfile.run_file import load_run
 
 if TYPE_CHECKING:
-    from lmcore.corpus.tokens import Tokens
     from lmcore.profile.breakdown import Breakdown, Timing
 
 DESCRIPTION = """\
@@ -71,7 +73,12 @@ def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
     print(_setup(title, run, slots, torch.__version__), flush=True)
     try:
         peak, bandwidth = matmul_flops_per_s(train), copy_bytes_per_s(train)
-        tokens = _random_tokens(run)
+        # The training tokens exceed the first-level caches.
+        T, V = run.model.context_length, run.model.vocab_size
+        lengths = (max(TRAIN_TOKENS, T + 1), train.eval_windows * T + 1)
+        rng = np.random.default_rng(0)
+        train_ids, val_ids = (rng.integers(0, V, size=length, dtype=np.uint32) for length in lengths)
+        tokens = Tokens.of(train_ids, val_ids, V)
         probe = Probe(run, slots, tokens)
         timing = probe.time_updates(seconds)
         if train.cuda_graphs:
@@ -91,14 +98,13 @@ def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
 def _setup(title: str, run: RunSpec, slots: int, torch_version: str) -> str:
     train, count = run.train, count_parameters(run.model)
     B, T = train.batch_size, run.model.context_length
-    compiled = "compiled" if train.compile else "not compiled"
-    graphs = ", CUDA graphs" if train.cuda_graphs else ""
+    compiled = ("compiled" if train.compile else "not compiled") + (", CUDA graphs" if train.cuda_graphs else "")
     return f"""\
 What is measured
 
   {title}: {count.total:,} parameters, {count.non_embedding:,} without embedding and head
   slots K = {slots}, batch B = {B}, time T = {T}: {slots * run.tokens_per_step:,} tokens per update
-  {train.device}, {train.dtype}, {compiled}{graphs}, CPU threads: {train.threads}, torch {torch_version}
+  {train.device}, {train.dtype}, {compiled}, CPU threads: {train.threads}, torch {torch_version}
   random tokens instead of the data
 """
 
@@ -133,8 +139,7 @@ Where an update's time goes
 
 
 def _rates(run: RunSpec, slots: int, update_s: float, peak: float, bandwidth: float) -> str:
-    tokens_per_s = slots * run.tokens_per_step / update_s
-    per_token = flops_per_token(run.model)
+    tokens_per_s, per_token = slots * run.tokens_per_step / update_s, flops_per_token(run.model)
     flops_per_s = tokens_per_s * per_token
     rows = [
         ("rate", "measured", "of the peak"),
@@ -150,17 +155,15 @@ def _roofline(run: RunSpec, slots: int, breakdown: "Breakdown", update_s: float,
     from lmcore.profile.breakdown import OVERHEAD
 
     operations = [operation for operation in update_operations(run, slots) if operation.bytes]
-    flops = sum(operation.flops for operation in operations)
-    traffic = sum(operation.bytes for operation in operations)
-    bound_s = sum(operation.bound_s(peak, bandwidth) for operation in operations)
+    flops, traffic = sum(o.flops for o in operations), sum(o.bytes for o in operations)
+    bound_s = sum(o.bound_s(peak, bandwidth) for o in operations)
     rows = [("operations", "FLOPs", "bytes", "bound ms", "profiled ms")]
     for kind in KINDS:
         rows.append((kind, "", "", "", _in_ms(breakdown.total_s(kind=kind))))
-        for operation in operations:
-            if operation.kind == kind:
-                own_flops = _si(operation.flops) if operation.flops else ""
-                own_bound = _in_ms(operation.bound_s(peak, bandwidth))
-                rows.append((f"  {operation.name}", own_flops, _si(operation.bytes, "B"), own_bound, ""))
+        for o in operations:
+            if o.kind == kind:
+                own_flops = _si(o.flops) if o.flops else ""
+                rows.append((f"  {o.name}", own_flops, _si(o.bytes, "B"), _in_ms(o.bound_s(peak, bandwidth)), ""))
     rows.append((OTHER, "", "", "", _in_ms(breakdown.total_s(kind=OVERHEAD))))
     rows.append(("an update", _si(flops), _si(traffic, "B"), _in_ms(bound_s), _in_ms(breakdown.update_s)))
     return f"""\
@@ -172,27 +175,11 @@ Roofline: each operation at the peak or at the bandwidth, whichever takes longer
 {_ms(flops / peak)} at the peak, its bytes {_ms(traffic / bandwidth)}."""
 
 
-def _random_tokens(run: RunSpec) -> "Tokens":
-    """Training tokens that exceed the first-level caches, and as many validation tokens as evaluation needs."""
-    import numpy as np
-
-    from lmcore.corpus.tokens import Tokens
-
-    T, V = run.model.context_length, run.model.vocab_size
-    rng = np.random.default_rng(0)
-    counts = (max(TRAIN_TOKENS, T + 1), run.train.eval_windows * T + 1)
-    train, val = (rng.integers(0, V, size=count, dtype=np.uint32) for count in counts)
-    return Tokens.of(train, val, V)
-
-
 def _table(rows: Sequence[Sequence[str]]) -> str:
     """An indented table with a rule below the header; the first column is left-aligned, the others right-aligned."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]
-        lines.append(f"  {'  '.join(cells)}".rstrip())
-    lines.insert(1, f"  {'-' * (sum(widths) + 2 * (len(widths) - 1))}")
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(["", row[0].ljust(first), *map(str.rjust, row[1:], others)]).rstrip() for row in rows]
+    lines.insert(1, f"  {'-' * (first + sum(others) + 2 * len(others))}")
     return "\n".join(lines)
 
 

@@ -1,12 +1,9 @@
 """Where the time of an update goes, measured with torch's profiler around `Trainer.advance`.
 
-The self time of every operator (without the operators it calls) is attributed to one part of the step and one kind of
-work. The part is that of the nearest module of the model, or file of lmcore, in the operator's call stack. A backward
-operator has the part of its forward operator. The rest of the measured time, mostly Python between operators, is a part
-of its own, so that the parts sum to the time of the update.
-
-On CUDA, an operator's time is that of the kernels it launched, and the rest is the time in which the device was idle. A
-compiled program is one part, because its operators do not belong to modules.
+The self time of every operator (on CUDA, of the kernels it launched) is attributed to one kind of work and one part of
+the step: that of the nearest module of the model, or file of lmcore, in the operator's call stack. A backward operator
+has the part of its forward operator. A compiled program is one part. The rest of the measured time, mostly Python
+between operators or an idle device, is a part of its own, so that the parts sum to the time of the update.
 """
 
 import re
@@ -26,8 +23,7 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.trainer import Trainer
 
 TIMED_INTERVALS = 5
-PROFILED_UPDATES = 4
-"""An update has thousands of events; reading them takes longer than the update itself."""
+PROFILED_UPDATES = 4  # an update has thousands of events; reading them takes longer than the update itself
 
 HEAD_AND_LOSS, CLIPPING, AUTOGRAD = "head and loss", "gradient norm, clipping", "autograd's bookkeeping"
 COMPILED, REST = "compiled model", "the rest"
@@ -62,23 +58,19 @@ _ATTENTION = re.compile(r"scaled_dot_product|flash_attention|efficient_attention
 _PYTHON = re.compile(r"<built-in |nn\.Module: |.*\(\d+\): ")
 _MODULE = re.compile(r"nn\.Module: (\w+)_\d+$")
 _FILE = re.compile(r"(?:^|.*/)lmcore/(?:\w+/)?(\w+)\.py\(\d+\): (\w+)")
+# File and function in which an update starts. Anything called from elsewhere, such as loading a slot, is ignored.
 _ENTRY = ("trainer", "advance")
-"""File and function in which an update starts. Anything called from elsewhere, such as loading a slot, is ignored."""
 _BACKWARD = "autograd::engine::evaluate_function: "
 _COMPILED = ("Torch-Compiled Region", "CompiledFunction")
-_COMPILED_KERNEL = "<built-in function kernel>"
-"""The profiler's name for the C++ function that torch.compile generates on a CPU."""
+_COMPILED_KERNEL = "<built-in function kernel>"  # a C++ function that torch.compile generates on a CPU
 
 
 class Category(NamedTuple):
-    """What a share of an update's time was spent on."""
+    """What time was spent on: one of PARTS, in the backward pass or not, and one of `roofline.KINDS` or OVERHEAD."""
 
     part: str
-    """One of PARTS."""
     backward: bool
-    """Whether it belongs to the backward pass."""
     kind: str
-    """One of `lmcore.profile.roofline.KINDS`, or OVERHEAD."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +81,8 @@ class Breakdown:
     >>> attention_share = breakdown.total_s(part="attention") / breakdown.update_s
     """
 
-    update_s: float
-    """Seconds per update, profiler overhead included."""
-    seconds: dict[Category, float]
-    """Seconds per category; they sum to `update_s`."""
+    update_s: float  # seconds per update, profiler overhead included
+    seconds: dict[Category, float]  # per update; they sum to update_s
 
     def total_s(self, part: str | None = None, backward: bool | None = None, kind: str | None = None) -> float:
         """Seconds of all categories that match the given values."""
@@ -106,10 +96,8 @@ class Breakdown:
 class Timing(NamedTuple):
     """Times measured without the profiler."""
 
-    updates_s: list[float]
-    """Seconds per update, the mean of each of TIMED_INTERVALS intervals."""
-    evaluation_s: float
-    """Seconds per evaluation of all slots, the median over intervals."""
+    updates_s: list[float]  # seconds per update, the mean of each of TIMED_INTERVALS intervals
+    evaluation_s: float  # seconds per evaluation of all slots, the median over intervals
 
     @property
     def update_s(self) -> float:
@@ -129,8 +117,7 @@ class Probe:
     """
 
     def __init__(self, run: RunSpec, slots: int, tokens: Tokens) -> None:
-        self._run = run
-        self._slots = slots
+        self._run, self._slots = run, slots
         self._trainer = Trainer([self._with_steps(1)] * slots, tokens)
 
     def time_updates(self, seconds: float) -> Timing:
@@ -143,10 +130,8 @@ class Probe:
     def break_down(self, update_s: float | None = None) -> Breakdown:
         """Profile PROFILED_UPDATES updates, after as many that warm up the profiler, and average them.
 
-        Args:
-            update_s: seconds per update that the parts are compared with, instead of the time under the profiler. Used
-                with CUDA graphs, whose kernels the profiler cannot attribute: the kernels of a run without graphs take
-                as long.
+        The parts are compared with `update_s` seconds per update instead of the time under the profiler. This is for
+        CUDA graphs, whose kernels the profiler cannot attribute; those of a run without graphs take as long.
         """
         on_gpu = self._run.train.device == "cuda"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
@@ -155,8 +140,7 @@ class Probe:
             for _ in range(2):
                 profiled_s, _ = self._train(PROFILED_UPDATES)
                 profiler.step()
-        if update_s is None:
-            update_s = profiled_s
+        update_s = profiled_s if update_s is None else update_s
         totals = attribute_time(profiler.events() or [], on_gpu)
         seconds = {category: total / PROFILED_UPDATES for category, total in totals.items()}
         seconds[Category(REST, False, OVERHEAD)] = update_s - sum(seconds.values())
@@ -195,9 +179,8 @@ def attribute_time(events: Iterable[FunctionEvent], on_gpu: bool = False) -> dic
         owner = owners[id(event)] = _owner(event, caller, forward_parts)
         if event.sequence_nr >= 0 and not owner.backward and owner.part is not None:
             forward_parts[event.sequence_nr] = owner.part
-        if owner.part is None or owner.part == EVALUATION:
-            continue
-        if _PYTHON.match(event.name) and event.name != _COMPILED_KERNEL:
+        is_python = _PYTHON.match(event.name) and event.name != _COMPILED_KERNEL
+        if owner.part is None or owner.part == EVALUATION or is_python:
             continue
         category = Category(owner.part, owner.backward, _kind(event.name, owner.part))
         seconds[category] += (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e6

@@ -16,14 +16,11 @@ each output once, with s bytes per element (4, or 2 in bfloat16):
     loss                     1      -              3 n V: logits read twice, their gradient written
     norm, clip and AdamW     1      -              32 bytes per parameter
 
-Attention is causal and has T (T + 1) / 2 pairs. The 32 bytes are float32: the gradient read for its norm; weight,
-gradient and two moments read; weight and moments written. Batches, casts, and the FLOPs of other operations are left
-out.
+Letters: K slots, n = B T tokens per slot, N layers, D width, F feed-forward width, V vocabulary. Causal attention has
+T (T + 1) / 2 pairs. The 32 bytes are float32: the gradient read for its norm; weight, gradient and two moments read;
+weight and moments written. Batches, casts, and the FLOPs of other operations are left out.
 
-The bytes assume that operations run separately and that data come from memory. Fused kernels and caches can beat this
-bound on bytes; nothing can beat the FLOPs of products and attention.
-
-Letters: K slots, n = B T tokens per slot, N layers, D width, F feed-forward width, V vocabulary.
+Fused kernels and caches can beat the bound on bytes; nothing can beat the FLOPs of products and attention.
 """
 
 from typing import Literal, NamedTuple
@@ -45,10 +42,8 @@ class Operation(NamedTuple):
 
     kind: Kind
     name: str
-    flops: int
-    """FLOPs per update."""
-    bytes: int
-    """Bytes read and written per update."""
+    flops: int  # per update
+    bytes: int  # read and written per update
 
     def bound_s(self, flops_per_s: float, bytes_per_s: float) -> float:
         """Least time in seconds at a device's peak rate and memory bandwidth."""

@@ -5,8 +5,9 @@ is decided in `sweeps.spec.sweep_spec`.
 """
 
 import difflib
+import json
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
@@ -17,9 +18,7 @@ from lmcore.errors import InputError
 
 RUN_DEFAULTS: dict[str, Any] = flatten(RunSpec())
 """Every field of a run by its dotted path, with its default."""
-
-REQUIRED = ...
-"""Takes the place of a default for a field that has none."""
+REQUIRED = ...  # takes the place of a default for a field that has none
 
 # Names of our fields in other projects, which no spelling distance finds.
 _ALIASES = {
@@ -57,16 +56,15 @@ _RULES = {
 class FieldError(InputError):
     """A field has a wrong value. The message is one line: `field: rule (got value); remedy`.
 
+    `field` is a dotted path, or empty for the whole config; `rule` is the rest of the message.
+
     >>> print(FieldError("optim.lr", "must be > 0 (got -1); the default is 0.003"))
     optim.lr: must be > 0 (got -1); the default is 0.003
     """
 
     def __init__(self, field: str, rule: str) -> None:
         super().__init__(field, rule)
-        self.field = field
-        """Dotted path of the field; empty for the whole config."""
-        self.rule = rule
-        """The rest of the message."""
+        self.field, self.rule = field, rule
 
     def __str__(self) -> str:
         return one_line(f"{self.field}: {self.rule}" if self.field else self.rule)
@@ -83,15 +81,15 @@ def nearest(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> str | None:
     ('optim.lr', 'optim.lr', 'train.batch_size')
     """
     section, _, name = path.rpartition(".")
-    same_name = [candidate for candidate in known if candidate.rpartition(".")[2] == name]
-    if same_name:
-        return same_name[0]
+    for candidate in known:
+        if candidate.rpartition(".")[2] == name:
+            return candidate
     if _ALIASES.get(name) in known:
         return _ALIASES[name]
     # Within a section only the names are compared, because the common prefix would make all of them similar.
-    siblings = [candidate.rpartition(".")[2] for candidate in known if candidate.startswith(f"{section}.")]
+    siblings = _section(section, known)
     if siblings:
-        close = difflib.get_close_matches(name, siblings, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(name, [path.rpartition(".")[2] for path in siblings], n=1, cutoff=0.5)
         return f"{section}.{close[0]}" if close else None
     return next(iter(difflib.get_close_matches(path, known, n=1)), None)
 
@@ -101,9 +99,7 @@ def unknown(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
     suggestion = nearest(path, known)
     if suggestion:
         return FieldError(path, f"is not a field; did you mean {suggestion}?")
-    section = path.partition(".")[0]
-    siblings = [candidate for candidate in known if candidate.startswith(f"{section}.")]
-    choices = siblings or dict.fromkeys(candidate.partition(".")[0] for candidate in known)
+    choices = _section(path.partition(".")[0], known) or dict.fromkeys(name.partition(".")[0] for name in known)
     return FieldError(path, f"is not a field; choose one of {', '.join(choices)}")
 
 
@@ -121,14 +117,11 @@ def plain_types(path: str) -> frozenset[type]:
 def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
     """A validated copy of `run` with new values at dotted paths.
 
-    An integer field accepts a whole number written as a float (`2e3`).
+    An integer field accepts a whole number written as a float (`2e3`). Raises FieldError if a path does not exist or
+    its field refuses the value, ClashError if the values are not valid together.
 
     >>> apply(RunSpec(), {"optim.lr": 1e-3, "train.steps": 2e3}).train.steps
     2000
-
-    Raises:
-        FieldError: a path does not exist, or its field refuses the value.
-        ClashError: the values are not valid together.
     """
     values = run.model_dump()
     for path, value in overrides.items():
@@ -170,18 +163,13 @@ def whole_numbers(config: type[BaseModel], values: Any) -> Any:
         annotation, value = config.model_fields[name].annotation, converted[name]
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             converted[name] = whole_numbers(annotation, value)
-        elif isinstance(value, float) and value.is_integer():
-            accepted = _plain_types(annotation)
-            if int in accepted and float not in accepted:
-                converted[name] = int(value)
+        elif isinstance(value, float) and value.is_integer() and _plain_types(annotation) & {int, float} == {int}:
+            converted[name] = int(value)
     return converted
 
 
 def describe(error: ValidationError, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
-    """The most relevant of pydantic's errors as a FieldError.
-
-    `known` maps valid dotted paths to their defaults, for suggestions and remedies.
-    """
+    """The most relevant of pydantic's errors. `known` maps valid dotted paths to defaults, for suggestions."""
     errors = error.errors(include_url=False)
     # A misspelt field is reported first, because it may also cause a "missing" error for the right one.
     first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
@@ -196,22 +184,25 @@ def describe(error: ValidationError, known: Mapping[str, Any] = RUN_DEFAULTS) ->
     if first["type"] == "extra_forbidden":
         return unknown(field, known)
     # pydantic reports one error for each member of a union.
-    rule, *alternatives = dict.fromkeys(_rule(e) for e in errors if _field(e["loc"]) == field)
-    rule = " or ".join([rule, *(alternative.removeprefix("must be ") for alternative in alternatives)])
+    rule, *others = dict.fromkeys(_rule(e) for e in errors if _field(e["loc"]) == field)
+    rule = " or ".join([rule, *(other.removeprefix("must be ") for other in others)])
     given = "nothing" if first["type"] == "missing" else show(first["input"])
     return FieldError(field, f"{rule} (got {given}){_remedy(first, known.get(field, REQUIRED))}")
 
 
 def show(value: Any) -> str:
     """A value in YAML's spelling, shortened to at most 60 characters for a message."""
-    words = {True: "true", False: "false", None: "null"}
-    text = words[value] if value is None or isinstance(value, bool) else repr(value)
+    text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def one_line(text: str) -> str:
     """`text` without line breaks and control characters, which keys in a user's file may contain."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _section(section: str, known: Iterable[str]) -> list[str]:
+    return [path for path in known if path.startswith(f"{section}.")]
 
 
 def _rule(error: ErrorDetails) -> str:
@@ -222,19 +213,17 @@ def _rule(error: ErrorDetails) -> str:
 
 
 def _remedy(error: ErrorDetails, default: Any) -> str:
-    value = error["input"]
-    if isinstance(value, str):
-        if error["type"] in ("int_type", "float_type") and value.replace(".", "", 1).isdigit():
-            return f"; write {value} without quotes"
-        if error["type"] == "literal_error":
-            choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            close = difflib.get_close_matches(value, choices, n=1)
-            if close:
-                return f"; did you mean {close[0]}?"
-    if error["type"] == "string_type":
+    kind, value = error["type"], error["input"]
+    if kind == "string_type":
         return "; quote it"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and value.replace(".", "", 1).isdigit():
+        return f"; write {value} without quotes"
+    if kind == "literal_error" and isinstance(value, str):
+        choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        if close := difflib.get_close_matches(value, choices, n=1):
+            return f"; did you mean {close[0]}?"
     if default is REQUIRED:
-        return "; add it" if error["type"] == "missing" else ""
+        return "; add it" if kind == "missing" else ""
     return f"; the default is {show(default)}"
 
 

@@ -2,12 +2,11 @@
 
 Scalars follow YAML 1.2: `1e-3` is a number, only `true` and `false` are booleans (a bare `off` is text), and integers
 are decimal. Duplicate keys, tags such as `!!python/object`, aliases (and so alias bombs), keys that are not text, and
-files over 1 MiB are refused with one line that names the file and line.
-
-The line of every dotted key is kept, so that later errors can name it too. The meaning of the keys is defined in
+files over 1 MiB are refused with one line that names the file and line. What keys mean is defined in
 `lmcore.runfile.run_file` and, for a whole sweep, in `sweeps.spec.sweep_spec`.
 """
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,21 +40,20 @@ class YamlFile:
     YamlFile(name='a.yaml', values={'optim': {'lr': 0.001}}, lines={'optim': 1, 'optim.lr': 2})
     """
 
-    name: str
-    """Name of the file in messages."""
-    values: dict[str, Any]
-    """Plain dicts, lists and scalars."""
+    name: str  # as written in messages
+    values: dict[str, Any]  # plain dicts, lists and scalars
     lines: dict[str, int]
     """Line (from 1) of every dotted key. List items have their index and, if any, their name: sizes.0 and sizes.xs."""
 
+    def draft(self) -> dict[str, Any]:
+        """A copy of the values to edit. Empty sections (`sizes:` with its lines commented out) are left out."""
+        return {key: value for key, value in copy.deepcopy(self.values).items() if value is not None}
+
 
 def read_yaml(path: str | Path) -> YamlFile:
-    """Read a file that holds a YAML mapping.
+    """Read a file that holds a YAML mapping. Raises InputError if it cannot be read or holds anything else.
 
     >>> spec = read_yaml("configs/quick.yaml").values
-
-    Raises:
-        InputError: the file cannot be read or is not a YAML mapping.
     """
     try:
         with open(path, "rb") as stream:
@@ -68,17 +66,14 @@ def read_yaml(path: str | Path) -> YamlFile:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
-        byte = content[error.start]
-        raise InputError(f"{path}:{line}: must be UTF-8 text (got byte 0x{byte:02x}); convert it") from None
+        raise InputError(
+            f"{path}:{line}: must be UTF-8 text (got byte 0x{content[error.start]:02x}); convert it"
+        ) from None
     return parse_yaml(text, str(path))
 
 
 def parse_yaml(text: str, name: str) -> YamlFile:
-    """Parse a YAML mapping; an empty text is `{}`. `name` is the file's name in messages.
-
-    Raises:
-        InputError: the text is not a YAML mapping.
-    """
+    """Parse a YAML mapping; an empty text is `{}`. `name` is the file's name in messages. Raises InputError."""
     lines: dict[str, int] = {}
     values = _load(text, lines, lambda line: f"{name}:{line}")
     if values is None:
@@ -89,11 +84,7 @@ def parse_yaml(text: str, name: str) -> YamlFile:
 
 
 def parse_value(text: str, name: str) -> Any:
-    """Parse one value from a command line: `1e-3`, `true`, `[1, 2]`, `{low: 0, high: 1}`.
-
-    Raises:
-        InputError: starting with `name`, if the text is not YAML.
-    """
+    """Parse one value from a command line: `1e-3`, `[1, 2]`, `{low: 0, high: 1}`. InputErrors start with `name`."""
     return _load(text, {}, lambda _: name)
 
 
@@ -129,8 +120,7 @@ def _load(text: str, lines: dict[str, int], place: Callable[[int], str]) -> Any:
         line = text.count("\n", 0, error.position) + 1
         problem = f"the character U+{error.character:04X} is not allowed; remove it"
     except RecursionError:
-        line = 1
-        problem = "brackets are nested too deeply; remove some"
+        line, problem = 1, "brackets are nested too deeply; remove some"
     raise InputError(f"{place(line)}: malformed YAML: {problem}")
 
 
@@ -139,33 +129,33 @@ def _value(loader: "_Loader", node: yaml.Node, path: str, lines: dict[str, int])
     if isinstance(node, yaml.MappingNode):
         mapping: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            if key_node.tag != "tag:yaml.org,2002:str":
-                raise yaml.MarkedYAMLError(problem="a key must be text; quote it", problem_mark=key_node.start_mark)
             key = key_node.value
+            if key_node.tag != "tag:yaml.org,2002:str":
+                raise _error("a key must be text; quote it", key_node)
             if key in mapping:
-                problem = f"duplicate key {key!r}; keep one of them"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-            key_path = f"{path}{key}"
-            lines[key_path] = key_node.start_mark.line + 1
-            mapping[key] = _value(loader, value_node, f"{key_path}.", lines)
+                raise _error(f"duplicate key {key!r}; keep one of them", key_node)
+            lines[f"{path}{key}"] = key_node.start_mark.line + 1
+            mapping[key] = _value(loader, value_node, f"{path}{key}.", lines)
         return mapping
     if isinstance(node, yaml.SequenceNode):
         items = []
         for index, item_node in enumerate(node.value):
             item_lines: dict[str, int] = {}
-            items.append(_value(loader, item_node, "", item_lines))
-            names = [str(index)]
-            if isinstance(items[-1], dict) and isinstance(items[-1].get("name"), str):
-                names.append(items[-1]["name"])
-            for name in names:
+            item = _value(loader, item_node, "", item_lines)
+            items.append(item)
+            item_name = item.get("name") if isinstance(item, dict) else None
+            for name in (str(index), *([item_name] if isinstance(item_name, str) else [])):
                 lines[f"{path}{name}"] = item_node.start_mark.line + 1
                 lines.update({f"{path}{name}.{key}": line for key, line in item_lines.items()})
         return items
     try:
         return loader.construct_object(node)
     except ValueError:  # Python refuses to parse integers of more than 4300 digits
-        problem = f"a number of {len(node.value)} digits is too long; shorten it"
-        raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
+        raise _error(f"a number of {len(node.value)} digits is too long; shorten it", node) from None
+
+
+def _error(problem: str, at: Any) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=problem, problem_mark=at.start_mark)
 
 
 class _Loader(yaml.SafeLoader):
@@ -175,14 +165,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         event = self.peek_event()  # type: ignore[no-untyped-call]
-        problem = None
         if isinstance(event, yaml.AliasEvent):
-            problem = f"aliases are not allowed (got *{event.anchor}); write the value again"
-        elif getattr(event, "tag", None) is not None:
+            raise _error(f"aliases are not allowed (got *{event.anchor}); write the value again", event)
+        if getattr(event, "tag", None) is not None:
             tag = event.tag.replace("tag:yaml.org,2002:", "!!")
-            problem = f"tags are not allowed (got {tag}); write a plain value"
-        if problem:
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
+            raise _error(f"tags are not allowed (got {tag}); write a plain value", event)
         return super().compose_node(parent, index)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import filelock
 
-from lmcore.durable import replace
+from lmcore.durable import write_file
 from lmcore.errors import InputError
 
 RUNS = Path("runs")
@@ -132,14 +132,9 @@ class RunFolder:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically: a reader sees either the old text or the new text."""
+    """Replace a file atomically: a reader sees either the old text or the new text. Creates missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with part.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    replace(part, path)
+    write_file(path, [text.encode("utf-8")])
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -4,16 +4,13 @@ Every error is one line that names the file and line, or the option, that the wr
 are in `lmcore.runfile.yaml_file`, those of a sweep in `sweeps.spec.sweep_spec`.
 """
 
-import copy
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from lmcore.errors import InputError
 from lmcore.runfile import yaml_file
-from lmcore.runfile.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, describe, show, unknown, whole_numbers
+from lmcore.runfile.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, show, unknown, whole_numbers
 from lmcore.runfile.run_file import located, resolve_vocab_size
 from sweeps.spec.settings import SearchConfig, TrackingConfig
 from sweeps.spec.sweep_spec import SweepSpec
@@ -52,10 +49,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
         InputError: the file or an option is wrong; the message names which.
     """
     source = yaml_file.read_yaml(path)
+    known = {**dict.fromkeys(SweepSpec.model_fields, REQUIRED), **SETTABLE}
     set_by: dict[str, str] = {}
-    try:
-        # A section left empty (`sizes:` with its lines commented out) counts as missing.
-        draft = {key: value for key, value in copy.deepcopy(source.values).items() if value is not None}
+    with located(source, known, set_by):
+        draft = source.draft()
         draft.setdefault("name", Path(path).stem)
         for text in overrides:
             target, equals, value = text.partition("=")
@@ -72,11 +69,6 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
             draft["notes"] += notes
         resolve_vocab_size(draft)
         return SweepSpec.model_validate(whole_numbers(SweepSpec, draft))
-    except ValidationError as error:
-        known = {**dict.fromkeys(SweepSpec.model_fields, REQUIRED), **SETTABLE}
-        raise located(describe(error, known), source, set_by) from None
-    except FieldError as error:
-        raise located(error, source, set_by) from None
 
 
 def _put(draft: dict[str, Any], path: str, value: Any) -> None:

@@ -195,7 +195,7 @@ def test_the_last_size_is_the_default(config):
     run, name = load_run(config)
     assert (name, run.model.d_model, run.model.d_ff, run.train.steps) == ("s", 32, 96, 1000)
     assert run.optim.lr == 1e-3
-    assert load_run(config, "xs").run.model.d_model == 16
+    assert load_run(config, "xs")[0].model.d_model == 16
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,9 @@ def snapshots(tokens):
 def restored(tokens, folder, spec=RUN):
     """The last row from the checkpoints in a trial's folder, and what was said of them."""
     trainers = Trainers(1, 2**40)
-    trainers.take(tokens)
+    trainers.share(tokens)
     trainers.open(spec)
-    return trainers.fill(spec.static_signature, 0, spec, folder)
+    return trainers.load(spec.static_signature, 0, spec, folder)
 
 
 @pytest.mark.smoke

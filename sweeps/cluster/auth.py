@@ -17,7 +17,7 @@ LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """If 0, as by default on macOS and Windows, Ray's servers listen on the loopback address only."""
 
 
-def secure() -> None:
+def require_token() -> None:
     """Set the environment for a Ray cluster that this process starts: loopback only, with a token.
 
     Raises:

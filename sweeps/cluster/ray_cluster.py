@@ -16,7 +16,7 @@ from typing import Any
 from lmcore.config import TrainConfig
 from lmcore.device import Machine, cpu_bfloat16
 from lmcore.errors import InputError
-from sweeps.cluster.auth import secure, use_token
+from sweeps.cluster.auth import require_token, use_token
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,7 +101,7 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     if address:
         use_token()
     else:
-        secure()
+        require_token()
     # Ray reads the authentication mode once, when it is imported.
     import ray
 

@@ -14,7 +14,7 @@ from typing import Any
 from lmcore.corpus.tokens import Tokens
 from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.pool import SlotChoice
-from sweeps.spec.settings import without_password
+from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
 
 PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
@@ -34,7 +34,7 @@ def manifest(
     """
     arguments, storage = sys.argv[1:], spec.search.storage
     if storage is not None:
-        shown = without_password(storage)
+        shown = mask_password(storage)
         arguments, storage = [argument.replace(storage, shown) for argument in arguments], shown
     return {
         "schema": 1,

@@ -9,7 +9,7 @@ from lmcore.errors import InputError
 from lmcore.runfile.paths import show
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_spec
-from sweeps.spec.settings import password_left_out
+from sweeps.spec.settings import strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
 MAY_CHANGE = (
@@ -35,7 +35,7 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     begun = load_spec(folder.sweep_yaml).absolute()
     spec = load_spec(folder.sweep_yaml, overrides, **flags).absolute()
     before, after = _flat(begun), _flat(spec)
-    after["search.storage"] = password_left_out(after["search.storage"])  # sweep.yaml keeps none
+    after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none
     for path in before:
         if before[path] != after[path] and path not in MAY_CHANGE:
             raise InputError(

@@ -86,19 +86,19 @@ def absolute_url(url: str | None) -> str | None:
     return f"{found[1]}{Path(found[2]).absolute()}{found[3] or ''}" if found else url
 
 
-def without_password(url: str) -> str:
+def mask_password(url: str) -> str:
     """The URL to show to the user: `***` replaces a password. Text that is not a URL is returned unchanged.
 
-    >>> without_password("postgresql://ann:s3cret@db.example/sweeps")
+    >>> mask_password("postgresql://ann:s3cret@db.example/sweeps")
     'postgresql://ann:***@db.example/sweeps'
     """
     return _replace_password(url, "***").replace("%2A%2A%2A", "***")
 
 
-def password_left_out(url: str | None) -> str | None:
+def strip_password(url: str | None) -> str | None:
     """The URL to write to sweep.yaml: a password is removed, so that the user must give it again on resume.
 
-    >>> password_left_out("postgresql://ann:s3cret@db.example/sweeps")
+    >>> strip_password("postgresql://ann:s3cret@db.example/sweeps")
     'postgresql://ann@db.example/sweeps'
     """
     return None if url is None else _replace_password(url, None)

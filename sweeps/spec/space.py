@@ -176,7 +176,7 @@ def grid(space: Mapping[str, Entry]) -> list[dict[str, Any]]:
     return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*values)]
 
 
-def limited(grid: Sequence[dict[str, Any]], n: int, seed: int) -> list[dict[str, Any]]:
+def sample_grid(grid: Sequence[dict[str, Any]], n: int, seed: int) -> list[dict[str, Any]]:
     """At most n points of the grid, drawn without replacement and kept in the grid's order."""
     if n >= len(grid):
         return list(grid)

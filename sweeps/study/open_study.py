@@ -6,7 +6,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from lmcore import columns as col
-from sweeps.spec.space import grid, limited
+from sweeps.spec.space import grid, sample_grid
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.schedulers import pruner_for
 
@@ -31,7 +31,7 @@ def open_study(spec: SweepSpec, size: str, storage: optuna.storages.BaseStorage)
     queued = study.get_trials(deepcopy=False)
     if search.method == "grid":
         taken = [_enqueued_point(trial) for trial in queued]
-        points = [point for point in limited(grid(spec.space), total, search.seed) if point not in taken]
+        points = [point for point in sample_grid(grid(spec.space), total, search.seed) if point not in taken]
         for point in points[: total - len(queued)]:
             study.enqueue_trial(point)
     if search.method == "experiments":

@@ -13,7 +13,7 @@ from sqlalchemy.engine import URL
 from lmcore.errors import InputError
 from sweeps.rundir.disk_full import is_full
 from sweeps.rundir.folder import RunFolder
-from sweeps.spec.settings import without_password
+from sweeps.spec.settings import mask_password
 
 LOCK_TIMEOUT_S = 60.0
 """Seconds to wait for another process that holds SQLite's lock."""
@@ -40,7 +40,7 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
     except Exception as error:  # SQLAlchemy's drivers each raise their own
         if is_full(error):
             raise
-        shown = without_password(url)
+        shown = mask_password(url)
         # The cause of Optuna's "install an appropriate module" names the module.
         reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
         raise InputError(

@@ -1,8 +1,4 @@
-"""The Ray cluster of a sweep: starting or joining it, sharing out its devices, and naming its processes.
-
-Only this module asks Ray for devices. Who may connect to a cluster that is started here is settled in
-`sweeps.cluster.auth`.
-"""
+"""The Ray cluster of a sweep: starting or joining it, sharing out its devices, and naming its processes."""
 
 import logging
 import os
@@ -31,22 +27,14 @@ LOGICAL_CPUS = 256
 class Cluster:
     """What a sweep may use of a Ray cluster; see `connect`."""
 
-    cpus: int
-    """Logical CPUs, for engines and trials together."""
-    gpus: int
-    """GPUs, each of which can have one engine."""
-    cores: int
-    """CPU cores that engines can keep busy."""
-    memory_bytes: int
-    """Memory that Ray has for its workers."""
-    dashboard_url: str | None
-    """Address of the dashboard; None if it is off."""
-    local: bool
-    """Whether this process started the cluster."""
-    head: str = ""
-    """host:port of Ray's control service."""
-    cpu_bfloat16: bool = False
-    """Whether all of its CPUs are known to have bfloat16 instructions."""
+    cpus: int  # logical CPUs, for engines and trials together
+    gpus: int  # each can have one engine
+    cores: int  # CPU cores that engines can keep busy
+    memory_bytes: int  # memory that Ray has for its workers
+    dashboard_url: str | None  # None if the dashboard is off
+    local: bool  # whether this process started the cluster
+    head: str = ""  # host:port of Ray's control service
+    cpu_bfloat16: bool = False  # whether all of its CPUs are known to have bfloat16 instructions
 
     @property
     def machine(self) -> Machine:
@@ -56,8 +44,7 @@ class Cluster:
     def engines(self, train: TrainConfig) -> int:
         """Number of engines: one per GPU, or one per `train.threads` cores. `train` must be resolved.
 
-        Raises:
-            InputError: there is no room for an engine and a trial.
+        Raises InputError if there is no room for an engine and a trial.
         """
         threads = int(train.threads)
         devices = self.gpus if train.device == "cuda" else self.cores // threads
@@ -84,15 +71,11 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
-    the host `dashboard`; None means no dashboard.
+    the host `dashboard`; None means no dashboard. Raises InputError if nothing answers at the address.
 
-    Example::
-
+    Example:
         with connect("head:6379", dashboard=None) as cluster:
             print(cluster.gpus, cluster.engines(spec.train))
-
-    Raises:
-        InputError: nothing answers at that address.
     """
     os.environ["PYTHONPATH"] = python_path()
     # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number of threads.
@@ -158,10 +141,7 @@ def _check_answers(address: str) -> None:
 
 
 def show_in_dashboard(title: str) -> None:
-    """Set the title that Ray's dashboard and `ps` show for this process.
-
-    An actor's own name cannot change, but ours serve one trial after another.
-    """
+    """Set the title that Ray's dashboard and `ps` show for this process; an actor's own name cannot change."""
     from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
     setproctitle(f"ray::{title}")

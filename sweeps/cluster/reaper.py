@@ -1,8 +1,7 @@
 """Ends the processes that a killed driver leaves behind. Two of Ray's agents would otherwise stay for most of a minute.
 
-The reaper is a process of its own that uses only the standard library. Once a second it records the driver's
-descendants. Its standard input is closed when the driver ends; a few seconds later it kills those that still run. It
-needs /proc, so it works on Linux only.
+The reaper is a process of its own that uses only the standard library and /proc (Linux). Once a second it records the
+driver's descendants. Its standard input is closed when the driver ends; a few seconds later it kills those still left.
 """
 
 import os

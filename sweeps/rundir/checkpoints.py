@@ -1,7 +1,4 @@
-"""The checkpoint files in a trial's folder: their names, and how many are kept. Workers and the driver use this.
-
-What is in a checkpoint is defined in `lmcore.checkpoint`.
-"""
+"""The checkpoint files in a trial's folder: their names, and how many are kept. `lmcore.checkpoint` writes them."""
 
 from contextlib import suppress
 from pathlib import Path

@@ -1,8 +1,6 @@
-"""The sections `search:` and `tracking:` of a sweep's file.
+"""The sections `search:` and `tracking:` of a sweep's file, and what of a storage URL is shown and kept.
 
-`search.storage` may hold a database password. The functions below decide what of that URL is shown to the user, what is
-kept in sweep.yaml, and how a relative SQLite path is made absolute. Opening the database is the job of
-`sweeps.study.storage`; Optuna is not imported here.
+`sweeps.study.storage` opens the database; Optuna is not imported here.
 """
 
 import re
@@ -87,7 +85,7 @@ def absolute_url(url: str | None) -> str | None:
 
 
 def mask_password(url: str) -> str:
-    """The URL to show to the user: `***` replaces a password. Text that is not a URL is returned unchanged.
+    """The URL to show to the user, with `***` in place of a password. Text that is not a URL is returned unchanged.
 
     >>> mask_password("postgresql://ann:s3cret@db.example/sweeps")
     'postgresql://ann:***@db.example/sweeps'
@@ -96,7 +94,7 @@ def mask_password(url: str) -> str:
 
 
 def strip_password(url: str | None) -> str | None:
-    """The URL to write to sweep.yaml: a password is removed, so that the user must give it again on resume.
+    """The URL to write to sweep.yaml, without a password: the user must give it again on resume.
 
     >>> strip_password("postgresql://ann:s3cret@db.example/sweeps")
     'postgresql://ann@db.example/sweeps'

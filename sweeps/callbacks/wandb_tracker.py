@@ -1,7 +1,4 @@
-"""Weights & Biases as a tracker: one wandb run per trial, all of them in one process.
-
-The module is not called wandb.py, which would stand for the package that it imports.
-"""
+"""Weights & Biases as a tracker: one wandb run per trial, all of them in one process."""
 
 import os
 from pathlib import Path
@@ -30,8 +27,7 @@ LOGGED = {
 class WandbTracker:
     """A `sweeps.callbacks.tracking.Tracker` for wandb.
 
-    Example::
-
+    Example:
         tracker = WandbTracker(RunFolder.named("quick"), "lmsweep", "offline")
         tracker.log(row)
         tracker.close()
@@ -54,14 +50,11 @@ class WandbTracker:
         if config.wandb != "auto":
             return config.wandb
         modes = {"offline": "offline", "online": "online", "disabled": "off", "dryrun": "offline"}
-        from_environment = modes.get(os.environ.get("WANDB_MODE", ""))
-        if from_environment is not None:
-            return from_environment
+        if (mode := os.environ.get("WANDB_MODE", "")) in modes:
+            return modes[mode]
         netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        has_key = bool(os.environ.get("WANDB_API_KEY")) or (
-            netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
-        )
-        return "online" if has_key else "offline"
+        in_netrc = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
+        return "online" if os.environ.get("WANDB_API_KEY") or in_netrc else "offline"
 
     def log(self, row: Row) -> None:
         """Log a row. A trial's first row opens its wandb run, its last row closes it."""

@@ -20,20 +20,16 @@ LOCK_TIMEOUT_S = 60.0
 
 
 def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStorage:
-    """The storage at `url`, or `study.db` in the folder if `url` is None.
+    """The storage at `url`, or `study.db` in the folder if `url` is None. Raises InputError if it cannot be opened.
 
     Example:
         storage = open_storage(None, RunFolder.named("quick"))
         optuna.load_study(study_name="main", storage=storage).best_value
-
-    Raises:
-        InputError: the database cannot be opened.
     """
     quiet_optuna()
     if url is None:
         url = URL.create("sqlite", database=str(folder.study_db)).render_as_string()
-    # SQLite's default of five seconds is too short where a dashboard reads the file. A server may have closed an idle
-    # connection.
+    # A dashboard that reads the file needs more than SQLite's default of 5 s. A server may close idle connections.
     engine = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=engine)
@@ -50,17 +46,11 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
 
 
 def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> None:
-    """Refuse to begin a sweep in studies that exist already; sweeps may share a database, but no study.
-
-    Raises:
-        InputError: the database has a study of one of these names.
-    """
+    """Raise InputError if the database has one of these studies: sweeps may share a database, but no study."""
     taken = sorted(set(names) & {study.study_name for study in storage.get_all_studies()})
     if taken:
-        raise InputError(
-            f"search.storage: every sweep needs studies of its own, and the database has {', '.join(taken)} already; "
-            "choose another --name"
-        )
+        rule = f"every sweep needs studies of its own, and the database has {', '.join(taken)} already"
+        raise InputError(f"search.storage: {rule}; choose another --name")
 
 
 def running_trial(study: optuna.Study, storage: optuna.storages.BaseStorage, number: int) -> optuna.Trial:

@@ -37,8 +37,7 @@ class StudySearcher(Searcher):
         sizes = self._ledger.sizes_left
         if not sizes:
             return Searcher.FINISHED
-        offer = self._engines.offer(sizes)
-        if offer is None:
+        if (offer := self._engines.offer(sizes)) is None:
             return None
         engine, size = offer
         live = self._ledger.ask(size)
@@ -60,10 +59,8 @@ class StudySearcher(Searcher):
             if self._ledger.live[trial].requeues < MAX_REQUEUES:
                 self._ledger.requeue(trial)
                 return
-            message = (
-                f"ActorDiedError: the trial's proxy died {MAX_REQUEUES + 1} times before the trial could run in it"
-            )
-            self._ledger.fail(trial, message, message)
+            line = f"ActorDiedError: the trial's proxy died {MAX_REQUEUES + 1} times before the trial could run in it"
+            self._ledger.fail(trial, line, line)
         live = self._ledger.end(trial)
         if live.status != col.RUNNING:  # an interrupted trial still needs its checkpoints
             self._engines.release(trial)
@@ -72,11 +69,10 @@ class StudySearcher(Searcher):
     # Tune pickles its searcher at the start and every few seconds. Ours has no state that the study lacks, and a
     # resumed sweep starts a new Tuner.
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save."""
+        pass
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        pass

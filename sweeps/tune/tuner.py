@@ -30,11 +30,10 @@ TUNE_ENVIRONMENT = {
 def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: RunFolder, concurrent: int) -> None:
     """Run every trial that the ledger hands out, `concurrent` at a time; returns when all have ended.
 
-    Example:
-        A trial that lost its place goes back to the queue, possibly after Tune has asked for the last one::
+    A trial that lost its place goes back to the queue, possibly after Tune has asked for the last one. Hence::
 
-            while ledger.sizes_left:
-                tune_all(ledger, engines, callbacks, folder, concurrent=4)
+        while ledger.sizes_left:
+            tune_all(ledger, engines, callbacks, folder, concurrent=4)
     """
     os.environ.update(TUNE_ENVIRONMENT)
     shutil.rmtree(folder.tune, ignore_errors=True)  # left by an earlier driver; nothing is restored from it

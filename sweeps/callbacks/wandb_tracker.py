@@ -71,15 +71,15 @@ class WandbTracker:
     def _open(self, trial: str, size: str) -> "wandb.Run":
         config = read_yaml(self._folder.trial(trial) / "run.yaml").values
         return self._wandb.init(
+            project=self._project,
+            group=self._folder.path.name,
             name=config["name"],
-            config={part: config[part] for part in ("data", "model", "train", "optim")} | {col.TRIAL: trial},
             tags=[size],
+            config={part: config[part] for part in ("data", "model", "train", "optim")} | {col.TRIAL: trial},
+            mode=self._mode,
+            dir=str(self._folder.path),
             reinit="create_new",
             settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
-            dir=str(self._folder.path),
-            project=self._project,
-            mode=self._mode,
-            group=self._folder.path.name,
         )
 
     def close(self) -> None:

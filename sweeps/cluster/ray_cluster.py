@@ -19,8 +19,6 @@ ROOT = Path(__file__).resolve().parents[2]
 TRIAL_RESOURCES = {"cpu": 1.0}
 """What Ray reserves for a trial's proxy. It uses no CPU, but with a fraction or zero the raylet starts and stops worker
 processes endlessly."""
-LOGICAL_CPUS = 256
-"""CPUs that a Ray started here claims to have: enough for as many trials as anybody would run at a time."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +48,11 @@ class Cluster:
         devices = self.gpus if train.device == "cuda" else self.cores // threads
         engines = min(devices, self.cpus // (threads + 1))  # at least one trial beside each engine
         if engines < 1:
-            raise InputError(
-                f"train.threads: an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs and "
-                f"there are {self.cpus} CPUs with {self.cores} cores, and {self.gpus} GPUs; lower train.threads"
+            found = f"{self.cpus} CPUs with {self.cores} cores, and {self.gpus} GPUs"
+            rule = (
+                f"an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs and there are {found}"
             )
+            raise InputError(f"train.threads: {rule}; lower train.threads")
         return engines
 
     def room_for_trials(self, train: TrainConfig) -> int:
@@ -91,21 +90,22 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
-            _check_answers(address)
+            # ray.init would keep trying for many minutes if nothing listens at the address.
+            host, colon, port = address.removeprefix("ray://").rpartition(":")
+            if colon and port.isdecimal():
+                socket.create_connection((host, int(port)), timeout=5).close()
             context = ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"--address: must be a running Ray cluster, got {address} ({reason}); "
-                "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
-            ) from None
+            rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
+            remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
+            raise InputError(f"--address: {rule}; {remedy}") from None
     else:
         # With address="local" Ray never joins a cluster that somebody else started on this machine.
         context = ray.init(
             address="local",
             include_dashboard=dashboard is not None,
             dashboard_host=dashboard or "127.0.0.1",
-            num_cpus=LOGICAL_CPUS,
+            num_cpus=256,  # as many as it is to claim: enough for all trials that anybody would run at a time
             **quiet,
         )
     try:
@@ -131,13 +131,6 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
 def python_path() -> str:
     """PYTHONPATH for child processes, so that they import the same lmcore and sweeps as this one."""
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-
-
-def _check_answers(address: str) -> None:
-    """Raise OSError at once if nothing listens at the address; ray.init would keep trying for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def show_in_dashboard(title: str) -> None:

@@ -37,10 +37,8 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none
     for path in before:
         if before[path] != after[path] and path not in MAY_CHANGE:
-            raise InputError(
-                f"{path}: must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])}); "
-                "start a new sweep with another --name"
-            )
+            rule = f"must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])})"
+            raise InputError(f"{path}: {rule}; start a new sweep with another --name")
     for size in spec.size_names:
         now, then = spec.trials_of(size), begun.trials_of(size)
         if now < then:

@@ -79,15 +79,12 @@ class RunFolder:
             held = lock.acquire(timeout=0)
         except filelock.Timeout:
             pid = holder.read_text().strip() if holder.exists() else "unknown"
-            raise FolderInUseError(
-                f"{self.display}: one writer at a time, and process {pid} is writing; wait, or choose another --name"
-            ) from None
+            rule = f"one writer at a time, and process {pid} is writing"
+            raise FolderInUseError(f"{self.display}: {rule}; wait, or choose another --name") from None
         with held:
             if self.sweep_yaml.exists() and not resume:
-                raise InputError(
-                    f"name: each sweep has a folder of its own, and {self.display} holds a sweep already; "
-                    f"continue it with --resume {self.display}, or choose another --name"
-                )
+                rule = f"each sweep has a folder of its own, and {self.display} holds a sweep already"
+                raise InputError(f"name: {rule}; continue it with --resume {self.display}, or choose another --name")
             holder.write_text(f"{os.getpid()}\n")
             yield
 

@@ -90,11 +90,10 @@ class SweepSpec(Config):
 
     def single(self, name: str, run: RunSpec) -> "SweepSpec":
         """A sweep called `name` that trains `run` alone, to its end."""
-        search = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
+        once = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
         alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": ()}
-        return SweepSpec.model_validate(
-            {**dict(self), **dict(run), **alone, "search": {**self.search.model_dump(), **search}}
-        )
+        search = {**self.search.model_dump(), **once}
+        return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search})
 
     def absolute(self) -> "SweepSpec":
         """This spec with absolute paths to its data and studies, valid from any working directory."""
@@ -139,9 +138,8 @@ class SweepSpec(Config):
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
 
     def _size_overrides(self, size_name: str) -> dict[str, Any]:
-        if not self.sizes and size_name == ONLY_SIZE:
-            return {}
-        return {size.name: size.overrides for size in self.sizes}[size_name]
+        overrides = {size.name: size.overrides for size in self.sizes} or {ONLY_SIZE: {}}
+        return overrides[size_name]
 
     def _check_vocab_size(self, vocab_size: int) -> None:
         if self.model.vocab_size < vocab_size:

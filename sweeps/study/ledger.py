@@ -32,8 +32,6 @@ from sweeps.study.samplers import complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping
 from sweeps.study.storage import running_trial
 
-CONSTRAINT = "diverged"
-
 
 @dataclass
 class TrialHandle:
@@ -197,7 +195,7 @@ class Ledger:
             trial.set_user_attr(col.MESSAGE, handle.message)
         trial.set_user_attr(col.STATUS, handle.status)
         if handle.status != col.FAILED:
-            trial.set_constraint(CONSTRAINT, 1.0 if handle.status == col.DIVERGED else 0.0)
+            trial.set_constraint("diverged", 1.0 if handle.status == col.DIVERGED else 0.0)
         value = math.inf if handle.status == col.DIVERGED else None
         if handle.status == col.COMPLETE:
             assert handle.last_row is not None

@@ -1,7 +1,7 @@
 """Where the studies are stored: SQLite in the run's folder, or any database that Optuna supports.
 
-Passwords belong in the database's own configuration (PGPASSWORD or ~/.pgpass for PostgreSQL) rather than in the URL. A
-password in the URL is never printed or written to a file, so `--resume` needs the whole URL again.
+A password in the URL is never printed or written to a file, so `--resume` needs the whole URL again. PGPASSWORD or
+~/.pgpass is a better place for it.
 """
 
 import warnings
@@ -15,9 +15,6 @@ from sweeps.rundir.disk_full import is_full
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import mask_password
 
-LOCK_TIMEOUT_S = 60.0
-"""Seconds to wait for another process that holds SQLite's lock."""
-
 
 def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStorage:
     """The storage at `url`, or `study.db` in the folder if `url` is None. Raises InputError if it cannot be opened.
@@ -29,8 +26,9 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
     quiet_optuna()
     if url is None:
         url = URL.create("sqlite", database=str(folder.study_db)).render_as_string()
-    # A dashboard that reads the file needs more than SQLite's default of 5 s. A server may close idle connections.
-    engine = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    # While a dashboard reads the file, SQLite's default of 5 s for its lock is too short. A server may have closed an
+    # idle connection.
+    engine = {"connect_args": {"timeout": 60.0}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=engine)
     except Exception as error:  # SQLAlchemy's drivers each raise their own
@@ -39,9 +37,9 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
         shown = mask_password(url)
         # The cause of Optuna's "install an appropriate module" names the module.
         reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
+        rule = f"must be a database that Optuna can open, got {shown!r} ({reason})"
         raise InputError(
-            f"search.storage: must be a database that Optuna can open, got {shown!r} ({reason}); "
-            "correct it, or leave it out for study.db in the run's folder"
+            f"search.storage: {rule}; correct it, or leave it out for study.db in the run's folder"
         ) from None
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 
 from ray import tune
-from ray.tune.experiment import Trial
 
 from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
@@ -16,9 +15,6 @@ from sweeps.study.ledger import Ledger
 from sweeps.tune.scheduler import StudyScheduler
 from sweeps.tune.searcher import StudySearcher
 from sweeps.tune.trainable import TrialTrainable
-
-MAX_PROXY_FAILURES = 5
-"""How often the process of one trial's proxy may die before the trial fails."""
 
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's result files, for which it imports tensorboardX and torch
@@ -39,32 +35,26 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
     shutil.rmtree(folder.tune, ignore_errors=True)  # left by an earlier driver; nothing is restored from it
     # A trial's error is printed in one line and kept whole in its folder; Tune would print the traceback as well.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    spec = ledger.spec
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, workers=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # the name shown in the dashboard
-    tuner = tune.Tuner(
+    tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, engines, callbacks),
             scheduler=StudyScheduler(ledger, engines, callbacks),
-            num_samples=sum(spec.trials_of(size) for size in spec.size_names),
+            num_samples=sum(ledger.spec.trials_of(size) for size in ledger.spec.size_names),
             max_concurrent_trials=concurrent,
             reuse_actors=True,
-            trial_name_creator=_trial_id,
-            trial_dirname_creator=_trial_id,
+            trial_name_creator=lambda trial: str(trial.config[col.TRIAL]),
+            trial_dirname_creator=lambda trial: str(trial.config[col.TRIAL]),
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder.tune),
             verbose=0,
             # Counts deaths of proxy processes only: a trial's own error is a result (`sweeps.tune.trainable`).
-            failure_config=tune.FailureConfig(max_failures=MAX_PROXY_FAILURES),
+            failure_config=tune.FailureConfig(max_failures=5),
         ),
-    )
-    tuner.fit()
-
-
-def _trial_id(trial: Trial) -> str:
-    return str(trial.config[col.TRIAL])
+    ).fit()

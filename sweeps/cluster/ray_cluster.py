@@ -48,11 +48,9 @@ class Cluster:
         devices = self.gpus if train.device == "cuda" else self.cores // threads
         engines = min(devices, self.cpus // (threads + 1))  # at least one trial beside each engine
         if engines < 1:
+            rule = f"an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs"
             found = f"{self.cpus} CPUs with {self.cores} cores, and {self.gpus} GPUs"
-            rule = (
-                f"an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs and there are {found}"
-            )
-            raise InputError(f"train.threads: {rule}; lower train.threads")
+            raise InputError(f"train.threads: {rule} and there are {found}; lower train.threads")
         return engines
 
     def room_for_trials(self, train: TrainConfig) -> int:

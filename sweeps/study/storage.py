@@ -38,9 +38,8 @@ def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStor
         # The cause of Optuna's "install an appropriate module" names the module.
         reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
         rule = f"must be a database that Optuna can open, got {shown!r} ({reason})"
-        raise InputError(
-            f"search.storage: {rule}; correct it, or leave it out for study.db in the run's folder"
-        ) from None
+        remedy = "correct it, or leave it out for study.db in the run's folder"
+        raise InputError(f"search.storage: {rule}; {remedy}") from None
 
 
 def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 
 from ray import tune
+from ray.tune.experiment import Trial
 
 from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
@@ -47,8 +48,8 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
             num_samples=sum(ledger.spec.trials_of(size) for size in ledger.spec.size_names),
             max_concurrent_trials=concurrent,
             reuse_actors=True,
-            trial_name_creator=lambda trial: str(trial.config[col.TRIAL]),
-            trial_dirname_creator=lambda trial: str(trial.config[col.TRIAL]),
+            trial_name_creator=_trial_id,
+            trial_dirname_creator=_trial_id,
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -58,3 +59,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
             failure_config=tune.FailureConfig(max_failures=5),
         ),
     ).fit()
+
+
+def _trial_id(trial: Trial) -> str:
+    return str(trial.config[col.TRIAL])

@@ -16,8 +16,7 @@ from sweeps.study.ledger import TrialHandle
 LINE_EVERY_S = 15.0
 THROUGHPUT_WINDOW_S = 60.0
 
-Best = dict[str, tuple[float, str]]
-"""Lowest validation loss so far and the id of its trial, by size."""
+Best = dict[str, tuple[float, str]]  # lowest validation loss so far and the id of its trial, by size
 
 
 class Progress(Callback):

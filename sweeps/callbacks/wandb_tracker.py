@@ -13,6 +13,7 @@ from sweeps.spec.settings import TrackingConfig
 if TYPE_CHECKING:
     import wandb
 
+# The name in wandb of each column that is logged.
 LOGGED = {
     col.TRAIN_LOSS: "train/loss",
     col.GRAD_NORM: "train/grad_norm",
@@ -21,7 +22,6 @@ LOGGED = {
     col.TOKENS: "tokens",
     col.TOKENS_PER_S: "tokens_per_s",
 }
-"""The name in wandb of each column that is logged."""
 
 
 class WandbTracker:

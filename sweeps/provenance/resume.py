@@ -12,11 +12,8 @@ from sweeps.spec.load import load_spec
 from sweeps.spec.settings import strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
-MAY_CHANGE = (
-    "notes",
-    *("search.trials", "search.concurrent", "search.slots", "search.hung_after_s"),
-    *("tracking.project", "tracking.wandb"),
-)
+SEARCH_MAY_CHANGE = ("search.trials", "search.concurrent", "search.slots", "search.hung_after_s")
+MAY_CHANGE = (*SEARCH_MAY_CHANGE, "notes", "tracking.project", "tracking.wandb")
 REASON = "so that new trials are comparable with earlier ones"
 REASONS = {"train.steps": "because the schedule of earlier trials ends there and ended trials are final"}
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")

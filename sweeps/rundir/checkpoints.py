@@ -3,8 +3,7 @@
 from contextlib import suppress
 from pathlib import Path
 
-KEPT = 2
-"""Checkpoints kept of a trial. One is not enough: the newest may turn out to be damaged."""
+KEPT = 2  # checkpoints of a trial; one is not enough, because the newest may turn out to be damaged
 QUARANTINED = ".skipped"
 
 

@@ -58,7 +58,7 @@ def end_sweep_if_unwritable(full_disks_only: bool = False) -> Iterator[None]:
 
 
 def _is_storage_error(error: Exception) -> bool:
-    # An error of these libraries can only come after they were imported, so these imports cost nothing then.
+    # Imported here, because most uses of this module need neither.
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 

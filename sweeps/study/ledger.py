@@ -64,11 +64,9 @@ class Ledger:
     """The studies of `spec` in the Optuna storage `storage`.
 
     Example:
-        ledger = Ledger(spec, open_storage(None, folder))
         trial = ledger.ask("xs")
-        for row in Trainer([trial.run], tokens):
-            if ledger.report(trial.id, row) != "running":
-                break
+        while ledger.report(trial.id, train_one_interval(trial.run)) == "running":
+            pass
         ledger.end(trial.id)
     """
 
@@ -120,7 +118,7 @@ class Ledger:
         return self.last_rows.get(col.trial_id(size, number), {})
 
     def _handle(self, size: str, trial: optuna.Trial) -> TrialHandle:
-        """The handle of a trial; its id, run and parameter counts are written to the study."""
+        """The handle of a trial. Writes its id, run and parameter counts to the study."""
         experiment = trial.user_attrs.get(col.EXPERIMENT)
         overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
         run = self.spec.run_for(size, overrides)

@@ -39,12 +39,10 @@ class EarlyStopping:
     """Decides which trials of one study to stop early.
 
     Some of Optuna's pruners write to the study while they decide: successive halving notes which rungs a trial has
-    completed. A driver killed right after that would find the rung completed, but not whether the trial was stopped
-    there. So the pruner works on a copy of the study in memory, and what it noted is written to the study in one
-    transaction with its decision, before the decision is acted on.
+    completed. If a driver were killed right after that, nobody would know whether the trial was stopped there. So the
+    pruner works on a copy of the study in memory, and its notes go to the study in one transaction with its decision.
 
     Example:
-        early_stopping = EarlyStopping(study, known_steps={})
         early_stopping.start(trial)
         early_stopping.report(trial, loss=3.2, step=50)
         if early_stopping.should_stop(trial, step=50):

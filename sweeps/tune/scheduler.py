@@ -17,8 +17,7 @@ from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.trainable import ERROR
 
-PROCESS_STARTS_WITHIN_S = 5.0
-"""Seconds in which Ray starts a process, unless the machine is very busy or has no room for it."""
+PROCESS_STARTS_WITHIN_S = 5.0  # unless the machine is very busy or has no room for it
 
 
 class StudyScheduler(FIFOScheduler):

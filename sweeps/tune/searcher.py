@@ -11,8 +11,7 @@ from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.trainable import KNOWN_STEP, TITLE
 
-MAX_REQUEUES = 5
-"""How often Tune may give up one trial because its proxy's process died, before the trial fails."""
+MAX_REQUEUES = 5  # how often Tune may give up one trial because its proxy's process died, before the trial fails
 
 
 class StudySearcher(Searcher):
@@ -21,7 +20,6 @@ class StudySearcher(Searcher):
     Example:
         searcher = StudySearcher(ledger, engines, callbacks)
         searcher.suggest("tune-id")  # {"trial": "xs-0003", "engine": 0, "known_step": 0, "run": {...}, ...}
-        searcher.on_trial_complete("tune-id")
     """
 
     def __init__(self, ledger: Ledger, engines: WorkerPool, callbacks: Callbacks) -> None:

@@ -58,7 +58,6 @@ class Progress(Callback):
         self._live.stop()
 
     def on_trial_start(self, trial: TrialHandle) -> None:
-        """Show the trial as waiting for its first row."""
         self._running[trial.name] = None
         self._trial_start[trial.name] = time.monotonic()
 
@@ -74,7 +73,6 @@ class Progress(Callback):
             self._console.out(self._summary(), highlight=False)
 
     def on_trial_end(self, trial: TrialHandle) -> None:
-        """Count the trial, and print how it ended."""
         self._running.pop(trial.name, None)
         if trial.status == col.RUNNING:
             return

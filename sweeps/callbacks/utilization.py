@@ -11,10 +11,12 @@ class Utilization(Callback):
     An interval that trained n trials in a program of `width` slots counts for n / width of its time. Only the time from
     the first interval until the last trial started counts, because later there are fewer trials than slots.
 
-    Example:
-        callbacks = Callbacks([utilization := Utilization(engines=1)])
-        ...
-        print(f"engines were used {utilization.share:.0%} of the time")
+    >>> utilization = Utilization(engines=1)
+    >>> interval = {"engine": 0, "width": 2, "began_at": 0.0, "reported_at": 10.0}
+    >>> utilization.on_report(None, {"trial": "xs-0000", **interval})
+    >>> utilization.on_report(None, {"trial": "xs-0001", **interval, "began_at": 10.0, "reported_at": 20.0})
+    >>> utilization.share
+    0.5
     """
 
     def __init__(self, engines: int) -> None:

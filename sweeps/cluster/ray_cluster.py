@@ -17,8 +17,7 @@ from sweeps.cluster.auth import require_token, use_token
 ROOT = Path(__file__).resolve().parents[2]
 
 TRIAL_RESOURCES = {"cpu": 1.0}
-"""What Ray reserves for a trial's proxy. It uses no CPU, but with a fraction or zero the raylet starts and stops worker
-processes endlessly."""
+"""A trial's proxy uses no CPU, but with less than one reserved the raylet starts and stops processes endlessly."""
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,9 @@ class RunFolder:
         except OSError as error:
             rule = f"{self.display} cannot be created ({error.strerror})"
             raise InputError(f"name: {rule}; run from a folder that you can write to") from None
-        lock = filelock.FileLock(self.path / ".lock")
         holder = self.path / ".lock-holder"
         try:
-            held = lock.acquire(timeout=0)
+            held = filelock.FileLock(self.path / ".lock").acquire(timeout=0)
         except filelock.Timeout:
             pid = holder.read_text().strip() if holder.exists() else "unknown"
             rule = f"one writer at a time, and process {pid} is writing"

@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_POINTS = 3
 MAX_GRID = 100_000
-
+MAX_COMBINATIONS = 10_000  # of constrained fields; each is checked, which takes less than 0.1 ms
 CONSTRAINED = ("model.d_model", "model.num_heads", "model.positions")
 """Fields whose values can be valid one by one and invalid together: the heads must divide the width."""
-MAX_COMBINATIONS = 10_000
-"""Limit on the combinations of constrained fields. Each is checked, which takes less than 0.1 ms."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -27,7 +27,7 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.rundir.folder import RunFolder, write_json, write_text
-from sweeps.spec.settings import password_left_out, without_password
+from sweeps.spec.settings import mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 # Ray and Optuna take seconds to import, so each function imports what needs them, after all input has been checked.
@@ -127,7 +127,7 @@ def open_studies(spec: SweepSpec, folder: RunFolder, last_rows: Mapping[str, Row
     from sweeps.study.storage import check_unused, open_storage
 
     url = spec.search.storage
-    label = f"{folder.display}/study.db" if url is None else without_password(url)
+    label = f"{folder.display}/study.db" if url is None else mask_password(url)
     if url is None:
         check_file(folder.study_db, last_rows, label)
     storage = open_storage(url, folder)
@@ -204,7 +204,7 @@ def run_on(
 
 def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> None:
     """Write sweep.yaml, without the password of the storage, and the tokens unless the folder has them."""
-    search = spec.search.model_copy(update={"storage": password_left_out(spec.search.storage)})
+    search = spec.search.model_copy(update={"storage": strip_password(spec.search.storage)})
     write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": search})))
     if not (folder.tokens / "meta.json").exists():
         for unfinished in folder.path.glob(".tokens.*"):  # of a driver that was killed

@@ -9,8 +9,7 @@ from sweeps.study.ledger import TrialHandle
 class Callback:
     """Base class of callbacks, whose methods do nothing: override those that you need. They run in the driver.
 
-    Example::
-
+    Example:
         class PrintLosses(Callback):
             def on_report(self, trial: TrialHandle, row: Row) -> None:
                 print(trial.id, row["step"], row["val_loss"])

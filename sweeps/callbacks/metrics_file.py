@@ -20,15 +20,13 @@ class RowFile(Callback):
 
     A writer that is killed may leave half a line at the end; opening the file again removes it.
 
-    Example::
-
+    Example:
         callbacks = Callbacks([RowFile(folder.metrics)])
     """
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
-        content = path.read_bytes()
-        self._file.truncate(content.rfind(b"\n") + 1)
+        self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
         """Append the row, with its columns in the order of ROW_COLUMNS and null for numbers that are not finite."""
@@ -37,7 +35,6 @@ class RowFile(Callback):
         self._append(f"{line}\n".encode())
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _append(self, line: bytes) -> None:
@@ -70,7 +67,6 @@ def last_rows(path: Path) -> dict[str, Row]:
                 row["val_loss"] = math.nan
             rows[row["trial"]] = row
         except (ValueError, TypeError, KeyError) as error:
-            raise InputError(
-                f"{path}:{number}: must be a report row, but is damaged ({error!r}); restore the file from a copy"
-            ) from None
+            rule = f"must be a report row, but is damaged ({error!r})"
+            raise InputError(f"{path}:{number}: {rule}; restore the file from a copy") from None
     return rows

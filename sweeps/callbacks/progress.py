@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,27 +16,19 @@ from sweeps.study.ledger import TrialHandle
 LINE_EVERY_S = 15.0
 THROUGHPUT_WINDOW_S = 60.0
 
-Best = dict[str, tuple[float, str]]
-"""Lowest validation loss so far and the id of its trial, by size."""
+Best = dict[str, tuple[float, str]]  # lowest validation loss so far and the id of its trial, by size
 
 
 class Progress(Callback):
     """Callback that shows trials done and running, the best loss of each size, tokens/s and the time left.
 
-    Example::
-
+    Example:
         with Progress(Console(), total=16, slots=4, queued=2) as progress:
             callbacks = Callbacks([progress])
     """
 
     def __init__(
-        self,
-        console: Console,
-        total: int,
-        slots: int,
-        queued: int,
-        ended: Iterable[str] = (),
-        best: Best | None = None,
+        self, console: Console, total: int, slots: int, queued: int, ended: Iterable[str] = (), best: Best | None = None
     ) -> None:
         """`slots` trials can train at a time, and `queued` more can wait for a slot.
 
@@ -50,9 +41,8 @@ class Progress(Callback):
         self._running: dict[str, tuple[Row, int] | None] = {}  # newest row and total steps, by the trial's name
         self._trial_start: dict[str, float] = {}
         self._durations: list[float] = []
-        self._counts = dict.fromkeys((col.COMPLETE, col.PRUNED, col.DIVERGED, col.FAILED), 0)
-        for status in ended:
-            self._counts[status] += 1
+        statuses = list(ended)
+        self._counts = {s: statuses.count(s) for s in (col.COMPLETE, col.PRUNED, col.DIVERGED, col.FAILED)}
         self._best: Best = dict(best or {})
         self._tokens: dict[str, int] = {}
         self._arrivals: list[tuple[float, int]] = []
@@ -68,7 +58,6 @@ class Progress(Callback):
         self._live.stop()
 
     def on_trial_start(self, trial: TrialHandle) -> None:
-        """Show the trial as waiting for its first row."""
         self._running[trial.name] = None
         self._trial_start[trial.name] = time.monotonic()
 
@@ -84,17 +73,15 @@ class Progress(Callback):
             self._console.out(self._summary(), highlight=False)
 
     def on_trial_end(self, trial: TrialHandle) -> None:
-        """Count the trial, and print how it ended."""
         self._running.pop(trial.name, None)
         if trial.status == col.RUNNING:
             return
         self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
         self._counts[trial.status] += 1
-        row = trial.last_row
-        if trial.status == col.COMPLETE and row is not None:
-            best = self._best.get(trial.size)
-            if best is None or row["val_loss"] < best[0]:
-                self._best[trial.size] = (row["val_loss"], trial.id)
+        if trial.status == col.COMPLETE and trial.last_row is not None:
+            loss = trial.last_row["val_loss"]
+            if trial.size not in self._best or loss < self._best[trial.size][0]:
+                self._best[trial.size] = loss, trial.id
         # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.
         self._console.out(_end_line(trial), highlight=False)
 
@@ -113,17 +100,17 @@ class Progress(Callback):
 
     def _summary(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
-        parts = [f"{sum(self._counts.values())}/{self._total} trials{f' ({counts})' if counts else ''}"]
         running = min(len(self._running), self._slots)
-        parts.append(f"{running} running")
+        ended = f"{sum(self._counts.values())}/{self._total} trials{f' ({counts})' if counts else ''}"
+        parts = [ended, f"{running} running"]
         queued, idle = len(self._running) - running, self._slots - running
         if idle:
             parts.append(f"{idle} slot{'s' if idle > 1 else ''} idle")
         elif queued:
             parts.append(f"{queued} queued")
         best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
-        parts += [f"best {best or 'none yet'}", f"{self._tokens_per_s():,.0f} tokens/s"]
-        return ", ".join([*parts, f"about {self._time_left()} left"])
+        speed = f"{self._tokens_per_s():,.0f} tokens/s"
+        return ", ".join([*parts, f"best {best or 'none yet'}", speed, f"about {self._time_left()} left"])
 
     def _table(self) -> Group:
         numbers = (Column(name, justify="right") for name in ("step", "train_loss", "val_loss", "lr", "tokens/s"))
@@ -150,5 +137,5 @@ def _end_line(trial: TrialHandle) -> str:
     return f"{trial.name:<8} {trial.status:<8} {detail}{f'  ({params})' if params else ''}"
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value).lower()

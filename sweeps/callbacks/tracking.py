@@ -2,15 +2,11 @@
 
     python -m sweeps.callbacks.tracking wandb runs/quick --project lmsweep --mode offline
 
-The process follows metrics.jsonl and otherwise reads only each trial's run.yaml, so a tracker that raises, hangs or is
-missing cannot affect a trial. It ends when its standard input is closed: by the driver when the sweep ends, or by the
-system when the driver dies. `Tracking` is the driver's side.
+The process follows metrics.jsonl, so a tracker that raises, hangs or is missing cannot affect a trial. It ends when its
+standard input is closed: by the driver when the sweep ends, or by the system when the driver dies.
 
-To add a tracker, for example MLflow or TensorBoard:
-
-1. Write a `Tracker` in a file of its own, as in `sweeps.callbacks.wandb_tracker`, and add it to TRACKERS below.
-2. Give it a field in `TrackingConfig` (`sweeps.spec.settings`) that its `mode` reads.
-3. Test it beside wandb in tests/sweeps/test_tracking.py.
+To add a tracker, write a `Tracker` in a file of its own, as in `sweeps.callbacks.wandb_tracker`, and add it to TRACKERS
+below. Give it a field in `TrackingConfig` (`sweeps.spec.settings`) that its `mode` reads.
 """
 
 import argparse
@@ -58,8 +54,7 @@ TRACKERS: dict[str, type[Tracker]] = {"wandb": WandbTracker}
 class Tracking:
     """The tracker processes of a sweep; none if all trackers are off.
 
-    Example::
-
+    Example:
         tracking = Tracking(folder, spec.tracking)
         print(tracking.finish() or "all rows are logged")
     """
@@ -95,11 +90,11 @@ class Tracking:
             for name, process in self._processes.items():
                 log = f"{self._folder.display}/{name}.log"
                 try:
-                    if process.wait(max(0.0, deadline - time.monotonic())):
-                        problems.append(f"{name} failed; no result is affected (see {log})")
+                    problem = "failed" if process.wait(max(0.0, deadline - time.monotonic())) else None
                 except subprocess.TimeoutExpired:
-                    took = f"did not finish in {wait_s:.0f} s and was stopped"
-                    problems.append(f"{name} {took}; no result is affected (see {log})")
+                    problem = f"did not finish in {wait_s:.0f} s and was stopped"
+                if problem:
+                    problems.append(f"{name} {problem}; no result is affected (see {log})")
         finally:
             # A process is still alive if it took too long, or if the user pressed Ctrl-C while waiting for it.
             for process in self._processes.values():

@@ -1,5 +1,7 @@
 """trials/<id>/ and best/: the config of each trial, and which trials keep their weights."""
 
+from pathlib import Path
+
 from lmcore import columns as col
 from lmcore.config import RunSpec
 from sweeps.callbacks.base import Callback
@@ -14,10 +16,7 @@ KEPT_PER_SIZE = 3
 class TrialFiles(Callback):
     """Callback that writes each trial's config, and keeps the weights of the best three trials of each size.
 
-    The checkpoints themselves are written by the trial's worker.
-
-    Example::
-
+    Example:
         callbacks = Callbacks([TrialFiles(folder, ledger)])
     """
 
@@ -29,8 +28,7 @@ class TrialFiles(Callback):
         """On resume, do for the ended trials what the previous driver may have left undone when it was killed."""
         kept: set[str] = set()
         for size in self._ledger.studies:
-            best = self._ledger.best_run(size)
-            if best is not None:
+            if (best := self._ledger.best_run(size)) is not None:
                 self._write_best(size, best)
             kept.update(self._ledger.ranking(size)[:KEPT_PER_SIZE])
         for trial_id, status in self._ledger.statuses().items():
@@ -40,8 +38,7 @@ class TrialFiles(Callback):
 
     def on_trial_start(self, trial: TrialHandle) -> None:
         """Write trials/<id>/run.yaml, a sweep's file that trains this trial alone."""
-        text = self._single_run_yaml(trial.experiment or trial.id, trial.run)
-        write_text(self._folder.trial(trial.id) / "run.yaml", text)
+        self._write_run(self._folder.trial(trial.id) / "run.yaml", trial.experiment or trial.id, trial.run)
 
     def on_trial_end(self, trial: TrialHandle) -> None:
         """Delete weights that are no longer among the best, and update best/<size>.yaml and error.txt."""
@@ -57,7 +54,7 @@ class TrialFiles(Callback):
             self._write_best(trial.size, trial.run)
 
     def _write_best(self, size: str, run: RunSpec) -> None:
-        write_text(self._folder.best / f"{size}.yaml", self._single_run_yaml(f"best-{size}", run))
+        self._write_run(self._folder.best / f"{size}.yaml", f"best-{size}", run)
 
-    def _single_run_yaml(self, name: str, run: RunSpec) -> str:
-        return dump_yaml(self._ledger.spec.single(name, run))
+    def _write_run(self, path: Path, name: str, run: RunSpec) -> None:
+        write_text(path, dump_yaml(self._ledger.spec.single(name, run)))

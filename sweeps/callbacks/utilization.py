@@ -26,7 +26,6 @@ class Utilization(Callback):
         self._intervals: dict[tuple[int, float], tuple[float, float]] = {}
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        """Record the interval that the row reports."""
         trial_id, interval = row["trial"], (row["engine"], row["began_at"])
         self._started[trial_id] = min(row["began_at"], self._started.get(trial_id, row["began_at"]))
         _, filled = self._intervals.get(interval, (0.0, 0.0))

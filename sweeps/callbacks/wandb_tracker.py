@@ -1,7 +1,4 @@
-"""Weights & Biases as a tracker: one wandb run per trial, all of them in one process.
-
-The module is not called wandb.py, which would stand for the package that it imports.
-"""
+"""Weights & Biases as a tracker: one wandb run per trial, all of them in one process."""
 
 import os
 from pathlib import Path
@@ -16,6 +13,7 @@ from sweeps.spec.settings import TrackingConfig
 if TYPE_CHECKING:
     import wandb
 
+# The name in wandb of each column that is logged.
 LOGGED = {
     col.TRAIN_LOSS: "train/loss",
     col.GRAD_NORM: "train/grad_norm",
@@ -24,14 +22,12 @@ LOGGED = {
     col.TOKENS: "tokens",
     col.TOKENS_PER_S: "tokens_per_s",
 }
-"""The name in wandb of each column that is logged."""
 
 
 class WandbTracker:
     """A `sweeps.callbacks.tracking.Tracker` for wandb.
 
-    Example::
-
+    Example:
         tracker = WandbTracker(RunFolder.named("quick"), "lmsweep", "offline")
         tracker.log(row)
         tracker.close()
@@ -54,14 +50,11 @@ class WandbTracker:
         if config.wandb != "auto":
             return config.wandb
         modes = {"offline": "offline", "online": "online", "disabled": "off", "dryrun": "offline"}
-        from_environment = modes.get(os.environ.get("WANDB_MODE", ""))
-        if from_environment is not None:
-            return from_environment
+        if (mode := os.environ.get("WANDB_MODE", "")) in modes:
+            return modes[mode]
         netrc = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-        has_key = bool(os.environ.get("WANDB_API_KEY")) or (
-            netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
-        )
-        return "online" if has_key else "offline"
+        in_netrc = netrc.is_file() and "api.wandb.ai" in netrc.read_text(errors="replace")
+        return "online" if os.environ.get("WANDB_API_KEY") or in_netrc else "offline"
 
     def log(self, row: Row) -> None:
         """Log a row. A trial's first row opens its wandb run, its last row closes it."""
@@ -78,15 +71,15 @@ class WandbTracker:
     def _open(self, trial: str, size: str) -> "wandb.Run":
         config = read_yaml(self._folder.trial(trial) / "run.yaml").values
         return self._wandb.init(
+            project=self._project,
+            group=self._folder.path.name,
             name=config["name"],
-            config={part: config[part] for part in ("data", "model", "train", "optim")} | {col.TRIAL: trial},
             tags=[size],
+            config={part: config[part] for part in ("data", "model", "train", "optim")} | {col.TRIAL: trial},
+            mode=self._mode,
+            dir=str(self._folder.path),
             reinit="create_new",
             settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
-            dir=str(self._folder.path),
-            project=self._project,
-            mode=self._mode,
-            group=self._folder.path.name,
         )
 
     def close(self) -> None:

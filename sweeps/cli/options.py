@@ -11,7 +11,7 @@ from typing import Any
 
 from lmcore.errors import OneLineParser
 from sweeps.spec.load import FLAGS
-from sweeps.spec.settings import METHODS, SCHEDULERS, without_password
+from sweeps.spec.settings import METHODS, SCHEDULERS, mask_password
 
 SCRIPT = "python sweeps/run.py"
 LOOPBACK = "127.0.0.1"
@@ -195,7 +195,7 @@ def resume_command(options: Options, folder: str, storage: str | None, prog: str
         words.append("--no-dashboard")
     elif options.dashboard_host != LOOPBACK:
         words += ["--dashboard-host", options.dashboard_host]
-    if storage is not None and (shown := without_password(storage)) != storage:
+    if storage is not None and (shown := mask_password(storage)) != storage:
         words += ["--set", f"search.storage={shown}"]
     return shlex.join(words)
 

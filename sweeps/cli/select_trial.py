@@ -28,7 +28,7 @@ from sweeps.cli.trial_options import BEST
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
 from sweeps.rundir.folder import RUNS, RunFolder
 from sweeps.spec.load import load_spec
-from sweeps.spec.settings import without_password
+from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.storage import quiet_optuna
 
@@ -100,7 +100,7 @@ Trials = dict[str, _Trial]
 def _read_trials(spec: SweepSpec, folder: RunFolder) -> Trials:
     """Every trial that has started."""
     url = spec.search.storage
-    label = f"{folder.display}/study.db" if url is None else without_password(url)
+    label = f"{folder.display}/study.db" if url is None else mask_password(url)
     # mode=rw never creates a file. Read-only would not do: SQLite must roll back what a killed sweep left unfinished.
     uri = f"{folder.study_db.resolve().as_uri()}?mode=rw"
     options = {"creator": lambda: sqlite3.connect(uri, uri=True)} if url is None else None

@@ -17,11 +17,10 @@ LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """If 0, as by default on macOS and Windows, Ray's servers listen on the loopback address only."""
 
 
-def secure() -> None:
+def require_token() -> None:
     """Set the environment for a Ray cluster that this process starts: loopback only, with a token.
 
-    Raises:
-        InputError: the token file cannot be written or read.
+    Raises InputError if the token file cannot be written or read.
     """
     os.environ[LOOPBACK_ONLY] = "0"
     # The user may have disabled tokens to join some other cluster; the one started here demands one all the same.
@@ -32,27 +31,18 @@ def secure() -> None:
 
 
 def use_token() -> None:
-    """Present this machine's token, if there is one, to a cluster that somebody else started.
-
-    A cluster started by `ray start` may demand it, and `ray.init(address)` sends none by default.
-    """
+    """Present this machine's token, if there is one, to a cluster that `ray start` started and that may demand it."""
     if os.environ.get("RAY_AUTH_TOKEN") or _token_file().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def check_dashboard_host(host: str) -> None:
-    """Check that a dashboard which other machines can reach demands the token, because it runs any job sent to it.
-
-    Raises:
-        InputError: it demands no token, or `host` is not an address.
-    """
+    """Raise InputError if other machines can reach the dashboard, which runs any job sent to it, without a token."""
     try:
         loopback = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        raise InputError(
-            f"--dashboard-host: must be localhost or an IP address of this machine (got {host}); leave it out, or give "
-            "0.0.0.0 for all"
-        ) from None
+        rule = f"must be localhost or an IP address of this machine (got {host})"
+        raise InputError(f"--dashboard-host: {rule}; leave it out, or give 0.0.0.0 for all") from None
     if not loopback and not _token_required():
         raise InputError(
             f"--dashboard-host: a dashboard that other machines can reach must demand a token (got {host} with "
@@ -65,7 +55,6 @@ def _token_required() -> bool:
 
 
 def _token_file() -> Path:
-    """Where Ray looks for the token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
 
 
@@ -88,7 +77,5 @@ def _create_token(path: Path) -> None:
             os.link(part, path)
         os.unlink(part)
     except OSError as error:
-        raise InputError(
-            f"{path}: Ray's token must be in a file that you own and nobody else can read ({error.strerror}); "
-            "set RAY_AUTH_TOKEN_PATH to one"
-        ) from None
+        rule = f"Ray's token must be in a file that you own and nobody else can read ({error.strerror})"
+        raise InputError(f"{path}: {rule}; set RAY_AUTH_TOKEN_PATH to one") from None

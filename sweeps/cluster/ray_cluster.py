@@ -1,8 +1,4 @@
-"""The Ray cluster of a sweep: starting or joining it, sharing out its devices, and naming its processes.
-
-Only this module asks Ray for devices. Who may connect to a cluster that is started here is settled in
-`sweeps.cluster.auth`.
-"""
+"""The Ray cluster of a sweep: starting or joining it, sharing out its devices, and naming its processes."""
 
 import logging
 import os
@@ -16,37 +12,26 @@ from typing import Any
 from lmcore.config import TrainConfig
 from lmcore.device import Machine, cpu_bfloat16
 from lmcore.errors import InputError
-from sweeps.cluster.auth import secure, use_token
+from sweeps.cluster.auth import require_token, use_token
 
 ROOT = Path(__file__).resolve().parents[2]
 
 TRIAL_RESOURCES = {"cpu": 1.0}
-"""What Ray reserves for a trial's proxy. It uses no CPU, but with a fraction or zero the raylet starts and stops worker
-processes endlessly."""
-LOGICAL_CPUS = 256
-"""CPUs that a Ray started here claims to have: enough for as many trials as anybody would run at a time."""
+"""A trial's proxy uses no CPU, but with less than one reserved the raylet starts and stops processes endlessly."""
 
 
 @dataclass(frozen=True)
 class Cluster:
     """What a sweep may use of a Ray cluster; see `connect`."""
 
-    cpus: int
-    """Logical CPUs, for engines and trials together."""
-    gpus: int
-    """GPUs, each of which can have one engine."""
-    cores: int
-    """CPU cores that engines can keep busy."""
-    memory_bytes: int
-    """Memory that Ray has for its workers."""
-    dashboard_url: str | None
-    """Address of the dashboard; None if it is off."""
-    local: bool
-    """Whether this process started the cluster."""
-    head: str = ""
-    """host:port of Ray's control service."""
-    cpu_bfloat16: bool = False
-    """Whether all of its CPUs are known to have bfloat16 instructions."""
+    cpus: int  # logical CPUs, for engines and trials together
+    gpus: int  # each can have one engine
+    cores: int  # CPU cores that engines can keep busy
+    memory_bytes: int  # memory that Ray has for its workers
+    dashboard_url: str | None  # None if the dashboard is off
+    local: bool  # whether this process started the cluster
+    head: str = ""  # host:port of Ray's control service
+    cpu_bfloat16: bool = False  # whether all of its CPUs are known to have bfloat16 instructions
 
     @property
     def machine(self) -> Machine:
@@ -56,17 +41,15 @@ class Cluster:
     def engines(self, train: TrainConfig) -> int:
         """Number of engines: one per GPU, or one per `train.threads` cores. `train` must be resolved.
 
-        Raises:
-            InputError: there is no room for an engine and a trial.
+        Raises InputError if there is no room for an engine and a trial.
         """
         threads = int(train.threads)
         devices = self.gpus if train.device == "cuda" else self.cores // threads
         engines = min(devices, self.cpus // (threads + 1))  # at least one trial beside each engine
         if engines < 1:
-            raise InputError(
-                f"train.threads: an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs and "
-                f"there are {self.cpus} CPUs with {self.cores} cores, and {self.gpus} GPUs; lower train.threads"
-            )
+            rule = f"an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs"
+            found = f"{self.cpus} CPUs with {self.cores} cores, and {self.gpus} GPUs"
+            raise InputError(f"train.threads: {rule} and there are {found}; lower train.threads")
         return engines
 
     def room_for_trials(self, train: TrainConfig) -> int:
@@ -84,15 +67,11 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
-    the host `dashboard`; None means no dashboard.
+    the host `dashboard`; None means no dashboard. Raises InputError if nothing answers at the address.
 
-    Example::
-
+    Example:
         with connect("head:6379", dashboard=None) as cluster:
             print(cluster.gpus, cluster.engines(spec.train))
-
-    Raises:
-        InputError: nothing answers at that address.
     """
     os.environ["PYTHONPATH"] = python_path()
     # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number of threads.
@@ -101,28 +80,29 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     if address:
         use_token()
     else:
-        secure()
+        require_token()
     # Ray reads the authentication mode once, when it is imported.
     import ray
 
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
-            _check_answers(address)
+            # ray.init would keep trying for many minutes if nothing listens at the address.
+            host, colon, port = address.removeprefix("ray://").rpartition(":")
+            if colon and port.isdecimal():
+                socket.create_connection((host, int(port)), timeout=5).close()
             context = ray.init(address=address, **quiet)
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(
-                f"--address: must be a running Ray cluster, got {address} ({reason}); "
-                "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
-            ) from None
+            rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
+            remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
+            raise InputError(f"--address: {rule}; {remedy}") from None
     else:
         # With address="local" Ray never joins a cluster that somebody else started on this machine.
         context = ray.init(
             address="local",
             include_dashboard=dashboard is not None,
             dashboard_host=dashboard or "127.0.0.1",
-            num_cpus=LOGICAL_CPUS,
+            num_cpus=256,  # as many as it is to claim: enough for all trials that anybody would run at a time
             **quiet,
         )
     try:
@@ -150,18 +130,8 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
-def _check_answers(address: str) -> None:
-    """Raise OSError at once if nothing listens at the address; ray.init would keep trying for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=5).close()
-
-
 def show_in_dashboard(title: str) -> None:
-    """Set the title that Ray's dashboard and `ps` show for this process.
-
-    An actor's own name cannot change, but ours serve one trial after another.
-    """
+    """Set the title that Ray's dashboard and `ps` show for this process; an actor's own name cannot change."""
     from ray._raylet import setproctitle  # type: ignore[attr-defined]
 
     setproctitle(f"ray::{title}")

@@ -1,8 +1,7 @@
 """Ends the processes that a killed driver leaves behind. Two of Ray's agents would otherwise stay for most of a minute.
 
-The reaper is a process of its own that uses only the standard library. Once a second it records the driver's
-descendants. Its standard input is closed when the driver ends; a few seconds later it kills those that still run. It
-needs /proc, so it works on Linux only.
+The reaper is a process of its own that uses only the standard library and /proc (Linux). Once a second it records the
+driver's descendants. Its standard input is closed when the driver ends; a few seconds later it kills those still left.
 """
 
 import os
@@ -16,16 +15,12 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
 
 PERIOD_S = 1.0
-GRACE_S = 4.0
-"""Time for processes to end by themselves, and for wandb's to write what is left."""
+GRACE_S = 4.0  # for processes to end by themselves, and for wandb's to write what is left
 
 
 @contextmanager
 def reaped() -> Iterator[None]:
-    """Kill the processes started in this block (`with reaped(): ...`) if it raises or this process dies.
-
-    A block that ends normally is expected to have ended its own processes, and nothing is killed.
-    """
+    """Kill the processes started in this block (`with reaped(): ...`) if it raises or this process dies."""
     command = [sys.executable, "-I", "-S", __file__]
     # If the reaper held our output open, a program that reads our output to its end would wait for the reaper.
     reaper = Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)

@@ -6,15 +6,16 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from lmcore.corpus.tokens import Tokens
-from sweeps.cluster.ray_cluster import Cluster
+from sweeps.cluster.ray_cluster import ROOT, Cluster
 from sweeps.engine.pool import SlotChoice
-from sweeps.spec.settings import without_password
+from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
 
 PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
@@ -23,18 +24,17 @@ PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "to
 def manifest(
     spec: SweepSpec, tokens: Tokens, cluster: Cluster, peaks: Sequence[float | None], choices: Sequence[SlotChoice]
 ) -> dict[str, Any]:
-    """The manifest of a sweep that starts now.
+    """The manifest of a sweep that starts now. A password in the storage URL is masked, also in `command`.
 
     `peaks` are the measured FLOP/s of each engine's matrix products, None where unknown, and `choices` the number of
-    slots for each size. A password in the storage URL is left out, also of `command`.
+    slots for each size.
 
-    Example::
-
+    Example:
         write_json(folder.manifest, manifest(spec, tokens, cluster, engines.peaks(), engines.choices()))
     """
     arguments, storage = sys.argv[1:], spec.search.storage
     if storage is not None:
-        shown = without_password(storage)
+        shown = mask_password(storage)
         arguments, storage = [argument.replace(storage, shown) for argument in arguments], shown
     return {
         "schema": 1,
@@ -83,26 +83,19 @@ def versions() -> dict[str, str | None]:
     >>> versions()["python"] == platform.python_version()
     True
     """
-    return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # lmsweep itself, run from a checkout
-        return None
+    found: dict[str, str | None] = {"python": platform.python_version()} | dict.fromkeys(PACKAGES)
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):  # lmsweep itself, run from a checkout
+            found[name] = version(name)
+    return found
 
 
 def commit() -> str | None:
-    """The commit of this checkout, followed by `+changes-` and a digest if files differ from it; None without git.
-
-    Results of benchmarks do not count as changes, because they change no code.
-    """
-    root = Path(__file__).resolve().parents[2]
-    files = ["--", ".", ":!tests/bench/results"]
+    """The commit of this checkout, followed by `+changes-` and a digest if files differ from it; None without git."""
+    files = ["--", ".", ":!tests/bench/results"]  # results of benchmarks change no code
     try:
         commit, status, changes = (
-            subprocess.run(["git", "-C", root, *command], capture_output=True, check=True).stdout
+            subprocess.run(["git", "-C", ROOT, *command], capture_output=True, check=True).stdout
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", *files], ["diff", "HEAD", *files])
         )
     except (OSError, subprocess.CalledProcessError):

@@ -9,14 +9,11 @@ from lmcore.errors import InputError
 from lmcore.runfile.paths import show
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_spec
-from sweeps.spec.settings import password_left_out
+from sweeps.spec.settings import strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
-MAY_CHANGE = (
-    "notes",
-    *("search.trials", "search.concurrent", "search.slots", "search.hung_after_s"),
-    *("tracking.project", "tracking.wandb"),
-)
+SEARCH_MAY_CHANGE = ("search.trials", "search.concurrent", "search.slots", "search.hung_after_s")
+MAY_CHANGE = (*SEARCH_MAY_CHANGE, "notes", "tracking.project", "tracking.wandb")
 REASON = "so that new trials are comparable with earlier ones"
 REASONS = {"train.steps": "because the schedule of earlier trials ends there and ended trials are final"}
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
@@ -26,8 +23,7 @@ COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "
 def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> SweepSpec:
     """The spec of the sweep in the folder, with changes as `load_spec` takes them.
 
-    Raises:
-        InputError: a change would make old and new trials incomparable, or there would be fewer trials.
+    Raises InputError if a change would make old and new trials incomparable, or there would be fewer trials.
 
     Example:
         resumed_spec(RunFolder.of_sweep(Path("runs/quick")), ["search.concurrent=2"], trials=32)
@@ -35,59 +31,41 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     begun = load_spec(folder.sweep_yaml).absolute()
     spec = load_spec(folder.sweep_yaml, overrides, **flags).absolute()
     before, after = _flat(begun), _flat(spec)
-    after["search.storage"] = password_left_out(after["search.storage"])  # sweep.yaml keeps none
+    after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none
     for path in before:
         if before[path] != after[path] and path not in MAY_CHANGE:
-            raise InputError(
-                f"{path}: must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])}); "
-                "start a new sweep with another --name"
-            )
+            rule = f"must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])})"
+            raise InputError(f"{path}: {rule}; start a new sweep with another --name")
     for size in spec.size_names:
-        if spec.trials_of(size) < begun.trials_of(size):
-            raise InputError(
-                f"search.trials: must not shrink (got {spec.trials_of(size)} for {size}, which began with "
-                f"{begun.trials_of(size)}); leave it out, or raise it"
-            )
+        now, then = spec.trials_of(size), begun.trials_of(size)
+        if now < then:
+            rule = f"must not shrink (got {now} for {size}, which began with {then})"
+            raise InputError(f"search.trials: {rule}; leave it out, or raise it")
     return spec
 
 
 def resumed_tokens(folder: RunFolder) -> Tokens | None:
-    """The tokens kept in the sweep's folder, or None if there are none.
-
-    Raises:
-        InputError: the tokens are damaged.
-    """
+    """The tokens kept in the sweep's folder, or None if there are none. Raises InputError if they are damaged."""
     return load_tokens(folder.tokens) if (folder.tokens / "meta.json").exists() else None
 
 
 def check_data(folder: RunFolder, tokens: Tokens) -> None:
-    """Refuse tokens other than those that the sweep was begun with.
-
-    Raises:
-        InputError: the manifest records another fingerprint.
-    """
+    """Raise InputError if the manifest records another fingerprint than that of these tokens."""
     recorded = manifest_of(folder).get("data", {}).get("fingerprint", tokens.fingerprint)
     if recorded != tokens.fingerprint:
-        raise InputError(
-            f"{folder.display}/tokens: must have the fingerprint that manifest.json records, {recorded[:12]} "
-            f"(got {tokens.fingerprint[:12]}); restore them from a copy"
-        )
+        rule = f"must have the fingerprint that manifest.json records, {recorded[:12]} (got {tokens.fingerprint[:12]})"
+        raise InputError(f"{folder.display}/tokens: {rule}; restore them from a copy")
 
 
 def manifest_of(folder: RunFolder) -> dict[str, Any]:
-    """The sweep's manifest, or {} if the sweep was stopped before it was written.
-
-    Raises:
-        InputError: manifest.json is damaged.
-    """
+    """The sweep's manifest, or {} if the sweep stopped before it was written. Raises InputError if it is damaged."""
     try:
         return dict(json.loads(folder.manifest.read_text()))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{folder.display}/manifest.json: must be readable JSON, but is not ({error}); restore it from a copy"
-        ) from None
+        rule = f"must be readable JSON, but is not ({error})"
+        raise InputError(f"{folder.display}/manifest.json: {rule}; restore it from a copy") from None
 
 
 def differences(begun: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -1,13 +1,9 @@
-"""The checkpoint files in a trial's folder: their names, and how many are kept. Workers and the driver use this.
-
-What is in a checkpoint is defined in `lmcore.checkpoint`.
-"""
+"""The checkpoint files in a trial's folder: their names, and how many are kept. `lmcore.checkpoint` writes them."""
 
 from contextlib import suppress
 from pathlib import Path
 
-KEPT = 2
-"""Checkpoints kept of a trial. One is not enough: the newest may turn out to be damaged."""
+KEPT = 2  # checkpoints of a trial; one is not enough, because the newest may turn out to be damaged
 QUARANTINED = ".skipped"
 
 

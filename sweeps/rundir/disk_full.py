@@ -1,8 +1,7 @@
 """What ends a sweep when its results cannot be written: a full disk, or a study database that is locked or gone.
 
 This is never the fault of a trial. Ray Tune, however, would take any Exception for the failure of a trial, so
-`end_sweep_if_unwritable` raises an `UnwritableError`, a BaseException, in its place. `sweeps.run` catches it and prints
-its one line. Which disk is full is found out here; making room is up to the user.
+`end_sweep_if_unwritable` raises an `UnwritableError`, a BaseException, in its place; `sweeps.run` prints its one line.
 """
 
 import errno
@@ -22,10 +21,8 @@ class UnwritableError(BaseException):
 
     def __init__(self, reason: str | None, path: Path | None) -> None:
         super().__init__(reason)
-        self.reason = reason
-        """The error in one line; None for a full disk."""
-        self.path = path
-        """The file that could not be written, if known."""
+        self.reason = reason  # the error in one line; None for a full disk
+        self.path = path  # the file that could not be written, if known
 
     def line(self, folder: Path) -> str:
         """The message for the user, in one line; `folder` is the run's folder."""
@@ -38,12 +35,11 @@ class UnwritableError(BaseException):
 def end_sweep_if_unwritable(full_disks_only: bool = False) -> Iterator[None]:
     """Replace errors of writing, to disk or to the studies' database, by UnwritableError. Also a decorator.
 
-    Example::
+    With `full_disks_only` all other errors pass unchanged; use it around code that does more than write.
 
+    Example:
         with end_sweep_if_unwritable():
             study.tell(trial, loss)
-
-    With `full_disks_only` all other errors pass unchanged; use it around code that does more than write.
     """
     try:
         yield
@@ -62,7 +58,7 @@ def end_sweep_if_unwritable(full_disks_only: bool = False) -> Iterator[None]:
 
 
 def _is_storage_error(error: Exception) -> bool:
-    # An error of these libraries can only come after they were imported, so these imports cost nothing then.
+    # Imported here, because most uses of this module need neither.
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -82,22 +78,15 @@ def is_full(error: BaseException | None) -> bool:
 
 def full_line(path: Path) -> str:
     """The message for the full disk that holds `path`: `/mnt (tmpfs, 8.4 MB) is full; free space there`."""
-    while not path.exists():
-        path = path.parent
-    path = path.resolve()
+    path = next(parent for parent in (path, *path.parents) if parent.exists()).resolve()
     mount = next(parent for parent in (path, *path.parents) if os.path.ismount(parent))
-    size = os.statvfs(mount)
-    details = [*_file_system(mount), decimal(size.f_blocks * size.f_frsize)]
-    return f"{mount} ({', '.join(details)}) is full; free space there"
-
-
-def _file_system(mount: Path) -> list[str]:
-    """The type of the file system at a mount point, as a list of one; empty where the system has no /proc."""
-    types: list[str] = []
-    with suppress(OSError):
+    details: list[str] = []
+    with suppress(OSError):  # a system without /proc
         for line in Path("/proc/self/mounts").read_text().splitlines():
             _, mount_point, file_system, *_ = line.split()
             # A later mount at the same point hides the earlier ones.
             if mount_point.encode().decode("unicode_escape") == str(mount):
-                types = [file_system]
-    return types
+                details = [file_system]
+    size = os.statvfs(mount)
+    details.append(decimal(size.f_blocks * size.f_frsize))
+    return f"{mount} ({', '.join(details)}) is full; free space there"

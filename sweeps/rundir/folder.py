@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ class FolderInUseError(Exception):
     """Another process is writing to the folder; the message names it."""
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """`runs/<name>/` and the files in it. The folder, and anything in it, may be a symbolic link.
 
@@ -29,66 +27,30 @@ class RunFolder:
     'metrics.jsonl'
     """
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.sweep_yaml = path / "sweep.yaml"  # the resolved spec
+        self.manifest = path / "manifest.json"  # versions, commit, data fingerprint, seeds and hardware
+        self.study_db = path / "study.db"  # Optuna's studies
+        self.metrics = path / "metrics.jsonl"  # every report row; append-only
+        self.tokens = path / "tokens"  # the tokens that the trials train on
+        self.best = path / "best"  # one config per size, which trains the winner
+        self.wandb = path / "wandb"  # wandb's offline files
+        self.tune = path / ".tune"  # what Ray Tune writes; nothing in it is needed later
 
     @classmethod
     def of_sweep(cls, path: Path) -> "RunFolder":
-        """The folder of an existing sweep.
-
-        Raises:
-            InputError: there is no sweep at `path`.
-        """
+        """The folder of an existing sweep. Raises InputError if there is none at `path`."""
         folder = cls(path.absolute())
         if not folder.sweep_yaml.is_file():
-            raise InputError(
-                f"--resume: must be the folder of a sweep, with its sweep.yaml (got {path}); give runs/<name>"
-            )
+            rule = f"must be the folder of a sweep, with its sweep.yaml (got {path})"
+            raise InputError(f"--resume: {rule}; give runs/<name>")
         return folder
 
     @classmethod
     def named(cls, name: str) -> "RunFolder":
         """The folder runs/<name> in the working directory. `SweepSpec` has checked that the name stays inside runs/."""
         return cls((RUNS / name).absolute())
-
-    @property
-    def sweep_yaml(self) -> Path:
-        """The resolved spec."""
-        return self.path / "sweep.yaml"
-
-    @property
-    def manifest(self) -> Path:
-        """Versions, commit, data fingerprint, seeds and hardware."""
-        return self.path / "manifest.json"
-
-    @property
-    def study_db(self) -> Path:
-        """Optuna's studies."""
-        return self.path / "study.db"
-
-    @property
-    def metrics(self) -> Path:
-        """Every report row; append-only."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def tokens(self) -> Path:
-        """The tokens that the trials train on."""
-        return self.path / "tokens"
-
-    @property
-    def best(self) -> Path:
-        """One config per size, which trains the winner."""
-        return self.path / "best"
-
-    @property
-    def wandb(self) -> Path:
-        """wandb's offline files."""
-        return self.path / "wandb"
-
-    @property
-    def tune(self) -> Path:
-        """What Ray Tune writes; nothing in it is needed later."""
-        return self.path / ".tune"
 
     def trial(self, trial_id: str) -> Path:
         """A trial's config and newest checkpoints."""
@@ -103,30 +65,25 @@ class RunFolder:
     def claimed(self, resume: bool = False) -> Iterator[None]:
         """Create the folder and lock it for this process. The lock is released when the process ends, however it ends.
 
-        Raises:
-            InputError: the folder cannot be created, or holds a sweep that is not to be resumed.
-            FolderInUseError: another process has locked it.
+        Raises InputError if the folder cannot be created or holds a sweep that is not to be resumed, and
+        FolderInUseError if another process has locked it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             rule = f"{self.display} cannot be created ({error.strerror})"
             raise InputError(f"name: {rule}; run from a folder that you can write to") from None
-        lock = filelock.FileLock(self.path / ".lock")
         holder = self.path / ".lock-holder"
         try:
-            held = lock.acquire(timeout=0)
+            held = filelock.FileLock(self.path / ".lock").acquire(timeout=0)
         except filelock.Timeout:
             pid = holder.read_text().strip() if holder.exists() else "unknown"
-            raise FolderInUseError(
-                f"{self.display}: one writer at a time, and process {pid} is writing; wait, or choose another --name"
-            ) from None
+            rule = f"one writer at a time, and process {pid} is writing"
+            raise FolderInUseError(f"{self.display}: {rule}; wait, or choose another --name") from None
         with held:
             if self.sweep_yaml.exists() and not resume:
-                raise InputError(
-                    f"name: each sweep has a folder of its own, and {self.display} holds a sweep already; "
-                    f"continue it with --resume {self.display}, or choose another --name"
-                )
+                rule = f"each sweep has a folder of its own, and {self.display} holds a sweep already"
+                raise InputError(f"name: {rule}; continue it with --resume {self.display}, or choose another --name")
             holder.write_text(f"{os.getpid()}\n")
             yield
 

@@ -1,7 +1,6 @@
 """Builds a `SweepSpec` from a YAML file, then `--set`, then flags; later ones win.
 
-Every error is one line that names the file and line, or the option, that the wrong value came from. YAML's own rules
-are in `lmcore.runfile.yaml_file`, those of a sweep in `sweeps.spec.sweep_spec`.
+Every error is one line that names the file and line, or the option, that the wrong value came from.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,17 +35,13 @@ FLAGS = {
 
 
 def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
-    """Read a sweep's YAML file, then apply `--set` texts (`a.b=value`), then flags (see FLAGS).
+    """Read a sweep's YAML file, then apply `--set` texts (`a.b=value`), then flags (see FLAGS; None means not given).
 
-    Flags that are None were not given. A path that `--set` gives a value is removed from the space. A sweep without a
-    name is named after its file.
+    A path that `--set` gives a value is removed from the space. A sweep without a name is named after its file. Raises
+    InputError if the file or an option is wrong.
 
-    Example::
-
+    Example:
         spec = load_spec("configs/quick.yaml", ["optim.lr=1e-3"], trials=8)
-
-    Raises:
-        InputError: the file or an option is wrong; the message names which.
     """
     source = yaml_file.read_yaml(path)
     known = {**dict.fromkeys(SweepSpec.model_fields, REQUIRED), **SETTABLE}
@@ -76,21 +71,16 @@ def _put(draft: dict[str, Any], path: str, value: Any) -> None:
     section, dot, name = path.partition(".")
     if path not in SETTABLE and not (section == "space" and dot):
         raise unknown(path, SETTABLE)
-    if not dot:
-        draft[path] = value
-        return
-    values = draft.setdefault(section, {})
+    values = draft.setdefault(section, {}) if dot else draft
     if not isinstance(values, dict):
         raise FieldError(section, f"must be a mapping of field names to values (got {show(values)})")
-    values[name] = value
+    values[name if dot else path] = value
 
 
 def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
     """Remove the paths that were set from the space and return notes about it. FieldError if one has no effect."""
     notes = []
-    for path in paths:
-        if path not in RUN_DEFAULTS:
-            continue
+    for path in (path for path in paths if path in RUN_DEFAULTS):
         if isinstance(draft.get("space"), dict) and path in draft["space"]:
             del draft["space"][path]
             notes.append(f"{path} is set and therefore not searched")

@@ -1,8 +1,6 @@
-"""The sections `search:` and `tracking:` of a sweep's file.
+"""The sections `search:` and `tracking:` of a sweep's file, and what of a storage URL is shown and kept.
 
-`search.storage` may hold a database password. The functions below decide what of that URL is shown to the user, what is
-kept in sweep.yaml, and how a relative SQLite path is made absolute. Opening the database is the job of
-`sweeps.study.storage`; Optuna is not imported here.
+`sweeps.study.storage` opens the database; Optuna is not imported here.
 """
 
 import re
@@ -86,19 +84,19 @@ def absolute_url(url: str | None) -> str | None:
     return f"{found[1]}{Path(found[2]).absolute()}{found[3] or ''}" if found else url
 
 
-def without_password(url: str) -> str:
-    """The URL to show to the user: `***` replaces a password. Text that is not a URL is returned unchanged.
+def mask_password(url: str) -> str:
+    """The URL to show to the user, with `***` in place of a password. Text that is not a URL is returned unchanged.
 
-    >>> without_password("postgresql://ann:s3cret@db.example/sweeps")
+    >>> mask_password("postgresql://ann:s3cret@db.example/sweeps")
     'postgresql://ann:***@db.example/sweeps'
     """
     return _replace_password(url, "***").replace("%2A%2A%2A", "***")
 
 
-def password_left_out(url: str | None) -> str | None:
-    """The URL to write to sweep.yaml: a password is removed, so that the user must give it again on resume.
+def strip_password(url: str | None) -> str | None:
+    """The URL to write to sweep.yaml, without a password: the user must give it again on resume.
 
-    >>> password_left_out("postgresql://ann:s3cret@db.example/sweeps")
+    >>> strip_password("postgresql://ann:s3cret@db.example/sweeps")
     'postgresql://ann@db.example/sweeps'
     """
     return None if url is None else _replace_password(url, None)

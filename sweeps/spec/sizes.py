@@ -1,7 +1,4 @@
-"""Sizes and experiments: named overrides of the base run.
-
-Which fields they may override is checked in `sweeps.spec.sweep_spec`.
-"""
+"""Sizes and experiments: named overrides of the base run. `sweeps.spec.sweep_spec` checks what they override."""
 
 import re
 from collections.abc import Sequence
@@ -38,7 +35,6 @@ class _Variant(Config):
 
     @property
     def overrides(self) -> dict[str, Any]:
-        """Values by dotted path."""
         return dict(self.model_extra or {})
 
 

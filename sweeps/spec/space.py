@@ -1,8 +1,7 @@
 """The search space: a range or a list of choices for each dotted path.
 
-Entries are parsed and checked here, converted to Optuna's distributions, and laid out as a grid. Whether the runs that
-a space leads to are valid is checked in `sweeps.spec.sweep_spec`, which knows the runs. Optuna is imported only when
-distributions are asked for.
+Entries are checked here, converted to Optuna's distributions, and laid out as a grid. `sweeps.spec.sweep_spec` checks
+the runs that they lead to. Optuna is imported only when distributions are asked for.
 """
 
 import itertools
@@ -22,11 +21,9 @@ if TYPE_CHECKING:
 
 DEFAULT_POINTS = 3
 MAX_GRID = 100_000
-
+MAX_COMBINATIONS = 10_000  # of constrained fields; each is checked, which takes less than 0.1 ms
 CONSTRAINED = ("model.d_model", "model.num_heads", "model.positions")
 """Fields whose values can be valid one by one and invalid together: the heads must divide the width."""
-MAX_COMBINATIONS = 10_000
-"""Limit on the combinations of constrained fields. Each is checked, which takes less than 0.1 ms."""
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -121,14 +118,13 @@ def check_entry(path: str, entry: Entry) -> None:
     if takes_integers(path):
         for name, value in (("low", entry.low), ("high", entry.high), ("step", entry.step)):
             if value is not None and not value.is_integer():
-                rule = f"must be an integer, as {path} is one (got {value:g})"
-                raise FieldError(f"space.{path}.{name}", f"{rule}; round it")
+                rule = f"must be an integer, as {path} is one (got {value:g}); round it"
+                raise FieldError(f"space.{path}.{name}", rule)
 
 
 def takes_integers(path: str) -> bool:
     """Whether the field at `path` takes integers and no other numbers."""
-    kinds = plain_types(path)
-    return int in kinds and float not in kinds
+    return {int, float} & set(plain_types(path)) == {int}
 
 
 def distributions(space: Mapping[str, Entry]) -> dict[str, "BaseDistribution"]:
@@ -140,8 +136,7 @@ def distributions(space: Mapping[str, Entry]) -> dict[str, "BaseDistribution"]:
         if isinstance(entry, Choices):
             result[path] = CategoricalDistribution(entry.choices)
         elif takes_integers(path):
-            step = 1 if entry.step is None else int(entry.step)
-            result[path] = IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=step)
+            result[path] = IntDistribution(int(entry.low), int(entry.high), log=entry.log, step=int(entry.step or 1))
         else:
             result[path] = FloatDistribution(entry.low, entry.high, log=entry.log, step=entry.step)
     return result
@@ -172,11 +167,10 @@ def check_grid(space: Mapping[str, Entry]) -> None:
 
 def grid(space: Mapping[str, Entry]) -> list[dict[str, Any]]:
     """Every combination of the entries' grid values; the last entry varies fastest."""
-    values = [grid_values(path, entry) for path, entry in space.items()]
-    return [dict(zip(space, combination, strict=True)) for combination in itertools.product(*values)]
+    return _product({path: grid_values(path, entry) for path, entry in space.items()})
 
 
-def limited(grid: Sequence[dict[str, Any]], n: int, seed: int) -> list[dict[str, Any]]:
+def sample_grid(grid: Sequence[dict[str, Any]], n: int, seed: int) -> list[dict[str, Any]]:
     """At most n points of the grid, drawn without replacement and kept in the grid's order."""
     if n >= len(grid):
         return list(grid)
@@ -200,8 +194,7 @@ def corners(space: Mapping[str, Entry]) -> Iterator[dict[str, Any]]:
     how many). Every other field then varies alone, over all of its choices or both ends of its range.
     """
     together = {path: _all_values(entry) for path, entry in space.items() if path in CONSTRAINED}
-    for values in itertools.product(*together.values()):
-        yield dict(zip(together, values, strict=True))
+    yield from _product(together)
     first = {path: values[0] for path, values in together.items()}
     for path, entry in space.items():
         if path not in together:
@@ -214,6 +207,10 @@ def part_of_entry(entry: Entry, value: Any) -> str:
     if isinstance(entry, Choices):
         return "choices"
     return {entry.low: "low", entry.high: "high"}.get(value, "")
+
+
+def _product(values: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(values, combination, strict=True)) for combination in itertools.product(*values.values())]
 
 
 def _exact(number: float) -> Decimal:
@@ -238,8 +235,7 @@ def _between(entry: Range, fraction: float) -> float:
         value = math.exp(math.log(entry.low) * (1 - fraction) + math.log(entry.high) * fraction)
     else:
         value = entry.low * (1 - fraction) + entry.high * fraction
-    # Rounded to twelve digits, so that the middle of 3e-4 and 3e-2 reads 0.003 in every table. Rounding can leave a
-    # range that is one ulp wide, hence the clamp.
+    # Rounded, so that the middle of 3e-4 and 3e-2 is 0.003. Rounding can leave a range one ulp wide, hence the clamp.
     return min(max(float(f"{value:.12g}"), entry.low), entry.high)
 
 

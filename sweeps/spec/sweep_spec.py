@@ -1,9 +1,7 @@
 """`SweepSpec`: what a sweep trains and how it searches, frozen and validated before anything is spent.
 
 Validation is eager: every size, every extreme value of the space and every experiment must make a valid run, so that no
-trial fails an hour later because of its config. Neither torch nor Optuna is imported. `sweeps.spec.load` builds a spec
-from a file and a command line; the entries of the space are in `sweeps.spec.space`, sizes and experiments in
-`sweeps.spec.sizes`, the settings of the search in `sweeps.spec.settings`.
+trial fails an hour later because of its config. Neither torch nor Optuna is imported.
 """
 
 import os
@@ -60,8 +58,8 @@ class SweepSpec(Config):
     def _valid_as_a_whole(self) -> Self:
         if self.vocab_size_known and self.data.vocab_size is not None:
             self._check_vocab_size(self.data.vocab_size)
-        for section in ("sizes", "experiments"):
-            check_unique_names(section, getattr(self, section))
+        check_unique_names("sizes", self.sizes)
+        check_unique_names("experiments", self.experiments)
         self._check_paths()
         self._check_runs()
         self._check_search()
@@ -83,11 +81,7 @@ class SweepSpec(Config):
         return "vocab_size" in self.model.model_fields_set
 
     def with_vocab_size(self, vocab_size: int) -> "SweepSpec":
-        """This spec for data with a vocabulary of `vocab_size` tokens. A larger model.vocab_size is kept.
-
-        Raises:
-            FieldError: model.vocab_size was set to a smaller number.
-        """
+        """This spec for data with a vocabulary of `vocab_size` tokens. FieldError if model.vocab_size is smaller."""
         if self.vocab_size_known:
             self._check_vocab_size(vocab_size)
             return self
@@ -96,11 +90,10 @@ class SweepSpec(Config):
 
     def single(self, name: str, run: RunSpec) -> "SweepSpec":
         """A sweep called `name` that trains `run` alone, to its end."""
-        search = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
+        once = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
         alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": ()}
-        return SweepSpec.model_validate(
-            {**dict(self), **dict(run), **alone, "search": {**self.search.model_dump(), **search}}
-        )
+        search = {**self.search.model_dump(), **once}
+        return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search})
 
     def absolute(self) -> "SweepSpec":
         """This spec with absolute paths to its data and studies, valid from any working directory."""
@@ -115,12 +108,7 @@ class SweepSpec(Config):
         return {experiment.name: experiment.overrides for experiment in self.experiments}[name]
 
     def run_for(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
-        """The run of one trial: the base run, then the size's overrides, then the trial's.
-
-        Raises:
-            KeyError: there is no such size.
-            FieldError: the run is not valid.
-        """
+        """The run of one trial: the base run, then the size's overrides, then the trial's. FieldError if not valid."""
         return apply(self.base, {**self._size_overrides(size_name), **overrides})
 
     def study_name(self, size_name: str) -> str:
@@ -133,16 +121,12 @@ class SweepSpec(Config):
 
     def trials_of(self, size_name: str) -> int:
         """Number of trials of one size: its share of search.trials, but no more than a grid or list has."""
-        listed: int | None = None
-        if self.search.method == "experiments":
-            listed = len(self.experiments)
-        elif self.search.method == "grid":
-            listed = len(spaces.grid(self.space))
-        if listed is not None and self.search.trials is None:
-            return listed
         total, sizes = self.search.trials or DEFAULT_TRIALS, self.size_names
-        dealt = total // len(sizes) + (sizes.index(size_name) < total % len(sizes))
-        return dealt if listed is None else min(dealt, listed)
+        share = total // len(sizes) + (sizes.index(size_name) < total % len(sizes))
+        if self.search.method not in ("experiments", "grid"):
+            return share
+        listed = len(self.experiments if self.search.method == "experiments" else spaces.grid(self.space))
+        return listed if self.search.trials is None else min(share, listed)
 
     def startup_trials(self, size_name: str) -> int:
         """Number of random trials of one size before its model-based search starts."""
@@ -154,9 +138,8 @@ class SweepSpec(Config):
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
 
     def _size_overrides(self, size_name: str) -> dict[str, Any]:
-        if not self.sizes and size_name == ONLY_SIZE:
-            return {}
-        return {size.name: size.overrides for size in self.sizes}[size_name]
+        overrides = {size.name: size.overrides for size in self.sizes} or {ONLY_SIZE: {}}
+        return overrides[size_name]
 
     def _check_vocab_size(self, vocab_size: int) -> None:
         if self.model.vocab_size < vocab_size:
@@ -164,21 +147,18 @@ class SweepSpec(Config):
             raise FieldError("model.vocab_size", f"{rule}; raise it, or leave it out")
 
     def _check_paths(self) -> None:
-        """Every path must name a field that may vary, and no size may set a field that is searched.
-
-        Experiments may set it, because a sweep either searches the space or runs the experiments.
-        """
+        """Every path must name a field that may vary, and no size (but any experiment) may set one that is searched."""
         for path, entry in self.space.items():
             _check_may_vary("space", f"space.{path}", path)
             spaces.check_entry(path, entry)
         spaces.check_combinations(self.space)
-        for section in ("sizes", "experiments"):
-            for variant in getattr(self, section):
-                for path, value in variant.overrides.items():
-                    place = f"{section}.{variant.name}.{path}"
-                    _check_may_vary(section, place, path)
-                    if section == "sizes" and path in self.space:
-                        raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
+        for variant in (*self.sizes, *self.experiments):
+            section = "sizes" if isinstance(variant, Size) else "experiments"
+            for path, value in variant.overrides.items():
+                place = f"{section}.{variant.name}.{path}"
+                _check_may_vary(section, place, path)
+                if section == "sizes" and path in self.space:
+                    raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
 
     def _check_runs(self) -> None:
         """Every size must make a valid run, also with every corner of the space and with every experiment."""
@@ -226,7 +206,7 @@ def dump_yaml(spec: SweepSpec) -> str:
 
 
 def _apply_listed(run: RunSpec, overrides: Mapping[str, Any], place: str) -> RunSpec:
-    """The run with the overrides of a size or experiment, whose errors are located at its place in the file."""
+    """The run with the overrides of a size or experiment. Errors name its place in the file."""
     return apply_at(run, overrides, {path: f"{place}.{path}" for path in overrides}, place)
 
 

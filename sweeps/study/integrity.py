@@ -1,7 +1,6 @@
 """Checks before a resume: study.db is undamaged, and the studies and metrics.jsonl know the same trials.
 
-Without them Optuna would create empty studies in place of a missing file, and the sweep would start over. A transaction
-that a killed driver left open is SQLite's own affair: it rolls it back when the file is opened.
+Without them Optuna would create empty studies in place of a missing file, and the sweep would start over.
 """
 
 import math
@@ -22,16 +21,11 @@ RESTORE = "restore it from a copy"
 
 
 def check_file(path: Path, rows: Mapping[str, Row], label: str) -> None:
-    """Refuse a SQLite file that is damaged, foreign, or missing although metrics.jsonl has rows.
-
-    Without rows the file may be missing: the sweep was stopped before it was made.
+    """Raise InputError if a SQLite file is damaged, foreign, or missing although metrics.jsonl has rows.
 
     Args:
         rows: the last row of each trial (`sweeps.callbacks.metrics_file.last_rows`).
         label: what to call the file in the message.
-
-    Raises:
-        InputError: the file is refused.
 
     Example:
         check_file(folder.study_db, last_rows(folder.metrics), "runs/quick/study.db")
@@ -53,15 +47,9 @@ def check_file(path: Path, rows: Mapping[str, Row], label: str) -> None:
 
 
 def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Mapping[str, Row], label: str) -> None:
-    """Refuse studies that lack rows of metrics.jsonl (an old copy), or have ended trials without rows there.
+    """Raise InputError if the studies lack rows of metrics.jsonl (an old copy), or ended trials have no rows there.
 
-    Args:
-        storage: holds the studies of `spec`.
-        rows: the last row of each trial (`sweeps.callbacks.metrics_file.last_rows`).
-        label: what to call the database in the message.
-
-    Raises:
-        InputError: the studies or metrics.jsonl are refused.
+    `rows` and `label` are as in `check_file`.
     """
     trials: dict[str, FrozenTrial] = {}
     for size in spec.size_names:
@@ -78,8 +66,9 @@ def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Ma
                 raise InputError(f"{label}: must have the loss of {name}, which is complete, but has none; {RESTORE}")
     for name, row in rows.items():
         if name not in trials:
-            rule = "must hold every trial that has rows in metrics.jsonl"
-            raise InputError(f"{label}: {rule}, but lacks {name}; {RESTORE}")
+            raise InputError(
+                f"{label}: must hold every trial that has rows in metrics.jsonl, but lacks {name}; {RESTORE}"
+            )
         step = row[col.STEP]
         if math.isfinite(row[col.VAL_LOSS]) and step not in trials[name].intermediate_values:
             raise InputError(f"{label}: must have the loss of {name} at step {step}, as metrics.jsonl has; {RESTORE}")

@@ -9,8 +9,6 @@ The studies are the sweep's only memory. What Optuna is told about a trial:
 | pruned   | PRUNED       | none is told; Optuna shows the last intermediate value                    |
 | diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
 | failed   | FAIL         | none; the error message is an attribute                                   |
-
-Ray is not used here: `sweeps.tune.searcher` and `sweeps.tune.scheduler` connect the ledger to Tune.
 """
 
 import bisect
@@ -24,7 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.columns import Row
-from lmcore.config import ModelConfig, RunSpec
+from lmcore.config import RunSpec
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
@@ -33,8 +31,6 @@ from sweeps.study.open_study import open_study
 from sweeps.study.samplers import complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping
 from sweeps.study.storage import running_trial
-
-CONSTRAINT = "diverged"
 
 
 @dataclass
@@ -53,12 +49,9 @@ class TrialHandle:
     trial: optuna.Trial
     last_row: Row | None = None
     status: str = col.RUNNING
-    message: str | None = None
-    """Why it diverged or failed, in one line."""
-    error: str | None = None
-    """The whole text of the error that it failed with."""
-    requeues: int = 0
-    """How often it went back to the queue."""
+    message: str | None = None  # why it diverged or failed, in one line
+    error: str | None = None  # the whole text of the error that it failed with
+    requeues: int = 0  # how often it went back to the queue
 
     @property
     def name(self) -> str:
@@ -71,18 +64,15 @@ class Ledger:
     """The studies of `spec` in the Optuna storage `storage`.
 
     Example:
-        ledger = Ledger(spec, open_storage(None, folder))
         trial = ledger.ask("xs")
-        for row in Trainer([trial.run], tokens):
-            if ledger.report(trial.id, row) != "running":
-                break
+        while ledger.report(trial.id, train_one_interval(trial.run)) == "running":
+            pass
         ledger.end(trial.id)
     """
 
     spec: SweepSpec
     storage: optuna.storages.BaseStorage
-    last_rows: Mapping[str, Row] = field(default_factory=dict)
-    """On resume: each trial's last row from metrics.jsonl."""
+    last_rows: Mapping[str, Row] = field(default_factory=dict)  # on resume: each trial's last row from metrics.jsonl
     live: dict[str, TrialHandle] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,20 +85,17 @@ class Ledger:
         self._asked = {size: sum(t.state is not TrialState.WAITING for t in trials[size]) for size in trials}
         self._complete = {size: _complete_trials(trials[size]) for size in trials}
         self._early_stopping: dict[str, EarlyStopping] = {}
-        self._unfinished: dict[str, list[TrialHandle]] = {}
+        self._unfinished: dict[str, list[TrialHandle]] = {size: [] for size in self.studies}
         for size, study in self.studies.items():
             last_steps = {t.number: self._last_row(size, t.number).get(col.STEP, 0) for t in trials[size]}
             self._early_stopping[size] = EarlyStopping(study, last_steps)
-            self._unfinished[size] = []
             for frozen in trials[size]:
                 if frozen.state is TrialState.RUNNING:
                     self._resume_trial(size, frozen)
 
     def _resume_trial(self, size: str, frozen: FrozenTrial) -> None:
         """Put a trial that an earlier driver left RUNNING in the queue, or end it if its last row has ended it."""
-        study = self.studies[size]
-        study.sampler = sampler_for(self.spec.search, size, frozen.number, self.spec.startup_trials(size))
-        trial = running_trial(study, self.storage, frozen.number)
+        trial = running_trial(self._study_with_sampler(size, frozen.number), self.storage, frozen.number)
         complete_suggestion(trial, self._space)
         handle = self._handle(size, trial)
         handle.last_row = self._last_row(size, frozen.number) or None
@@ -122,11 +109,16 @@ class Ledger:
         self.live[handle.id] = handle
         self.end(handle.id)
 
+    def _study_with_sampler(self, size: str, number: int) -> optuna.Study:
+        """The study of `size`, with the sampler for the trial of this number."""
+        self.studies[size].sampler = sampler_for(self.spec.search, size, number, self.spec.startup_trials(size))
+        return self.studies[size]
+
     def _last_row(self, size: str, number: int) -> Row:
         return self.last_rows.get(col.trial_id(size, number), {})
 
     def _handle(self, size: str, trial: optuna.Trial) -> TrialHandle:
-        """The handle of a trial; its id, run and parameter counts are written to the study."""
+        """The handle of a trial. Writes its id, run and parameter counts to the study."""
         experiment = trial.user_attrs.get(col.EXPERIMENT)
         overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
         run = self.spec.run_for(size, overrides)
@@ -135,7 +127,9 @@ class Ledger:
             # Few and large attributes: each is a transaction of its own, some milliseconds with SQLite.
             trial.set_user_attr(col.TRIAL, handle.id)
             trial.set_user_attr(col.RUN, run.model_dump())
-            trial.set_user_attr(col.COUNTS, _counts(run.model))
+            counts = count_parameters(run.model)
+            values = estimate_parameters(run.model), counts.total, counts.non_embedding, flops_per_token(run.model)
+            trial.set_user_attr(col.COUNTS, dict(zip(col.COUNT_COLUMNS, values, strict=True)))
         return handle
 
     @property
@@ -150,9 +144,7 @@ class Ledger:
         if self._unfinished[size]:
             handle = self._unfinished[size].pop(0)
         else:
-            study = self.studies[size]
-            study.sampler = sampler_for(self.spec.search, size, self._asked[size], self.spec.startup_trials(size))
-            handle = self._handle(size, study.ask(self._space))
+            handle = self._handle(size, self._study_with_sampler(size, self._asked[size]).ask(self._space))
             self._early_stopping[size].start(handle.trial)
             self._asked[size] += 1
         self.live[handle.id] = handle
@@ -184,12 +176,7 @@ class Ledger:
         self._unfinished[handle.size].insert(0, handle)
 
     def fail(self, trial_id: str, message: str, error: str) -> None:
-        """Note that a trial raised an error; `end` tells the study.
-
-        Args:
-            message: the line that names the error.
-            error: the whole text.
-        """
+        """Note that a trial raised `error`, of which `message` is the line that names it; `end` tells the study."""
         handle = self.live[trial_id]
         handle.status, handle.message, handle.error = col.FAILED, message, error
 
@@ -206,25 +193,16 @@ class Ledger:
             trial.set_user_attr(col.MESSAGE, handle.message)
         trial.set_user_attr(col.STATUS, handle.status)
         if handle.status != col.FAILED:
-            trial.set_constraint(CONSTRAINT, 1.0 if handle.status == col.DIVERGED else 0.0)
-        self._tell(handle)
-        return handle
-
-    def _tell(self, handle: TrialHandle) -> None:
-        """The row of the module's table for this status."""
-        value, state = None, TrialState.COMPLETE
-        if handle.status == col.FAILED:
-            state = TrialState.FAIL
-        elif handle.status == col.PRUNED:
-            state = TrialState.PRUNED
-        elif handle.status == col.DIVERGED:
-            value = math.inf
-        else:
+            trial.set_constraint("diverged", 1.0 if handle.status == col.DIVERGED else 0.0)
+        value = math.inf if handle.status == col.DIVERGED else None
+        if handle.status == col.COMPLETE:
             assert handle.last_row is not None
             value = handle.last_row[col.VAL_LOSS]
-            bisect.insort(self._complete[handle.size], (value, handle.trial.number, handle.id))
-        self.studies[handle.size].tell(handle.trial, value, state)
-        self._early_stopping[handle.size].tell(handle.trial, value, state)
+            bisect.insort(self._complete[handle.size], (value, trial.number, handle.id))
+        state = {col.FAILED: TrialState.FAIL, col.PRUNED: TrialState.PRUNED}.get(handle.status, TrialState.COMPLETE)
+        self.studies[handle.size].tell(trial, value, state)
+        self._early_stopping[handle.size].tell(trial, value, state)
+        return handle
 
     def ranking(self, size: str) -> list[str]:
         """Ids of the complete trials of `size`, best first, without diverged ones."""
@@ -244,8 +222,8 @@ class Ledger:
         """The run of the best complete trial of `size`, or None if there is none."""
         if not self._complete[size]:
             return None
-        _, number, _ = self._complete[size][0]
-        return RunSpec.model_validate(self.studies[size].get_trials(deepcopy=False)[number].user_attrs[col.RUN])
+        best = self.studies[size].get_trials(deepcopy=False)[self._complete[size][0][1]]
+        return RunSpec.model_validate(best.user_attrs[col.RUN])
 
     def statuses(self) -> dict[str, str]:
         """Status by trial id of every trial that was handed out."""
@@ -275,9 +253,3 @@ def _complete_trials(trials: list[FrozenTrial]) -> list[tuple[float, int, str]]:
         for t in trials
         if t.state is TrialState.COMPLETE and t.user_attrs[col.STATUS] == col.COMPLETE
     )
-
-
-def _counts(model: ModelConfig) -> dict[str, int]:
-    count = count_parameters(model)
-    values = (estimate_parameters(model), count.total, count.non_embedding, flops_per_token(model))
-    return dict(zip(col.COUNT_COLUMNS, values, strict=True))

@@ -1,12 +1,9 @@
 """Creates the study of one size, or opens it again, with a pruner and with the trials that a config lists enqueued."""
 
-from typing import Any
-
 import optuna
-from optuna.trial import FrozenTrial
 
 from lmcore import columns as col
-from sweeps.spec.space import grid, limited
+from sweeps.spec.space import grid, sample_grid
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.schedulers import pruner_for
 
@@ -30,16 +27,12 @@ def open_study(spec: SweepSpec, size: str, storage: optuna.storages.BaseStorage)
     )
     queued = study.get_trials(deepcopy=False)
     if search.method == "grid":
-        taken = [_enqueued_point(trial) for trial in queued]
-        points = [point for point in limited(grid(spec.space), total, search.seed) if point not in taken]
+        # Until a trial is asked for, Optuna keeps its grid point here alone.
+        taken = [trial.system_attrs["fixed_params"] for trial in queued]
+        points = [point for point in sample_grid(grid(spec.space), total, search.seed) if point not in taken]
         for point in points[: total - len(queued)]:
             study.enqueue_trial(point)
     if search.method == "experiments":
         for experiment in spec.experiments[len(queued) : total]:
             study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
     return study
-
-
-def _enqueued_point(trial: FrozenTrial) -> dict[str, Any]:
-    """The grid point that a trial was enqueued with. Until the trial is asked for, Optuna keeps it nowhere else."""
-    return dict(trial.system_attrs["fixed_params"])

@@ -1,14 +1,13 @@
 """An Optuna sampler for each value of `search.method`.
 
 To add a search method, write its function below, enter it in SAMPLERS, and add its name to `Method` in
-`sweeps.spec.settings`.
-
-Grid and experiments need no sampler of their own: their trials are enqueued in the study beforehand
-(`sweeps.study.ledger`), and Optuna serves enqueued trials before it asks any sampler.
+`sweeps.spec.settings`. Grid and experiments need no sampler of their own: `sweeps.study.open_study` enqueues their
+trials.
 """
 
 import zlib
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import optuna
@@ -28,27 +27,19 @@ def _random(seed: int, study_seed: int, startup: int) -> BaseSampler:
 
 def _qmc(seed: int, study_seed: int, startup: int) -> BaseSampler:
     # All points of a study belong to one scrambled sequence, so its seed must not change from trial to trial.
-    return QMCSampler(
-        scramble=True, seed=study_seed, independent_sampler=RandomSampler(seed=seed), warn_independent_sampling=False
-    )
+    return QMCSampler(scramble=True, seed=study_seed, **_independent(seed))
 
 
 def _gp(seed: int, study_seed: int, startup: int) -> BaseSampler:
-    return GPSampler(
-        n_startup_trials=startup,
-        seed=seed,
-        independent_sampler=RandomSampler(seed=seed),
-        warn_independent_sampling=False,
-    )
+    return GPSampler(n_startup_trials=startup, seed=seed, **_independent(seed))
 
 
 def _cmaes(seed: int, study_seed: int, startup: int) -> BaseSampler:
-    return CmaEsSampler(
-        n_startup_trials=startup,
-        seed=seed,
-        independent_sampler=RandomSampler(seed=seed),
-        warn_independent_sampling=False,
-    )
+    return CmaEsSampler(n_startup_trials=startup, seed=seed, **_independent(seed))
+
+
+def _independent(seed: int) -> dict[str, Any]:
+    return {"independent_sampler": RandomSampler(seed=seed), "warn_independent_sampling": False}
 
 
 SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
@@ -72,9 +63,7 @@ def sampler_for(search: SearchConfig, size: str, number: int, startup: int) -> B
     'QMCSampler'
     """
     study = [search.seed, zlib.crc32(size.encode())]
-    seed, study_seed = (
-        int(np.random.SeedSequence(entropy).generate_state(1)[0]) for entropy in ([*study, number], study)
-    )
+    seed, study_seed = (int(np.random.SeedSequence(seq).generate_state(1)[0]) for seq in ([*study, number], study))
     return SAMPLERS[search.method](seed, study_seed, startup)
 
 
@@ -103,5 +92,3 @@ def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> 
             trial.suggest_int(name, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
         case CategoricalDistribution():
             trial.suggest_categorical(name, distribution.choices)
-        case _:
-            raise TypeError(f"the space has no {type(distribution).__name__}")

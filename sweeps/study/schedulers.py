@@ -1,7 +1,6 @@
 """Early stopping: an Optuna pruner for each value of `search.scheduler`, and the decisions made with it.
 
-To add a scheduler, write its function below, enter it in SCHEDULERS, and add its name to `Scheduler` in
-`sweeps.spec.settings`.
+To add a scheduler, enter it in SCHEDULERS and add its name to `Scheduler` in `sweeps.spec.settings`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,28 +17,13 @@ DECISION = "early_stopping"
 """User attribute: the newest decision that must survive the driver, `{"step": 50, "stop": true, "memory": {...}}`."""
 
 
-def _asha(grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
-    return SuccessiveHalvingPruner(min_resource=grace_steps, reduction_factor=reduction_factor)
-
-
-def _hyperband(grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
-    return HyperbandPruner(min_resource=grace_steps, max_resource=steps, reduction_factor=reduction_factor)
-
-
-def _median(grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
-    return MedianPruner(n_startup_trials=4, n_warmup_steps=grace_steps)
-
-
-def _none(grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
-    return NopPruner()
-
-
 SCHEDULERS: dict[str, Callable[[int, int, int], BasePruner]] = {
-    "asha": _asha,
-    "hyperband": _hyperband,
-    "median": _median,
-    "none": _none,
+    "asha": lambda grace, steps, factor: SuccessiveHalvingPruner(min_resource=grace, reduction_factor=factor),
+    "hyperband": lambda grace, steps, factor: HyperbandPruner(grace, max_resource=steps, reduction_factor=factor),
+    "median": lambda grace, steps, factor: MedianPruner(n_startup_trials=4, n_warmup_steps=grace),
+    "none": lambda grace, steps, factor: NopPruner(),
 }
+"""A pruner by name, from the grace steps, the steps of a trial, and the reduction factor."""
 
 
 def pruner_for(scheduler: str, grace_steps: int, steps: int, reduction_factor: int) -> BasePruner:
@@ -55,12 +39,10 @@ class EarlyStopping:
     """Decides which trials of one study to stop early.
 
     Some of Optuna's pruners write to the study while they decide: successive halving notes which rungs a trial has
-    completed. A driver killed right after that would find the rung completed, but not whether the trial was stopped
-    there. So the pruner works on a copy of the study in memory, and what it noted is written to the study in one
-    transaction with its decision, before the decision is acted on.
+    completed. If a driver were killed right after that, nobody would know whether the trial was stopped there. So the
+    pruner works on a copy of the study in memory, and its notes go to the study in one transaction with its decision.
 
     Example:
-        early_stopping = EarlyStopping(study, known_steps={})
         early_stopping.start(trial)
         early_stopping.report(trial, loss=3.2, step=50)
         if early_stopping.should_stop(trial, step=50):
@@ -68,12 +50,10 @@ class EarlyStopping:
     """
 
     def __init__(self, study: optuna.Study, known_steps: Mapping[int, int]) -> None:
-        """Copy the study.
+        """Copy the study, whose pruner decides.
 
-        Args:
-            study: its pruner decides.
-            known_steps: the last step in metrics.jsonl by number of a trial that is running; later steps of it are
-                reported again, and are decided on as if for the first time.
+        `known_steps` has the last step in metrics.jsonl by number of a running trial. Its later steps are reported
+        again, and are decided on as if for the first time.
         """
         storage = optuna.storages.InMemoryStorage()
         self._copy = optuna.create_study(
@@ -95,7 +75,7 @@ class EarlyStopping:
         self._trials[trial.number] = self._copy.ask()
 
     def report(self, trial: optuna.Trial, loss: float, step: int) -> None:
-        """Take a loss of the trial, before anything is decided about it."""
+        """Take a loss of the trial. Call this before `should_stop`."""
         self._trials[trial.number].report(loss, step)
 
     def should_stop(self, trial: optuna.Trial, step: int) -> bool:
@@ -108,7 +88,7 @@ class EarlyStopping:
         stop = copy.should_prune()
         noted = {name: value for name, value in self._memory_of(copy).items() if name not in before}
         if stop or noted:
-            memory = {**decided.get("memory", {}), **noted}
+            memory = decided.get("memory", {}) | noted
             trial.set_user_attr(DECISION, {"step": step, "stop": stop, "memory": memory})
         return stop
 
@@ -117,5 +97,4 @@ class EarlyStopping:
         self._copy.tell(self._trials.pop(trial.number), value, state)
 
     def _memory_of(self, copy: optuna.Trial) -> dict[str, Any]:
-        """What the pruner has noted in a trial."""
         return self._copy.get_trials(deepcopy=False)[copy.number].system_attrs

@@ -1,7 +1,7 @@
 """Where the studies are stored: SQLite in the run's folder, or any database that Optuna supports.
 
-Passwords belong in the database's own configuration (PGPASSWORD or ~/.pgpass for PostgreSQL) rather than in the URL. A
-password in the URL is never printed or written to a file, so `--resume` needs the whole URL again.
+A password in the URL is never printed or written to a file, so `--resume` needs the whole URL again. PGPASSWORD or
+~/.pgpass is a better place for it.
 """
 
 import warnings
@@ -13,54 +13,41 @@ from sqlalchemy.engine import URL
 from lmcore.errors import InputError
 from sweeps.rundir.disk_full import is_full
 from sweeps.rundir.folder import RunFolder
-from sweeps.spec.settings import without_password
-
-LOCK_TIMEOUT_S = 60.0
-"""Seconds to wait for another process that holds SQLite's lock."""
+from sweeps.spec.settings import mask_password
 
 
 def open_storage(url: str | None, folder: RunFolder) -> optuna.storages.BaseStorage:
-    """The storage at `url`, or `study.db` in the folder if `url` is None.
+    """The storage at `url`, or `study.db` in the folder if `url` is None. Raises InputError if it cannot be opened.
 
     Example:
         storage = open_storage(None, RunFolder.named("quick"))
         optuna.load_study(study_name="main", storage=storage).best_value
-
-    Raises:
-        InputError: the database cannot be opened.
     """
     quiet_optuna()
     if url is None:
         url = URL.create("sqlite", database=str(folder.study_db)).render_as_string()
-    # SQLite's default of five seconds is too short where a dashboard reads the file. A server may have closed an idle
-    # connection.
-    engine = {"connect_args": {"timeout": LOCK_TIMEOUT_S}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    # While a dashboard reads the file, SQLite's default of 5 s for its lock is too short. A server may have closed an
+    # idle connection.
+    engine = {"connect_args": {"timeout": 60.0}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
         return optuna.storages.RDBStorage(url, engine_kwargs=engine)
     except Exception as error:  # SQLAlchemy's drivers each raise their own
         if is_full(error):
             raise
-        shown = without_password(url)
+        shown = mask_password(url)
         # The cause of Optuna's "install an appropriate module" names the module.
         reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
-        raise InputError(
-            f"search.storage: must be a database that Optuna can open, got {shown!r} ({reason}); "
-            "correct it, or leave it out for study.db in the run's folder"
-        ) from None
+        rule = f"must be a database that Optuna can open, got {shown!r} ({reason})"
+        remedy = "correct it, or leave it out for study.db in the run's folder"
+        raise InputError(f"search.storage: {rule}; {remedy}") from None
 
 
 def check_unused(storage: optuna.storages.BaseStorage, names: Sequence[str]) -> None:
-    """Refuse to begin a sweep in studies that exist already; sweeps may share a database, but no study.
-
-    Raises:
-        InputError: the database has a study of one of these names.
-    """
+    """Raise InputError if the database has one of these studies: sweeps may share a database, but no study."""
     taken = sorted(set(names) & {study.study_name for study in storage.get_all_studies()})
     if taken:
-        raise InputError(
-            f"search.storage: every sweep needs studies of its own, and the database has {', '.join(taken)} already; "
-            "choose another --name"
-        )
+        rule = f"every sweep needs studies of its own, and the database has {', '.join(taken)} already"
+        raise InputError(f"search.storage: {rule}; choose another --name")
 
 
 def running_trial(study: optuna.Study, storage: optuna.storages.BaseStorage, number: int) -> optuna.Trial:

@@ -17,15 +17,13 @@ from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.trainable import ERROR
 
-PROCESS_STARTS_WITHIN_S = 5.0
-"""Seconds in which Ray starts a process, unless the machine is very busy or has no room for it."""
+PROCESS_STARTS_WITHIN_S = 5.0  # unless the machine is very busy or has no room for it
 
 
 class StudyScheduler(FIFOScheduler):
     """A Tune scheduler that stops the trials that the ledger stops.
 
-    Our trainable never sets `done`, because a result with done=True bypasses `on_trial_result`. A trial's last row
-    arrives like every other one, and the trial is stopped because its status is no longer running.
+    Our trainable never sets `done`, because a result with done=True bypasses `on_trial_result`.
 
     Example:
         tune.TuneConfig(search_alg=StudySearcher(ledger, engines, callbacks),
@@ -67,9 +65,8 @@ class StudyScheduler(FIFOScheduler):
         """The pending trial that gets the process of a trial that has just ended.
 
         First a trial that has waited long for a process of its own: if a node was lost, there may be no room to start
-        one. Then a trial that Tune has not started one for. Otherwise none: Tune would give the free process to a trial
-        whose own is starting, kill the latter, and start another for the next trial, which meets the same fate. A sweep
-        of short trials would start a process for each of them (tests/sweeps/test_packed.py counts).
+        one. Then a trial that Tune has not started one for. Otherwise none: `TuneController` hands the freed actor to
+        the chosen trial, and removes the actor that was starting for that trial.
         """
         now = time.monotonic()
         live: list[Trial] = tune_controller.get_live_trials()
@@ -77,8 +74,8 @@ class StudyScheduler(FIFOScheduler):
         pending = [by_id[trial_id] for trial_id in self._ledger.live if trial_id in by_id]
         new = [trial for trial in pending if trial.trial_id not in self._process_asked_at]
         self._process_asked_at |= {trial.trial_id: now for trial in new}
-        asked_at = self._process_asked_at
-        overdue = [trial for trial in pending if now - asked_at[trial.trial_id] > PROCESS_STARTS_WITHIN_S]
+        asked_before = now - PROCESS_STARTS_WITHIN_S
+        overdue = [trial for trial in pending if self._process_asked_at[trial.trial_id] < asked_before]
         return next(iter(overdue + new), None)
 
     @end_sweep_if_unwritable()

@@ -11,8 +11,7 @@ from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.trainable import KNOWN_STEP, TITLE
 
-MAX_REQUEUES = 5
-"""How often Tune may give up one trial because its proxy's process died, before the trial fails."""
+MAX_REQUEUES = 5  # how often Tune may give up one trial because its proxy's process died, before the trial fails
 
 
 class StudySearcher(Searcher):
@@ -21,7 +20,6 @@ class StudySearcher(Searcher):
     Example:
         searcher = StudySearcher(ledger, engines, callbacks)
         searcher.suggest("tune-id")  # {"trial": "xs-0003", "engine": 0, "known_step": 0, "run": {...}, ...}
-        searcher.on_trial_complete("tune-id")
     """
 
     def __init__(self, ledger: Ledger, engines: WorkerPool, callbacks: Callbacks) -> None:
@@ -37,8 +35,7 @@ class StudySearcher(Searcher):
         sizes = self._ledger.sizes_left
         if not sizes:
             return Searcher.FINISHED
-        offer = self._engines.offer(sizes)
-        if offer is None:
+        if (offer := self._engines.offer(sizes)) is None:
             return None
         engine, size = offer
         live = self._ledger.ask(size)
@@ -60,10 +57,8 @@ class StudySearcher(Searcher):
             if self._ledger.live[trial].requeues < MAX_REQUEUES:
                 self._ledger.requeue(trial)
                 return
-            message = (
-                f"ActorDiedError: the trial's proxy died {MAX_REQUEUES + 1} times before the trial could run in it"
-            )
-            self._ledger.fail(trial, message, message)
+            line = f"ActorDiedError: the trial's proxy died {MAX_REQUEUES + 1} times before the trial could run in it"
+            self._ledger.fail(trial, line, line)
         live = self._ledger.end(trial)
         if live.status != col.RUNNING:  # an interrupted trial still needs its checkpoints
             self._engines.release(trial)
@@ -72,11 +67,10 @@ class StudySearcher(Searcher):
     # Tune pickles its searcher at the start and every few seconds. Ours has no state that the study lacks, and a
     # resumed sweep starts a new Tuner.
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save."""
+        pass
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing to restore."""
+        pass

@@ -17,9 +17,6 @@ from sweeps.tune.scheduler import StudyScheduler
 from sweeps.tune.searcher import StudySearcher
 from sweeps.tune.trainable import TrialTrainable
 
-MAX_PROXY_FAILURES = 5
-"""How often the process of one trial's proxy may die before the trial fails."""
-
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's result files, for which it imports tensorboardX and torch
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with Tune's handler, fit() returns normally after Ctrl-C
@@ -30,27 +27,25 @@ TUNE_ENVIRONMENT = {
 def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: RunFolder, concurrent: int) -> None:
     """Run every trial that the ledger hands out, `concurrent` at a time; returns when all have ended.
 
-    Example:
-        A trial that lost its place goes back to the queue, possibly after Tune has asked for the last one::
+    A trial that lost its place goes back to the queue, possibly after Tune has asked for the last one. Hence::
 
-            while ledger.sizes_left:
-                tune_all(ledger, engines, callbacks, folder, concurrent=4)
+        while ledger.sizes_left:
+            tune_all(ledger, engines, callbacks, folder, concurrent=4)
     """
     os.environ.update(TUNE_ENVIRONMENT)
     shutil.rmtree(folder.tune, ignore_errors=True)  # left by an earlier driver; nothing is restored from it
     # A trial's error is printed in one line and kept whole in its folder; Tune would print the traceback as well.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    spec = ledger.spec
     trainable = tune.with_resources(
         tune.with_parameters(TrialTrainable, workers=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # the name shown in the dashboard
-    tuner = tune.Tuner(
+    tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, engines, callbacks),
             scheduler=StudyScheduler(ledger, engines, callbacks),
-            num_samples=sum(spec.trials_of(size) for size in spec.size_names),
+            num_samples=sum(ledger.spec.trials_of(size) for size in ledger.spec.size_names),
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_id,
@@ -61,10 +56,9 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
             storage_path=str(folder.tune),
             verbose=0,
             # Counts deaths of proxy processes only: a trial's own error is a result (`sweeps.tune.trainable`).
-            failure_config=tune.FailureConfig(max_failures=MAX_PROXY_FAILURES),
+            failure_config=tune.FailureConfig(max_failures=5),
         ),
-    )
-    tuner.fit()
+    ).fit()
 
 
 def _trial_id(trial: Trial) -> str:

@@ -30,7 +30,7 @@ from sweeps.cluster import auth
 from sweeps.provenance.resume import resumed_spec
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_spec
-from sweeps.spec.settings import password_left_out, without_password
+from sweeps.spec.settings import mask_password, strip_password
 from sweeps.spec.sweep_spec import dump_yaml
 
 CANARIES = {"WANDB_API_KEY": "canary0" * 5 + "12345", "RAY_AUTH_TOKEN": "canary1" * 9 + "1"}
@@ -153,29 +153,29 @@ def clean(monkeypatch, tmp_path):
 
 @pytest.mark.smoke
 def test_the_token_is_readable_by_its_owner_alone_and_one_that_all_can_read_is_closed(clean, monkeypatch):
-    auth.secure()
+    auth.require_token()
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert stat.S_IMODE(clean.stat().st_mode) == 0o600
     token = clean.read_text()
     assert len(token) == 64
     clean.chmod(0o644)
-    auth.secure()
+    auth.require_token()
     assert stat.S_IMODE(clean.stat().st_mode) == 0o600
     assert clean.read_text() == token
     elsewhere = clean.with_name("another")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(elsewhere))
-    auth.secure()
+    auth.require_token()
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o600
 
 
 @pytest.mark.smoke
 def test_a_ray_that_is_started_here_demands_a_token_whatever_the_environment_says(clean, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    auth.secure()
+    auth.require_token()
     assert os.environ["RAY_AUTH_MODE"] == "token"
     assert clean.is_file()
     clean.write_text("")  # as one that was killed would have left it
-    auth.secure()
+    auth.require_token()
     assert len(clean.read_text()) == 64
     assert [path.name for path in clean.parent.iterdir()] == [clean.name]
 
@@ -275,8 +275,8 @@ def test_a_sweep_is_resumed_through_a_symbolic_link_to_its_folder(control, tmp_p
     ],
 )
 def test_a_password_in_the_storages_url_is_neither_shown_nor_kept_and_given_again_on_resume(url, shown, kept, tmp_path):
-    assert without_password(url) == shown
-    assert password_left_out(url) == kept
+    assert mask_password(url) == shown
+    assert strip_password(url) == kept
     spec = load_spec(QUICK, [f"search.storage={kept}"]).absolute()
     folder = RunFolder(tmp_path)
     folder.sweep_yaml.write_text(dump_yaml(spec))

@@ -90,8 +90,7 @@ def test_the_commit_marks_local_changes(small_tokens, tmp_path, monkeypatch):
     def commit():
         return manifest(spec(), small_tokens, CLUSTER, PEAKS, CHOICES)["commit"]
 
-    (tmp_path / "sweeps" / "provenance").mkdir(parents=True)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "sweeps" / "provenance" / "manifest.py"))
+    monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert commit() is None  # no checkout
     git("init")

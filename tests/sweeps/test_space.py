@@ -26,7 +26,7 @@ from sweeps.spec.space import (
     distributions,
     grid,
     grid_values,
-    limited,
+    sample_grid,
 )
 
 
@@ -112,15 +112,15 @@ def test_the_grid_is_the_product_of_its_entries_and_the_last_varies_fastest():
 @given(size=st.integers(0, 30), n=st.integers(0, 40), seed=st.integers(0, 2**63 - 1))
 def test_a_limited_grid_is_a_seeded_part_of_it_in_its_order(size, n, seed):
     full = [{"optim.lr": float(i)} for i in range(size)]
-    part = limited(full, n, seed)
+    part = sample_grid(full, n, seed)
     assert len(part) == min(n, size)
     assert part == [params for params in full if params in part]
-    assert part == limited(full, n, seed)
+    assert part == sample_grid(full, n, seed)
 
 
 def test_another_seed_limits_the_grid_to_other_combinations():
     full = [{"optim.lr": float(i)} for i in range(100)]
-    assert limited(full, 10, seed=0) != limited(full, 10, seed=1)
+    assert sample_grid(full, 10, seed=0) != sample_grid(full, 10, seed=1)
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
 from analysis.tables.formatting import markdown_table, text_table
 from analysis.tables.trials import TIED
 from lmcore import columns as col
+from lmcore.errors import OneLineParser
 
 WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
 MIN_WIDTH = 60
@@ -224,7 +225,7 @@ def _points(arguments: argparse.Namespace) -> pd.DataFrame:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description="Tables, figures and fits of sweeps.")
+    parser = OneLineParser(prog=prog, description="Tables, figures and fits of sweeps.")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
     parser.add_argument("--brief", action="store_true", help="tables only, as at the end of a sweep")

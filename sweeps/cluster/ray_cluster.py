@@ -15,6 +15,8 @@ from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token, use_token
 
 ROOT = Path(__file__).resolve().parents[2]
+INSTALLED = ("site-packages", "dist-packages")
+"""Names of ROOT if lmsweep is installed from a wheel rather than used from a checkout."""
 
 TRIAL_RESOURCES = {"cpu": 1.0}
 """A trial's proxy uses no CPU, but with less than one reserved the raylet starts and stops processes endlessly."""
@@ -126,8 +128,12 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
 
 
 def python_path() -> str:
-    """PYTHONPATH for child processes, so that they import the same lmcore and sweeps as this one."""
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    """PYTHONPATH for child processes, so that they import the same lmcore and sweeps as this one.
+
+    An installed lmsweep is found without it, and site-packages must not come before the standard library.
+    """
+    checkout = [] if ROOT.name in INSTALLED else [str(ROOT)]
+    return os.pathsep.join([*checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def show_in_dashboard(title: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcore.corpus.tokens import Tokens
-from sweeps.cluster.ray_cluster import ROOT, Cluster
+from sweeps.cluster.ray_cluster import INSTALLED, ROOT, Cluster
 from sweeps.engine.pool import SlotChoice
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
@@ -92,6 +92,8 @@ def versions() -> dict[str, str | None]:
 
 def commit() -> str | None:
     """The commit of this checkout, followed by `+changes-` and a digest if files differ from it; None without git."""
+    if ROOT.name in INSTALLED:  # the repository around an environment is another one
+        return None
     files = ["--", ".", ":!tests/bench/results"]  # results of benchmarks change no code
     try:
         commit, status, changes = (

@@ -231,3 +231,12 @@ def test_both_ways_to_start_it_work_from_anywhere(folder, tmp_path, command):
     bad = subprocess.run([*start, "absent"], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (bad.returncode, bad.stdout) == (2, "")
     assert bad.stderr == "RUN must be the folder of a run, but absent is not a folder; give runs/<name> of a sweep\n"
+
+
+def test_a_wrong_option_is_one_line_and_exit_code_2(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["runs/quick", "--colums", "N=n"])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--colums" in error

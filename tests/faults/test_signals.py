@@ -22,6 +22,7 @@ from sweeping import (
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from sweeps.rundir.checkpoints import checkpoint_files
+from sweeps.sweep import STOP_S
 
 REMEDY = f"{remedy('stopped')}\n"
 SLOWER = {"train__steps": "2000", "train__checkpoint_every": "1000"}
@@ -45,7 +46,7 @@ def test_a_sweep_that_is_interrupted_loses_nothing_and_leaves_no_process(number,
     quiet = ("--no-dashboard", "--wandb", wandb)
     process = start(sweep_command("stopped", quiet=quiet, slots=1, trials=5, **SLOWER), tiny)
     folder = tiny / "runs" / "stopped"
-    wait_until(lambda: count_rows(folder) >= 12 or process.poll() is not None, 100, "no 12 rows")
+    wait_until(lambda: count_rows(folder) >= 12 or process.poll() is not None, 240, "no 12 rows")
     family = descendants(process.pid)
     assert len(family) > 5  # Ray's servers, its workers, tracking
     record = fault(f"{signal.Signals(number).name}, {'with' if wandb == 'offline' else 'without'} wandb")
@@ -57,7 +58,7 @@ def test_a_sweep_that_is_interrupted_loses_nothing_and_leaves_no_process(number,
     assert process.returncode == code, out + error
     assert error == f"\nstopped; {REMEDY}"
     assert seconds < 30
-    wait_until(lambda: not running(family), 10, "processes are still running")
+    wait_until(lambda: not running(family), 60, "processes are still running")
 
     trials = optuna.load_study(study_name="xs", storage=f"sqlite:///{folder}/study.db").trials
     recorded = {trial.user_attrs[col.TRIAL]: trial.user_attrs.get(col.STATUS, col.RUNNING) for trial in trials}
@@ -74,7 +75,7 @@ def test_a_sweep_that_is_interrupted_loses_nothing_and_leaves_no_process(number,
 def test_the_second_ctrl_c_ends_at_once_and_nothing_is_lost(tiny, fault):
     process = start(sweep_command("stopped"), tiny)
     folder = tiny / "runs" / "stopped"
-    wait_until(lambda: count_rows(folder) >= 12 or process.poll() is not None, 100, "no 12 rows")
+    wait_until(lambda: count_rows(folder) >= 12 or process.poll() is not None, 240, "no 12 rows")
     family = descendants(process.pid)
     record = fault("SIGINT twice")
     record.injected()
@@ -84,10 +85,10 @@ def test_the_second_ctrl_c_ends_at_once_and_nothing_is_lost(tiny, fault):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     seconds = time.monotonic() - began
-    assert seconds < 1
+    assert seconds < STOP_S
     assert process.returncode == 130
     assert error == f"\nstopped at once; {REMEDY}"
-    wait_until(lambda: not running(family), 10, "processes are still running")
+    wait_until(lambda: not running(family), 60, "processes are still running")
     before = curves(folder)
     run(error.rpartition("resume with ")[2], tiny, check=0)  # as it was printed
     after = curves(folder)

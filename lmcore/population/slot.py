@@ -50,15 +50,13 @@ class Slot:
     @property
     def max_norm(self) -> float:
         """Gradient norm to clip at; infinite without clipping."""
-        clip_norm = self.run.optim.clip_norm
-        return math.inf if clip_norm is None else clip_norm
+        return self.run.optim.clip_norm or math.inf
 
     def lr(self, update: int) -> float:
-        """Learning rate of update number `update`, counted from 1, so that no update has learning rate 0."""
+        """Learning rate of update number `update`, counted from 1, so that none has learning rate 0."""
         optim, steps = self.run.optim, self.run.train.steps
         return SCHEDULES[optim.schedule](update, optim.lr, optim.min_lr_ratio * optim.lr, self.run.warmup_steps, steps)
 
     def coefficients(self, update: int) -> Sequence[float]:
         """The optimizer's numbers for update number `update`."""
-        optim = self.run.optim
-        return OPTIMIZERS[optim.name].coefficients(optim, self.lr(update), update)
+        return OPTIMIZERS[self.run.optim.name].coefficients(self.run.optim, self.lr(update), update)

@@ -41,15 +41,12 @@ class CheckpointError(ValueError):
 def write_checkpoint(out: Place, tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> None:
     """Write tensors and JSON as one safetensors file with a digest; equal content gives equal bytes.
 
-    Args:
-        out: a path, replaced atomically and durably, or a binary file object, written from its position on. Only
-            `kill -9` or a power cut leaves a `.NAME.*.tmp` beside the path, which nothing reads.
-        tensors: of any shape, device and strides; tensors that share memory are each written.
-        meta: JSON; infinities and NaN are allowed, and a tuple comes back as a list.
+    `out` is a path, replaced atomically and durably, or a binary file object, written from its position on. Only
+    `kill -9` or a power cut leaves a `.NAME.*.tmp` beside the path, which nothing reads. Tensors that share memory are
+    each written. `meta` may hold infinities and NaN, and a tuple in it comes back as a list.
 
-    Raises:
-        TypeError, ValueError: `meta` is not JSON, or is longer than `MAX_HEADER_BYTES`; nothing has been written.
-        OSError: the file could not be written; a path still holds its old content.
+    Raises TypeError or ValueError, before anything is written, if `meta` is not JSON or too long; and OSError if the
+    file could not be written: a path still holds its old content then.
     """
     parts = _serialize(tensors, meta)
     if isinstance(out, str | os.PathLike):
@@ -144,8 +141,7 @@ def load_checkpoint(src: Place, model: torch.nn.Module, optimizer: torch.optim.O
                 "build the optimizer over the same parameter groups"
             ) from error
     model.load_state_dict(weights)
-    iteration: int = meta["iteration"]
-    return iteration
+    return int(meta["iteration"])
 
 
 def _serialize(tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> list[bytes | memoryview]:

@@ -180,7 +180,7 @@ def _exps_(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _nll_and_gradient_(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihoods [...] and, in the memory of the logits if they are float, their gradients [..., V]."""
     nll, exps, sums = _exps_(_as_float(logits), index)
-    # p_y - 1 = exp(-L) - 1 is stored rather than added: no atomic addition on a GPU
+    # p_y - 1 = exp(-L) - 1 is stored rather than added: no atomic addition on a GPU.
     gradient = exps.div_(sums).scatter_(-1, index, torch.expm1(-nll)[..., None])
     return nll, gradient.to(logits.dtype)
 

@@ -1,10 +1,8 @@
 """A decoder-only Transformer language model, K of them at once.
 
-Architectural choices, the modern default first:
-- pre-norm RMSNorm (also post-norm after the residual sum, or none at all), no biases anywhere
-- rotary positions in the half-split form of Hugging Face Llama (or no positions)
-- SwiGLU feed-forward (or ungated gelu, silu, relu)
-- untied output head (or tied, slot by slot)
+It has pre-norm RMSNorm (or post-norm after the residual sum, or none), rotary positions in the half-split form of
+Hugging Face Llama (or none), a SwiGLU feed-forward network (or an ungated gelu, silu or relu), an untied output head
+(or a tied one, slot by slot), and no biases.
 
 A model is a population of K >= 1 slots, each an independent language model of the same shape: the first dimension of
 every weight is K, a linear layer is one bmm, and attention treats slots as part of its batch. An ordinary model is

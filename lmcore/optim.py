@@ -26,15 +26,13 @@ from lmcore.config import OptimConfig
 class Coefficients(NamedTuple):
     """The numbers of one AdamW update."""
 
-    step_size: float
-    """alpha_t, the learning rate with both bias corrections."""
+    step_size: float  # alpha_t, the learning rate with both bias corrections
     beta1: float
     one_minus_beta1: float
     beta2: float
     one_minus_beta2: float
     eps: float
-    decay: float
-    """alpha lambda; 0 does not decay."""
+    decay: float  # alpha lambda
 
 
 def adamw_coefficients(

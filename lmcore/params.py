@@ -17,16 +17,11 @@ from lmcore.config import ModelConfig
 class ParameterCount(NamedTuple):
     """Exact counts by group of what a slot's state dict contains: tied weights once, idle weights never."""
 
-    embedding: int
-    """V D."""
-    attention: int
-    """N 4 D^2: Q, K, V and O."""
-    ffn: int
-    """N 3 D F when gated, N 2 D F otherwise."""
-    norm: int
-    """D per norm."""
-    head: int
-    """V D, or 0 when the embedding is the head."""
+    embedding: int  # V D
+    attention: int  # 4 N D^2: Q, K, V and O
+    ffn: int  # 3 N D F when gated, 2 N D F otherwise
+    norm: int  # D per norm
+    head: int  # V D, or 0 when the embedding is the head
 
     @property
     def total(self) -> int:

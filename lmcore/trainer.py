@@ -103,14 +103,12 @@ class Trainer:
     def advance(self, some: Sequence[int] | None = None, batched: bool | None = None) -> list[Row]:
         """Train the active slots, or `some` of them, up to the nearest report; rows of the slots that reached theirs.
 
-        If an error is raised while training, the state of these slots is undefined: restore or reload them.
+        `batched` trains the slots as one program, or one after the other; the numbers are the same. By default it is
+        true if all K slots advance, because a batched program also computes inactive slots. Shapes that do not fill
+        vector registers always run one after the other.
 
-        Args:
-            batched: train the slots as one program, or one after the other; the numbers are the same. By default one
-                program if all K slots advance, because a batched program also computes inactive slots. Shapes that do
-                not fill vector registers always run one after the other.
-
-        Raises ValueError if one of `some` is not active.
+        Raises ValueError if one of `some` is not active. If an error is raised while training, the state of these slots
+        is undefined: restore or reload them.
         """
         active = self.active if some is None else sorted(some)
         if not active:

@@ -21,10 +21,11 @@ from lmcore.optim import OPTIMIZERS
 Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]  # from model and windows x, y [K, B, T] to losses
 Coefficients = Tensor | Sequence[Sequence[float]]
 """The optimizer's numbers for one update: a tensor [C, K] on a GPU; on a CPU, C Python floats for each of K slots."""
+State = dict[str, dict[str, Tensor]]  # by state name, then parameter name
 
 
 def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor, fused: bool = False) -> Tensor:
-    """The training loss: mean negative log-likelihood [K] of y [K, B, T] in each slot, in nats, from hidden [K, B*T, D]."""
+    """The training loss: mean negative log-likelihood [K] of y [K, B, T] by slot, in nats, from hidden [K, B*T, D]."""
     return linear_cross_entropy(hidden, model.head(), y.flatten(1), fused)
 
 
@@ -48,18 +49,12 @@ class Population:
     >>> list(population.state)
     ['exp_avg', 'exp_avg_sq']
 
-    Args:
-        optimizer: a name in `lmcore.optim.OPTIMIZERS`.
-        compiled: whether to compile the update of all slots at once, which GPUs use.
-        state: by state name, then parameter name; zeros by default.
+    `optimizer` is a name in `lmcore.optim.OPTIMIZERS`. `compiled` compiles the update of all slots at once, which GPUs
+    use. `state` is that of the optimizer; zeros by default.
     """
 
     def __init__(
-        self,
-        model: TransformerLM,
-        optimizer: str = "adamw",
-        compiled: bool = False,
-        state: dict[str, dict[str, Tensor]] | None = None,
+        self, model: TransformerLM, optimizer: str = "adamw", compiled: bool = False, state: State | None = None
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -73,10 +68,8 @@ class Population:
 
     def view(self, slot: int) -> "Population":
         """Slot `slot` as a population of its own that shares this one's memory."""
-        state = {
-            part: {name: tensor[slot : slot + 1] for name, tensor in named.items()}
-            for part, named in self.state.items()
-        }
+        row = slice(slot, slot + 1)
+        state = {part: {name: tensor[row] for name, tensor in named.items()} for part, named in self.state.items()}
         return Population(self.model.slot_view(slot), self.optimizer, self.compiled, state)
 
     def reset(self, slot: int, seed: int, tied: bool) -> None:

@@ -24,17 +24,12 @@ class Slot:
     """
 
     run: RunSpec
-    step: int = 0
-    """Updates made."""
+    step: int = 0  # updates made
     updates_since_report: int = 0
-    train_loss_sum: float = 0.0
-    """Sum of the training losses of those updates, nats per token."""
-    train_s: float = 0.0
-    """Wall seconds of those updates."""
-    elapsed_s: float = 0.0
-    """Wall seconds since the run began, evaluation included."""
-    last_row: Row | None = None
-    """The last report; whoever resumes from a checkpoint can repeat it in case it was lost."""
+    train_loss_sum: float = 0.0  # of the training losses of those updates, nats per token
+    train_s: float = 0.0  # wall seconds of those updates
+    elapsed_s: float = 0.0  # wall seconds since the run began, evaluation included
+    last_row: Row | None = None  # the last report; whoever resumes from a checkpoint can repeat it in case it was lost
 
     @property
     def finished(self) -> bool:

@@ -1,17 +1,12 @@
 """Checkpoints: safetensors files of tensors and JSON, checked by a digest and replaced atomically.
 
 Any reader of safetensors opens them. Their header begins with a SHA-256 of the whole file (the digest itself counted as
-zeros), because a flipped bit in a weight would otherwise load unnoticed. Nothing that is read is executed: there is no
-pickle. A path holds the old checkpoint or the new one, never a part of one.
-
-`write_checkpoint` and `read_checkpoint` store tensors and JSON; `save_checkpoint` and `load_checkpoint` store an
-ordinary module and optimizer:
+zeros), so no flipped bit loads unnoticed. There is no pickle: nothing that is read is executed. A path holds the old
+checkpoint or the new one, never a part of one. Random states and the position in the data are not stored: batch s
+depends on the data seed and s only. Which checkpoints to keep, and where, is up to the caller.
 
     save_checkpoint(model, optimizer, iteration=100, out="step-100.safetensors")
     iteration = load_checkpoint("step-100.safetensors", model, optimizer)
-
-Random states and the position in the data are not stored: batch s depends on the data seed and s only. Which
-checkpoints to keep, and where, is up to the caller.
 """
 
 import hashlib
@@ -31,9 +26,7 @@ from lmcore.durable import write_file
 JSON: TypeAlias = "bool | int | float | str | Sequence[JSON] | Mapping[str, JSON] | None"
 Place: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
-MAX_HEADER_BYTES = 100_000_000
-"""Longest header written or read; safetensors has the same limit."""
-
+MAX_HEADER_BYTES = 100_000_000  # the limit of safetensors
 # The digest comes first in the header, so its position is the same in every file.
 _OPENING = b'{"__metadata__":{"sha256":"'
 _DIGEST = slice(8 + len(_OPENING), 8 + len(_OPENING) + 64)
@@ -47,16 +40,12 @@ class CheckpointError(ValueError):
 def write_checkpoint(out: Place, tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> None:
     """Write tensors and JSON as one safetensors file with a digest; equal content gives equal bytes.
 
-    Args:
-        out: a path, replaced atomically and durably, or a binary file object, written from its position on. Only
-            `kill -9` or a power cut leaves a `.NAME.*.tmp` beside the path, which nothing reads.
-        tensors: of any shape, device and strides; tensors that share memory are each written.
-        meta: JSON; infinities and NaN are allowed, and a tuple comes back as a list.
+    `out` is a path, replaced atomically and durably, or a binary file object, written from its position on. Only
+    `kill -9` or a power cut leaves a `.NAME.*.tmp` beside the path, which nothing reads. Tensors that share memory are
+    each written. `meta` may hold infinities and NaN, and a tuple in it comes back as a list.
 
-    Raises:
-        TypeError: `meta` is not JSON; nothing has been written.
-        ValueError: the header would be longer than `MAX_HEADER_BYTES`.
-        OSError: the file could not be written; a path still holds its old content.
+    Raises TypeError or ValueError, before anything is written, if `meta` is not JSON or too long; and OSError if the
+    file could not be written: a path still holds its old content then.
     """
     parts = _serialize(tensors, meta)
     if isinstance(out, str | os.PathLike):
@@ -68,15 +57,13 @@ def write_checkpoint(out: Place, tensors: Mapping[str, Tensor], meta: Mapping[st
 def read_checkpoint(src: Place) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read `(tensors, meta)`, on the CPU, from a path or from the rest of a binary file object.
 
-    Raises:
-        CheckpointError: the file is not a checkpoint, or not exactly the bytes that were written.
-        OSError: it could not be read.
+    Raises CheckpointError if the file is not a checkpoint, or not exactly the bytes that were written.
     """
     label = _label(src)
     with open(src, "rb") if isinstance(src, str | os.PathLike) else nullcontext(src) as file:
         prefix = file.read(8)
-        header_bytes = int.from_bytes(prefix, "little")
-        header = file.read(header_bytes) if header_bytes <= MAX_HEADER_BYTES else b""
+        size = int.from_bytes(prefix, "little")
+        header = file.read(size) if size <= MAX_HEADER_BYTES else b""
         if not header.startswith(_OPENING):
             raise CheckpointError(
                 f"a checkpoint must begin with a safetensors header and its SHA-256, but {label} does not; "
@@ -102,26 +89,16 @@ def read_checkpoint(src: Place) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def save_checkpoint(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, iteration: int, out: Place
 ) -> None:
-    """Save what `load_checkpoint` needs to continue training bit for bit.
+    """Save what `load_checkpoint` needs to continue training bit for bit, after `iteration` updates.
 
     Tensors are named `model.<name>` and `optimizer.state.<index>.<name>`; everything else is JSON. Weights that a
-    module has under two names are written under both.
+    module has under two names are written under both. `out` and errors are as for `write_checkpoint`.
 
-    Args:
-        model: any module.
-        optimizer: any whose state dict holds tensors, numbers, strings, lists, tuples and dicts; or None.
-        iteration: updates made so far.
-        out: a path or a binary file object, as for `write_checkpoint`.
-
-    Raises:
-        TypeError: a state dict holds anything else; nothing has been written.
-        ValueError, OSError: as for `write_checkpoint`.
+    Raises TypeError if a state dict holds anything but tensors, numbers, strings, lists, tuples and dicts; nothing has
+    been written then.
     """
-    state = {
-        "iteration": iteration,
-        "model": model.state_dict(),
-        "optimizer": None if optimizer is None else optimizer.state_dict(),
-    }
+    optimizer_state = None if optimizer is None else optimizer.state_dict()
+    state = {"iteration": iteration, "model": model.state_dict(), "optimizer": optimizer_state}
     tensors: dict[str, Tensor] = {}
     meta = {part: _split(value, part, tensors) for part, value in state.items()}
     write_checkpoint(out, tensors, meta)
@@ -131,12 +108,10 @@ def load_checkpoint(src: Place, model: torch.nn.Module, optimizer: torch.optim.O
     """Load what `save_checkpoint` saved into `model` and `optimizer`; return the iteration.
 
     Weights take the dtype and device of the model's, and the optimizer's state those of the weights. With
-    `optimizer=None`, an optimizer's state in the file is ignored. If the names and shapes of the weights or the
-    optimizer's parameter groups do not fit, nothing is changed.
+    `optimizer=None`, an optimizer's state in the file is ignored.
 
-    Raises:
-        CheckpointError: as for `read_checkpoint`, or the file does not fit the model or the optimizer.
-        OSError: it could not be read.
+    Raises CheckpointError as `read_checkpoint` does, or if the names and shapes of the weights or the optimizer's
+    parameter groups do not fit; nothing is changed then.
     """
     label = _label(src)
     tensors, meta = read_checkpoint(src)
@@ -165,8 +140,7 @@ def load_checkpoint(src: Place, model: torch.nn.Module, optimizer: torch.optim.O
                 "build the optimizer over the same parameter groups"
             ) from error
     model.load_state_dict(weights)
-    iteration: int = meta["iteration"]
-    return iteration
+    return int(meta["iteration"])
 
 
 def _serialize(tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> list[bytes | memoryview]:
@@ -189,8 +163,7 @@ def _serialize(tensors: Mapping[str, Tensor], meta: Mapping[str, JSON]) -> list[
             f"{len(header)}; store large values as tensors"
         )
     prefix, body = len(header).to_bytes(8, "little"), memoryview(plain)[start:]
-    digest = _digest([prefix + header, body])
-    return [prefix, header.replace(_ZEROS, digest, 1), body]
+    return [prefix, header.replace(_ZEROS, _digest([prefix + header, body]), 1), body]
 
 
 def _digest(parts: Sequence[bytes | memoryview]) -> bytes:
@@ -253,6 +226,4 @@ def _shapes(state_dict: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _label(place: Place) -> str:
-    if isinstance(place, str | os.PathLike):
-        return os.fspath(place)
-    return str(getattr(place, "name", "the file object"))
+    return os.fspath(place) if isinstance(place, str | os.PathLike) else str(getattr(place, "name", "the file object"))

@@ -1,9 +1,10 @@
 """Clipping by the l2 norm of the whole gradient, for a module and for each slot of a population.
 
 ||g|| <= M leaves the gradient untouched; otherwise it is scaled by M / (||g|| + eps) (Pascanu et al., 2013). torch's
-`clip_grad_norm_` adds eps to the norm before it compares, so it also scales norms in (M - eps, M].
+`clip_grad_norm_` adds eps to the norm before it compares, so it also scales norms in (M - eps, M]. The host never waits
+for the device here.
 
-The host never waits for the device here. Shape letters: K slots, P tensors.
+Shapes: K slots, P tensors.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,27 +15,26 @@ from torch import Tensor
 EPS = 1e-6
 
 
+@torch.no_grad()
 def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float | Tensor = 1.0, eps: float = EPS) -> Tensor:
     """Clip the gradients of `parameters` in place, together, and return their norm before clipping, a 0-d tensor.
 
-    Parameters without a gradient are skipped; if none has one, the norm is 0. A gradient that is not finite makes
-    all of them NaN, as in torch, and shows in the returned norm.
+    Parameters without a gradient are skipped; if none has one, the norm is 0. A gradient that is not finite makes all
+    of them NaN, as in torch, and shows in the returned norm.
 
     >>> weight = torch.nn.Parameter(torch.zeros(2))
     >>> weight.grad = torch.tensor([3.0, 4.0])
     >>> clip_grad_norm_(weight), weight.grad
     (tensor(5.), tensor([0.6000, 0.8000]))
     """
-    if isinstance(parameters, Tensor):
-        parameters = [parameters]
+    parameters = [parameters] if isinstance(parameters, Tensor) else parameters
     grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not grads:
         return torch.tensor(0.0)
-    with torch.no_grad():
-        norm = slot_grad_norms([grad.unsqueeze(0) for grad in grads]).squeeze(0)
-        scale = clip_scale(norm, max_norm, eps)
-        for grad in grads:
-            grad.mul_(scale)
+    norm = slot_grad_norms([grad.unsqueeze(0) for grad in grads]).squeeze(0)
+    scale = clip_scale(norm, max_norm, eps)
+    for grad in grads:
+        grad.mul_(scale)
     return norm
 
 
@@ -44,15 +44,10 @@ def slot_grad_norms(grads: Sequence[Tensor]) -> Tensor:
     Each row of each tensor is reduced on its own, then the P norms of each slot, so a slot's norm depends on its own
     gradient only: bitwise, on a CPU with one thread. A NaN stays in its slot.
     """
-    norms = [
-        torch.linalg.vector_norm(
-            # contiguous: the order in which a strided row is summed depends on K
-            grad.reshape(grad.shape[0], -1).contiguous(),
-            dim=1,
-            dtype=torch.promote_types(grad.dtype, torch.float32),
-        )
-        for grad in grads
-    ]
+    norms = []
+    for grad in grads:
+        rows = grad.reshape(len(grad), -1).contiguous()  # the order in which a strided row is summed depends on K
+        norms.append(torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(grad.dtype, torch.float32)))
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
     return total
 

@@ -1,8 +1,7 @@
 """What a training run is: four frozen, validated configs and their sum, `RunSpec`.
 
-Loads without torch, so a config is checked in milliseconds. Validation is strict (`"200"` is not 200), unknown keys are
-errors, and validating changes nothing. `lmcore.runfile.run_file` reads a config from a YAML file, and
-`sweeps.spec.load` reads a whole sweep.
+Loads without torch. Validation is strict (`"200"` is not 200), unknown keys are errors, and validating changes nothing.
+`lmcore.runfile.run_file` reads a config from a YAML file, and `sweeps.spec.load` reads a whole sweep.
 
 >>> run = RunSpec(model=ModelConfig(d_model=64), optim=OptimConfig(lr=1e-3))
 >>> run.train.steps, run.warmup_steps, run.tokens_per_step
@@ -11,11 +10,10 @@ errors, and validating changes nothing. `lmcore.runfile.run_file` reads a config
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 DEFAULT_VOCAB_SIZE = 2048
 
-PositiveInt = Annotated[int, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -176,51 +174,32 @@ class RunSpec(Config):
 
 Role = Literal["slot vector", "static", "sweep constant"]
 
-FIELD_ROLES: dict[str, Role] = {
+_FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Each slot of a population has its own value.
-    "model.tie_embeddings": "slot vector",
-    "train.steps": "slot vector",
-    "train.seed": "slot vector",
-    "optim.schedule": "slot vector",
-    "optim.lr": "slot vector",
-    "optim.min_lr_ratio": "slot vector",
-    "optim.beta1": "slot vector",
-    "optim.beta2": "slot vector",
-    "optim.eps": "slot vector",
-    "optim.weight_decay": "slot vector",
-    "optim.warmup_fraction": "slot vector",
-    "optim.clip_norm": "slot vector",
+    "slot vector": {
+        "model": "tie_embeddings",
+        "train": "steps seed",
+        "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction clip_norm",
+    },
     # Changes shapes or the program: all slots of a population share it.
-    "model.vocab_size": "static",
-    "model.d_model": "static",
-    "model.num_layers": "static",
-    "model.num_heads": "static",
-    "model.d_ff": "static",
-    "model.context_length": "static",
-    "model.norm": "static",
-    "model.positions": "static",
-    "model.ffn": "static",
-    "model.rope_theta": "static",
-    "model.norm_eps": "static",
-    "train.batch_size": "static",
-    "train.dtype": "static",
-    "optim.name": "static",
+    "static": {
+        "model": "vocab_size d_model num_layers num_heads d_ff context_length norm positions ffn rope_theta norm_eps",
+        "train": "batch_size dtype",
+        "optim": "name",
+    },
     # Makes trials of a sweep comparable: all trials share it.
-    "train.device": "sweep constant",
-    "train.compile": "sweep constant",
-    "train.cuda_graphs": "sweep constant",
-    "train.threads": "sweep constant",
-    "train.eval_every": "sweep constant",
-    "train.eval_windows": "sweep constant",
-    "train.checkpoint_every": "sweep constant",
-    "data.source": "sweep constant",
-    "data.val_source": "sweep constant",
-    "data.tokenizer": "sweep constant",
-    "data.vocab_size": "sweep constant",
-    "data.bin_dtype": "sweep constant",
-    "data.val_fraction": "sweep constant",
-    "data.seed": "sweep constant",
+    "sweep constant": {
+        "train": "device compile cuda_graphs threads eval_every eval_windows checkpoint_every",
+        "data": "source val_source tokenizer vocab_size bin_dtype val_fraction seed",
+    },
 }
+FIELD_ROLES: dict[str, Role] = {
+    f"{part}.{name}": role
+    for role, parts in _FIELDS_BY_ROLE.items()
+    for part, names in parts.items()
+    for name in names.split()
+}
+"""Role of every field of a run, by its dotted path."""
 
 
 def flatten(run: RunSpec) -> dict[str, Any]:

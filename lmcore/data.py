@@ -27,15 +27,10 @@ def get_batch(
     >>> x[0], y[0]
     (tensor([ 8,  9, 10]), tensor([ 9, 10, 11]))
 
-    Args:
-        tokens: 1-D integers: a numpy array, a memory map, or a tensor (on any device).
-        seed, step: integers >= 0.
-
-    Raises:
-        ValueError: there are fewer than T + 1 tokens.
+    `tokens` are 1-D integers: a numpy array, a memory map, or a tensor on any device. `seed` and `step` are >= 0.
+    Raises ValueError if there are fewer than T + 1 tokens.
     """
-    num_starts = len(tokens) - context_length
-    _check_one_window(num_starts, tokens, context_length)
+    num_starts = _num_starts(tokens, context_length)
     # numpy promises never to change the bits of PCG64 and SeedSequence, but not what Generator.integers makes of them
     # (NEP 19). The modulo of 64 bits favours a start by less than num_starts / 2**64.
     bits = np.random.PCG64(np.random.SeedSequence([seed, step])).random_raw(batch_size)
@@ -47,22 +42,23 @@ def validation_windows(tokens: TokenArray, context_length: int, num_windows: int
 
     E = min(num_windows, (len(tokens) - 1) // T), so that no two windows overlap. Nothing is random.
 
-    Raises:
-        ValueError: there are fewer than T + 1 tokens.
+    Raises ValueError if there are fewer than T + 1 tokens.
     """
-    _check_one_window(len(tokens) - context_length, tokens, context_length)
+    _num_starts(tokens, context_length)
     num_windows = min(num_windows, (len(tokens) - 1) // context_length)
     starts = np.arange(num_windows) * ((len(tokens) - 1) // num_windows)
     device = tokens.device if isinstance(tokens, torch.Tensor) else torch.device("cpu")
     return _windows(tokens, starts, context_length, device)
 
 
-def _check_one_window(num_starts: int, tokens: TokenArray, context_length: int) -> None:
-    if num_starts < 1:
+def _num_starts(tokens: TokenArray, context_length: int) -> int:
+    """How many windows there are; raises ValueError if there is none."""
+    if len(tokens) <= context_length:
         raise ValueError(
             f"tokens must fill one window of context_length + 1 = {context_length + 1}, but there are {len(tokens)}; "
             "shorten the context or bring more data"
         )
+    return len(tokens) - context_length
 
 
 def _windows(

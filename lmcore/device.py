@@ -18,18 +18,15 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 ISAS_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 """Values of ONEDNN_MAX_CPU_ISA that disable oneDNN's bfloat16 kernels, which torch uses."""
 COMPILE_FLOPS = 2e13
-"""FLOPs of a run above which `compile: auto` compiles on a CPU: about ten minutes of training.
-
-Compiling takes most of a minute and saves about a tenth of the training time (tests/bench/results/core-cpu.json)."""
+"""FLOPs of a run above which `compile: auto` compiles on a CPU: about ten minutes of training. Compiling takes most
+of a minute and saves about a tenth of the training time (tests/bench/results/core-cpu.json)."""
 
 
 class Machine(NamedTuple):
-    """What the machine that trains can do."""
+    """Whether the machine that trains has a CUDA device, and bfloat16 instructions in its CPU."""
 
     cuda: bool
-    """Whether there is a CUDA device."""
     cpu_bfloat16: bool = False
-    """Whether the CPU has bfloat16 instructions."""
 
 
 def this_machine() -> Machine:
@@ -62,20 +59,16 @@ def resolve(train: TrainConfig, machine: Machine, flops: float = 0.0) -> TrainCo
     >>> resolve(TrainConfig(), Machine(cuda=False)).dtype
     'float32'
 
-    Args:
-        flops: of the whole run, or of the longest of several. On a CPU, short runs are not compiled.
-
-    Raises:
-        InputError: `train.device: cuda` without a CUDA device.
+    `flops` are those of the whole run, or of the longest of several: short runs are not compiled on a CPU. Raises
+    InputError for `train.device: cuda` without a CUDA device.
     """
     if train.device == "cuda" and not machine.cuda:
         raise InputError("train.device: cuda needs a GPU and there is none; use device: auto or device: cpu")
-    device = ("cuda" if machine.cuda else "cpu") if train.device == "auto" else train.device
-    on_cuda = device == "cuda"
+    on_cuda = machine.cuda and train.device != "cpu"
     best_dtype = "bfloat16" if on_cuda or machine.cpu_bfloat16 else "float32"
     return train.model_copy(
         update={
-            "device": device,
+            "device": "cuda" if on_cuda else "cpu",
             "dtype": best_dtype if train.dtype == "auto" else train.dtype,
             "compile": (on_cuda or flops >= COMPILE_FLOPS) if train.compile == "auto" else train.compile,
             "cuda_graphs": on_cuda and train.cuda_graphs is not False,

@@ -16,18 +16,13 @@ STD = 0.02
 RESIDUAL_OUTPUTS = ("attn.output_proj.weight", "ffn.w2.weight")
 
 
-def tensor_seed(seed: int, name: str) -> int:
-    """A 63-bit seed for the tensor `name`, the same on every machine."""
-    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
 def init_tensor(name: str, shape: torch.Size, seed: int, num_layers: int) -> Tensor:
     """The initial value of tensor `name` of one slot (`shape` without the slot dimension), float32 on CPU."""
     if len(shape) == 1:
         return torch.ones(shape)
     std = STD / math.sqrt(2 * num_layers) if name.endswith(RESIDUAL_OUTPUTS) else STD
-    generator = torch.Generator().manual_seed(tensor_seed(seed, name))
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()  # the same on every machine, unlike hash()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
     return nn.init.trunc_normal_(torch.empty(shape), std=std, a=-3 * std, b=3 * std, generator=generator)
 
 

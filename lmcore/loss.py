@@ -4,22 +4,16 @@ For the logits o of one position and the next token y, with c = max_j o_j:
 
     L = log(sum_j exp(o_j - c)) - (o_y - c)         dL/do = softmax(o) - onehot(y)
 
-`cross_entropy` and `token_nll` are the reference. They take logits, the largest tensor of a small language model (V
-numbers per position, where the hidden state has D), and keep nothing else of that size between forward and backward.
-
-Training and evaluation use `linear_cross_entropy` and `linear_token_nll` instead. These take hidden states h and the
-matrix W of the output head, and never hold the logits of all positions: they compute o = W h for one chunk of positions
-at a time, turn it into probabilities in place, and while these are in the cache also compute both gradients
+`cross_entropy` and `token_nll` are the reference and take logits. Training and evaluation use `linear_cross_entropy`
+and `linear_token_nll`, which take hidden states h and the output head W. They compute o = W h for one chunk of
+positions at a time and, while its probabilities are in the cache, also both gradients, which backward only scales:
 
     dL/dh = (softmax(o) - onehot(y)) W / N          dL/dW = sum over positions of (softmax(o) - onehot(y)) h / N
 
-so that backward only multiplies them by one number per slot. On a CPU this was 1.2 to 1.6 times as fast as the fastest
-of torch's own losses, and its peak memory, gradients included, was 0.13 to 0.39 of the logits' size, against 3 for
-`F.cross_entropy` (row `loss` of tests/bench/results/core-cpu.json). tests/core/test_linear_loss.py holds it equal to
-the reference in float64.
-
-Slots never mix: chunk borders do not depend on K, and sums run in a fixed order. There is no label smoothing, no class
-weight, no ignored target and no mask.
+The logits of all positions, the largest tensor of a small language model, never exist. Row `loss` of
+tests/bench/results/core-cpu.json has its speed and memory; tests/core/test_linear_loss.py holds it equal to the
+reference in float64. Slots never mix: chunk borders do not depend on K. There is no label smoothing, class weight,
+ignored target or mask.
 
 Shapes: K slots, N positions of a slot, D width, V vocabulary, C positions of a chunk.
 """
@@ -33,11 +27,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-HALF_TYPES = (torch.float16, torch.bfloat16)  # computed in float32
-CPU_CHUNK, GPU_CHUNK = 128, 4096
-"""Smallest C; matrix products of fewer positions are slow."""
-CPU_LOGITS = 2**20
-"""C V on a CPU where `CPU_CHUNK` allows it: 4 MB in float32 stay near the CPU's cache."""
+CPU_CHUNK, GPU_CHUNK = 128, 4096  # smallest C; matrix products of fewer positions are slow
+CPU_LOGITS = 2**20  # C V on a CPU where CPU_CHUNK allows it: 4 MB in float32 stay near the CPU's cache
 MAX_CHUNKS = 16  # each chunk reads and writes the head's whole gradient
 
 
@@ -47,8 +38,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     >>> cross_entropy(torch.zeros(2, 3, 8), torch.zeros(2, 3, dtype=torch.long))  # log 8
     tensor(2.0794)
 
-    Raises:
-        ValueError: as for `token_nll`.
+    Raises what `token_nll` raises.
     """
     return token_nll(logits, targets).mean()
 
@@ -57,11 +47,10 @@ def token_nll(logits: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target: logits `[..., V]`, targets `[...]` of any integer type -> `[...]`.
 
     float16 and bfloat16 logits are computed in float32, which is also the type of the result; the gradient has the type
-    of the logits. A position's result depends on its own logits only, so a NaN does not spread. A target outside 0..V-1
-    is an error of the device: RuntimeError on CPU, a failed assertion on CUDA.
+    of the logits. A position's result depends on its own logits only, so a NaN does not spread.
 
-    Raises:
-        ValueError: shapes do not fit, or targets are not integers.
+    Raises ValueError if shapes do not fit or targets are not integers. A target outside 0..V-1 is an error of the
+    device: RuntimeError on CPU, a failed assertion on CUDA.
     """
     if logits.ndim == 0 or targets.shape != logits.shape[:-1]:
         raise ValueError(
@@ -78,13 +67,13 @@ class _TokenNLL(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, index: Tensor) -> Tensor:
         ctx.save_for_backward(logits, index)
-        return _exps_(_float_copy(logits), index)[0]
+        return _exps_(_as_float(logits, copy=True), index)[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
         logits, index = ctx.saved_tensors
-        _, gradient = _nll_and_gradient_(_float_copy(logits), index)
+        _, gradient = _nll_and_gradient_(_as_float(logits, copy=True), index)
         return gradient.mul_(upstream[..., None]).to(logits.dtype), None
 
 
@@ -92,35 +81,26 @@ def linear_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, fused:
     """Each slot's mean negative log-likelihood: hidden `[K, ..., D]`, weight `[K, V, D]`, targets `[K, ...]` -> `[K]`.
 
     A single model may come without K: `[..., D]`, `[V, D]`, `[...]` -> 0-d. The result is at least float32; under
-    autocast the matrix products have its type. A slot's result depends on that slot only. Not differentiable twice. A
-    target outside 0..V-1 is an error of the device, as for `token_nll`.
-
-    Args:
-        fused: compile the work on a chunk's logits into few kernels. This is for GPUs: on a CPU the chunk is in the
-            cache, and separate operations are faster.
+    autocast the matrix products have its type. A slot's result depends on that slot only. Not differentiable twice.
+    `fused` compiles the work on a chunk's logits into few kernels. It is for GPUs: on a CPU the chunk is in the cache,
+    and separate operations are faster. Raises what `token_nll` raises.
 
     >>> hidden, head = torch.zeros(5, 4), torch.randn(8, 4)
     >>> linear_cross_entropy(hidden, head, torch.arange(5))  # log 8
     tensor(2.0794)
-
-    Raises:
-        ValueError: shapes do not fit, or targets are not integers.
     """
-    by_slot = _by_slot(hidden, weight, targets)
-    means: Tensor = _LinearMeanNLL.apply(*by_slot, fused)  # type: ignore[no-untyped-call]
+    means: Tensor = _LinearMeanNLL.apply(*_by_slot(hidden, weight, targets), fused)  # type: ignore[no-untyped-call]
     return means if weight.ndim == 3 else means.squeeze(0)
 
 
+@torch.no_grad()
 def linear_token_nll(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Negative log-likelihood of each target, without a gradient, for evaluation -> the shape of `targets`.
 
     Arguments and errors are those of `linear_cross_entropy`.
     """
-    with torch.no_grad():
-        parts = [
-            _exps_(_as_float(logits), index)[0] for _, index, logits in _chunks(*_by_slot(hidden, weight, targets))
-        ]
-        return torch.cat(parts, dim=1).view(targets.shape)
+    chunks = _chunks(*_by_slot(hidden, weight, targets))
+    return torch.cat([_exps_(_as_float(logits), index)[0] for _, index, logits in chunks], dim=1).view(targets.shape)
 
 
 class _LinearMeanNLL(torch.autograd.Function):
@@ -159,9 +139,7 @@ class _LinearMeanNLL(torch.autograd.Function):
 def _by_slot(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Checked arguments: [K, N, D] in the type of matrix products, [K, V, D] as it is, and [K, N] int64."""
     fits = weight.ndim in (2, 3) and hidden.shape[:-1] == targets.shape and hidden.shape[-1:] == weight.shape[-1:]
-    if weight.ndim == 3:
-        fits = fits and targets.ndim >= 2 and targets.shape[0] == weight.shape[0]
-    if not fits:
+    if not fits or (weight.ndim == 3 and (targets.ndim < 2 or len(targets) != len(weight))):
         raise ValueError(
             "hidden, weight and targets must be [K, ..., D], [K, V, D] and [K, ...], or the same without K, "
             f"but they are {list(hidden.shape)}, {list(weight.shape)} and {list(targets.shape)}; reshape them"
@@ -183,8 +161,8 @@ def _chunks(hidden: Tensor, weight: Tensor, targets: Tensor) -> Iterator[tuple[s
     buffer = hidden.new_empty(len(hidden), size, weight.shape[1]) if hidden.shape[1] >= size else None
     for start in range(0, hidden.shape[1], size):
         place = slice(start, start + size)
-        whole = start + size <= hidden.shape[1]
-        logits = torch.bmm(hidden[:, place], weight.transpose(1, 2), out=buffer if whole else None)
+        out = buffer if place.stop <= hidden.shape[1] else None
+        logits = torch.bmm(hidden[:, place], weight.transpose(1, 2), out=out)
         yield place, targets[:, place, None], logits
 
 
@@ -202,15 +180,15 @@ def _exps_(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _nll_and_gradient_(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """Negative log-likelihoods [...] and, in the memory of the logits if they are float, their gradients [..., V]."""
     nll, exps, sums = _exps_(_as_float(logits), index)
-    # p_y - 1 = exp(-L) - 1 is stored rather than added: no atomic addition on a GPU
+    # p_y - 1 = exp(-L) - 1 is stored rather than added: no atomic addition on a GPU.
     gradient = exps.div_(sums).scatter_(-1, index, torch.expm1(-nll)[..., None])
     return nll, gradient.to(logits.dtype)
 
 
 def _nll_and_gradient(logits: Tensor, index: Tensor) -> tuple[Tensor, Tensor]:
     """`_nll_and_gradient_` in a form that compiles well: nothing in place, nothing scattered."""
-    shifted = _as_float(logits)
-    shifted = shifted - shifted.amax(-1, keepdim=True)
+    floats = _as_float(logits)
+    shifted = floats - floats.amax(-1, keepdim=True)
     exps = shifted.exp()
     sums = exps.sum(-1, keepdim=True)
     nll = sums.log() - shifted.gather(-1, index)
@@ -229,12 +207,8 @@ def _token_ids(targets: Tensor) -> Tensor:
     return targets.long()
 
 
-def _as_float(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in HALF_TYPES else logits
-
-
-def _float_copy(logits: Tensor) -> Tensor:
-    return logits.float() if logits.dtype in HALF_TYPES else logits.clone()
+def _as_float(logits: Tensor, copy: bool = False) -> Tensor:
+    return logits.to(_sum_dtype(logits), copy=copy)
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:

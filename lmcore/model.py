@@ -1,16 +1,13 @@
 """A decoder-only Transformer language model, K of them at once.
 
-Architectural choices, the modern default first:
-- pre-norm RMSNorm (also post-norm after the residual sum, or none at all), no biases anywhere
-- rotary positions in the half-split form of Hugging Face Llama (or no positions)
-- SwiGLU feed-forward (or ungated gelu, silu, relu)
-- untied output head (or tied, slot by slot)
+It has pre-norm RMSNorm (or post-norm after the residual sum, or none), rotary positions in the half-split form of
+Hugging Face Llama (or none), a SwiGLU feed-forward network (or an ungated gelu, silu or relu), an untied output head
+(or a tied one, slot by slot), and no biases.
 
 A model is a population of K >= 1 slots, each an independent language model of the same shape: the first dimension of
 every weight is K, a linear layer is one bmm, and attention treats slots as part of its batch. An ordinary model is
-K = 1. Nothing is ever reduced across slots, so slot k computes exactly what it would compute alone.
-
-The loss is in `lmcore.loss` and initial values are in `lmcore.init`.
+K = 1. Nothing is ever reduced across slots, so slot k computes exactly what it would compute alone. The loss is in
+`lmcore.loss`, initial values are in `lmcore.init`.
 
 Shapes: K slots, B batch, T time, D width, H heads, F ffn width, V vocabulary; N = B * T positions of a slot.
 """
@@ -30,9 +27,7 @@ __all__ = ["ModelConfig", "TransformerLM"]
 HEAD = "lm_head.weight"
 EMBEDDING = "token_embeddings.weight"
 
-Rope = tuple[Tensor, Tensor]
-"""cos and sin, [T, D/2H] each."""
-
+Rope = tuple[Tensor, Tensor]  # cos and sin, [T, D/2H] each
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
 
@@ -72,17 +67,21 @@ class SlotRMSNorm(nn.Module):
         return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.weight[:, None, :]
 
 
+def _norm(config: ModelConfig, num_slots: int, used: bool) -> nn.Module:
+    return SlotRMSNorm(num_slots, config.d_model, config.norm_eps) if used else nn.Identity()
+
+
 class Attention(nn.Module):
     """Causal multi-head self-attention: [K, B*T, D] -> [K, B*T, D]."""
 
     def __init__(self, config: ModelConfig, num_slots: int) -> None:
         super().__init__()
-        d_model = config.d_model
+        D = config.d_model
         self.num_heads = config.num_heads
-        self.q_proj = SlotLinear(num_slots, d_model, d_model)
-        self.k_proj = SlotLinear(num_slots, d_model, d_model)
-        self.v_proj = SlotLinear(num_slots, d_model, d_model)
-        self.output_proj = SlotLinear(num_slots, d_model, d_model)
+        self.q_proj = SlotLinear(num_slots, D, D)
+        self.k_proj = SlotLinear(num_slots, D, D)
+        self.v_proj = SlotLinear(num_slots, D, D)
+        self.output_proj = SlotLinear(num_slots, D, D)
 
     def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
         q, k, v = (
@@ -117,22 +116,18 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, num_slots: int) -> None:
         super().__init__()
-        self.norm = config.norm
+        self.post_norm = config.norm == "post"
         self.attn = Attention(config, num_slots)
         self.ffn = FeedForward(config, num_slots)
-        if config.norm != "none":
-            self.ln1 = SlotRMSNorm(num_slots, config.d_model, config.norm_eps)
-            self.ln2 = SlotRMSNorm(num_slots, config.d_model, config.norm_eps)
+        self.ln1 = _norm(config, num_slots, config.norm != "none")
+        self.ln2 = _norm(config, num_slots, config.norm != "none")
 
     def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
-        if self.norm == "pre":
-            x = x + self.attn(self.ln1(x), time, rope)
-            return x + self.ffn(self.ln2(x))  # type: ignore[no-any-return]
-        if self.norm == "post":
+        if self.post_norm:
             x = self.ln1(x + self.attn(x, time, rope))
             return self.ln2(x + self.ffn(x))  # type: ignore[no-any-return]
-        x = x + self.attn(x, time, rope)
-        return x + self.ffn(x)  # type: ignore[no-any-return]
+        x = x + self.attn(self.ln1(x), time, rope)
+        return x + self.ffn(self.ln2(x))  # type: ignore[no-any-return]
 
 
 class TransformerLM(nn.Module):
@@ -145,11 +140,9 @@ class TransformerLM(nn.Module):
     Args:
         tied: for each slot, whether the embedding is also the output head; by default `config.tie_embeddings` for all.
             A tied slot's own head is idle: its gradient is zero, and the slot's state dict does not contain it.
-        seeds: initial weights of a slot depend on its seed and on nothing else, not on torch's global generator; by
-            default 0 for all.
+        seeds: initial weights of a slot depend on its seed only; by default 0 for all.
 
-    Raises:
-        ValueError: num_slots < 1, or `tied` or `seeds` of another length.
+    Raises ValueError if num_slots < 1, or `tied` or `seeds` has another length.
     """
 
     def __init__(
@@ -172,8 +165,7 @@ class TransformerLM(nn.Module):
         self.config = config
         self.token_embeddings = SlotEmbedding(num_slots, config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(Block(config, num_slots) for _ in range(config.num_layers))
-        if config.norm == "pre":
-            self.ln_final = SlotRMSNorm(num_slots, config.d_model, config.norm_eps)
+        self.ln_final = _norm(config, num_slots, config.norm == "pre")
         self.lm_head = SlotLinear(num_slots, config.d_model, config.vocab_size)
 
         self.tied: list[bool] = slot_tied  # also on the host, so that no forward pass waits for a device
@@ -183,9 +175,9 @@ class TransformerLM(nn.Module):
         self.rope_cos: Tensor
         self.rope_sin: Tensor
         if config.positions == "rope":
-            cos, sin = rope_tables(config.context_length, config.head_dim, config.rope_theta)
-            self.register_buffer("rope_cos", cos, persistent=False)
-            self.register_buffer("rope_sin", sin, persistent=False)
+            tables = rope_tables(config.context_length, config.head_dim, config.rope_theta)
+            for name, table in zip(("rope_cos", "rope_sin"), tables, strict=True):
+                self.register_buffer(name, table, persistent=False)
         if not self.tied_mask.is_meta:
             for slot, seed in enumerate(seeds):
                 self.reset_slot(slot, seed, slot_tied[slot])
@@ -198,11 +190,9 @@ class TransformerLM(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [K, B, T, V] of the next token after each of `tokens` [K, B, T] (integers).
 
-        Raises:
-            ValueError: T > context_length, another number of slots, or (checked on CPU only) a token id outside 0..V-1.
+        Raises ValueError for T > context_length, another K, or (checked on CPU only) a token id outside 0..V-1.
         """
-        logits = torch.bmm(self.hidden(tokens), self.head().transpose(1, 2))
-        return logits.view(*tokens.shape, -1)
+        return torch.bmm(self.hidden(tokens), self.head().transpose(1, 2)).view(*tokens.shape, -1)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """The input of the output head, [K, B*T, D]: `forward` without its last product. Raises what it raises."""
@@ -212,17 +202,14 @@ class TransformerLM(nn.Module):
         x = self.token_embeddings(tokens)  # [K, B*T, D]
         for block in self.layers:
             x = block(x, time, rope)
-        if self.config.norm == "pre":
-            x = self.ln_final(x)
-        return x  # type: ignore[no-any-return]
+        return self.ln_final(x)  # type: ignore[no-any-return]
 
     def head(self) -> Tensor:
         """Output matrix [K, V, D]: each slot's embedding or own head, selected by `where` because 0 * nan is nan."""
-        if self.tying == "none":
-            return self.lm_head.weight
-        if self.tying == "all":
-            return self.token_embeddings.weight
-        return torch.where(self.tied_mask[:, None, None], self.token_embeddings.weight, self.lm_head.weight)
+        head, embedding = self.lm_head.weight, self.token_embeddings.weight
+        if self.tying == "mixed":
+            return torch.where(self.tied_mask[:, None, None], embedding, head)
+        return embedding if self.tying == "all" else head
 
     def _check(self, tokens: Tensor) -> None:
         if tokens.ndim != 3 or tokens.shape[0] != self.num_slots:
@@ -262,8 +249,8 @@ class TransformerLM(nn.Module):
 
     def slot_state_dict(self, slot: int) -> dict[str, Tensor]:
         """Copies of the plain weights (2-D matrices, 1-D norms) of `slot` under the CS336 names."""
-        parameters = dict(self.named_parameters())
-        return {name: parameters[name].detach()[slot].clone() for name in self.slot_names(slot)}
+        names = self.slot_names(slot)
+        return {name: p.detach()[slot].clone() for name, p in self.named_parameters() if name in names}
 
     @torch.no_grad()
     def load_slot_state_dict(
@@ -276,8 +263,7 @@ class TransformerLM(nn.Module):
             rope: "interleaved" for weights whose rotary pairs are neighbouring channels (2i, 2i + 1), as in CS336: the
                 rows of q and k are permuted to the half-split pairs (i, i + D/2H).
 
-        Raises:
-            ValueError: missing or unexpected names, wrong shapes, or a tied slot with a different head.
+        Raises ValueError for missing or unexpected names, wrong shapes, or a tied slot with a different head.
         """
         if rope not in ("half", "interleaved"):
             raise ValueError(f'rope must be "half" or "interleaved", got {rope!r}')
@@ -285,7 +271,8 @@ class TransformerLM(nn.Module):
         head = weights.pop(HEAD, None) if self.tied[slot] else None
         if head is not None and not torch.equal(head, weights.get(EMBEDDING, torch.empty(0))):
             raise ValueError(f"slot {slot} is tied, but {HEAD} differs from {EMBEDDING}; load it into an untied slot")
-        own = {name: dict(self.named_parameters())[name][slot] for name in self.slot_names(slot)}
+        names = self.slot_names(slot)
+        own = {name: parameter[slot] for name, parameter in self.named_parameters() if name in names}
         if missing := sorted(own.keys() - weights.keys()):
             raise ValueError(f"the state dict lacks {', '.join(missing)}")
         if unexpected := sorted(weights.keys() - own.keys()):

@@ -6,18 +6,15 @@
     theta <- theta - alpha_t m / (sqrt(v) + eps)
     theta <- theta - alpha lambda theta
 
-`adamw_coefficients` is the scalar part, computed on the host in float64. `adamw_update_` is the tensor part, and the
-code that trains: the class `AdamW` calls it for every parameter of an ordinary `nn.Module`, and a population on a CPU
-calls it for every parameter of every slot. It is not a fused kernel; row `optimizer` of
-tests/bench/results/core-cpu.json compares the two within a training step. `adamw_update_slots_` is the same update of K
-slots at once, for GPUs.
-
-Learning rates come from outside: this file knows no schedule and no clipping.
+`adamw_coefficients` is the scalar part, in float64 on the host. `adamw_update_` is the tensor part: the class `AdamW`
+calls it for every parameter of an ordinary `nn.Module`, and a population on a CPU for every parameter of every slot.
+Row `optimizer` of tests/bench/results/core-cpu.json compares it with a fused kernel. `adamw_update_slots_` is the same
+update of K slots at once, for GPUs. Learning rates come from outside: this file knows no schedule and no clipping.
 """
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,23 +26,19 @@ from lmcore.config import OptimConfig
 class Coefficients(NamedTuple):
     """The numbers of one AdamW update."""
 
-    step_size: float
-    """alpha_t, the learning rate with both bias corrections."""
+    step_size: float  # alpha_t, the learning rate with both bias corrections
     beta1: float
     one_minus_beta1: float
     beta2: float
     one_minus_beta2: float
     eps: float
-    decay: float
-    """alpha lambda; 0 does not decay."""
+    decay: float  # alpha lambda
 
 
 def adamw_coefficients(
     lr: float, betas: tuple[float, float], eps: float, weight_decay: float, step: int
 ) -> Coefficients:
-    """The numbers of update `step` >= 1.
-
-    They are Python floats, cast only when a tensor is multiplied by them: in float32, 1 - 0.999 is off by 1e-5.
+    """The numbers of update `step` >= 1, cast only when they multiply a tensor: 1 - 0.999 in float32 is off by 1e-5.
 
     >>> adamw_coefficients(lr=1e-3, betas=(0.5, 0.75), eps=1e-8, weight_decay=0.0, step=1).step_size
     0.001
@@ -64,10 +57,7 @@ def adamw_coefficients(
 
 @torch.no_grad()
 def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Sequence[float]) -> None:
-    """Update `param` and both moments in place. All four tensors have one shape; `grad` is not changed.
-
-    `c` are the numbers of `Coefficients`, in that order.
-    """
+    """Update `param` and both moments in place, with the `Coefficients` c. All four tensors have one shape."""
     step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay = c
     exp_avg.mul_(beta1).add_(grad, alpha=one_minus_beta1)
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=one_minus_beta2)
@@ -77,19 +67,13 @@ def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tens
 
 @torch.no_grad()
 def adamw_update_slots_(
-    param: Tensor,
-    grad: Tensor,
-    exp_avg: Tensor,
-    exp_avg_sq: Tensor,
-    c: Sequence[Tensor],
-    active: Tensor | None = None,
+    param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Sequence[Tensor], active: Tensor | None = None
 ) -> None:
     """`adamw_update_` for K slots at once: tensors `[K, ...]`, coefficients `[K, 1, ...]`.
 
-    On a GPU, coefficients that are tensors let the host run ahead of the device and let a CUDA graph replay the update
-    with new ones; torch.compile makes a single pass of it. Slots for which `active` (bool, `[K, 1, ...]`) is false keep
-    every bit of their tensors, even beside infinities and NaN. test_optim.py holds this and `adamw_update_` equal to
-    rounding.
+    Coefficients that are tensors let the host run ahead of a GPU, and a CUDA graph replay the update with new ones.
+    Slots for which `active` (bool, `[K, 1, ...]`) is false keep every bit of their tensors, even beside infinities and
+    NaN. test_optim.py holds this and `adamw_update_` equal to rounding.
     """
     step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay = c
     m = beta1 * exp_avg + one_minus_beta1 * grad
@@ -118,7 +102,7 @@ def _adamw_run_coefficients(optim: OptimConfig, lr: float, step: int) -> Coeffic
 
 
 OPTIMIZERS: dict[str, UpdateRule] = {
-    "adamw": UpdateRule(("exp_avg", "exp_avg_sq"), _adamw_run_coefficients, adamw_update_, adamw_update_slots_),
+    "adamw": UpdateRule(("exp_avg", "exp_avg_sq"), _adamw_run_coefficients, adamw_update_, adamw_update_slots_)
 }
 """By `optim.name`; the names are also the `Literal` of `lmcore.config.OptimConfig.name`."""
 
@@ -126,10 +110,9 @@ OPTIMIZERS: dict[str, UpdateRule] = {
 class AdamW(torch.optim.Optimizer):
     """AdamW as written at the top of this file, for any `nn.Module`.
 
-    It differs from `torch.optim.AdamW` in two places. Weights decay after the update, on the updated value, not before
-    it. And eps is added to sqrt(v) before the bias correction of v: in torch's terms, eps is divided by
-    sqrt(1 - beta2^t), which matters in the first steps and for tiny gradients. With weight_decay 0 and gradients far
-    above eps the two agree to rounding; with decay they do not (3e-3 after 1000 steps at lr 3e-2, weight_decay 0.1).
+    It differs from `torch.optim.AdamW` in two places: weights decay after the update, on the updated value, and eps is
+    added to sqrt(v) before the bias correction of v, so in torch's terms it is divided by sqrt(1 - beta2^t). Without
+    decay, and with gradients far above eps, the two agree to rounding.
 
     State per parameter: `step` (int, updates made), `exp_avg` (m), `exp_avg_sq` (v).
 
@@ -138,9 +121,7 @@ class AdamW(torch.optim.Optimizer):
     >>> model(torch.ones(2, 4)).sum().backward()
     >>> optimizer.step()
 
-    Raises:
-        ValueError: a hyperparameter is out of range.
-        RuntimeError: `step` met a sparse gradient.
+    Raises ValueError if a hyperparameter is out of range.
     """
 
     def __init__(
@@ -159,29 +140,28 @@ class AdamW(torch.optim.Optimizer):
                 raise ValueError(f"Invalid beta parameter at index {i}: {beta}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update every parameter that has a gradient, once; `closure` re-evaluates the model and returns the loss."""
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient, once; `closure` re-evaluates the model and returns the loss.
+
+        Raises RuntimeError for a sparse gradient.
+        """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
             for param in group["params"]:
-                if param.grad is not None:
-                    self._update(param, param.grad, group)
+                if param.grad is None:
+                    continue
+                if param.grad.is_sparse:
+                    raise RuntimeError(
+                        "AdamW does not support sparse gradients; use dense ones, or torch.optim.SparseAdam"
+                    )
+                state = self.state[param]
+                if not state:
+                    state.update(step=0, exp_avg=torch.zeros_like(param), exp_avg_sq=torch.zeros_like(param))
+                state["step"] += 1
+                c = adamw_coefficients(group["lr"], group["betas"], group["eps"], group["weight_decay"], state["step"])
+                adamw_update_(param, param.grad, state["exp_avg"], state["exp_avg_sq"], c)
         return loss
-
-    def _update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
-        if grad.is_sparse:
-            raise RuntimeError("AdamW does not support sparse gradients; use dense ones, or torch.optim.SparseAdam")
-        state = self.state[param]
-        if not state:
-            state.update(step=0, exp_avg=torch.zeros_like(param), exp_avg_sq=torch.zeros_like(param))
-        state["step"] += 1
-        c = adamw_coefficients(group["lr"], group["betas"], group["eps"], group["weight_decay"], state["step"])
-        adamw_update_(param, grad, state["exp_avg"], state["exp_avg_sq"], c)

@@ -1,7 +1,7 @@
 """How many parameters a model has and what training it costs, from its config.
 
-Three numbers are always reported side by side: the textbook estimate, the exact count, and the exact non-embedding
-count. No model is built and torch is not loaded; a test compares the counts with PyTorch's.
+Reports show three numbers: the textbook estimate, the exact count, and the exact non-embedding count. No model is built
+and torch is not loaded; a test compares the counts with PyTorch's.
 
 >>> count_parameters(ModelConfig()).total, estimate_parameters(ModelConfig())
 (1328256, 1327104)
@@ -9,35 +9,29 @@ count. No model is built and torch is not loaded; a test compares the counts wit
 Letters: N layers, D width, F ffn width, V vocabulary, T context length.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from lmcore.config import ModelConfig
 
 
-@dataclass(frozen=True)
-class ParameterCount:
+class ParameterCount(NamedTuple):
     """Exact counts by group of what a slot's state dict contains: tied weights once, idle weights never."""
 
-    embedding: int
-    """V D."""
-    attention: int
-    """N 4 D^2: Q, K, V and O."""
-    ffn: int
-    """N 3 D F when gated, N 2 D F otherwise."""
-    norm: int
-    """D per norm."""
-    head: int
-    """V D, or 0 when the embedding is the head."""
+    embedding: int  # V D
+    attention: int  # 4 N D^2: Q, K, V and O
+    ffn: int  # 3 N D F when gated, 2 N D F otherwise
+    norm: int  # D per norm
+    head: int  # V D, or 0 when the embedding is the head
 
     @property
     def total(self) -> int:
         """The sum of all groups."""
-        return self.embedding + self.attention + self.ffn + self.norm + self.head
+        return sum(self)
 
     @property
     def non_embedding(self) -> int:
         """The total without the embedding and without an untied head: the size used in scaling laws."""
-        return self.total - self.embedding - self.head
+        return self.attention + self.ffn + self.norm
 
     def __int__(self) -> int:
         return self.total
@@ -48,21 +42,19 @@ def estimate_parameters(config: ModelConfig) -> int:
 
     m is 3 matrices if the feed-forward network is gated, else 2; h is 1 if embeddings are tied, else 2.
     """
-    D = config.d_model
-    vocab_matrices = 1 if config.tie_embeddings else 2
-    block = 4 * D * D + _ffn_matrices(config) * D * config.d_ff
-    return config.num_layers * block + vocab_matrices * config.vocab_size * D
+    h = 1 if config.tie_embeddings else 2
+    block = 4 * config.d_model + _ffn_matrices(config) * config.d_ff
+    return (config.num_layers * block + h * config.vocab_size) * config.d_model
 
 
 def count_parameters(config: ModelConfig) -> ParameterCount:
     """Exact counts by group; `.total`, or `int(...)`, gives their sum."""
     N, D = config.num_layers, config.d_model
-    norms = {"pre": 2 * N + 1, "post": 2 * N, "none": 0}[config.norm]
     return ParameterCount(
         embedding=config.vocab_size * D,
         attention=N * 4 * D * D,
         ffn=N * _ffn_matrices(config) * D * config.d_ff,
-        norm=norms * D,
+        norm={"pre": 2 * N + 1, "post": 2 * N, "none": 0}[config.norm] * D,
         head=0 if config.tie_embeddings else config.vocab_size * D,
     )
 

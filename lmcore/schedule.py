@@ -29,14 +29,13 @@ def cosine_lr(step: Scalar, max_lr: Scalar, min_lr: Scalar, warmup_steps: Scalar
     """Learning rate of update `step` >= 0.
 
     Numbers give a float, computed in float64. If any argument is a tensor, all are broadcast together and the result is
-    a tensor of the promoted floating type; all tensors are on one device, and the host does not wait for it.
+    a tensor of the promoted floating type. All tensors are on one device; the host does not wait for it.
 
     >>> [cosine_lr(t, max_lr=1.0, min_lr=0.0, warmup_steps=2, cosine_steps=4) for t in range(6)]
     [0.0, 0.5, 1.0, 0.5, 0.0, 0.0]
 
-    Args:
-        warmup_steps: T_w; 0 means no warm-up.
-        cosine_steps: T_c, the step that reaches min_lr. If it equals T_w, step T_w has max_lr and later ones min_lr.
+    `warmup_steps` is T_w; 0 means no warm-up. `cosine_steps` is T_c, the step that reaches min_lr. If it equals T_w,
+    step T_w has max_lr and later ones min_lr.
     """
     arguments = (step, max_lr, min_lr, warmup_steps, cosine_steps)
     tensors = [x for x in arguments if isinstance(x, Tensor)]

@@ -4,10 +4,6 @@ To train is to iterate; to stop is to stop iterating. A trainer has K slots, and
 two reports a slot can be freed, loaded with another run, saved and restored. Each slot's numbers are those of its run
 alone (bitwise on a CPU), so K is a matter of speed only. There is no search, no tracking and no early stopping here.
 
-    trainer = Trainer([RunSpec(...), RunSpec(...)], tokens)
-    for row in trainer:
-        print(row["slot"], row["step"], row["val_loss"])
-
 Shapes: K slots, B batch, T time, E validation windows, C coefficients of an update.
 """
 
@@ -42,22 +38,23 @@ Hidden = Callable[[TransformerLM, Tensor], Tensor]
 # and a slot's last bits depend on its place. Shapes that do not fill them run one slot after the other.
 VECTOR = 64
 MAX_PROGRAMS = 200  # that one process may compile
-RUNTIME_FIELDS = ("device", "compile", "cuda_graphs", "threads")
-"""Fields of `TrainConfig` that may change when a run is resumed: where it trains, not what."""
 
 
 class Trainer:
     """K slots of one shape (`RunSpec.static_signature`); a slot given as None is empty until it is loaded.
 
-    Raises:
-        ValueError: no run at all, or runs of different shapes.
-        InputError: too few tokens, token ids beyond the vocabulary, or no such device.
+        trainer = Trainer([RunSpec(...), RunSpec(...)], tokens)
+        for row in trainer:
+            print(row["slot"], row["step"], row["val_loss"])
+
+    Raises ValueError for no run at all or runs of different shapes, and InputError for too few tokens, token ids beyond
+    the vocabulary, or a missing device.
     """
 
     def __init__(self, runs: Sequence[RunSpec | None], tokens: Tokens) -> None:
         machine = this_machine()
         resolved = [run and resolve_run(run, machine) for run in runs]
-        first = next((run for run in resolved if run is not None), None)
+        first = next(filter(None, resolved), None)
         if first is None:
             raise ValueError("a trainer needs at least one run to know its shape, got none")
         check_windows(tokens, first.model.context_length)
@@ -106,15 +103,12 @@ class Trainer:
     def advance(self, some: Sequence[int] | None = None, batched: bool | None = None) -> list[Row]:
         """Train the active slots, or `some` of them, up to the nearest report; rows of the slots that reached theirs.
 
-        If an error is raised while training, the state of these slots is undefined: restore or reload them.
+        `batched` trains the slots as one program, or one after the other; the numbers are the same. By default it is
+        true if all K slots advance, because a batched program also computes inactive slots. Shapes that do not fill
+        vector registers always run one after the other.
 
-        Args:
-            batched: train the slots as one program, or one after the other; the numbers are the same. By default one
-                program if all K slots advance, because a batched program also computes inactive slots. Shapes that do
-                not fill vector registers always run one after the other.
-
-        Raises:
-            ValueError: one of `some` is not active.
+        Raises ValueError if one of `some` is not active. If an error is raised while training, the state of these slots
+        is undefined: restore or reload them.
         """
         active = self.active if some is None else sorted(some)
         if not active:
@@ -142,11 +136,7 @@ class Trainer:
         return [self._report(k, slots[k], losses[k], grad_norms[k]) for k in due]
 
     def load_slot(self, k: int, run: RunSpec) -> None:
-        """Begin `run` in slot k, replacing what was there.
-
-        Raises:
-            ValueError: the run has another shape than this trainer's.
-        """
+        """Begin `run` in slot k, replacing what was there. Raises ValueError if its shape is not this trainer's."""
         run = self._check_signature(run)
         self._all.reset(k, run.train.seed, run.model.tie_embeddings)
         self._views.pop(k, None)
@@ -157,19 +147,11 @@ class Trainer:
         self.slots[k] = None
 
     def save_slot(self, k: int, out: str | PathLike[str]) -> None:
-        """Write slot k's full state (weights, optimizer state, progress) as one checkpoint file.
-
-        Raises:
-            ValueError: the slot is empty.
-        """
+        """Write slot k's weights, optimizer state and progress as one checkpoint file. Raises ValueError if empty."""
         write_checkpoint(out, *self.snapshot_slot(k))
 
     def snapshot_slot(self, k: int) -> tuple[dict[str, Tensor], dict[str, JSON]]:
-        """What `save_slot` writes, copied to the host: another thread can write it while this one trains on.
-
-        Raises:
-            ValueError: the slot is empty.
-        """
+        """What `save_slot` writes, copied to the host: another thread can write it while this one trains on."""
         slot = self.slots[k]
         if slot is None:
             raise ValueError(f"slot {k} is empty; only a loaded slot can be saved")
@@ -184,9 +166,8 @@ class Trainer:
     def restore_slot(self, k: int, src: str | PathLike[str]) -> None:
         """Continue in slot k the run that `save_slot` wrote: the same rows follow as if it had never stopped.
 
-        Raises:
-            CheckpointError: the file is damaged, or is not a slot's.
-            ValueError: its run has another shape, or was trained on other data.
+        Raises CheckpointError if the file is damaged or not a slot's, and ValueError if its run has another shape or
+        was trained on other data.
         """
         tensors, meta = read_checkpoint(src)
         try:
@@ -241,9 +222,7 @@ class Trainer:
         fills_vectors = windows * self.model.config.context_length % VECTOR == 0
         if len(self.slots) == 1 or (batched and fills_vectors):
             return [(self._all, list(range(len(self.slots))))]
-        for k in slots:
-            if k not in self._views:
-                self._views[k] = self._all.view(k)
+        self._views |= {k: self._all.view(k) for k in slots if k not in self._views}
         return [(self._views[k], [k]) for k in slots]
 
     def _update(self, slots: dict[int, Slot], updates: int, batched: bool) -> tuple[dict[int, float], dict[int, float]]:
@@ -252,8 +231,7 @@ class Trainer:
         grad_norms: dict[int, float] = {}
         for population, members in self._populations(list(slots), self._train.batch_size, batched):
             # An inactive row of a batched program repeats the inputs of an active one, and its result is dropped.
-            any_slot = next(iter(slots.values()))
-            rows = [slots.get(k, any_slot) for k in members]
+            rows = [slots.get(k, next(iter(slots.values()))) for k in members]
             mask = torch.tensor([k in slots for k in members])
             active = None if mask.all() else self._to_device(mask)
             coefficients, max_norms = self._hyperparameters(rows, updates)
@@ -268,22 +246,16 @@ class Trainer:
         return loss_sums, grad_norms
 
     def _step(
-        self,
-        population: Population,
-        x: Tensor,
-        y: Tensor,
-        coefficients: Coefficients,
-        max_norms: Tensor,
-        active: Tensor | None,
+        self, population: Population, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor, active: Tensor | None
     ) -> StepResult:
         """One update; as a CUDA graph if the run wants it and the whole population takes part."""
         if not self._train.cuda_graphs or population is not self._all:
-            return population.step(self._mean_nll, x, y, coefficients, max_norms, active)
-        assert isinstance(coefficients, Tensor)  # graphs are for GPUs
+            return population.step(self._mean_nll, x, y, c, max_norms, active)
+        assert isinstance(c, Tensor)  # graphs are for GPUs
         tying = self.model.tying  # the only thing besides tensors that a step depends on
         if tying not in self._graphs:
-            self._graphs[tying] = GraphedStep(population, self._mean_nll, x, y, coefficients, max_norms)
-        return self._graphs[tying](x, y, coefficients, max_norms, active)
+            self._graphs[tying] = GraphedStep(population, self._mean_nll, x, y, c, max_norms)
+        return self._graphs[tying](x, y, c, max_norms, active)
 
     def _hyperparameters(self, rows: Sequence[Slot], updates: int) -> tuple[Sequence[Coefficients], Tensor]:
         """Optimizer coefficients of each update, and clipping norms [K]. A GPU gets them in one piece."""
@@ -295,9 +267,8 @@ class Trainer:
 
     def _to_device(self, host: Tensor) -> Tensor:
         """A copy on the device that the host does not wait for."""
-        if self._device.type == "cpu":
-            return host.contiguous()
-        return host.contiguous().pin_memory().to(self._device, non_blocking=True)
+        host = host.contiguous()
+        return host if self._device.type == "cpu" else host.pin_memory().to(self._device, non_blocking=True)
 
     def _batches(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Training windows x, y [K, B, T]: for each slot the batch of this number; equal numbers share one."""
@@ -316,7 +287,6 @@ class Trainer:
         return losses
 
     def _report(self, k: int, slot: Slot, loss: ValLoss, grad_norm: float) -> Row:
-        trained_tokens = slot.updates_since_report * slot.run.tokens_per_step
         row: Row = {
             col.SLOT: k,
             col.STEP: slot.step,
@@ -326,7 +296,7 @@ class Trainer:
             col.VAL_LOSS_SE: loss.se,
             col.GRAD_NORM: grad_norm,
             col.LR: slot.lr(slot.step),
-            col.TOKENS_PER_S: trained_tokens / slot.train_s,
+            col.TOKENS_PER_S: slot.updates_since_report * slot.run.tokens_per_step / slot.train_s,
             col.ELAPSED_S: slot.elapsed_s,
         }
         slot.updates_since_report, slot.train_loss_sum, slot.train_s = 0, 0.0, 0.0
@@ -335,8 +305,8 @@ class Trainer:
 
 
 def with_runtime(run: RunSpec, train: TrainConfig) -> RunSpec:
-    """`run` on the device of `train`, with its compile mode and threads."""
-    here = {name: getattr(train, name) for name in RUNTIME_FIELDS}
+    """`run` where `train` runs: with its device, compile mode and threads, which may change when a run is resumed."""
+    here = train.model_dump(include={"device", "compile", "cuda_graphs", "threads"})
     return run.model_copy(update={"train": run.train.model_copy(update=here)})
 
 
@@ -353,8 +323,7 @@ def _forward(nll: Callable[[TransformerLM, Tensor, Tensor], Tensor], hidden: Hid
 def _hidden(train: TrainConfig) -> Hidden:
     """All of the model but its head, compiled if these runs are.
 
-    Head and loss are not compiled with it: a program that contains their loop was not found again in torch.compile's
-    cache.
+    Head and loss are not: torch.compile's cache did not find a program with their loop again.
     """
     if not train.compile:
         return TransformerLM.hidden

@@ -1,7 +1,4 @@
-"""Validation loss on fixed windows, with its standard error.
-
-Every trial of a sweep uses the same windows, so trials do not differ by the choice of windows.
-"""
+"""Validation loss, with its standard error, on fixed windows that every trial of a sweep shares."""
 
 import math
 from typing import NamedTuple
@@ -14,11 +11,10 @@ from lmcore.population.population import Forward
 
 
 class ValLoss(NamedTuple):
-    """Validation loss of one slot, nats per token."""
+    """Validation loss of one slot, nats per token, and its standard error over windows; nan with a single window."""
 
     mean: float
     se: float
-    """Standard error of the mean with the windows as sampling units; nan with a single window."""
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """The training step as one CUDA graph: captured once, then replayed with new inputs.
 
-A step of a small model is hundreds of kernels that run for microseconds each, so on a GPU launching them takes longer
-than running them. A replay launches them all at once. Weights, optimizer state, masks and inputs keep their addresses;
-what changes between updates (batch, coefficients, which slots are active) is a tensor that is copied in.
+A step of a small model is hundreds of kernels of microseconds each, which take longer to launch than to run. A replay
+launches them all at once. Weights, optimizer state, masks and inputs keep their addresses; what changes between updates
+(batch, coefficients, which slots are active) is a tensor that is copied in.
 
 Shapes: K slots, B batch, T time, C coefficients of an update.
 """

@@ -18,17 +18,14 @@ from lmcore.loss import linear_cross_entropy, linear_token_nll
 from lmcore.model import HEAD, TransformerLM
 from lmcore.optim import OPTIMIZERS
 
-Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]
-"""From model and windows x, y [K, B, T] to losses."""
+Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]  # from model and windows x, y [K, B, T] to losses
 Coefficients = Tensor | Sequence[Sequence[float]]
 """The optimizer's numbers for one update: a tensor [C, K] on a GPU; on a CPU, C Python floats for each of K slots."""
+State = dict[str, dict[str, Tensor]]  # by state name, then parameter name
 
 
 def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor, fused: bool = False) -> Tensor:
-    """The training loss: each slot's mean negative log-likelihood [K] of y [K, B, T], in nats, from hidden [K, B*T, D].
-
-    `fused` is for GPUs, as in `linear_cross_entropy`.
-    """
+    """The training loss: mean negative log-likelihood [K] of y [K, B, T] by slot, in nats, from hidden [K, B*T, D]."""
     return linear_cross_entropy(hidden, model.head(), y.flatten(1), fused)
 
 
@@ -38,12 +35,10 @@ def nll_per_token(model: TransformerLM, hidden: Tensor, y: Tensor) -> Tensor:
 
 
 class StepResult(NamedTuple):
-    """What an update says about each slot; tensors stay on the device."""
+    """Each slot's mean training loss before an update, and l2 norm of the whole gradient before clipping: [K] each."""
 
     losses: Tensor
-    """[K], mean training loss before the update."""
     grad_norms: Tensor
-    """[K], l2 norm of the whole gradient before clipping."""
 
 
 class Population:
@@ -54,18 +49,12 @@ class Population:
     >>> list(population.state)
     ['exp_avg', 'exp_avg_sq']
 
-    Args:
-        optimizer: a name in `lmcore.optim.OPTIMIZERS`.
-        compiled: whether to compile the update of all slots at once, which GPUs use.
-        state: by state name, then parameter name; zeros by default.
+    `optimizer` is a name in `lmcore.optim.OPTIMIZERS`. `compiled` compiles the update of all slots at once, which GPUs
+    use. `state` is that of the optimizer; zeros by default.
     """
 
     def __init__(
-        self,
-        model: TransformerLM,
-        optimizer: str = "adamw",
-        compiled: bool = False,
-        state: dict[str, dict[str, Tensor]] | None = None,
+        self, model: TransformerLM, optimizer: str = "adamw", compiled: bool = False, state: State | None = None
     ) -> None:
         self.model = model
         self.optimizer = optimizer
@@ -79,10 +68,8 @@ class Population:
 
     def view(self, slot: int) -> "Population":
         """Slot `slot` as a population of its own that shares this one's memory."""
-        state = {
-            part: {name: tensor[slot : slot + 1] for name, tensor in named.items()}
-            for part, named in self.state.items()
-        }
+        row = slice(slot, slot + 1)
+        state = {part: {name: tensor[row] for name, tensor in named.items()} for part, named in self.state.items()}
         return Population(self.model.slot_view(slot), self.optimizer, self.compiled, state)
 
     def reset(self, slot: int, seed: int, tied: bool) -> None:
@@ -93,28 +80,18 @@ class Population:
                 tensor[slot].zero_()
 
     def step(
-        self,
-        forward: Forward,
-        x: Tensor,
-        y: Tensor,
-        coefficients: Coefficients,
-        max_norms: Tensor,
-        active: Tensor | None = None,
+        self, forward: Forward, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor, active: Tensor | None = None
     ) -> StepResult:
         """One update of every slot on windows x, y [K, B, T], or of those where `active` [K] (bool) is true.
 
         An inactive slot is computed and its result dropped: its weights and state keep their bits, whatever they and
-        its gradient are. The host does not wait for a GPU here.
-
-        Args:
-            coefficients: those of the optimizer; see `Coefficients`.
-            max_norms: [K], gradient norms to clip at, or inf.
+        its gradient are. `max_norms` [K] are gradient norms to clip at, or inf. The host does not wait for a GPU here.
         """
         losses = forward(self.model, x, y)
         # One seed gradient per slot, rather than the gradient of a sum: nothing is ever summed over slots.
         losses.backward(torch.ones_like(losses))  # type: ignore[no-untyped-call]
         grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
-        norms = self.update(grads, coefficients, max_norms, active)
+        norms = self.update(grads, c, max_norms, active)
         for p in self._parameters.values():
             p.grad = None
         return StepResult(losses.detach(), norms)
@@ -181,7 +158,6 @@ def _update_slots(
     scale: Tensor,
     actives: Sequence[Tensor | None],
 ) -> None:
-    """Scale each gradient by `scale` [K] and apply `update_slots_` with it."""
     for param, grad, state, active in zip(params, grads, states, actives, strict=True):
         lead = (-1, *[1] * (param.ndim - 1))  # [K] -> [K, 1, ...]
         c = [row.view(lead) for row in coefficients.unbind()]

@@ -24,17 +24,12 @@ class Slot:
     """
 
     run: RunSpec
-    step: int = 0
-    """Updates made."""
+    step: int = 0  # updates made
     updates_since_report: int = 0
-    train_loss_sum: float = 0.0
-    """Sum of the training losses of those updates, nats per token."""
-    train_s: float = 0.0
-    """Wall seconds of those updates."""
-    elapsed_s: float = 0.0
-    """Wall seconds since the run began, evaluation included."""
-    last_row: Row | None = None
-    """The last report; whoever resumes from a checkpoint can repeat it in case it was lost."""
+    train_loss_sum: float = 0.0  # of the training losses of those updates, nats per token
+    train_s: float = 0.0  # wall seconds of those updates
+    elapsed_s: float = 0.0  # wall seconds since the run began, evaluation included
+    last_row: Row | None = None  # the last report; whoever resumes from a checkpoint can repeat it in case it was lost
 
     @property
     def finished(self) -> bool:
@@ -50,15 +45,13 @@ class Slot:
     @property
     def max_norm(self) -> float:
         """Gradient norm to clip at; infinite without clipping."""
-        clip_norm = self.run.optim.clip_norm
-        return math.inf if clip_norm is None else clip_norm
+        return self.run.optim.clip_norm or math.inf
 
     def lr(self, update: int) -> float:
-        """Learning rate of update number `update`, counted from 1, so that no update has learning rate 0."""
+        """Learning rate of update number `update`, counted from 1, so that none has learning rate 0."""
         optim, steps = self.run.optim, self.run.train.steps
         return SCHEDULES[optim.schedule](update, optim.lr, optim.min_lr_ratio * optim.lr, self.run.warmup_steps, steps)
 
     def coefficients(self, update: int) -> Sequence[float]:
         """The optimizer's numbers for update number `update`."""
-        optim = self.run.optim
-        return OPTIMIZERS[optim.name].coefficients(optim, self.lr(update), update)
+        return OPTIMIZERS[self.run.optim.name].coefficients(self.run.optim, self.lr(update), update)

@@ -53,13 +53,10 @@ class Report:
     >>> report.fitted["optimum.lr.xs"].value
     """
 
-    name: str
-    """Name of the run, or of the CSV file."""
-    summary: str
-    """How many trials there are, and how they ended."""
+    name: str  # name of the run, or of the CSV file
+    summary: str  # how many trials there are, and how they ended
     sections: tuple[Section, ...]
-    notes: tuple[str, ...]
-    """Caveats, and the data and versions that the tables rest on."""
+    notes: tuple[str, ...]  # caveats, and the data and versions that the tables rest on
 
     @property
     def fitted(self) -> dict[str, Fitted]:
@@ -137,10 +134,8 @@ def report_of_points(name: str, points: pd.DataFrame) -> Report:
 def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path]:
     """Write the tables, the figures and, unless `brief`, the page into `folder`, and return the paths of all files.
 
-    The folder is created if need be. A brief report leaves the page of an earlier one as it is.
-
-    Raises:
-        OSError: a file cannot be written.
+    The folder is created if need be. A brief report leaves the page of an earlier one as it is. Raises OSError if a
+    file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []

@@ -38,12 +38,9 @@ class TrialStatus:
     """A trial, as far as it is."""
 
     trial: str
-    step: int | None
-    """Updates at its last report; None before the first one."""
-    steps: int | None
-    """Updates of the whole trial; None if it failed before its config was recorded."""
-    val_loss: float | None
-    """Nats per token at its last report; None before the first one, or if it was not finite."""
+    step: int | None  # updates at its last report; None before the first one
+    steps: int | None  # updates of the whole trial; None if it failed before its config was recorded
+    val_loss: float | None  # nats per token at its last report; None before the first one, or if it was not finite
 
 
 @dataclass(frozen=True)
@@ -51,28 +48,20 @@ class SizeStatus:
     """The trials of one model size."""
 
     size: str
-    trials: dict[str, int]
-    """Number of trials by status."""
-    best: TrialStatus | None
-    """The complete trial with the lowest validation loss."""
-    running: list[TrialStatus]
-    """The unfinished trials; they are training only while a driver runs."""
+    trials: dict[str, int]  # number of trials by status
+    best: TrialStatus | None  # the complete trial with the lowest validation loss
+    running: list[TrialStatus]  # the unfinished trials; they are training only while a driver runs
 
 
 @dataclass(frozen=True)
 class SweepStatus:
     """A sweep, as far as it is."""
 
-    run: str
-    """The folder."""
-    driver: bool
-    """Whether a process holds the folder's lock, that is, runs the sweep now."""
-    pid: int | None
-    """That process, on the machine that it runs on."""
-    planned: int
-    """Number of trials that the sweep will have."""
-    ended: int
-    """Number of trials that are complete, pruned, diverged or failed."""
+    run: str  # the folder
+    driver: bool  # whether a process holds the folder's lock, that is, runs the sweep now
+    pid: int | None  # that process, on the machine that it runs on
+    planned: int  # number of trials that the sweep will have
+    ended: int  # number of trials that are complete, pruned, diverged or failed
     sizes: list[SizeStatus]
 
 
@@ -82,8 +71,7 @@ def sweep_status(folder: str | Path) -> SweepStatus:
         status = sweep_status("runs/quick")
         print(status.ended, "of", status.planned)
 
-    Raises:
-        RunError: the folder is not a sweep's, is damaged, or no trial has started yet.
+    Raises RunError if the folder is not a sweep's, is damaged, or no trial has started yet.
     """
     folder = Path(folder)
     trials, _, manifest = load(folder)

@@ -26,8 +26,7 @@ class Section:
     title: str
     tables: Sequence[ReportTable] = ()
     figures: Sequence[ReportFigure] = ()
-    fitted: Mapping[str, Fitted] = field(default_factory=dict)
-    """By plain path, as in report.json."""
+    fitted: Mapping[str, Fitted] = field(default_factory=dict)  # by plain path, as in report.json
     notes: Sequence[str] = ()
 
     def __bool__(self) -> bool:

@@ -25,8 +25,7 @@ from analysis.stats.estimate import Fitted
 class FigureData:
     """What figures are drawn from; a figure is left out if what it needs is None or empty.
 
-    Example:
-        FigureData(scaling=fit_scaling(points))
+    >>> FigureData(scaling=fit_scaling(points))
     """
 
     run: Run | None = None
@@ -43,8 +42,7 @@ Draw = Callable[[FigureData], ReportFigure | None]
 def figures_of(section: str, data: FigureData) -> list[ReportFigure]:
     """The figures of a section of the report.
 
-    Example:
-        figures_of("Scaling", FigureData(scaling=fit_scaling(points)))
+    >>> figures_of("Scaling", FigureData(scaling=fit_scaling(points)))
     """
     drawn = (draw(data) for draw in FIGURES[section].values())
     return [figure for figure in drawn if figure is not None]

@@ -17,9 +17,8 @@ def load_all(folders: Sequence[Path]) -> Run:
     >>> load_all([Path("runs/small"), Path("runs/large")]).manifest["name"]
     'small + large'
 
-    Raises:
-        RunError: a folder cannot be read, two runs have the same name, or their data differ, so that their losses
-            cannot be compared.
+    Raises RunError if a folder cannot be read, two runs have the same name, or their data differ, so that their losses
+    cannot be compared.
     """
     if len(folders) == 1:
         return load(folders[0])

@@ -49,8 +49,7 @@ class Run(NamedTuple):
     (bits_per_byte is NaN where the bytes per token are unknown)."""
     rows: pd.DataFrame
     """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then by step."""
-    manifest: dict[str, Any]
-    """manifest.json, unchanged."""
+    manifest: dict[str, Any]  # manifest.json, unchanged
 
 
 def load(folder: str | Path) -> Run:
@@ -59,8 +58,7 @@ def load(folder: str | Path) -> Run:
     >>> run = load("runs/quick")
     >>> run.trials[["trial", "status", "val_loss"]]
 
-    Raises:
-        RunError: the folder, its manifest or its studies are missing or damaged, or no trial has started.
+    Raises RunError if the folder, its manifest or its studies are missing or damaged, or no trial has started.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)

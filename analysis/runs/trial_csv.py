@@ -26,8 +26,7 @@ def parse_columns(text: str) -> dict[str, str]:
     >>> parse_columns("N=params,D=tokens,loss=val_loss")
     {'N': 'params', 'D': 'tokens', 'loss': 'val_loss'}
 
-    Raises:
-        RunError: the text is not of this form, or a name is unknown or given twice.
+    Raises RunError if the text is not of this form, or a name is unknown or given twice.
     """
     columns: dict[str, str] = {}
     for pair in text.split(","):
@@ -58,9 +57,8 @@ def read_trials(
         batch_unit_tokens: tokens in one unit of the batch column, such as the sequence length.
         drop_highest_loss: how many rows to leave out, those with the highest loss.
 
-    Raises:
-        RunError: the file cannot be read or lacks a column, a value is not a positive number, or an argument is
-            out of range.
+    Raises RunError if the file cannot be read or lacks a column, a value is not a positive number, or an argument is
+    out of range.
     """
     missing = [name for name in (N, LOSS) if name not in columns]
     if D not in columns and flops_column is None:

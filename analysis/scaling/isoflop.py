@@ -36,23 +36,16 @@ SAME_BUDGET = 0.1
 class Budget:
     """The runs of one compute budget and the curve through them.
 
-    Example:
-        budget = fit_isoflop(N, D, loss).budgets[0]
-        budget.compute, budget.N_optimal
+    >>> budget = fit_isoflop(N, D, loss).budgets[0]
+    >>> budget.compute, budget.N_optimal
     """
 
-    compute: float
-    """FLOPs: 6 N D, geometric mean of its runs."""
-    members: NDArray[np.intp]
-    """Indices of its runs among the points given."""
-    center: float
-    """Mean log N."""
-    form: ResponseSurface | None
-    """None if the runs are too few for a curve."""
-    N_optimal: Fitted
-    """The minimum of its curve; `n` counts its runs."""
-    coefficients: Array
-    """[P], in nats per token; empty without a curve."""
+    compute: float  # FLOPs: 6 N D, geometric mean of its runs
+    members: NDArray[np.intp]  # indices of its runs among the points given
+    center: float  # mean log N
+    form: ResponseSurface | None  # None if the runs are too few for a curve
+    N_optimal: Fitted  # the minimum of its curve; `n` counts its runs
+    coefficients: Array  # [P], in nats per token; empty without a curve
 
     def predict(self, N: ArrayLike) -> Array:
         """The curve's loss (nats per token) at N, meaningful only between the sizes that were trained.
@@ -70,10 +63,8 @@ class Budget:
 class IsoFlop:
     """The result of `fit_isoflop`."""
 
-    fitted: dict[str, Fitted]
-    """N_exponent: a in N* ~ C^a; D_exponent = 1 - a, since C = 6 N D; `n` counts budgets."""
-    budgets: list[Budget]
-    """By increasing compute."""
+    fitted: dict[str, Fitted]  # N_exponent: a in N* ~ C^a; D_exponent = 1 - a, since C = 6 N D; `n` counts budgets
+    budgets: list[Budget]  # by increasing compute
 
 
 def fit_isoflop(
@@ -81,18 +72,15 @@ def fit_isoflop(
 ) -> IsoFlop:
     """The minima and their exponents from runs of N [n] parameters on D [n] tokens with final `loss` [n].
 
-    Example:
-        fit_isoflop(N, D, loss).fitted["N_exponent"]
+    >>> fit_isoflop(N, D, loss).fitted["N_exponent"]
 
     Runs whose compute is within `tolerance` (relative) form a budget; the effect of the remaining difference is fitted
     with one slope in log compute for all budgets. Runs without a finite loss are left out.
 
     Intervals come from a residual bootstrap of all curves together. A minimum is not estimable with fewer than four
     sizes, if it is at the edge of the sizes tried, or if within the noise the curve may have none. Such a budget does
-    not contribute to the exponents, which need three budgets with a minimum.
-
-    Raises:
-        ValueError: N or D is not positive and finite.
+    not contribute to the exponents, which need three budgets with a minimum. Raises ValueError if N or D is not
+    positive and finite.
     """
     losses = np.asarray(loss, float)
     log_size = log_of("N", N)

@@ -43,19 +43,14 @@ POLISHED = 3  # starts that L-BFGS follows as well
 class Curve:
     """A fitted law as a curve, for figures and predictions.
 
-    Example:
-        curve = fit_loss_law(N, D, loss).curve
-        curve.predict(1e9, 2e10), curve.band(1e9, 2e10)
+    >>> curve = fit_loss_law(N, D, loss).curve
+    >>> curve.predict(1e9, 2e10), curve.band(1e9, 2e10)
     """
 
-    theta: Array
-    """[P]: log E, then for each term the log of its part of the loss at the centre, and its exponent."""
-    draws: Array
-    """[R, P]"""
-    center: Array
-    """[K]: mean log of each regressor."""
-    level: float
-    """The share of draws beyond each end of a 95 % interval."""
+    theta: Array  # [P]: log E, then for each term the log of its part of the loss at the centre, and its exponent
+    draws: Array  # [R, P]
+    center: Array  # [K]: mean log of each regressor
+    level: float  # the share of draws beyond each end of a 95 % interval
 
     def predict(self, *regressors: ArrayLike) -> Array:
         """Loss in nats per token at these N and D (N alone for a size law), which are broadcast against each other."""
@@ -77,28 +72,22 @@ class Curve:
 class LossLaw:
     """The result of `fit_loss_law` or `fit_size_law`."""
 
-    fitted: dict[str, Fitted]
-    """By parameter; `n` counts runs."""
-    curve: Curve | None
-    """None if a term is not estimable."""
+    fitted: dict[str, Fitted]  # by parameter; `n` counts runs
+    curve: Curve | None  # None if a term is not estimable
 
 
 def fit_loss_law(N: ArrayLike, D: ArrayLike, loss: ArrayLike, resamples: int = 1000, seed: int = 0) -> LossLaw:
     """L = E + A/N^alpha + B/D^beta through runs of N [n] parameters on D [n] tokens with final `loss` [n].
 
-    Example:
-        law = fit_loss_law(N, D, loss)
-        law.fitted["alpha"], law.curve.predict(1e9, 2e10)
+    >>> law = fit_loss_law(N, D, loss)
+    >>> law.fitted["alpha"], law.curve.predict(1e9, 2e10)
 
     Estimated are E, A, B, alpha, beta and N_exponent = beta / (alpha + beta), the power of compute with which the
     optimal N grows (Hoffmann et al. 2022, equation 4). Runs without a finite loss are left out.
 
     Nothing is estimable from fewer than 8 runs, or if N and D rise together. A term is not estimable with fewer than
     four values of its regressor, if it may be zero, or if its exponent is unbounded; E then is not either, because it
-    absorbs whatever does not vary.
-
-    Raises:
-        ValueError: N, D or a finite loss is not positive.
+    absorbs whatever does not vary. Raises ValueError if N, D or a finite loss is not positive.
     """
     return _fit({"N": N, "D": D}, loss, resamples, seed)
 

@@ -48,40 +48,32 @@ class Matched:
     """The result of one matching, over all sizes or for one."""
 
     matching: str
-    size: str
-    """ALL_SIZES, or a size's name."""
+    size: str  # ALL_SIZES, or a size's name
     difference: Fitted
     """Mean over pairs with the paired t interval; n counts pairs. All pairs have equal weight. If the difference
     depends on size or settings, this is the mean over those that were run, and the interval is wider for it."""
-    noise: float
-    """nats per token; a difference of at most this is a tie. NaN if unknown."""
+    noise: float  # nats per token; a difference of at most this is a tie. NaN if unknown
     noise_from: str
     """`seeds`: standard deviation of the loss between training seeds; `windows`: standard error of a validation loss,
     if no two trials differ in their seed alone; `unknown`."""
     verdict: str
-    pairs: pd.DataFrame
-    """As returned by `analysis.stats.matching.match`; empty if there are none."""
+    pairs: pd.DataFrame  # as returned by `analysis.stats.matching.match`; empty if there are none
 
 
 @dataclass(frozen=True)
 class Comparison:
     """b against a under all matchings; made by `compare` and `compare_experiments`.
 
-    Example:
-        comparison = compare(trials, "model.tie_embeddings", False, True)
-        comparison.matchings["same shape"].difference, comparison.matchings["same shape"].verdict
+    >>> comparison = compare(trials, "model.tie_embeddings", False, True)
+    >>> comparison.matchings["same shape"].difference, comparison.matchings["same shape"].verdict
     """
 
-    fields: str
-    """What is compared: `model.tie_embeddings`."""
+    fields: str  # what is compared: `model.tie_embeddings`
     a: str
     b: str
-    matchings: Mapping[str, Matched]
-    """By the names in `analysis.stats.matching.MATCHINGS`."""
-    by_size: Mapping[str, Matched]
-    """Same shape, for each size that has pairs."""
-    notes: tuple[str, ...]
-    """Sentences that a reader needs besides the verdicts."""
+    matchings: Mapping[str, Matched]  # by the names in `analysis.stats.matching.MATCHINGS`
+    by_size: Mapping[str, Matched]  # same shape, for each size that has pairs
+    notes: tuple[str, ...]  # sentences that a reader needs besides the verdicts
 
     def table(self) -> pd.DataFrame:
         """A row per matching, then a row per size for the same shape. Columns: COLUMNS, in nats per token except n
@@ -118,14 +110,11 @@ class Comparison:
 def compare(trials: pd.DataFrame, path: str, a: Any, b: Any) -> Comparison:
     """The loss difference between trials whose field `path` is b and those where it is a, all other fields being equal.
 
-    Example:
-        compare(analysis.load("runs/tying").trials, "model.tie_embeddings", False, True).sentence
+    >>> compare(analysis.load("runs/tying").trials, "model.tie_embeddings", False, True).sentence
 
-    `trials` are those of `analysis.load`. Estimated is the mean difference over pairs (see
-    `analysis.stats.matching`) with its 95 % paired t interval. It is not estimable with fewer than two pairs.
-
-    Raises:
-        ValueError: `path` is not a field of the trials.
+    `trials` are those of `analysis.load`. Estimated is the mean difference over pairs (see `analysis.stats.matching`)
+    with its 95 % paired t interval. It is not estimable with fewer than two pairs. Raises ValueError if `path` is not a
+    field of the trials.
     """
     path = path.removeprefix(col.PARAMS_PREFIX)
     column = f"{col.PARAMS_PREFIX}{path}"
@@ -139,13 +128,10 @@ def compare(trials: pd.DataFrame, path: str, a: Any, b: Any) -> Comparison:
 def compare_experiments(trials: pd.DataFrame, a: str, b: str) -> Comparison:
     """As `compare`, between experiments a and b, at each size that both were run at.
 
-    Example:
-        compare_experiments(analysis.load("runs/ablation").trials, "baseline", "post-norm").sentence
+    >>> compare_experiments(analysis.load("runs/ablation").trials, "baseline", "post-norm").sentence
 
-    Trials that repeat one of the two under another seed are included, whatever their experiment is called.
-
-    Raises:
-        ValueError: no trial belongs to an experiment of that name.
+    Trials that repeat one of the two under another seed are included, whatever their experiment is called. Raises
+    ValueError if no trial belongs to an experiment of that name.
     """
     known = _with_params(trials)
     names = known[col.EXPERIMENT].dropna().unique()

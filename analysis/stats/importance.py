@@ -50,10 +50,8 @@ FANOVA_TREES = 16  # Optuna uses 64: a resample takes a second, and averaging ov
 class Evaluator:
     """One of Optuna's evaluators and what it needs."""
 
-    build: Callable[[float], BaseImportanceEvaluator]
-    """Takes the fraction of trials that count as the best."""
-    statuses: tuple[str, ...]
-    """Statuses of the trials that it can use."""
+    build: Callable[[float], BaseImportanceEvaluator]  # takes the fraction of trials that count as the best
+    statuses: tuple[str, ...]  # statuses of the trials that it can use
     min_trials: int
     min_complete: int
 
@@ -70,9 +68,8 @@ EVALUATORS = {
 def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: int = 100, seed: int = 0) -> pd.DataFrame:
     """The share of each searched hyperparameter in the importance of all, per size, the most important first.
 
-    Example:
-        table = importance(analysis.load("runs/quick").trials)
-        table[["parameter", "importance", "low", "high"]]
+    >>> table = importance(analysis.load("runs/quick").trials)
+    >>> table[["parameter", "importance", "low", "high"]]
 
     `trials` are those of `analysis.load`. Trials of experiments are left out, because their settings were listed rather
     than searched. If a size has more than 300 trials, 300 drawn at random are used.
@@ -83,10 +80,8 @@ def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: in
 
     The interval is share +- 1.96 bootstrap standard errors, cut to [0, 1]; trials are resampled within each status. Low
     is 0 for a parameter that is not separable. A size is not estimable, and has a single row, if it has too few trials
-    (EVALUATORS), fewer than two searched hyperparameters, or no separable one.
-
-    Raises:
-        ValueError: the evaluator is unknown, or fewer than 19 resamples, which cannot reach the 5 % level.
+    (EVALUATORS), fewer than two searched hyperparameters, or no separable one. Raises ValueError if the evaluator is
+    unknown, or there are fewer than 19 resamples, which cannot reach the 5 % level.
     """
     if evaluator not in EVALUATORS:
         raise ValueError(f"evaluator must be one of {', '.join(EVALUATORS)} (got {evaluator!r}); choose one of them")

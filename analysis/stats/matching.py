@@ -45,18 +45,15 @@ MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.
 class Arms:
     """The two arms of a comparison: trials of any status, and the columns in which the arms differ.
 
-    Example:
-        column, tied = "params.model.tie_embeddings", trials["params.model.tie_embeddings"] == True
-        arms = Arms(trials[~tied], trials[tied], (column,), size_columns(trials))
-        match(arms, SAME_SHAPE)
+    >>> column, tied = "params.model.tie_embeddings", trials["params.model.tie_embeddings"] == True
+    >>> arms = Arms(trials[~tied], trials[tied], (column,), size_columns(trials))
+    >>> match(arms, SAME_SHAPE)
     """
 
     a: pd.DataFrame
     b: pd.DataFrame
-    compared: tuple[str, ...]
-    """Columns `params.<path>`."""
-    sized: tuple[str, ...]
-    """Columns determined by the size (`size_columns`), which may vary within a series."""
+    compared: tuple[str, ...]  # columns `params.<path>`
+    sized: tuple[str, ...]  # columns determined by the size (`size_columns`), which may vary within a series
 
     @property
     def key(self) -> list[str]:

@@ -17,13 +17,10 @@ class ReportTable:
     [PosixPath('report/cost.csv'), PosixPath('report/cost.md'), PosixPath('report/cost.tex')]
     """
 
-    name: str
-    """Name of its files, without a suffix."""
+    name: str  # name of its files, without a suffix
     title: str
-    frame: pd.DataFrame
-    """In full precision."""
-    cells: pd.DataFrame
-    """Short strings, in the same order."""
+    frame: pd.DataFrame  # in full precision
+    cells: pd.DataFrame  # short strings, in the same order
     caption: str = ""
 
     def save(self, folder: Path) -> list[Path]:

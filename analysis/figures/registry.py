@@ -23,10 +23,7 @@ from analysis.stats.estimate import Fitted
 
 @dataclass(frozen=True)
 class FigureData:
-    """What figures are drawn from; a figure is left out if what it needs is None or empty.
-
-    >>> FigureData(scaling=fit_scaling(points))
-    """
+    """What figures are drawn from; a figure is left out if what it needs is None or empty."""
 
     run: Run | None = None
     lr_optima: Mapping[str, Fitted] = field(default_factory=dict)
@@ -44,8 +41,7 @@ def figures_of(section: str, data: FigureData) -> list[ReportFigure]:
 
     >>> figures_of("Scaling", FigureData(scaling=fit_scaling(points)))
     """
-    drawn = (draw(data) for draw in FIGURES[section].values())
-    return [figure for figure in drawn if figure is not None]
+    return [figure for draw in FIGURES[section].values() if (figure := draw(data)) is not None]
 
 
 def _curve(along: str) -> Draw:

@@ -73,6 +73,11 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def tally(statuses: pd.Series) -> str:
+    """How often each status occurs, the most frequent first: `7 complete, 2 pruned`."""
+    return ", ".join(f"{number} {status}" for status, number in statuses.value_counts().items())
+
+
 FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys((col.PARAMS_ESTIMATE, col.PARAMS_EXACT, col.PARAMS_NON_EMBEDDING, col.TOKENS), count),
     **dict.fromkeys((col.PERPLEXITY, col.ELAPSED_S, col.TOKENS_PER_S, DEVICE_S), count),

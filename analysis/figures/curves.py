@@ -33,6 +33,8 @@ def curve_figure(run: Run, along: str) -> ReportFigure | None:
     trials = run.trials.set_index(col.TRIAL)
     status_of, per_token = trials[col.STATUS], trials[col.FLOPS_PER_TOKEN].astype("float64")
     rows = run.rows[np.isfinite(run.rows[col.VAL_LOSS])]
+    if rows.empty:
+        return None
     rows = rows.assign(**{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * rows[col.TRIAL].map(per_token)})
     shown = rows[rows[col.TRIAL].isin(status_of.index) & rows[along].notna()]
     if shown.empty:

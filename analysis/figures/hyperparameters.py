@@ -132,7 +132,8 @@ def parallel_coordinates(trials: pd.DataFrame) -> ReportFigure | None:
         axes.spines[["left", "bottom"]].set_visible(False)
     caption = (
         f"Every trial as a line through the values of all searched hyperparameters, n = {len(shown)} "
-        f"({tally(shown[col.STATUS])}). The darker, the better within its size; diverged trials are red and end above the worst."
+        f"({tally(shown[col.STATUS])}). The darker, the better within its size; diverged trials are red and end above "
+        "the worst."
     )
     return ReportFigure("overview", "All trials in all searched dimensions", figure, caption)
 

@@ -67,9 +67,8 @@ def isoflop_figure(scaling: Scaling) -> ReportFigure | None:
             axes.plot(sizes, budget.predict(sizes), color=palette[name], linewidth=1.1)
             best = budget.N_optimal
             if isinstance(best, Estimate):
-                look = {"fmt": "D", "color": style.RED, "markersize": 4, "capsize": 2, "zorder": 4}
-                bars = style.error_bars(best.value, best.low, best.high)
-                axes.errorbar([best.value], budget.predict([best.value]), xerr=bars, **look)
+                loss, bars = budget.predict([best.value]), style.error_bars(best.value, best.low, best.high)
+                axes.errorbar([best.value], loss, xerr=bars, fmt="D", color=style.RED, ms=4, capsize=2, zorder=4)
         style.log_axes(axes, AXES[N], style.LOSS)
         style.legend(axes, style.colour_handles(palette, " FLOPs"))
     shown = sum(len(budget.members) for budget in budgets)

@@ -32,8 +32,8 @@ class Estimate:
 class NotEstimable:
     """The data do not support this number.
 
-    >>> NotEstimable("2 values of N are too few (at least 4)").reason
-    '2 values of N are too few (at least 4)'
+    >>> NotEstimable("2 values of N are too few (at least 4)")
+    NotEstimable(reason='2 values of N are too few (at least 4)')
     """
 
     reason: str  # one clause in lower case, without a full stop

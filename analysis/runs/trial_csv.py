@@ -32,10 +32,10 @@ def parse_columns(text: str) -> dict[str, str]:
     for pair in text.split(","):
         name, _, column = (part.strip() for part in pair.partition("="))
         if not column or name not in NAMES or name in columns:
-            raise RunError(
-                f"--columns: must be NAME=COLUMN pairs, each once, with NAME one of {', '.join(NAMES)} (got {pair!r}); "
-                "write --columns N=params,D=tokens,loss=val_loss,lr=lr"
+            rule = (
+                f"--columns: must be NAME=COLUMN pairs, each once, with NAME one of {', '.join(NAMES)} (got {pair!r})"
             )
+            raise RunError(f"{rule}; write --columns N=params,D=tokens,loss=val_loss,lr=lr")
         columns[name] = column
     return columns
 
@@ -74,19 +74,17 @@ def read_trials(
     wanted = dict(columns) if flops_column is None else {**columns, FLOPS: flops_column}
     for name, column in wanted.items():
         if column not in table:
-            raise RunError(
-                f"{path} must have the column {column!r} that --{'flops-column' if name == FLOPS else 'columns'} "
-                f"names, but has {', '.join(map(str, table.columns))}; name one of these"
-            )
+            option, found = "flops-column" if name == FLOPS else "columns", ", ".join(map(str, table.columns))
+            rule = f"{path} must have the column {column!r} that --{option} names"
+            raise RunError(f"{rule}, but has {found}; name one of these")
     trials = pd.DataFrame({name: _positive(table[column], path, name == LOSS) for name, column in wanted.items()})
     if FLOPS in trials:
         trials[D] = trials.pop(FLOPS) / (FLOPS_PER_PARAMETER_AND_TOKEN * trials[N])
     if BATCH in trials:
         trials[BATCH] *= batch_unit_tokens
     if not 0 <= drop_highest_loss < len(trials):
-        raise RunError(
-            f"--drop-highest-loss: must leave a row of {path}'s {len(trials)} (got {drop_highest_loss}); give fewer"
-        )
+        rule = f"--drop-highest-loss: must leave a row of {path}'s {len(trials)}"
+        raise RunError(f"{rule} (got {drop_highest_loss}); give fewer")
     return trials.drop(trials[LOSS].nlargest(drop_highest_loss).index).reset_index(drop=True)
 
 
@@ -112,7 +110,6 @@ def _positive(column: pd.Series, path: Path, is_loss: bool) -> pd.Series:
     wrong = ~((values > 0) & (is_loss | np.isfinite(values)))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        found = column.iloc[row]
-        shown = repr(found) if isinstance(found, str) else found
-        raise RunError(f"{path}:{row + 2}: {column.name} must be a positive number (got {shown}); correct the row")
+        found = repr(column.iloc[row]) if isinstance(column.iloc[row], str) else column.iloc[row]
+        raise RunError(f"{path}:{row + 2}: {column.name} must be a positive number (got {found}); correct the row")
     return values

@@ -48,19 +48,13 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     as is usual for scaling laws.
     """
     ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
-    train = {name: ended[f"{col.PARAMS_PREFIX}train.{name}"].astype("float64") for name in ("batch_size", "steps")}
-    batch = train["batch_size"] * ended[f"{col.PARAMS_PREFIX}model.context_length"].astype("float64")
-    points = pd.DataFrame(
-        {
-            N: ended[col.PARAMS_NON_EMBEDDING].astype("float64"),
-            D: train["steps"] * batch,
-            LOSS: ended[col.VAL_LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf),
-            LR: ended[LR_PATH].astype("float64"),
-            BATCH: batch,
-            col.SIZE: ended[col.SIZE],
-        }
-    )
-    return points.reset_index(drop=True)
+    fields = ("train.steps", "train.batch_size", "model.context_length")
+    steps, sequences, context = (ended[f"{col.PARAMS_PREFIX}{field}"].astype("float64") for field in fields)
+    batch = sequences * context
+    loss = ended[col.VAL_LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
+    size, lr = ended[col.PARAMS_NON_EMBEDDING].astype("float64"), ended[LR_PATH].astype("float64")
+    points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch, col.SIZE: ended[col.SIZE]}
+    return pd.DataFrame(points).reset_index(drop=True)
 
 
 def best_points(points: pd.DataFrame) -> pd.DataFrame:

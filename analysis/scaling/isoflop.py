@@ -99,15 +99,13 @@ def fit_isoflop(
     draws = iter(_draw(curves, log_size, log_compute, losses, resamples, seed))
     minima: list[Array] = []
     for index, budget in enumerate(budgets):
-        if budget.form is None:
-            continue
-        coefficients, drawn = next(draws)
-        positions = budget.form.lowest(np.concatenate([coefficients[None], drawn]))[:, 0] + budget.center
-        tried = log_size[budget.members]
-        optimum = judge("size", positions, tried, tried[losses[budget.members].argmin()], len(tried))
-        if isinstance(optimum, Estimate):
-            minima.append(positions)
-        budgets[index] = replace(budget, N_optimal=optimum, coefficients=coefficients)
+        if budget.form is not None:
+            coefficients, drawn = next(draws)
+            positions = budget.form.lowest(np.concatenate([coefficients[None], drawn]))[:, 0] + budget.center
+            tried = log_size[budget.members]
+            optimum = judge("size", positions, tried, tried[losses[budget.members].argmin()], len(tried))
+            minima += [positions] if isinstance(optimum, Estimate) else []
+            budgets[index] = replace(budget, N_optimal=optimum, coefficients=coefficients)
     return IsoFlop(_exponents(budgets, minima, seed), budgets)
 
 
@@ -120,13 +118,11 @@ def _budget(members: NDArray[np.intp], log_size: Array, log_compute: Array, loss
     return Budget(compute, members, center, form, reason, np.empty(0))
 
 
+Curves = list[tuple[Budget, ResponseSurface]]
+
+
 def _draw(
-    curves: list[tuple[Budget, ResponseSurface]],
-    log_size: Array,
-    log_compute: Array,
-    losses: Array,
-    resamples: int,
-    seed: int,
+    curves: Curves, log_size: Array, log_compute: Array, losses: Array, resamples: int, seed: int
 ) -> list[tuple[Array, Array]]:
     """Coefficients [P] and draws [R, P] of each curve, in nats.
 
@@ -151,11 +147,8 @@ def _exponents(budgets: list[Budget], minima: list[Array], seed: int) -> dict[st
     used = [budget for budget in budgets if isinstance(budget.N_optimal, Estimate)]
     if len(used) < MIN_BUDGETS:
         reasons = [b.N_optimal.reason for b in budgets if isinstance(b.N_optimal, NotEstimable)]
-        first = f"; {reasons[0]}" if reasons else ""
-        reason = (
-            f"{len(used)} of {len(budgets)} compute budgets have a minimum, too few (at least {MIN_BUDGETS}){first}"
-        )
-        return dict.fromkeys(("N_exponent", "D_exponent"), NotEstimable(reason))
+        few = f"{len(used)} of {len(budgets)} compute budgets have a minimum, too few (at least {MIN_BUDGETS})"
+        return dict.fromkeys(("N_exponent", "D_exponent"), NotEstimable("; ".join([few, *reasons[:1]])))
     x = np.log([budget.compute for budget in used])
     x -= x.mean()
     positions = np.stack(minima, axis=1)

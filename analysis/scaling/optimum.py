@@ -61,12 +61,7 @@ def find_optima(
 
 
 def optimum_table(
-    trials: pd.DataFrame,
-    cell: Sequence[str],
-    settings: Sequence[str],
-    loss: str,
-    resamples: int = 1000,
-    seed: int = 0,
+    trials: pd.DataFrame, cell: Sequence[str], settings: Sequence[str], loss: str, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """`find_optima` in each cell: a row per cell and setting, ordered by cell.
 
@@ -111,16 +106,14 @@ def _fit(logs: dict[str, Array], losses: Array, resamples: int, seed: int) -> di
         return {}
     columns = np.stack(list(logs.values()), axis=1)
     local = _window(columns, losses)
-    if local is None and len(logs) > 1:
+    if local is None:
         fitted: dict[str, Fitted] = {}
         for name, column in logs.items():
+            if len(logs) == 1:
+                return {name: NotEstimable(f"{len(losses)} trials are too few near the optimum of {name}")}
             lowest = pd.Series(losses).groupby(column).min()
             fitted |= _fit({name: lowest.index.to_numpy()}, lowest.to_numpy(), resamples, seed)
         return fitted
-    if local is None:
-        (name,) = logs
-        return {name: NotEstimable(f"{len(losses)} trials are too few near the optimum of {name}")}
-
     near, surface = local
     center = columns[near].mean(axis=0)
     height = losses[near] / losses.min() - 1

@@ -134,8 +134,8 @@ def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path
     file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = [part for section in report.sections for part in (*section.tables, *section.figures)]
-    paths = [path for part in parts for path in part.save(folder)]
+    paths = [path for section in report.sections for table in section.tables for path in table.save(folder)]
+    paths += [path for section in report.sections for figure in section.figures for path in figure.save(folder)]
     if brief:
         return paths
     texts = {

@@ -216,7 +216,8 @@ def _starts(log_y: Array, terms: int) -> Array:
     lowest, middle = np.exp(log_y.min()), np.exp(np.median(log_y))
     shares = [(share, 1 - share) for share in START_SHARES] if terms == 2 else [(1.0,)]
     starts = []
-    for floor, share, *exponents in itertools.product(START_FLOORS, shares, *[START_EXPONENTS] * terms):
+    exponent_choices = itertools.product(START_EXPONENTS, repeat=terms)
+    for floor, share, exponents in itertools.product(START_FLOORS, shares, exponent_choices):
         rest = middle - floor * lowest
         pairs = [(np.log(rest * part), exponent) for part, exponent in zip(share, exponents, strict=True)]
         starts.append([np.log(floor * lowest), *itertools.chain(*pairs)])

@@ -32,10 +32,8 @@ def parse_columns(text: str) -> dict[str, str]:
     for pair in text.split(","):
         name, _, column = (part.strip() for part in pair.partition("="))
         if not column or name not in NAMES or name in columns:
-            rule = (
-                f"--columns: must be NAME=COLUMN pairs, each once, with NAME one of {', '.join(NAMES)} (got {pair!r})"
-            )
-            raise RunError(f"{rule}; write --columns N=params,D=tokens,loss=val_loss,lr=lr")
+            rule = f"--columns: must be NAME=COLUMN pairs, each once, with NAME one of {', '.join(NAMES)}"
+            raise RunError(f"{rule} (got {pair!r}); write --columns N=params,D=tokens,loss=val_loss,lr=lr")
         columns[name] = column
     return columns
 

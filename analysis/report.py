@@ -54,13 +54,10 @@ class Report:
     >>> report.fitted["optimum.lr.xs"].value
     """
 
-    name: str
-    """Name of the run, or of the CSV file."""
-    summary: str
-    """How many trials there are, and how they ended."""
+    name: str  # name of the run, or of the CSV file
+    summary: str  # how many trials there are, and how they ended
     sections: tuple[Section, ...]
-    notes: tuple[str, ...]
-    """Caveats, and the data and versions that the tables rest on."""
+    notes: tuple[str, ...]  # caveats, and the data and versions that the tables rest on
 
     @property
     def fitted(self) -> dict[str, Fitted]:
@@ -120,11 +117,7 @@ class Report:
 
 
 def build_report(run: Run, brief: bool = False) -> Report:
-    """The report of a run, or of several that were combined. It is only computed: nothing is printed or written.
-
-    Args:
-        brief: leave out figures and fits.
-    """
+    """The report of a run, or of several that were combined; `brief` leaves out figures and fits. Writes nothing."""
     sections = sections_of_run(run, brief)
     parameters = sections[0].tables[0].frame
     return Report(str(run.manifest.get("name", "run")), summary(run.trials), tuple(sections), notes(run, parameters))
@@ -138,18 +131,12 @@ def report_of_points(name: str, points: pd.DataFrame) -> Report:
 def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path]:
     """Write the tables, the figures and, unless `brief`, the page into `folder`, and return the paths of all files.
 
-    The folder is created if need be. A brief report leaves the page of an earlier one as it is.
-
-    Raises:
-        OSError: a file cannot be written.
+    The folder is created if need be. A brief report leaves the page of an earlier one as it is. Raises OSError if a
+    file cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    paths: list[Path] = []
-    for section in report.sections:
-        for table in section.tables:
-            paths += table.save(folder)
-        for figure in section.figures:
-            paths += figure.save(folder)
+    paths = [path for section in report.sections for table in section.tables for path in table.save(folder)]
+    paths += [path for section in report.sections for figure in section.figures for path in figure.save(folder)]
     if brief:
         return paths
     texts = {
@@ -178,11 +165,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
         print(error, file=sys.stderr)
         return 2
     except OSError as error:
-        print(
-            f"RUN must be readable and --out writable, but {error.filename} is not ({error.strerror}); "
-            "change its permissions or give another --out",
-            file=sys.stderr,
-        )
+        rule = f"RUN must be readable and --out writable, but {error.filename} is not ({error.strerror})"
+        print(f"{rule}; change its permissions or give another --out", file=sys.stderr)
         return 2
     width = max(MIN_WIDTH, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
     print(report.text(width))
@@ -215,13 +199,8 @@ def _points(arguments: argparse.Namespace) -> pd.DataFrame:
     columns = parse_columns(arguments.columns)
     if arguments.batch_column is not None:
         columns["batch"] = arguments.batch_column
-    return read_trials(
-        arguments.runs[0],
-        columns,
-        arguments.flops_column,
-        batch_unit_tokens=1.0 if arguments.batch_unit_tokens is None else arguments.batch_unit_tokens,
-        drop_highest_loss=arguments.drop_highest_loss or 0,
-    )
+    unit = 1.0 if arguments.batch_unit_tokens is None else arguments.batch_unit_tokens
+    return read_trials(arguments.runs[0], columns, arguments.flops_column, unit, arguments.drop_highest_loss or 0)
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:

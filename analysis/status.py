@@ -25,25 +25,22 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.runs.load import RunError, load
+from analysis.tables.trials import BEST_FIRST, complete_trials
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
 
 SCRIPT = "python analysis/status.py"
 WIDTH = 80  # characters
-STATUSES = (col.COMPLETE, col.PRUNED, col.RUNNING, col.DIVERGED, col.FAILED)
 
 
 @dataclass(frozen=True)
 class TrialStatus:
-    """A trial, as far as it is."""
+    """How far a trial is."""
 
     trial: str
-    step: int | None
-    """Updates at its last report; None before the first one."""
-    steps: int | None
-    """Updates of the whole trial; None if it failed before its config was recorded."""
-    val_loss: float | None
-    """Nats per token at its last report; None before the first one, or if it was not finite."""
+    step: int | None  # updates at its last report; None before the first one
+    steps: int | None  # updates of the whole trial; None if it failed before its config was recorded
+    val_loss: float | None  # nats per token at its last report; None before the first one, or if it was not finite
 
 
 @dataclass(frozen=True)
@@ -51,28 +48,20 @@ class SizeStatus:
     """The trials of one model size."""
 
     size: str
-    trials: dict[str, int]
-    """Number of trials by status."""
-    best: TrialStatus | None
-    """The complete trial with the lowest validation loss."""
-    running: list[TrialStatus]
-    """The unfinished trials; they are training only while a driver runs."""
+    trials: dict[str, int]  # number of trials by status
+    best: TrialStatus | None  # the complete trial with the lowest validation loss
+    running: list[TrialStatus]  # the unfinished trials; they are training only while a driver runs
 
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep, as far as it is."""
+    """How far a sweep is."""
 
-    run: str
-    """The folder."""
-    driver: bool
-    """Whether a process holds the folder's lock, that is, runs the sweep now."""
-    pid: int | None
-    """That process, on the machine that it runs on."""
-    planned: int
-    """Number of trials that the sweep will have."""
-    ended: int
-    """Number of trials that are complete, pruned, diverged or failed."""
+    run: str  # the folder
+    driver: bool  # whether a process holds the folder's lock, that is, runs the sweep now
+    pid: int | None  # that process, on the machine that it runs on
+    planned: int  # number of trials that the sweep will have
+    ended: int  # number of trials that are complete, pruned, diverged or failed
     sizes: list[SizeStatus]
 
 
@@ -82,8 +71,7 @@ def sweep_status(folder: str | Path) -> SweepStatus:
         status = sweep_status("runs/quick")
         print(status.ended, "of", status.planned)
 
-    Raises:
-        RunError: the folder is not a sweep's, is damaged, or no trial has started yet.
+    Raises RunError if the folder is not a sweep's, is damaged, or no trial has started yet.
     """
     folder = Path(folder)
     trials, _, manifest = load(folder)
@@ -98,12 +86,10 @@ def sweep_status(folder: str | Path) -> SweepStatus:
 
 
 def _size_status(size: str, trials: pd.DataFrame) -> SizeStatus:
-    counts = {status: int((trials[col.STATUS] == status).sum()) for status in STATUSES}
-    complete = trials[(trials[col.STATUS] == col.COMPLETE) & trials[col.VAL_LOSS].notna()]
-    best = complete.sort_values([col.VAL_LOSS, col.NUMBER]).head(1)
-    running = trials[trials[col.STATUS] == col.RUNNING]
-    best_trial = next(map(_trial_status, best.to_dict("records")), None)
-    return SizeStatus(size, counts, best_trial, [_trial_status(trial) for trial in running.to_dict("records")])
+    counts = {status: int((trials[col.STATUS] == status).sum()) for status in BEST_FIRST}
+    best = complete_trials(trials).sort_values([col.VAL_LOSS, col.NUMBER]).head(1).to_dict("records")
+    running = trials[trials[col.STATUS] == col.RUNNING].to_dict("records")
+    return SizeStatus(size, counts, _trial_status(best[0]) if best else None, [_trial_status(one) for one in running])
 
 
 def _trial_status(trial: dict[Hashable, Any]) -> TrialStatus:
@@ -119,10 +105,8 @@ def _trial_status(trial: dict[Hashable, Any]) -> TrialStatus:
 def _is_locked(path: Path) -> bool:
     """Whether another process holds the lock. A shared lock, held for an instant, leaves the file as it is."""
     try:
-        with path.open("rb") as file:
+        with suppress(FileNotFoundError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
     except BlockingIOError:
         return True
     return False
@@ -132,19 +116,18 @@ def print_status(status: SweepStatus, console: Console, resume: str) -> None:
     """Print the status as tables; `resume` is the command that resumes a sweep."""
     console.print(f"{status.run}: {status.ended} of {status.planned} trials have ended; {_activity(status, resume)}")
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("size", *STATUSES, "best", col.VAL_LOSS):
+    for heading in ("size", *BEST_FIRST, "best", col.VAL_LOSS):
         table.add_column(heading, overflow="fold", justify="left" if heading in ("size", "best") else "right")
     for size in status.sizes:
-        counts = [str(size.trials[name]) for name in STATUSES]
         best = ("none", "") if size.best is None else (size.best.trial, _loss(size.best))
-        table.add_row(size.size, *counts, *best)
+        table.add_row(size.size, *map(str, size.trials.values()), *best)
     console.print(table)
     running = [trial for size in status.sizes for trial in size.running]
     if running:
         table = Table(box=SIMPLE_HEAD)
         table.add_column("running trial" if status.driver else "unfinished trial", overflow="fold")
-        table.add_column("step", justify="right")
-        table.add_column(col.VAL_LOSS, justify="right")
+        for heading in ("step", col.VAL_LOSS):
+            table.add_column(heading, justify="right")
         for trial in running:
             table.add_row(trial.trial, f"{trial.step or 0} of {trial.steps or '?'}", _loss(trial))
         console.print(table)
@@ -153,9 +136,8 @@ def print_status(status: SweepStatus, console: Console, resume: str) -> None:
 def _activity(status: SweepStatus, resume: str) -> str:
     if status.driver:
         return "the sweep is running" + (f" (process {status.pid})" if status.pid is not None else "")
-    if status.ended < status.planned:
-        return f"no process runs the sweep; resume it with {resume} {shlex.quote(status.run)}"
-    return "no process runs the sweep"
+    unfinished = status.ended < status.planned
+    return "no process runs the sweep" + (f"; resume it with {resume} {shlex.quote(status.run)}" if unfinished else "")
 
 
 def _loss(trial: TrialStatus) -> str:

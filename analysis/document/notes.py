@@ -1,5 +1,6 @@
 """The sentences of a report: caveats without which its tables would be misread, and the data and versions behind it."""
 
+import itertools
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import pandas as pd
 
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, D, N
-from analysis.tables.formatting import count, decimal
+from analysis.tables.formatting import count, decimal, tally
 from analysis.tables.trials import BEST_FIRST, SEPARABLE_SE, TIED, TIED_PATH, failures, status_counts, winner_margins
 from lmcore import columns as col
 
@@ -32,12 +33,8 @@ def summary_of_points(points: pd.DataFrame) -> str:
 
 def notes(run: Run, parameters: pd.DataFrame) -> tuple[str, ...]:
     """Sentences about the run and its parameter table."""
-    return (
-        *_winner_notes(run.trials),
-        *_missing_notes(run, parameters),
-        *_failure_notes(run.trials),
-        *_provenance(run.manifest),
-    )
+    found = _winner_notes(run.trials), _missing_notes(run, parameters), _failure_notes(run.trials)
+    return tuple(itertools.chain(*found, _provenance(run.manifest)))
 
 
 def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
@@ -61,17 +58,15 @@ def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
 def _missing_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
     """Which rows of the parameter table are not final, and which arms and sizes have none."""
     arm_columns = [name for name in (col.SIZE, col.EXPERIMENT, TIED) if name in parameters]
-    shown = set()
-    for row in parameters.to_dict("records"):
-        arm = _arm([row[name] for name in arm_columns])
-        shown.add(arm)
+    shown = {_arm([row[name] for name in arm_columns]): row for row in parameters.to_dict("records")}
+    for arm, row in shown.items():
         if row[col.STATUS] != col.COMPLETE:
             reached = f"{row[col.STATUS]} at step {row[col.STEP]}"
             yield f"{arm}: no trial is complete; the row is {row[col.TRIAL]}, {reached}."
     trials = run.trials.rename(columns={TIED_PATH: TIED})
     for values, group in trials[trials[TIED].notna()].groupby(arm_columns, sort=False, dropna=False):
         if _arm(values) not in shown:
-            ended = ", ".join(f"{number} {status}" for status, number in group[col.STATUS].value_counts().items())
+            ended = tally(group[col.STATUS])
             yield f"{_arm(values)}: no row, because no trial has a validation loss ({ended})."
     for size in run.manifest["studies"]:
         if size not in set(trials[col.SIZE]):
@@ -96,12 +91,12 @@ def _failure_notes(trials: pd.DataFrame) -> Iterator[str]:
 
 def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
     data = manifest.get("data", {})
+    source, fingerprint, vocabulary = (data.get(key, "unknown") for key in ("source", "fingerprint", "vocab_size"))
     yield (
-        f"Data: {data.get('source', 'unknown')}, fingerprint {data.get('fingerprint', 'unknown')}; "
-        f"vocabulary {data.get('vocab_size', 'unknown')}, "
-        f"{count(data.get('train_tokens'))} training and {count(data.get('val_tokens'))} validation tokens, "
-        f"bytes per token {decimal(data.get('bytes_per_token'))}, "
-        f"unigram entropy {decimal(data.get('val_entropy_unigram'))} nats per token."
+        f"Data: {source}, fingerprint {fingerprint}; vocabulary {vocabulary}, {count(data.get('train_tokens'))} "
+        f"training and {count(data.get('val_tokens'))} validation tokens, bytes per token "
+        f"{decimal(data.get('bytes_per_token'))}, unigram entropy {decimal(data.get('val_entropy_unigram'))} nats per "
+        "token."
     )
     versions = ", ".join(f"{package} {version}" for package, version in manifest.get("versions", {}).items())
     yield f"Versions: {versions or 'unknown'}; commit {manifest.get('commit') or 'unknown'}."

@@ -26,8 +26,7 @@ class Section:
     title: str
     tables: Sequence[ReportTable] = ()
     figures: Sequence[ReportFigure] = ()
-    fitted: Mapping[str, Fitted] = field(default_factory=dict)
-    """By plain path, as in report.json."""
+    fitted: Mapping[str, Fitted] = field(default_factory=dict)  # by plain path, as in report.json
     notes: Sequence[str] = ()
 
     def __bool__(self) -> bool:
@@ -36,27 +35,21 @@ class Section:
 
 def page(name: str, summary: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
     """The whole page. Names and messages of trials are escaped."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=name,
-        summary=summary,
-        notes=notes,
-        sections=[section for section in sections if section],
-        image=_image,
-        fitted_cells=fitted_cells,
-    )
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.undefined = jinja2.StrictUndefined
+    environment.globals.update(image=_image, fitted_cells=fitted_cells)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    return template.render(name=name, summary=summary, notes=notes, sections=list(filter(None, sections)))
 
 
 def fitted_cells(fitted: Mapping[str, Fitted]) -> pd.DataFrame:
     """Fitted numbers as short strings; the reason stands in place of the interval where a number is not estimable."""
-    rows = [
-        (path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n))
-        if isinstance(one, Estimate)
-        else (path, "not estimable", one.reason, "")
-        for path, one in fitted.items()
-    ]
+    rows: list[tuple[str, ...]] = []
+    for path, one in fitted.items():
+        if isinstance(one, Estimate):
+            rows.append((path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)))
+        else:
+            rows.append((path, "not estimable", one.reason, ""))
     return pd.DataFrame(rows, columns=["number", "value", "95 % interval", "n"])
 
 

@@ -3,22 +3,20 @@
 Everything is computed here and nothing is written: `analysis.report` does that.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.document.page import Section
-from analysis.figures.curves import curve_figures
-from analysis.figures.hyperparameters import hyperparameter_figure, learning_rate_figure, parallel_coordinates
-from analysis.figures.intervals import comparison_forest, importance_forest
-from analysis.figures.scaling import scaling_figures
+from analysis.figures.registry import FigureData, figures_of
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, LR
 from analysis.scaling.fit import Scaling, fit_scaling, points_of
 from analysis.scaling.optimum import find_optima, largest_stable
 from analysis.stats.comparison import Comparison, compare, compare_experiments
-from analysis.stats.estimate import Estimate, Fitted
+from analysis.stats.estimate import Fitted
 from analysis.stats.importance import estimates, importance
 from analysis.tables.cost import cost_table
 from analysis.tables.files import ReportTable
@@ -29,6 +27,24 @@ from lmcore import columns as col
 
 PARAMETERS = "Parameters and loss: the best trial of each arm"
 MAX_EXPERIMENTS = 12  # compared with the first
+COST_CAPTION = (
+    "A device-second is a second of one device; trials that were trained as one program share it. FLOP/s: training "
+    "FLOPs over device-seconds, which include evaluation. Share of peak: of the FLOP/s of matrix products that the "
+    "engines measured."
+)
+OPTIMA_CAPTION = (
+    "The optimum of each setting at each N and D: the lowest point of a smooth surface through the trials near "
+    "the best, with its 95 % interval; n counts those trials."
+)
+STABILITY_CAPTION = "Learning rates at the edge of stability. A trial that was stopped early shows nothing about it."
+IMPORTANCE_CAPTION = (
+    "PED-ANOVA: how far the settings of the best quarter of the trials differ from the rest. 95 % intervals "
+    "from a bootstrap; n counts trials. What is not separable does not stand out from shuffled losses."
+)
+COMPARISON_CAPTION = (
+    "Differences in validation loss (nats per token) over pairs of trials that agree in all else, seeds and data "
+    "included; n counts pairs. A difference inside the noise is a tie."
+)
 
 
 def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
@@ -39,16 +55,17 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
     ended = [_table("trials", "All trials", all_trials, f"n = {len(all_trials)} trials.", [col.SIZE, col.MESSAGE])]
     if len(failures):
         ended.append(_table("failures", "Why trials diverged or failed", failures))
-    last = [Section("Cost", [_cost_table(run)]), Section("Trials", ended)]
+    cost = _table("cost", "Cost", cost_table(run), COST_CAPTION)
+    last = [Section("Cost", [cost]), Section("Trials", ended)]
     if brief:
         return [Section("Parameters and loss", tables), *last]
     best = best_table(trials)
     tables.append(ReportTable("best", "The best complete trial of each size", best, parameter_cells(best), LEGEND))
     return [
         Section("Parameters and loss", tables),
-        Section("Curves", figures=curve_figures(run)),
-        _hyperparameter_section(trials),
-        _comparison_section(trials),
+        Section("Curves", figures=figures_of("Curves", FigureData(run))),
+        _hyperparameter_section(run),
+        _comparison_section(comparisons_of(trials)),
         scaling_section(fit_scaling(points_of(trials))),
         *last,
     ]
@@ -69,14 +86,10 @@ def scaling_section(scaling: Scaling) -> Section:
     """Laws of the loss and of the optimal settings."""
     fitted: dict[str, Fitted] = {f"scaling.{path}": one for path, one in scaling.fitted.items()}
     fitted |= {f"optimum.{path}": one for path, one in scaling.optimum.items()}
-    caption = (
-        "The optimum of each setting at each N and D: the lowest point of a smooth surface through the trials near "
-        "the best, with its 95 % interval; n counts those trials."
-    )
-    tables = [_table("optima", "Optimal settings", scaling.optima, caption)] if len(scaling.optima) else []
+    tables = [_table("optima", "Optimal settings", scaling.optima, OPTIMA_CAPTION)] if len(scaling.optima) else []
     from_run = col.SIZE in scaling.points
     note = "N counts parameters without embeddings and head." if from_run else "N is that of the CSV file."
-    return Section("Scaling", tables, scaling_figures(scaling), fitted, [note])
+    return Section("Scaling", tables, figures_of("Scaling", FigureData(scaling=scaling)), fitted, [note])
 
 
 def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
@@ -90,73 +103,34 @@ def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
     return comparisons | {name: compare_experiments(known, baseline, name) for name in others[:MAX_EXPERIMENTS]}
 
 
-def _hyperparameter_section(trials: pd.DataFrame) -> Section:
-    optima: dict[str, Fitted] = {}
-    for size, group in trials.groupby(col.SIZE, sort=False):
-        points = points_of(group)
-        optima[size] = find_optima({"lr": points[LR]}, points[LOSS])["lr"]
-    edges, shares = largest_lr(trials), importance(trials)
+def _hyperparameter_section(run: Run) -> Section:
+    by_size = {size: points_of(group) for size, group in run.trials.groupby(col.SIZE, sort=False)}
+    optima = {size: find_optima({LR: points[LR]}, points[LOSS])[LR] for size, points in by_size.items()}
+    edges, shares = largest_lr(run.trials), importance(run.trials)
     csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above", "refused"]
+    title = "The largest learning rate that did not diverge"
     tables = [
-        _table(
-            "stability",
-            "The largest learning rate that did not diverge",
-            edges,
-            "Learning rates at the edge of stability. A trial that was stopped early shows nothing about it.",
-            hidden=csv_only,
-        ),
-        _table(
-            "importance",
-            "Importance of the hyperparameters",
-            shares,
-            "PED-ANOVA: how far the settings of the best quarter of the trials differ from the rest. 95 % intervals "
-            "from a bootstrap; n counts trials. What is not separable does not stand out from shuffled losses.",
-            hidden=["complete"],
-        ),
+        _table("stability", title, edges, STABILITY_CAPTION, csv_only),
+        _table("importance", "Importance of the hyperparameters", shares, IMPORTANCE_CAPTION, ["complete"]),
     ]
-    figures = [
-        learning_rate_figure(trials, {size: one for size, one in optima.items() if isinstance(one, Estimate)}),
-        hyperparameter_figure(trials),
-        parallel_coordinates(trials),
-        importance_forest(shares),
-    ]
-    fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
-    return Section("Hyperparameters", tables, [one for one in figures if one is not None], fitted | estimates(shares))
+    figures = figures_of("Hyperparameters", FigureData(run, lr_optima=optima, importance=shares))
+    fitted = {f"optimum.lr.{size}": one for size, one in optima.items()}
+    return Section("Hyperparameters", tables, figures, fitted | estimates(shares))
 
 
-def _comparison_section(trials: pd.DataFrame) -> Section:
-    comparisons = comparisons_of(trials)
+def _comparison_section(comparisons: dict[str, Comparison]) -> Section:
     if not comparisons:
         return Section("Comparisons")
-    tables = [one.table() for one in comparisons.values()]
-    for table, one in zip(tables, comparisons.values(), strict=True):
-        table.insert(0, "comparison", f"{one.b} against {one.a}")
-    shown = _table(
-        "comparisons",
-        "Paired comparisons",
-        pd.concat(tables, ignore_index=True),
-        "Differences in validation loss (nats per token) over pairs of trials that agree in all else, seeds and data "
-        "included; n counts pairs. A difference inside the noise is a tie.",
-    )
-    fitted: dict[str, Fitted] = {}
-    for name, one in comparisons.items():
-        fitted |= one.fitted(f"paired.{name}")
+    tables = [one.table().assign(comparison=f"{one.b} against {one.a}") for one in comparisons.values()]
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "comparison", table.pop("comparison"))
+    shown = _table("comparisons", "Paired comparisons", table, COMPARISON_CAPTION)
+    fitted = {path: one for name, c in comparisons.items() for path, one in c.fitted(f"paired.{name}").items()}
     notes = dict.fromkeys(note for one in comparisons.values() for note in (one.sentence, *one.notes))
-    figure = comparison_forest(list(comparisons.values()))
-    return Section("Comparisons", [shown], [figure] if figure else [], fitted, list(notes))
+    figures = figures_of("Comparisons", FigureData(comparisons=list(comparisons.values())))
+    return Section("Comparisons", [shown], figures, fitted, list(notes))
 
 
-def _cost_table(run: Run) -> ReportTable:
-    caption = (
-        "A device-second is a second of one device; trials that were trained as one program share it. FLOP/s: training "
-        "FLOPs over device-seconds, which include evaluation. Share of peak: of the FLOP/s of matrix products that the "
-        "engines measured."
-    )
-    return _table("cost", "Cost", cost_table(run), caption)
-
-
-def _table(
-    name: str, title: str, frame: pd.DataFrame, caption: str = "", hidden: list[str] | None = None
-) -> ReportTable:
+def _table(name: str, title: str, frame: pd.DataFrame, caption: str = "", hidden: Sequence[str] = ()) -> ReportTable:
     """A table whose cells leave out the columns `hidden`, which only the CSV file has."""
-    return ReportTable(name, title, frame, table_cells(frame.drop(columns=hidden or [])), caption)
+    return ReportTable(name, title, frame, table_cells(frame.drop(columns=list(hidden))), caption)

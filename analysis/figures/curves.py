@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.figures import style
 from analysis.figures.style import ReportFigure
 from analysis.runs.load import Run
-from analysis.tables.formatting import COUNT_SUFFIXES, FLOP_SUFFIXES
+from analysis.tables.formatting import COUNT_SUFFIXES, FLOP_SUFFIXES, tally
 from lmcore import columns as col
 
 AXES = {
@@ -28,19 +28,14 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def curve_figures(run: Run) -> list[ReportFigure]:
-    """`curve_figure` along each of AXES."""
-    return [figure for along in AXES if (figure := curve_figure(run, along)) is not None]
-
-
 def curve_figure(run: Run, along: str) -> ReportFigure | None:
     """Validation loss against the column `along` (one of AXES), a line per trial; None if no trial has reported."""
+    trials = run.trials.set_index(col.TRIAL)
+    status_of, per_token = trials[col.STATUS], trials[col.FLOPS_PER_TOKEN].astype("float64")
     rows = run.rows[np.isfinite(run.rows[col.VAL_LOSS])]
     if rows.empty:
         return None
-    per_token = run.trials.set_index(col.TRIAL)[col.FLOPS_PER_TOKEN].astype("float64")
     rows = rows.assign(**{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * rows[col.TRIAL].map(per_token)})
-    status_of = run.trials.set_index(col.TRIAL)[col.STATUS]
     shown = rows[rows[col.TRIAL].isin(status_of.index) & rows[along].notna()]
     if shown.empty:
         return None
@@ -49,8 +44,7 @@ def curve_figure(run: Run, along: str) -> ReportFigure | None:
     with style.report_style():
         figure, axes = style.new_figure()
         for trial, own in shown.groupby(col.TRIAL, sort=False):
-            status = status_of[trial]
-            look = LOOKS[status]
+            look, status = LOOKS[status_of[trial]], status_of[trial]
             colour = style.RED if status == col.DIVERGED else palette[own[col.SIZE].iloc[0]]
             x, y = own[along].astype("float64").to_numpy(), own[col.VAL_LOSS].to_numpy()
             width, alpha, order = (1.3, 0.95, 3) if status == col.COMPLETE else (0.8, 0.55, 2)
@@ -62,10 +56,9 @@ def curve_figure(run: Run, along: str) -> ReportFigure | None:
             style.round_numbers(axes.xaxis, LOG_AXES[along])
         statuses = status_of[shown[col.TRIAL].unique()]
         style.legend(axes, [*style.colour_handles(palette, linewidth=2), *style.status_handles(statuses, LOOKS)])
-    counts = ", ".join(f"{number} {status}" for status, number in statuses.value_counts().items())
     caption = (
-        f"Validation loss against {label}, one line for each of n = {len(statuses)} trials that reported ({counts}). "
-        "A mark ends each line; trials that were pruned or diverged end early."
+        f"Validation loss against {label}, one line for each of n = {len(statuses)} trials that reported "
+        f"({tally(statuses)}). A mark ends each line; trials that were pruned or diverged end early."
     )
     return ReportFigure(f"loss_{name}", f"Loss against {label}", figure, caption)
 

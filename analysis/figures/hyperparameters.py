@@ -18,6 +18,7 @@ from analysis.figures import style
 from analysis.figures.style import ReportFigure
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted
+from analysis.tables.formatting import tally
 from analysis.tables.searched import searched_dimensions
 from analysis.tables.trials import LR_PATH, TIED_PATH, short_names
 from lmcore import columns as col
@@ -27,6 +28,11 @@ LOOKS: dict[str, dict[str, Any]] = {
     col.COMPLETE: {"color": style.GREY, "marker": "o", "linestyle": ""},
     col.PRUNED: {"color": style.GREY, "marker": "o", "linestyle": "", "markerfacecolor": "none"},
     col.DIVERGED: {"color": style.RED, "marker": "x", "linestyle": ""},
+}
+LABELS = {
+    TIED_PATH: "tied embeddings",
+    LR_PATH: style.LEARNING_RATE,
+    f"{col.PARAMS_PREFIX}optim.warmup_fraction": "warmup_fraction (fraction of the run)",
 }
 
 
@@ -52,8 +58,9 @@ def learning_rate_figure(trials: pd.DataFrame, optima: Mapping[str, Fitted]) -> 
     region = f" Shaded: from {diverged.min():.1e} upwards, the lowest rate that diverged." if len(diverged) else ""
     fitted = " Dashed: the fitted optimum of a size, with its 95 % interval." if known else ""
     caption = (
-        f"Last validation loss against the learning rate, n = {len(shown)} trials ({_counts(shown)}). Diverged trials "
-        f"are drawn on the upper edge, pruned ones at the loss at which they were stopped.{region}{fitted}"
+        f"Last validation loss against the learning rate, n = {len(shown)} trials ({tally(shown[col.STATUS])}). "
+        f"Diverged trials are drawn on the upper edge, pruned ones at the loss at which they were stopped."
+        f"{region}{fitted}"
     )
     return ReportFigure("loss_lr", "Loss against the learning rate", figure, caption)
 
@@ -79,14 +86,14 @@ def hyperparameter_figure(trials: pd.DataFrame) -> ReportFigure | None:
             elif _is_log(path, values):
                 axes.set_xscale("log")
                 style.round_numbers(axes.xaxis)
-            axes.set_xlabel(_label(path))
+            axes.set_xlabel(LABELS.get(path, path.removeprefix(col.PARAMS_PREFIX).partition(".")[2]))
         for axes in panels[len(paths) :]:
             axes.set_visible(False)
         figure.supylabel(style.LOSS, fontsize=9.5)
         style.legend(panels[0], _handles(palette, shown))
     caption = (
         f"Last validation loss against each hyperparameter that was searched, n = {len(shown)} trials "
-        f"({_counts(shown)}). Everything else varies as well within a panel."
+        f"({tally(shown[col.STATUS])}). Everything else varies as well within a panel."
     )
     return ReportFigure("loss_hyperparameters", "Loss against each hyperparameter", figure, caption)
 
@@ -105,8 +112,8 @@ def parallel_coordinates(trials: pd.DataFrame) -> ReportFigure | None:
     xs = range(len(names))
     with style.report_style():
         figure, axes = style.new_figure(height_in=3.4)
-        for index, share in enumerate(rank):
-            y = [heights[index] for heights, _ in scales]
+        heights = np.stack([scaled for scaled, _ in scales], axis=1)
+        for share, y in zip(rank, heights, strict=True):
             if np.isnan(share):  # diverged
                 axes.plot(xs, [*y[:-1], 1.06], color=style.RED, alpha=0.5, linewidth=0.8, zorder=1)
             else:
@@ -125,7 +132,8 @@ def parallel_coordinates(trials: pd.DataFrame) -> ReportFigure | None:
         axes.spines[["left", "bottom"]].set_visible(False)
     caption = (
         f"Every trial as a line through the values of all searched hyperparameters, n = {len(shown)} "
-        f"({_counts(shown)}). The darker, the better within its size; diverged trials are red and end above the worst."
+        f"({tally(shown[col.STATUS])}). The darker, the better within its size; diverged trials are red and end above "
+        "the worst."
     )
     return ReportFigure("overview", "All trials in all searched dimensions", figure, caption)
 
@@ -157,7 +165,7 @@ def _coordinates(values: pd.Series) -> tuple[pd.Series, dict[float, str]]:
     numeric = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
     if numeric or all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values):
         return values.astype("float64"), {}
-    words = values.map(lambda value: {"True": "yes", "False": "no"}.get(str(value), str(value)))
+    words = values.map(str).replace({"True": "yes", "False": "no"})
     names = sorted(words.unique())
     return words.map(lambda word: float(names.index(word))), {float(k): name for k, name in enumerate(names)}
 
@@ -174,13 +182,3 @@ def _unit_scale(column: pd.Series, path: str) -> tuple[Array, dict[float, str]]:
     span = high - low or 1.0
     ends = {0.0: f"{values.min():.3g}", 1.0: f"{values.max():.3g}"}
     return ((scaled - low) / span).to_numpy(), {(k - low) / span: word for k, word in words.items()} or ends
-
-
-def _label(path: str) -> str:
-    labels = {TIED_PATH: "tied embeddings", LR_PATH: style.LEARNING_RATE}
-    labels[f"{col.PARAMS_PREFIX}optim.warmup_fraction"] = "warmup_fraction (fraction of the run)"
-    return labels.get(path, path.removeprefix(col.PARAMS_PREFIX).partition(".")[2])
-
-
-def _counts(trials: pd.DataFrame) -> str:
-    return ", ".join(f"{number} {status}" for status, number in trials[col.STATUS].value_counts().items())

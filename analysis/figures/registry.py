@@ -23,11 +23,7 @@ from analysis.stats.estimate import Fitted
 
 @dataclass(frozen=True)
 class FigureData:
-    """What figures are drawn from; a figure is left out if what it needs is None or empty.
-
-    Example:
-        FigureData(scaling=fit_scaling(points))
-    """
+    """What figures are drawn from; a figure is left out if what it needs is None or empty."""
 
     run: Run | None = None
     lr_optima: Mapping[str, Fitted] = field(default_factory=dict)
@@ -43,11 +39,9 @@ Draw = Callable[[FigureData], ReportFigure | None]
 def figures_of(section: str, data: FigureData) -> list[ReportFigure]:
     """The figures of a section of the report.
 
-    Example:
-        figures_of("Scaling", FigureData(scaling=fit_scaling(points)))
+    >>> figures_of("Scaling", FigureData(scaling=fit_scaling(points)))
     """
-    drawn = (draw(data) for draw in FIGURES[section].values())
-    return [figure for figure in drawn if figure is not None]
+    return [figure for draw in FIGURES[section].values() if (figure := draw(data)) is not None]
 
 
 def _curve(along: str) -> Draw:

@@ -12,20 +12,13 @@ from matplotlib.typing import ColorType
 from analysis.figures import style
 from analysis.figures.style import ReportFigure
 from analysis.runs.trial_csv import LOSS, D, N
-from analysis.scaling.fit import SETTINGS, Scaling
+from analysis.scaling.fit import Scaling
 from analysis.stats.estimate import Estimate
 from analysis.tables.formatting import FLOP_SUFFIXES, count
 
 MAX_LEVELS = 8
 UNITS = {"lr": "learning rate", "batch": "batch (tokens per update)"}
 AXES = {N: "parameters N", D: "tokens D"}
-
-
-def scaling_figures(scaling: Scaling) -> list[ReportFigure]:
-    """All scaling plots that there are points for."""
-    optima = [optimum_figure(scaling, setting, along) for setting in SETTINGS for along in AXES]
-    figures = [size_figure(scaling), isoflop_figure(scaling), *optima]
-    return [figure for figure in figures if figure is not None]
 
 
 def size_figure(scaling: Scaling) -> ReportFigure | None:
@@ -50,8 +43,8 @@ def size_figure(scaling: Scaling) -> ReportFigure | None:
         elif size_curve is not None:
             axes.plot(sizes, size_curve.predict(sizes), color=style.INK, linewidth=1.1)
             axes.fill_between(sizes, *size_curve.band(sizes), color=style.INK, alpha=0.12, linewidth=0)
-            same = f"n = {len(scaling.n_points)} of one token count"
-            text = f"Line: L(N) = E + A/N^alpha through the {same}, with its 95 % band."
+            n = len(scaling.n_points)
+            text = f"Line: L(N) = E + A/N^alpha through the n = {n} of one token count, with its 95 % band."
         style.log_axes(axes, AXES[N], style.LOSS)
         style.legend(axes, style.colour_handles(palette, " tokens", marker="o", linestyle=""))
     caption = f"Lowest validation loss at each N and D, n = {len(points)} models. {text}"
@@ -75,9 +68,7 @@ def isoflop_figure(scaling: Scaling) -> ReportFigure | None:
             best = budget.N_optimal
             if isinstance(best, Estimate):
                 loss, bars = budget.predict([best.value]), style.error_bars(best.value, best.low, best.high)
-                axes.errorbar(
-                    [best.value], loss, xerr=bars, fmt="D", color=style.RED, markersize=4, capsize=2, zorder=4
-                )
+                axes.errorbar([best.value], loss, xerr=bars, fmt="D", color=style.RED, ms=4, capsize=2, zorder=4)
         style.log_axes(axes, AXES[N], style.LOSS)
         style.legend(axes, style.colour_handles(palette, " FLOPs"))
     shown = sum(len(budget.members) for budget in budgets)
@@ -113,11 +104,10 @@ def optimum_figure(scaling: Scaling, setting: str, along: str) -> ReportFigure |
         style.log_axes(axes, AXES[along], f"optimal {UNITS[setting]}")
         style.legend(axes, style.colour_handles(palette, noun, marker="o"))
     without = len(cells) - len(known)
-    caption = (
-        f"The optimal {UNITS[setting]} of each N and D, n = {len(known)} cells, with 95 % intervals"
-        f"{f'; {without} more cells have no optimum inside what was tried' if without else ''}. "
-        + ("Lines: the power law through all of them." if law else "No law is drawn: the data do not support one.")
-    )
+    more = f"; {without} more cells have no optimum inside what was tried" if without else ""
+    drawn = "Lines: the power law through all of them." if law else "No law is drawn: the data do not support one."
+    start = f"The optimal {UNITS[setting]} of each N and D, n = {len(known)} cells, with 95 % intervals"
+    caption = f"{start}{more}. {drawn}"
     title = f"Optimal {UNITS[setting]} against {AXES[along]}"
     return ReportFigure(f"optimum_{setting}_{along}", title, figure, caption)
 

@@ -56,17 +56,14 @@ STYLE: dict[RcKeyType, Any] = {
 class ReportFigure:
     """A figure with its caption.
 
-    Example:
-        figure = learning_rate_figure(trials, {})
-        figure.save(Path("report"))  # report/loss_lr.svg and report/loss_lr.png
+    >>> figure = learning_rate_figure(trials, {})
+    >>> figure.save(Path("report"))  # report/loss_lr.svg and report/loss_lr.png
     """
 
-    name: str
-    """File name without extension."""
+    name: str  # file name without extension
     title: str
     figure: Figure
-    caption: str
-    """What is shown, and of how many trials."""
+    caption: str  # what is shown, and of how many trials
 
     @cached_property
     def svg(self) -> bytes:

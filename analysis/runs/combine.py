@@ -17,9 +17,8 @@ def load_all(folders: Sequence[Path]) -> Run:
     >>> load_all([Path("runs/small"), Path("runs/large")]).manifest["name"]
     'small + large'
 
-    Raises:
-        RunError: a folder cannot be read, two runs have the same name, or their data differ, so that their losses
-            cannot be compared.
+    Raises RunError if a folder cannot be read, two runs have the same name, or their data differ, so that their losses
+    cannot be compared.
     """
     if len(folders) == 1:
         return load(folders[0])
@@ -34,11 +33,9 @@ def load_all(folders: Sequence[Path]) -> Run:
     (first, expected), *others = prints.items()
     for name, found in others:
         if found != expected:
-            raise RunError(
-                "RUN: runs in one report must have the same data, or their losses cannot be compared, but the "
-                f"fingerprints of {first} and {name} differ ({str(expected)[:12]}, {str(found)[:12]}); "
-                "report them one by one"
-            )
+            rule = "RUN: runs in one report must have the same data, or their losses cannot be compared"
+            fault = f"the fingerprints of {first} and {name} differ ({str(expected)[:12]}, {str(found)[:12]})"
+            raise RunError(f"{rule}, but {fault}; report them one by one")
     studies = {f"{name}/{size}": study for name, run in runs.items() for size, study in run.manifest["studies"].items()}
     return Run(
         pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True),

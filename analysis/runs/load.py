@@ -11,7 +11,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -49,8 +49,7 @@ class Run(NamedTuple):
     (bits_per_byte is NaN where the bytes per token are unknown)."""
     rows: pd.DataFrame
     """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then by step."""
-    manifest: dict[str, Any]
-    """manifest.json, unchanged."""
+    manifest: dict[str, Any]  # manifest.json, unchanged
 
 
 def load(folder: str | Path) -> Run:
@@ -59,8 +58,7 @@ def load(folder: str | Path) -> Run:
     >>> run = load("runs/quick")
     >>> run.trials[["trial", "status", "val_loss"]]
 
-    Raises:
-        RunError: the folder, its manifest or its studies are missing or damaged, or no trial has started.
+    Raises RunError if the folder, its manifest or its studies are missing or damaged, or no trial has started.
     """
     folder = Path(folder)
     manifest = _read_manifest(folder)
@@ -77,23 +75,18 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise RunError(
-            f"a run's folder must hold manifest.json, but {folder} has none; give runs/<name> of a sweep"
-        ) from None
+        rule = f"a run's folder must hold manifest.json, but {folder} has none"
+        raise RunError(f"{rule}; give runs/<name> of a sweep") from None
     except ValueError as error:
         raise RunError(f"manifest.json must be JSON, but {path} is damaged ({error}); restore it from a copy") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else None
     if schema != MANIFEST_SCHEMA:
-        raise RunError(
-            f"manifest.json must have schema {MANIFEST_SCHEMA}, but {path} has {schema!r}; "
-            "read it with the version that wrote it"
-        )
+        rule = f"manifest.json must have schema {MANIFEST_SCHEMA}, but {path} has {schema!r}"
+        raise RunError(f"{rule}; read it with the version that wrote it")
     studies = manifest.get("studies")
     if not isinstance(studies, dict) or not studies or not all(isinstance(name, str) for name in studies.values()):
-        raise RunError(
-            f"manifest.json must name the study of each size under studies, but {path} has {studies!r}; "
-            "restore it from a copy"
-        )
+        rule = f"manifest.json must name the study of each size under studies, but {path} has {studies!r}"
+        raise RunError(f"{rule}; restore it from a copy")
     return dict(manifest)
 
 
@@ -111,11 +104,9 @@ def _read_studies(folder: Path, manifest: dict[str, Any]) -> list[tuple[str, Fro
     try:
         with _open_storage(url, database) as storage:
             for size, name in manifest["studies"].items():
-                try:
+                with suppress(KeyError):  # not created yet
                     study = optuna.load_study(study_name=name, storage=storage)
-                except KeyError:  # not created yet
-                    continue
-                studies[size] = study.get_trials(deepcopy=False)
+                    studies[size] = study.get_trials(deepcopy=False)
     except Exception as error:
         place = database if url is None else "the storage named in manifest.json"
         reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
@@ -158,9 +149,8 @@ def _hide_intermediate_values(connection: Any, _: Any) -> None:
     for this connection only and writes nothing to the database.
     """
     table = "trial_intermediate_values"
-    cursor = connection.cursor()
-    cursor.execute(f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM {table} WHERE 1 = 0")
-    cursor.close()
+    with closing(connection.cursor()) as cursor:
+        cursor.execute(f"CREATE TEMPORARY TABLE {table} AS SELECT * FROM {table} WHERE 1 = 0")
     connection.commit()
 
 
@@ -171,8 +161,7 @@ def _trial_id(size: str, trial: FrozenTrial) -> str:
 def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
     """metrics.jsonl with columns ROW_COLUMNS. A resumed trial repeats steps: the last line of a step counts."""
     content = path.read_bytes() if path.exists() else b""
-    table = _parse_rows(content)
-    if table is None:
+    if (table := _parse_rows(content)) is None:
         table = _parse_rows(_without_torn_end(content, path))
     if table is None:
         raise RunError(f"metrics.jsonl must hold the columns of this version's rows, but {path} does not; restore it")
@@ -209,10 +198,8 @@ def _without_torn_end(content: bytes, path: Path) -> bytes:
         except (ValueError, KeyError, TypeError):
             if number == len(lines):
                 return b"".join(lines[:-1])
-            raise RunError(
-                f"each line of metrics.jsonl must be one report row, but line {number} of {path} is damaged; "
-                "restore the file or delete that line"
-            ) from None
+            rule = f"each line of metrics.jsonl must be one report row, but line {number} of {path} is damaged"
+            raise RunError(f"{rule}; restore the file or delete that line") from None
     return content
 
 

@@ -26,17 +26,14 @@ def parse_columns(text: str) -> dict[str, str]:
     >>> parse_columns("N=params,D=tokens,loss=val_loss")
     {'N': 'params', 'D': 'tokens', 'loss': 'val_loss'}
 
-    Raises:
-        RunError: the text is not of this form, or a name is unknown or given twice.
+    Raises RunError if the text is not of this form, or a name is unknown or given twice.
     """
     columns: dict[str, str] = {}
     for pair in text.split(","):
         name, _, column = (part.strip() for part in pair.partition("="))
         if not column or name not in NAMES or name in columns:
-            raise RunError(
-                f"--columns: must be NAME=COLUMN pairs, each once, with NAME one of {', '.join(NAMES)} (got {pair!r}); "
-                "write --columns N=params,D=tokens,loss=val_loss,lr=lr"
-            )
+            rule = f"--columns: must be NAME=COLUMN pairs, each once, with NAME one of {', '.join(NAMES)}"
+            raise RunError(f"{rule} (got {pair!r}); write --columns N=params,D=tokens,loss=val_loss,lr=lr")
         columns[name] = column
     return columns
 
@@ -58,9 +55,8 @@ def read_trials(
         batch_unit_tokens: tokens in one unit of the batch column, such as the sequence length.
         drop_highest_loss: how many rows to leave out, those with the highest loss.
 
-    Raises:
-        RunError: the file cannot be read or lacks a column, a value is not a positive number, or an argument is
-            out of range.
+    Raises RunError if the file cannot be read or lacks a column, a value is not a positive number, or an argument is
+    out of range.
     """
     missing = [name for name in (N, LOSS) if name not in columns]
     if D not in columns and flops_column is None:
@@ -76,19 +72,17 @@ def read_trials(
     wanted = dict(columns) if flops_column is None else {**columns, FLOPS: flops_column}
     for name, column in wanted.items():
         if column not in table:
-            raise RunError(
-                f"{path} must have the column {column!r} that --{'flops-column' if name == FLOPS else 'columns'} "
-                f"names, but has {', '.join(map(str, table.columns))}; name one of these"
-            )
+            option, found = "flops-column" if name == FLOPS else "columns", ", ".join(map(str, table.columns))
+            rule = f"{path} must have the column {column!r} that --{option} names"
+            raise RunError(f"{rule}, but has {found}; name one of these")
     trials = pd.DataFrame({name: _positive(table[column], path, name == LOSS) for name, column in wanted.items()})
     if FLOPS in trials:
         trials[D] = trials.pop(FLOPS) / (FLOPS_PER_PARAMETER_AND_TOKEN * trials[N])
     if BATCH in trials:
         trials[BATCH] *= batch_unit_tokens
     if not 0 <= drop_highest_loss < len(trials):
-        raise RunError(
-            f"--drop-highest-loss: must leave a row of {path}'s {len(trials)} (got {drop_highest_loss}); give fewer"
-        )
+        rule = f"--drop-highest-loss: must leave a row of {path}'s {len(trials)}"
+        raise RunError(f"{rule} (got {drop_highest_loss}); give fewer")
     return trials.drop(trials[LOSS].nlargest(drop_highest_loss).index).reset_index(drop=True)
 
 
@@ -114,7 +108,6 @@ def _positive(column: pd.Series, path: Path, is_loss: bool) -> pd.Series:
     wrong = ~((values > 0) & (is_loss | np.isfinite(values)))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        found = column.iloc[row]
-        shown = repr(found) if isinstance(found, str) else found
-        raise RunError(f"{path}:{row + 2}: {column.name} must be a positive number (got {shown}); correct the row")
+        found = repr(column.iloc[row]) if isinstance(column.iloc[row], str) else column.iloc[row]
+        raise RunError(f"{path}:{row + 2}: {column.name} must be a positive number (got {found}); correct the row")
     return values

@@ -31,19 +31,14 @@ class Scaling:
 
     fitted: Mapping[str, Fitted]
     """`loss_nd.alpha`, `loss_n.alpha`, `compute_optimal.N_exponent`, `isoflop.N_exponent`, ..."""
-    optimum: Mapping[str, Fitted]
-    """`lr.N_exponent`, `batch.D_exponent`, ..."""
-    points: pd.DataFrame
-    """The points that the loss laws are fitted to."""
+    optimum: Mapping[str, Fitted]  # `lr.N_exponent`, `batch.D_exponent`, ...
+    points: pd.DataFrame  # the points that the loss laws are fitted to
     loss_nd: LossLaw
     loss_n: LossLaw
-    n_points: pd.DataFrame
-    """The points that `loss_n` is fitted to, all with the same number of tokens."""
+    n_points: pd.DataFrame  # the points that `loss_n` is fitted to, all with the same number of tokens
     isoflop: IsoFlop
-    optima: pd.DataFrame
-    """`analysis.scaling.optimum.optimum_table` by (N, D) of the settings that vary."""
-    laws: Mapping[str, PowerLaw | None]
-    """By setting."""
+    optima: pd.DataFrame  # `analysis.scaling.optimum.optimum_table` by (N, D) of the settings that vary
+    laws: Mapping[str, PowerLaw | None]  # by setting
 
 
 def points_of(trials: pd.DataFrame) -> pd.DataFrame:
@@ -53,19 +48,13 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     as is usual for scaling laws.
     """
     ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
-    train = {name: ended[f"{col.PARAMS_PREFIX}train.{name}"].astype("float64") for name in ("batch_size", "steps")}
-    batch = train["batch_size"] * ended[f"{col.PARAMS_PREFIX}model.context_length"].astype("float64")
-    points = pd.DataFrame(
-        {
-            N: ended[col.PARAMS_NON_EMBEDDING].astype("float64"),
-            D: train["steps"] * batch,
-            LOSS: ended[col.VAL_LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf),
-            LR: ended[LR_PATH].astype("float64"),
-            BATCH: batch,
-            col.SIZE: ended[col.SIZE],
-        }
-    )
-    return points.reset_index(drop=True)
+    fields = ("train.steps", "train.batch_size", "model.context_length")
+    steps, sequences, context = (ended[f"{col.PARAMS_PREFIX}{field}"].astype("float64") for field in fields)
+    batch = sequences * context
+    loss = ended[col.VAL_LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
+    size, lr = ended[col.PARAMS_NON_EMBEDDING].astype("float64"), ended[LR_PATH].astype("float64")
+    points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch, col.SIZE: ended[col.SIZE]}
+    return pd.DataFrame(points).reset_index(drop=True)
 
 
 def best_points(points: pd.DataFrame) -> pd.DataFrame:
@@ -79,9 +68,8 @@ def best_points(points: pd.DataFrame) -> pd.DataFrame:
 def fit_scaling(points: pd.DataFrame, resamples: int = 1000, seed: int = 0) -> Scaling:
     """Every law that the points may support; what they do not support is NotEstimable.
 
-    Example:
-        scaling = fit_scaling(points_of(analysis.load("runs/quick").trials))
-        scaling.fitted["loss_nd.alpha"], scaling.optimum["lr.N_exponent"]
+    >>> scaling = fit_scaling(points_of(analysis.load("runs/quick").trials))
+    >>> scaling.fitted["loss_nd.alpha"], scaling.optimum["lr.N_exponent"]
     """
     best = best_points(points)
     loss_nd = fit_loss_law(best[N], best[D], best[LOSS], resamples, seed)

@@ -36,23 +36,16 @@ SAME_BUDGET = 0.1
 class Budget:
     """The runs of one compute budget and the curve through them.
 
-    Example:
-        budget = fit_isoflop(N, D, loss).budgets[0]
-        budget.compute, budget.N_optimal
+    >>> budget = fit_isoflop(N, D, loss).budgets[0]
+    >>> budget.compute, budget.N_optimal
     """
 
-    compute: float
-    """FLOPs: 6 N D, geometric mean of its runs."""
-    members: NDArray[np.intp]
-    """Indices of its runs among the points given."""
-    center: float
-    """Mean log N."""
-    form: ResponseSurface | None
-    """None if the runs are too few for a curve."""
-    N_optimal: Fitted
-    """The minimum of its curve; `n` counts its runs."""
-    coefficients: Array
-    """[P], in nats per token; empty without a curve."""
+    compute: float  # FLOPs: 6 N D, geometric mean of its runs
+    members: NDArray[np.intp]  # indices of its runs among the points given
+    center: float  # mean log N
+    form: ResponseSurface | None  # None if the runs are too few for a curve
+    N_optimal: Fitted  # the minimum of its curve; `n` counts its runs
+    coefficients: Array  # [P], in nats per token; empty without a curve
 
     def predict(self, N: ArrayLike) -> Array:
         """The curve's loss (nats per token) at N, meaningful only between the sizes that were trained.
@@ -70,10 +63,8 @@ class Budget:
 class IsoFlop:
     """The result of `fit_isoflop`."""
 
-    fitted: dict[str, Fitted]
-    """N_exponent: a in N* ~ C^a; D_exponent = 1 - a, since C = 6 N D; `n` counts budgets."""
-    budgets: list[Budget]
-    """By increasing compute."""
+    fitted: dict[str, Fitted]  # N_exponent: a in N* ~ C^a; D_exponent = 1 - a, since C = 6 N D; `n` counts budgets
+    budgets: list[Budget]  # by increasing compute
 
 
 def fit_isoflop(
@@ -81,18 +72,15 @@ def fit_isoflop(
 ) -> IsoFlop:
     """The minima and their exponents from runs of N [n] parameters on D [n] tokens with final `loss` [n].
 
-    Example:
-        fit_isoflop(N, D, loss).fitted["N_exponent"]
+    >>> fit_isoflop(N, D, loss).fitted["N_exponent"]
 
     Runs whose compute is within `tolerance` (relative) form a budget; the effect of the remaining difference is fitted
     with one slope in log compute for all budgets. Runs without a finite loss are left out.
 
     Intervals come from a residual bootstrap of all curves together. A minimum is not estimable with fewer than four
     sizes, if it is at the edge of the sizes tried, or if within the noise the curve may have none. Such a budget does
-    not contribute to the exponents, which need three budgets with a minimum.
-
-    Raises:
-        ValueError: N or D is not positive and finite.
+    not contribute to the exponents, which need three budgets with a minimum. Raises ValueError if N or D is not
+    positive and finite.
     """
     losses = np.asarray(loss, float)
     log_size = log_of("N", N)
@@ -111,15 +99,13 @@ def fit_isoflop(
     draws = iter(_draw(curves, log_size, log_compute, losses, resamples, seed))
     minima: list[Array] = []
     for index, budget in enumerate(budgets):
-        if budget.form is None:
-            continue
-        coefficients, drawn = next(draws)
-        positions = budget.form.lowest(np.concatenate([coefficients[None], drawn]))[:, 0] + budget.center
-        tried = log_size[budget.members]
-        optimum = judge("size", positions, tried, tried[losses[budget.members].argmin()], len(tried))
-        if isinstance(optimum, Estimate):
-            minima.append(positions)
-        budgets[index] = replace(budget, N_optimal=optimum, coefficients=coefficients)
+        if budget.form is not None:
+            coefficients, drawn = next(draws)
+            positions = budget.form.lowest(np.concatenate([coefficients[None], drawn]))[:, 0] + budget.center
+            tried = log_size[budget.members]
+            optimum = judge("size", positions, tried, tried[losses[budget.members].argmin()], len(tried))
+            minima += [positions] if isinstance(optimum, Estimate) else []
+            budgets[index] = replace(budget, N_optimal=optimum, coefficients=coefficients)
     return IsoFlop(_exponents(budgets, minima, seed), budgets)
 
 
@@ -132,13 +118,11 @@ def _budget(members: NDArray[np.intp], log_size: Array, log_compute: Array, loss
     return Budget(compute, members, center, form, reason, np.empty(0))
 
 
+Curves = list[tuple[Budget, ResponseSurface]]
+
+
 def _draw(
-    curves: list[tuple[Budget, ResponseSurface]],
-    log_size: Array,
-    log_compute: Array,
-    losses: Array,
-    resamples: int,
-    seed: int,
+    curves: Curves, log_size: Array, log_compute: Array, losses: Array, resamples: int, seed: int
 ) -> list[tuple[Array, Array]]:
     """Coefficients [P] and draws [R, P] of each curve, in nats.
 
@@ -163,11 +147,8 @@ def _exponents(budgets: list[Budget], minima: list[Array], seed: int) -> dict[st
     used = [budget for budget in budgets if isinstance(budget.N_optimal, Estimate)]
     if len(used) < MIN_BUDGETS:
         reasons = [b.N_optimal.reason for b in budgets if isinstance(b.N_optimal, NotEstimable)]
-        first = f"; {reasons[0]}" if reasons else ""
-        reason = (
-            f"{len(used)} of {len(budgets)} compute budgets have a minimum, too few (at least {MIN_BUDGETS}){first}"
-        )
-        return dict.fromkeys(("N_exponent", "D_exponent"), NotEstimable(reason))
+        few = f"{len(used)} of {len(budgets)} compute budgets have a minimum, too few (at least {MIN_BUDGETS})"
+        return dict.fromkeys(("N_exponent", "D_exponent"), NotEstimable("; ".join([few, *reasons[:1]])))
     x = np.log([budget.compute for budget in used])
     x -= x.mean()
     positions = np.stack(minima, axis=1)

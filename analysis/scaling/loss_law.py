@@ -43,19 +43,14 @@ POLISHED = 3  # starts that L-BFGS follows as well
 class Curve:
     """A fitted law as a curve, for figures and predictions.
 
-    Example:
-        curve = fit_loss_law(N, D, loss).curve
-        curve.predict(1e9, 2e10), curve.band(1e9, 2e10)
+    >>> curve = fit_loss_law(N, D, loss).curve
+    >>> curve.predict(1e9, 2e10), curve.band(1e9, 2e10)
     """
 
-    theta: Array
-    """[P]: log E, then for each term the log of its part of the loss at the centre, and its exponent."""
-    draws: Array
-    """[R, P]"""
-    center: Array
-    """[K]: mean log of each regressor."""
-    level: float
-    """The share of draws beyond each end of a 95 % interval."""
+    theta: Array  # [P]: log E, then for each term the log of its part of the loss at the centre, and its exponent
+    draws: Array  # [R, P]
+    center: Array  # [K]: mean log of each regressor
+    level: float  # the share of draws beyond each end of a 95 % interval
 
     def predict(self, *regressors: ArrayLike) -> Array:
         """Loss in nats per token at these N and D (N alone for a size law), which are broadcast against each other."""
@@ -77,37 +72,28 @@ class Curve:
 class LossLaw:
     """The result of `fit_loss_law` or `fit_size_law`."""
 
-    fitted: dict[str, Fitted]
-    """By parameter; `n` counts runs."""
-    curve: Curve | None
-    """None if a term is not estimable."""
+    fitted: dict[str, Fitted]  # by parameter; `n` counts runs
+    curve: Curve | None  # None if a term is not estimable
 
 
 def fit_loss_law(N: ArrayLike, D: ArrayLike, loss: ArrayLike, resamples: int = 1000, seed: int = 0) -> LossLaw:
     """L = E + A/N^alpha + B/D^beta through runs of N [n] parameters on D [n] tokens with final `loss` [n].
 
-    Example:
-        law = fit_loss_law(N, D, loss)
-        law.fitted["alpha"], law.curve.predict(1e9, 2e10)
+    >>> law = fit_loss_law(N, D, loss)
+    >>> law.fitted["alpha"], law.curve.predict(1e9, 2e10)
 
     Estimated are E, A, B, alpha, beta and N_exponent = beta / (alpha + beta), the power of compute with which the
     optimal N grows (Hoffmann et al. 2022, equation 4). Runs without a finite loss are left out.
 
     Nothing is estimable from fewer than 8 runs, or if N and D rise together. A term is not estimable with fewer than
     four values of its regressor, if it may be zero, or if its exponent is unbounded; E then is not either, because it
-    absorbs whatever does not vary.
-
-    Raises:
-        ValueError: N, D or a finite loss is not positive.
+    absorbs whatever does not vary. Raises ValueError if N, D or a finite loss is not positive.
     """
     return _fit({"N": N, "D": D}, loss, resamples, seed)
 
 
 def fit_size_law(N: ArrayLike, loss: ArrayLike, resamples: int = 1000, seed: int = 0) -> LossLaw:
-    """L = E + A/N^alpha through runs of N [n] parameters that all saw as many tokens: E, A and alpha.
-
-    As `fit_loss_law`, from at least 6 runs.
-    """
+    """As `fit_loss_law`: L = E + A/N^alpha through at least 6 runs of N [n] parameters on equally many tokens."""
     return _fit({"N": N}, loss, resamples, seed)
 
 
@@ -139,16 +125,15 @@ def _fit(regressors: dict[str, ArrayLike], loss: ArrayLike, resamples: int, seed
     everything = np.concatenate([theta[None], draws])
     unknown = _unknown(list(logs), few, everything, bounds, level, failed=float(1 - converged.mean()))
     values = _values(list(logs), everything, center)
-    fitted: dict[str, Fitted] = {
-        name: unknown.get(name) or bootstrap.estimate(values[name][0], values[name][1:], n, level)
-        for name in _names(list(logs))
-    }
+    fitted: dict[str, Fitted] = {}
+    for name in _names(list(logs)):
+        fitted[name] = unknown.get(name) or bootstrap.estimate(values[name][0], values[name][1:], n, level)
     known = not any(name in unknown for term in logs for name in TERMS[term])
     return LossLaw(fitted, Curve(theta, draws, center, level) if known else None)
 
 
 def _names(terms: list[str]) -> list[str]:
-    """The estimated numbers, in the order in which they are shown."""
+    """In the order in which they are shown."""
     coefficients, exponents = zip(*(TERMS[term] for term in terms), strict=True)
     return [FLOOR, *coefficients, *exponents, *([OPTIMAL] if len(terms) == 2 else [])]
 
@@ -168,29 +153,21 @@ def _values(terms: list[str], theta: Array, center: Array) -> dict[str, Array]:
 
 
 def _unknown(
-    terms: list[str],
-    few: dict[str, NotEstimable],
-    theta: Array,
-    bounds: optimize.Bounds,
-    level: float,
-    failed: float,
+    terms: list[str], few: dict[str, NotEstimable], theta: Array, bounds: optimize.Bounds, level: float, failed: float
 ) -> dict[str, NotEstimable]:
     """Why numbers are not estimable, by name, from `theta` [1 + R, P]: the best fit and the resamples."""
     margin = 1e-3 * (bounds.ub - bounds.lb)
-    at_low, at_high = theta <= bounds.lb + margin, theta >= bounds.ub - margin
     # An interval that ends at a bound of the search is none: the data would have allowed more.
-    low = at_low[0] | (at_low[1:].mean(axis=0) > level)
-    high = at_high[0] | (at_high[1:].mean(axis=0) > level)
-
+    at_bounds = theta <= bounds.lb + margin, theta >= bounds.ub - margin
+    low, high = (at[0] | (at[1:].mean(axis=0) > level) for at in at_bounds)
     unknown: dict[str, NotEstimable] = {}
     for k, term in enumerate(terms):
         reason = few.get(term)
         if reason is None and low[1 + 2 * k]:
             reason = NotEstimable(f"the part of the loss that falls with {term} cannot be told from zero")
         elif reason is None and (low[2 + 2 * k] or high[2 + 2 * k]):
-            smallest, largest = EXPONENTS
-            exponent = TERMS[term][1]
-            reason = NotEstimable(f"{exponent} is not identified: its interval reaches {smallest:g} or {largest:g}")
+            ends = "{:g} or {:g}".format(*EXPONENTS)
+            reason = NotEstimable(f"{TERMS[term][1]} is not identified: its interval reaches {ends}")
         if reason:
             unknown |= dict.fromkeys(TERMS[term], reason)
     if unknown:  # E and the optimum depend on all terms; fits need not converge along the unknown one
@@ -239,9 +216,9 @@ def _starts(log_y: Array, terms: int) -> Array:
     lowest, middle = np.exp(log_y.min()), np.exp(np.median(log_y))
     shares = [(share, 1 - share) for share in START_SHARES] if terms == 2 else [(1.0,)]
     starts = []
-    for floor, share in itertools.product(START_FLOORS, shares):
-        for exponents in itertools.product(START_EXPONENTS, repeat=terms):
-            rest = middle - floor * lowest
-            pairs = [(np.log(rest * part), exponent) for part, exponent in zip(share, exponents, strict=True)]
-            starts.append([np.log(floor * lowest), *itertools.chain(*pairs)])
+    exponent_choices = itertools.product(START_EXPONENTS, repeat=terms)
+    for floor, share, exponents in itertools.product(START_FLOORS, shares, exponent_choices):
+        rest = middle - floor * lowest
+        pairs = [(np.log(rest * part), exponent) for part, exponent in zip(share, exponents, strict=True)]
+        starts.append([np.log(floor * lowest), *itertools.chain(*pairs)])
     return np.array(starts)

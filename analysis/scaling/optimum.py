@@ -32,8 +32,7 @@ def find_optima(
 ) -> dict[str, Fitted]:
     """The value of each setting at the lowest loss, for trials of one size and one number of tokens.
 
-    Example:
-        find_optima({"lr": trials["lr"], "batch": trials["batch"]}, trials["loss"])["lr"]
+    >>> find_optima({"lr": trials["lr"], "batch": trials["batch"]}, trials["loss"])["lr"]
 
     `settings` maps names to the positive values [n] of the trials; `loss` [n] is in nats per token, not finite for a
     trial that diverged. A setting with fewer than three values is held at the best trial's. If trials are too few to
@@ -41,10 +40,7 @@ def find_optima(
 
     Intervals come from a residual bootstrap of the surface; `n` counts the trials that it was fitted to. An optimum is
     not estimable if trials are too few, if the best trial or the minimum is at the edge of the values tried, or if
-    within the noise the surface may have no minimum.
-
-    Raises:
-        ValueError: a setting or a finite loss is not positive.
+    within the noise the surface may have no minimum. Raises ValueError if a setting or a finite loss is not positive.
     """
     losses = np.asarray(loss, float)
     kept = np.isfinite(losses)
@@ -65,17 +61,11 @@ def find_optima(
 
 
 def optimum_table(
-    trials: pd.DataFrame,
-    cell: Sequence[str],
-    settings: Sequence[str],
-    loss: str,
-    resamples: int = 1000,
-    seed: int = 0,
+    trials: pd.DataFrame, cell: Sequence[str], settings: Sequence[str], loss: str, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """`find_optima` in each cell: a row per cell and setting, ordered by cell.
 
-    Example:
-        optimum_table(points, ["N", "D"], ["lr", "batch"], "loss")
+    >>> optimum_table(points, ["N", "D"], ["lr", "batch"], "loss")
 
     `cell`, `settings` and `loss` name columns of `trials`. Columns of the result: those of `cell`, setting, value, low,
     high (NaN if not estimable), n (trials fitted), refused (why the optimum is not estimable, else None).
@@ -116,16 +106,14 @@ def _fit(logs: dict[str, Array], losses: Array, resamples: int, seed: int) -> di
         return {}
     columns = np.stack(list(logs.values()), axis=1)
     local = _window(columns, losses)
-    if local is None and len(logs) > 1:
+    if local is None:
         fitted: dict[str, Fitted] = {}
         for name, column in logs.items():
+            if len(logs) == 1:
+                return {name: NotEstimable(f"{len(losses)} trials are too few near the optimum of {name}")}
             lowest = pd.Series(losses).groupby(column).min()
             fitted |= _fit({name: lowest.index.to_numpy()}, lowest.to_numpy(), resamples, seed)
         return fitted
-    if local is None:
-        (name,) = logs
-        return {name: NotEstimable(f"{len(losses)} trials are too few near the optimum of {name}")}
-
     near, surface = local
     center = columns[near].mean(axis=0)
     height = losses[near] / losses.min() - 1

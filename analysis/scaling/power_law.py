@@ -17,25 +17,20 @@ from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Fitted, NotEstimable, too_few
 
 COEFFICIENT = "coefficient"
-MIN_VALUES = 3
-"""Distinct values of N or D: through two, any power law passes."""
+MIN_VALUES = 3  # distinct values of N or D: through two, any power law passes
 
 
 @dataclass(frozen=True)
 class PowerLaw:
     """A fitted law as a curve, for figures and for choosing settings.
 
-    Example:
-        law = fit_power_law(optima["value"], optima["N"], optima["D"]).law
-        law.predict(1e9, 2e10)
+    >>> law = fit_power_law(optima["value"], optima["N"], optima["D"]).law
+    >>> law.predict(1e9, 2e10)
     """
 
-    coefficients: Array
-    """[P]: log y at the centre, then the exponents."""
-    draws: Array
-    """[R, P]"""
-    center: Array
-    """[P - 1]: mean log of each regressor."""
+    coefficients: Array  # [P]: log y at the centre, then the exponents
+    draws: Array  # [R, P]
+    center: Array  # [P - 1]: mean log of each regressor
 
     def predict(self, *regressors: ArrayLike) -> Array:
         """y at these N and D (those that were fitted, in that order), which are broadcast against each other."""
@@ -54,10 +49,8 @@ class PowerLaw:
 class PowerLawFit:
     """The result of `fit_power_law`."""
 
-    fitted: dict[str, Fitted]
-    """coefficient (y at N = D = 1), and N_exponent and D_exponent if given; `n` counts cells."""
-    law: PowerLaw | None
-    """None if an exponent is not estimable."""
+    fitted: dict[str, Fitted]  # coefficient (y at N = D = 1), and N_exponent and D_exponent if given; `n` counts cells
+    law: PowerLaw | None  # None if an exponent is not estimable
 
 
 def fit_power_law(
@@ -65,15 +58,12 @@ def fit_power_law(
 ) -> PowerLawFit:
     """y [n] = c N^a D^b with one value per cell; N and D [n] are positive, and either may be left out.
 
-    Example:
-        fit_power_law(optima["value"], optima["N"], optima["D"]).fitted["N_exponent"]
+    >>> fit_power_law(optima["value"], optima["N"], optima["D"]).fitted["N_exponent"]
 
     Intervals come from a residual bootstrap (`analysis.stats.bootstrap.linear_draws`). An exponent is not estimable
     with fewer than three values of its regressor; the other one still is. Neither is estimable if N and D rise
     together, or with as few cells as coefficients. The coefficient depends on all exponents and needs each of them.
-
-    Raises:
-        ValueError: neither N nor D is given, or a value is not positive and finite.
+    Raises ValueError if neither N nor D is given, or a value is not positive and finite.
     """
     if N is None and D is None:
         raise ValueError("a power law needs N or D, got neither")

@@ -5,8 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from analysis.stats.bootstrap import Array
 
-SAME = 0.01
-"""Values of N or D within 1 % count as one, because token counts are rounded to whole steps."""
+SAME = 0.01  # values of N or D within 1 % count as one, because token counts are rounded to whole steps
 COLLINEAR = 0.05
 """Standard deviation of the part of log D that log N does not explain (5 %); below it, their effects are confounded."""
 
@@ -14,8 +13,7 @@ COLLINEAR = 0.05
 def log_of(name: str, values: ArrayLike) -> Array:
     """The logarithms of `values` [n].
 
-    Raises:
-        ValueError: a value is not positive and finite.
+    Raises ValueError if a value is not positive and finite.
     """
     numbers = np.asarray(values, float)
     valid = np.isfinite(numbers) & (numbers > 0)

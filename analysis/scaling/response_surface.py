@@ -33,8 +33,7 @@ class ResponseSurface:
     [[0.25]]
     """
 
-    settings: int
-    """K."""
+    settings: int  # K
     cubic: bool
 
     def design(self, u: Array) -> Array:

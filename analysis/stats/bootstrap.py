@@ -43,12 +43,10 @@ def linear_draws(design: Array, y: Array, resamples: int, seed: int) -> tuple[Ar
     1997, algorithm 6.3). Each resample is then scaled by sqrt(df / chi2_df), because the residual variance is itself
     estimated from only df = n - P degrees of freedom. If errors have similar variance, this is valid for any n > P.
 
-    Example:
-        coefficients, draws = linear_draws(np.stack([np.ones(9), x], axis=1), y, resamples=1000, seed=0)
-        low, high = interval(draws)[:, 1]  # of the slope
+    >>> coefficients, draws = linear_draws(np.stack([np.ones(9), x], axis=1), y, resamples=1000, seed=0)
+    >>> low, high = interval(draws)[:, 1]  # of the slope
 
-    Raises:
-        ValueError: n <= P. `design` must also have full rank, which is not checked.
+    Raises ValueError if n <= P. `design` must also have full rank, which is not checked.
     """
     # Coverage of a slope's interval over 400 fits each, %, for 4, 6 and 17 points:
     #   resampled points, expanded percentiles  87  90  91    wild bootstrap (HC3)  88  87  91    this one  95  91  94
@@ -84,8 +82,7 @@ def tail(n: int | None = None, parameters: int = 0) -> float:
     >>> round(tail(), 3), round(tail(10, 1), 4)
     (0.025, 0.0086)
 
-    Raises:
-        ValueError: n <= parameters.
+    Raises ValueError if n <= parameters.
     """
     normal = stats.norm.ppf((1 + CONFIDENCE) / 2)
     if n is None:

@@ -20,20 +20,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.stats import matching as m
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
-from analysis.stats.matching import (
-    DIFFERENCE,
-    MATCHINGS,
-    SAME_SHAPE,
-    Arms,
-    keyed,
-    lost_pairs,
-    match,
-    seed_noise,
-    size_columns,
-)
-from analysis.tables.searched import SEED_PATHS, param_columns
+from analysis.stats.matching import DIFFERENCE, MATCHINGS, SAME_SHAPE, Arms
+from analysis.tables.searched import SEED_PATHS
+from analysis.tables.trials import param_columns
 from lmcore import columns as col
 
 BETTER, WORSE, TIE, REFUSED = "better", "worse", "tie", "refused"
@@ -48,40 +40,32 @@ class Matched:
     """The result of one matching, over all sizes or for one."""
 
     matching: str
-    size: str
-    """ALL_SIZES, or a size's name."""
+    size: str  # ALL_SIZES, or a size's name
     difference: Fitted
     """Mean over pairs with the paired t interval; n counts pairs. All pairs have equal weight. If the difference
     depends on size or settings, this is the mean over those that were run, and the interval is wider for it."""
-    noise: float
-    """nats per token; a difference of at most this is a tie. NaN if unknown."""
+    noise: float  # nats per token; a difference of at most this is a tie. NaN if unknown
     noise_from: str
     """`seeds`: standard deviation of the loss between training seeds; `windows`: standard error of a validation loss,
     if no two trials differ in their seed alone; `unknown`."""
     verdict: str
-    pairs: pd.DataFrame
-    """As returned by `analysis.stats.matching.match`; empty if there are none."""
+    pairs: pd.DataFrame  # as returned by `analysis.stats.matching.match`; empty if there are none
 
 
 @dataclass(frozen=True)
 class Comparison:
     """b against a under all matchings; made by `compare` and `compare_experiments`.
 
-    Example:
-        comparison = compare(trials, "model.tie_embeddings", False, True)
-        comparison.matchings["same shape"].difference, comparison.matchings["same shape"].verdict
+    >>> comparison = compare(trials, "model.tie_embeddings", False, True)
+    >>> comparison.matchings["same shape"].difference, comparison.matchings["same shape"].verdict
     """
 
-    fields: str
-    """What is compared: `model.tie_embeddings`."""
+    fields: str  # what is compared: `model.tie_embeddings`
     a: str
     b: str
-    matchings: Mapping[str, Matched]
-    """By the names in `analysis.stats.matching.MATCHINGS`."""
-    by_size: Mapping[str, Matched]
-    """Same shape, for each size that has pairs."""
-    notes: tuple[str, ...]
-    """Sentences that a reader needs besides the verdicts."""
+    matchings: Mapping[str, Matched]  # by the names in `analysis.stats.matching.MATCHINGS`
+    by_size: Mapping[str, Matched]  # same shape, for each size that has pairs
+    notes: tuple[str, ...]  # sentences that a reader needs besides the verdicts
 
     def table(self) -> pd.DataFrame:
         """A row per matching, then a row per size for the same shape. Columns: COLUMNS, in nats per token except n
@@ -104,13 +88,10 @@ class Comparison:
     @property
     def sentence(self) -> str:
         """All verdicts with intervals and numbers of pairs; says so if the verdict changes with the matching."""
-        differences = [one.difference for one in self.matchings.values()]
-        reasons = {one.reason if isinstance(one, NotEstimable) else None for one in differences}
-        reason = next(iter(reasons))
-        if reason and len(reasons) == 1:
-            text = f"cannot be compared: {reason}"
-        else:
-            text = "; ".join(_clause(one) for one in self.matchings.values())
+        first, *others = (one.difference for one in self.matchings.values())
+        text = "; ".join(_clause(one) for one in self.matchings.values())
+        if isinstance(first, NotEstimable) and all(one == first for one in others):
+            text = f"cannot be compared: {first.reason}"
         end = ": the verdict changes with the matching" if self.verdict_changes else ""
         return f"{self.fields}, {self.b} against {self.a}: {text}{end}."
 
@@ -118,14 +99,11 @@ class Comparison:
 def compare(trials: pd.DataFrame, path: str, a: Any, b: Any) -> Comparison:
     """The loss difference between trials whose field `path` is b and those where it is a, all other fields being equal.
 
-    Example:
-        compare(analysis.load("runs/tying").trials, "model.tie_embeddings", False, True).sentence
+    >>> compare(analysis.load("runs/tying").trials, "model.tie_embeddings", False, True).sentence
 
-    `trials` are those of `analysis.load`. Estimated is the mean difference over pairs (see
-    `analysis.stats.matching`) with its 95 % paired t interval. It is not estimable with fewer than two pairs.
-
-    Raises:
-        ValueError: `path` is not a field of the trials.
+    `trials` are those of `analysis.load`. Estimated is the mean difference over pairs (see `analysis.stats.matching`)
+    with its 95 % paired t interval. It is not estimable with fewer than two pairs. Raises ValueError if `path` is not a
+    field of the trials.
     """
     path = path.removeprefix(col.PARAMS_PREFIX)
     column = f"{col.PARAMS_PREFIX}{path}"
@@ -133,55 +111,43 @@ def compare(trials: pd.DataFrame, path: str, a: Any, b: Any) -> Comparison:
         raise ValueError(f"path must be a field of the trials (got {path!r}); one is named optim.lr")
     known = _with_params(trials)
     a_trials, b_trials = (known[known[column].isna() if v is None else known[column] == v] for v in (a, b))
-    return _compare(Arms(a_trials, b_trials, (column,), size_columns(known)), str(a), str(b))
+    return _compare(Arms(a_trials, b_trials, (column,), m.size_columns(known)), str(a), str(b))
 
 
 def compare_experiments(trials: pd.DataFrame, a: str, b: str) -> Comparison:
     """As `compare`, between experiments a and b, at each size that both were run at.
 
-    Example:
-        compare_experiments(analysis.load("runs/ablation").trials, "baseline", "post-norm").sentence
+    >>> compare_experiments(analysis.load("runs/ablation").trials, "baseline", "post-norm").sentence
 
-    Trials that repeat one of the two under another seed are included, whatever their experiment is called.
-
-    Raises:
-        ValueError: no trial belongs to an experiment of that name.
+    Trials that repeat one of the two under another seed are included, whatever their experiment is called. Raises
+    ValueError if no trial belongs to an experiment of that name.
     """
     known = _with_params(trials)
     names = known[col.EXPERIMENT].dropna().unique()
     for name in (a, b):
         if name not in names:
-            raise ValueError(
-                f"an experiment must be one of {', '.join(names) or 'none'} (got {name!r}); choose another"
-            )
-    varying = [p for p in param_columns(known) if p not in SEED_PATHS and known[p].nunique(dropna=False) > 1]
-    (known,) = keyed(varying, known)
-    runs_a, runs_b = (
-        known[known[col.EXPERIMENT] == name].drop_duplicates(col.SIZE, keep="last").set_index(col.SIZE)
-        for name in (a, b)
-    )
+            rule = f"an experiment must be one of {', '.join(names) or 'none'}"
+            raise ValueError(f"{rule} (got {name!r}); choose another")
+    varying = [path for path in m.varying(known) if path not in SEED_PATHS]
+    (known,) = m.keyed(varying, known)
+    newest = known.drop_duplicates([col.EXPERIMENT, col.SIZE], keep="last").set_index(col.SIZE)
+    runs_a, runs_b = (newest[newest[col.EXPERIMENT] == name] for name in (a, b))
     sizes = [size for size in runs_a.index if size in runs_b.index]
     runs_a, runs_b = runs_a.loc[sizes], runs_b.loc[sizes]
     compared = tuple(path for path in varying if not runs_a[path].equals(runs_b[path]))
     if not compared:
-        reason = NotEstimable(
-            f"{a} and {b} differ in seeds at most" if sizes else f"{a} and {b} have no size in common"
-        )
-        return Comparison("experiments", a, b, {m: _judge(m, ALL_SIZES, reason, None) for m in MATCHINGS}, {}, ())
+        reason = NotEstimable(f"{a} and {b} {'differ in seeds at most' if sizes else 'have no size in common'}")
+        none = {name: _judge(name, ALL_SIZES, reason, None) for name in MATCHINGS}
+        return Comparison("experiments", a, b, none, {}, ())
     a_trials, b_trials = (known[known["key"].isin(runs["key"])] for runs in (runs_a, runs_b))
-    return _compare(Arms(a_trials, b_trials, compared, size_columns(known)), a, b)
+    return _compare(Arms(a_trials, b_trials, compared, m.size_columns(known)), a, b)
 
 
 def _compare(arms: Arms, a: str, b: str) -> Comparison:
-    found = {matching: match(arms, matching) for matching in MATCHINGS}
-    matchings = {matching: _judge(matching, ALL_SIZES, pairs, arms) for matching, pairs in found.items()}
-    same_shape = found[SAME_SHAPE]
-    by_size = {}
-    if isinstance(same_shape, pd.DataFrame):
-        by_size = {
-            size: _judge(SAME_SHAPE, size, pairs.reset_index(drop=True), arms)
-            for size, pairs in same_shape.groupby(col.SIZE, sort=False)
-        }
+    matchings = {matching: _judge(matching, ALL_SIZES, m.match(arms, matching), arms) for matching in MATCHINGS}
+    pairs = matchings[SAME_SHAPE].pairs
+    groups = pairs.groupby(col.SIZE, sort=False) if len(pairs) else ()
+    by_size = {size: _judge(SAME_SHAPE, size, group.reset_index(drop=True), arms) for size, group in groups}
     return Comparison(arms.fields, a, b, matchings, by_size, _notes(arms, matchings, by_size, a, b))
 
 
@@ -213,7 +179,7 @@ def _noise(arms: Arms, size: str) -> tuple[float, str]:
     """What a difference must exceed (nats per token), and where the number comes from."""
     both = pd.concat([arms.a, arms.b])
     both = both if size == ALL_SIZES else both[both[col.SIZE] == size]
-    spread, groups = seed_noise(both)
+    spread, groups = m.seed_noise(both)
     if groups:
         return spread, SEEDS
     errors = both.loc[both[col.STATUS] == col.COMPLETE, col.VAL_LOSS_SE].dropna()
@@ -241,10 +207,10 @@ def _notes(
         notes.append("At the same shape the verdict changes with the size: the mean over sizes hides it.")
     if any(one.pairs["one_way"].any() for one in paired):
         notes.append("Some losses could be interpolated for one arm only, which overestimates the loss of that arm.")
-    lost = lost_pairs(arms)
+    lost = m.lost_pairs(arms)
     if lost["a_diverged"] or lost["b_diverged"]:
-        diverged = f"{a} diverged ({lost['a_diverged']}), or {b} ({lost['b_diverged']})"
-        notes.append(f"Not counted: pairs in which {diverged}.")
+        arms_lost = f"{a} diverged ({lost['a_diverged']}), or {b} ({lost['b_diverged']})"
+        notes.append(f"Not counted: pairs in which {arms_lost}.")
     if lost["unfinished"]:
         notes.append(f"Not counted: pairs that did not both run to their end ({lost['unfinished']}).")
     return tuple(notes)

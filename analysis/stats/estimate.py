@@ -20,8 +20,7 @@ class Estimate:
     value: float
     low: float
     high: float
-    n: int
-    """Number of observations: runs, trials, pairs, cells or budgets, as the function that made it says."""
+    n: int  # number of observations: runs, trials, pairs, cells or budgets, as the function that made it says
 
     @property
     def complement(self) -> "Estimate":
@@ -33,12 +32,11 @@ class Estimate:
 class NotEstimable:
     """The data do not support this number.
 
-    >>> NotEstimable("2 values of N are too few (at least 4)").reason
-    '2 values of N are too few (at least 4)'
+    >>> NotEstimable("2 values of N are too few (at least 4)")
+    NotEstimable(reason='2 values of N are too few (at least 4)')
     """
 
-    reason: str
-    """One clause in lower case, without a full stop."""
+    reason: str  # one clause in lower case, without a full stop
 
 
 Fitted = Estimate | NotEstimable

@@ -16,19 +16,14 @@ parameter exceeds the shuffles is not estimable.
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import (
-    BaseImportanceEvaluator,
-    FanovaImportanceEvaluator,
-    PedAnovaImportanceEvaluator,
-    get_param_importances,
-)
+from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
 from analysis.stats.bootstrap import Array
@@ -46,14 +41,11 @@ MAX_CHOICES = 12  # a numeric parameter with more distinct values is treated as 
 FANOVA_TREES = 16  # Optuna uses 64: a resample takes a second, and averaging over resamples smooths as well
 
 
-@dataclass(frozen=True)
-class Evaluator:
+class Evaluator(NamedTuple):
     """One of Optuna's evaluators and what it needs."""
 
-    build: Callable[[float], BaseImportanceEvaluator]
-    """Takes the fraction of trials that count as the best."""
-    statuses: tuple[str, ...]
-    """Statuses of the trials that it can use."""
+    build: Callable[[float], BaseImportanceEvaluator]  # takes the fraction of trials that count as the best
+    statuses: tuple[str, ...]  # statuses of the trials that it can use
     min_trials: int
     min_complete: int
 
@@ -70,9 +62,8 @@ EVALUATORS = {
 def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: int = 100, seed: int = 0) -> pd.DataFrame:
     """The share of each searched hyperparameter in the importance of all, per size, the most important first.
 
-    Example:
-        table = importance(analysis.load("runs/quick").trials)
-        table[["parameter", "importance", "low", "high"]]
+    >>> table = importance(analysis.load("runs/quick").trials)
+    >>> table[["parameter", "importance", "low", "high"]]
 
     `trials` are those of `analysis.load`. Trials of experiments are left out, because their settings were listed rather
     than searched. If a size has more than 300 trials, 300 drawn at random are used.
@@ -83,10 +74,8 @@ def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: in
 
     The interval is share +- 1.96 bootstrap standard errors, cut to [0, 1]; trials are resampled within each status. Low
     is 0 for a parameter that is not separable. A size is not estimable, and has a single row, if it has too few trials
-    (EVALUATORS), fewer than two searched hyperparameters, or no separable one.
-
-    Raises:
-        ValueError: the evaluator is unknown, or fewer than 19 resamples, which cannot reach the 5 % level.
+    (EVALUATORS), fewer than two searched hyperparameters, or no separable one. Raises ValueError if the evaluator is
+    unknown, or there are fewer than 19 resamples, which cannot reach the 5 % level.
     """
     if evaluator not in EVALUATORS:
         raise ValueError(f"evaluator must be one of {', '.join(EVALUATORS)} (got {evaluator!r}); choose one of them")
@@ -127,8 +116,8 @@ def _rows_of_size(
         return [(None, np.nan, np.nan, np.nan, n, complete, False, reason)]
 
     if n < evaluator.min_trials or complete < evaluator.min_complete:
-        few = f"{n} trials, {complete} of them complete, are too few"
-        return not_estimable(f"{few} (at least {evaluator.min_trials} and {evaluator.min_complete})")
+        least = f"at least {evaluator.min_trials} and {evaluator.min_complete}"
+        return not_estimable(f"{n} trials, {complete} of them complete, are too few ({least})")
     if len(paths) < 2:
         return not_estimable(f"{len(paths) or 'no'} hyperparameter was searched, and a share needs two")
 
@@ -185,13 +174,11 @@ class _Sample:
     """The trials of one size as Optuna trials, from which in-memory studies are made; no database is opened."""
 
     def __init__(self, values: pd.DataFrame, losses: Array, evaluator: BaseImportanceEvaluator) -> None:
-        self._paths = list(values)
-        self._losses = losses
-        self._evaluator = evaluator
-        axes = {path: _axis(values[path]) for path in values}
-        distributions = {path: distribution for path, (distribution, _) in axes.items()}
-        points = [dict(zip(axes, point, strict=True)) for point in zip(*(p for _, p in axes.values()), strict=True)]
-        self._trials = [create_trial(params=point, distributions=distributions, value=0.0) for point in points]
+        self._paths, self._losses, self._evaluator = list(values), losses, evaluator
+        ranges, points = zip(*(_axis(values[path]) for path in values), strict=True)
+        distributions = dict(zip(values, ranges, strict=True))
+        params = [dict(zip(values, point, strict=True)) for point in zip(*points, strict=True)]
+        self._trials = [create_trial(params=one, distributions=distributions, value=0.0) for one in params]
 
     def study(self, rows: npt.NDArray[np.intp]) -> optuna.Study:
         """An in-memory study of the trials `rows`, without their losses."""
@@ -207,14 +194,9 @@ class _Sample:
     def evaluate(self, study: optuna.Study, losses_of: npt.NDArray[np.intp]) -> Array:
         """Unnormalised importance of each parameter [P], when trial i of the study has the loss of losses_of[i]."""
         losses = self._losses[losses_of]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # `target` is minimised, and `normalize` is experimental
-            found = get_param_importances(
-                study,
-                evaluator=self._evaluator,
-                params=self._paths,
-                target=lambda trial: float(losses[trial.number]),
-                normalize=False,
+        with warnings.catch_warnings(action="ignore"):  # `target` is minimised
+            found = self._evaluator.evaluate(
+                study, params=self._paths, target=lambda trial: float(losses[trial.number])
             )
         return np.array([found[path] for path in self._paths], dtype=float)
 

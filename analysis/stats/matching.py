@@ -25,7 +25,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.stats.estimate import NotEstimable
-from analysis.tables.searched import SEED_PATHS, param_columns
+from analysis.tables.searched import SEED_PATHS
+from analysis.tables.trials import complete_trials, param_columns
 from lmcore import columns as col
 
 SAME_SHAPE = "same shape"
@@ -45,30 +46,30 @@ MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.
 class Arms:
     """The two arms of a comparison: trials of any status, and the columns in which the arms differ.
 
-    Example:
-        column, tied = "params.model.tie_embeddings", trials["params.model.tie_embeddings"] == True
-        arms = Arms(trials[~tied], trials[tied], (column,), size_columns(trials))
-        match(arms, SAME_SHAPE)
+    >>> column, tied = "params.model.tie_embeddings", trials["params.model.tie_embeddings"] == True
+    >>> arms = Arms(trials[~tied], trials[tied], (column,), size_columns(trials))
+    >>> match(arms, SAME_SHAPE)
     """
 
     a: pd.DataFrame
     b: pd.DataFrame
-    compared: tuple[str, ...]
-    """Columns `params.<path>`."""
-    sized: tuple[str, ...]
-    """Columns determined by the size (`size_columns`), which may vary within a series."""
+    compared: tuple[str, ...]  # columns `params.<path>`
+    sized: tuple[str, ...]  # columns determined by the size (`size_columns`), which may vary within a series
 
     @property
     def key(self) -> list[str]:
         """Columns in which the two trials of a pair agree; those that are constant over all trials are left out."""
-        both = pd.concat([self.a, self.b])
-        paths = [path for path in param_columns(both) if path not in self.compared]
-        return [path for path in paths if both[path].nunique(dropna=False) > 1]
+        return [path for path in varying(pd.concat([self.a, self.b])) if path not in self.compared]
 
     @property
     def fields(self) -> str:
         """The compared fields by dotted path, for a sentence."""
         return " and ".join(path.removeprefix(col.PARAMS_PREFIX) for path in self.compared)
+
+
+def varying(trials: pd.DataFrame) -> list[str]:
+    """Columns `params.<path>` that take more than one value; a missing one counts."""
+    return [path for path in param_columns(trials) if trials[path].nunique(dropna=False) > 1]
 
 
 def size_columns(trials: pd.DataFrame) -> tuple[str, ...]:
@@ -92,20 +93,16 @@ def match(arms: Arms, matching: str) -> pd.DataFrame | NotEstimable:
     the same shape), loss_a, loss_b (NaN for series), difference, interpolated, one_way (only one of the series could be
     interpolated at the other's sizes, so that the interpolation error does not cancel).
     """
-    a, b = (_complete(arm) for arm in (arms.a, arms.b))
-    for arm, name in ((a, "first"), (b, "second")):
-        if arm.empty:
-            return NotEstimable(f"the {name} arm of {arms.fields} has no complete trial")
+    a, b = complete_trials(arms.a), complete_trials(arms.b)
+    if a.empty or b.empty:
+        return NotEstimable(f"the {'first' if a.empty else 'second'} arm of {arms.fields} has no complete trial")
     shape = [path.removeprefix(col.PARAMS_PREFIX) for path in arms.compared if path in SHAPE_PATHS]
     if matching == SAME_SHAPE and shape:
         return NotEstimable(f"the two arms differ in {' and '.join(shape)}, which is the shape")
     pairs = _same_fields(a, b, arms) if matching == SAME_SHAPE else _same_count(a, b, arms, COUNT_OF[matching])
-    if pairs is None:
-        return NotEstimable(
-            f"no pairs: no two complete trials differ in {arms.fields} alone; "
-            "run a grid or experiments that change nothing else, as configs/tying.yaml does"
-        )
-    return pairs
+    remedy = "run a grid or experiments that change nothing else, as configs/tying.yaml does"
+    none = NotEstimable(f"no pairs: no two complete trials differ in {arms.fields} alone; {remedy}")
+    return none if pairs is None else pairs
 
 
 def lost_pairs(arms: Arms) -> dict[str, int]:
@@ -118,12 +115,10 @@ def lost_pairs(arms: Arms) -> dict[str, int]:
         for arm in keyed(arms.key, arms.a, arms.b)
     )
     both = pd.concat([a, b], axis=1, keys=["a", "b"], join="inner")
-    a_complete, b_complete = both["a"] == col.COMPLETE, both["b"] == col.COMPLETE
-    lost = {
-        "a_diverged": int(((both["a"] == col.DIVERGED) & b_complete).sum()),
-        "b_diverged": int(((both["b"] == col.DIVERGED) & a_complete).sum()),
-    }
-    return {**lost, "unfinished": int((~(a_complete & b_complete)).sum()) - sum(lost.values())}
+    pairs = list(both.itertuples(index=False, name=None))
+    a_diverged, b_diverged = pairs.count((col.DIVERGED, col.COMPLETE)), pairs.count((col.COMPLETE, col.DIVERGED))
+    unfinished = len(pairs) - pairs.count((col.COMPLETE, col.COMPLETE)) - a_diverged - b_diverged
+    return {"a_diverged": a_diverged, "b_diverged": b_diverged, "unfinished": unfinished}
 
 
 def seed_noise(trials: pd.DataFrame) -> tuple[float, int]:
@@ -131,10 +126,8 @@ def seed_noise(trials: pd.DataFrame) -> tuple[float, int]:
 
     A group is the complete trials that differ in train.seed alone. (NaN, 0) if there is none of two or more.
     """
-    complete = _complete(trials)
-    seed = SEED_PATHS[0]
-    paths = [p for p in param_columns(complete) if p != seed and complete[p].nunique(dropna=False) > 1]
-    (complete,) = keyed(paths, complete)
+    complete, seed = complete_trials(trials), SEED_PATHS[0]
+    (complete,) = keyed([path for path in varying(complete) if path != seed], complete)
     groups = complete.groupby(["key", seed])[col.VAL_LOSS].mean().groupby("key")
     seeds = groups.size()
     degrees = (seeds - 1)[seeds > 1]
@@ -146,15 +139,9 @@ def seed_noise(trials: pd.DataFrame) -> tuple[float, int]:
 def keyed(paths: Sequence[str], *frames: pd.DataFrame) -> list[pd.DataFrame]:
     """The frames with a column `key`: equal integers for rows that agree in these columns; missing values agree."""
     together = pd.concat(frames, ignore_index=True)
-    keys = np.zeros(len(together), dtype=int)
-    if paths:
-        keys = together.groupby(list(paths), dropna=False, sort=False).ngroup().to_numpy()
+    same = together.groupby(list(paths), dropna=False, sort=False).ngroup() if paths else np.zeros(len(together), int)
     ends = np.cumsum([len(frame) for frame in frames])[:-1]
-    return [frame.assign(key=part) for frame, part in zip(frames, np.split(keys, ends), strict=True)]
-
-
-def _complete(trials: pd.DataFrame) -> pd.DataFrame:
-    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
+    return [frame.assign(key=part) for frame, part in zip(frames, np.split(np.asarray(same), ends), strict=True)]
 
 
 def _same_fields(a: pd.DataFrame, b: pd.DataFrame, arms: Arms) -> pd.DataFrame | None:
@@ -176,18 +163,14 @@ def _same_count(a: pd.DataFrame, b: pd.DataFrame, arms: Arms, count: str) -> pd.
     both = [key for key in series_a if key in series_b]
     if not both:
         return None
-    rows = [
-        (*series_a[key].iloc[0][shared], *pair)
-        for key in both
-        for pair in _pairs_of_series(series_a[key], series_b[key], count)
-    ]
+    pairs = {key: _pairs_of_series(series_a[key], series_b[key], count) for key in both}
+    rows = [(*series_a[key].iloc[0][shared], *pair) for key in both for pair in pairs[key]]
     if not rows:
         spans = " and ".join(f"{arm[count].min():,} to {arm[count].max():,}" for arm in (a, b))
         sizes = len({*a[col.SIZE], *b[col.SIZE]})
-        return NotEstimable(
-            f"no series of sizes of one arm encloses a size of the other ({spans} parameters, {sizes} "
-            f"size{'s' if sizes > 1 else ''}), and nothing is extrapolated"
-        )
+        found = f"{spans} parameters, {sizes} size{'s' if sizes > 1 else ''}"
+        rule = "no series of sizes of one arm encloses a size of the other"
+        return NotEstimable(f"{rule} ({found}), and nothing is extrapolated")
     return pd.DataFrame(rows, columns=[*shared, *RESULTS])
 
 

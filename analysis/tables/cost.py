@@ -41,7 +41,7 @@ def cost_table(run: Run) -> pd.DataFrame:
     """
     trials = run.trials.assign(**{DEVICE_S: run.trials[col.TRIAL].map(device_seconds(run.rows)).astype("float64")})
     trials = trials[trials[col.TOKENS].notna()]
-    groups = [(size, group) for size, group in trials.groupby(col.SIZE, sort=False)]
+    groups = [*trials.groupby(col.SIZE, sort=False)]
     if len(groups) > 1:
         groups.append((ALL, trials))
     peak = peak_flops_per_s(run.manifest)

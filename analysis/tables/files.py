@@ -17,21 +17,18 @@ class ReportTable:
     [PosixPath('report/cost.csv'), PosixPath('report/cost.md'), PosixPath('report/cost.tex')]
     """
 
-    name: str
-    """Name of its files, without a suffix."""
+    name: str  # name of its files, without a suffix
     title: str
-    frame: pd.DataFrame
-    """In full precision."""
-    cells: pd.DataFrame
-    """Short strings, in the same order."""
+    frame: pd.DataFrame  # in full precision
+    cells: pd.DataFrame  # short strings, in the same order
     caption: str = ""
 
     def save(self, folder: Path) -> list[Path]:
         """Write NAME.csv, NAME.md and NAME.tex, and return their paths."""
         csv, markdown, latex = paths = [folder / f"{self.name}.{suffix}" for suffix in ("csv", "md", "tex")]
         self.frame.to_csv(csv, index=False)
-        caption = f"\n\n{self.caption}" if self.caption else ""
-        markdown.write_text(f"{markdown_table(self.cells)}{caption}\n", encoding="utf-8")
+        text = "\n\n".join(filter(None, (markdown_table(self.cells), self.caption)))
+        markdown.write_text(f"{text}\n", encoding="utf-8")
         latex.write_text(latex_table(self.cells, self.caption), encoding="utf-8")
         return paths
 

@@ -73,6 +73,11 @@ def number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def tally(statuses: pd.Series) -> str:
+    """How often each status occurs, the most frequent first: `7 complete, 2 pruned`."""
+    return ", ".join(f"{number} {status}" for status, number in statuses.value_counts().items())
+
+
 FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys((col.PARAMS_ESTIMATE, col.PARAMS_EXACT, col.PARAMS_NON_EMBEDDING, col.TOKENS), count),
     **dict.fromkeys((col.PERPLEXITY, col.ELAPSED_S, col.TOKENS_PER_S, DEVICE_S), count),
@@ -115,11 +120,8 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     A loss that is not final is marked in place of its standard error: `4.000 (pruned)`.
     """
     cells = table_cells(table.drop(columns=[col.STEP, col.STATUS]))
-    losses = zip(table[col.VAL_LOSS], table[col.STATUS], cells["val loss"], strict=True)
-    cells["val loss"] = [
-        cell if status == col.COMPLETE else f"{decimal(mean)} ({status})" for mean, status, cell in losses
-    ]
-    return cells
+    marked = table[col.VAL_LOSS].map(decimal).astype("str") + " (" + table[col.STATUS] + ")"
+    return cells.assign(**{"val loss": cells["val loss"].where(table[col.STATUS] == col.COMPLETE, marked)})
 
 
 def text_table(cells: pd.DataFrame, width: int, keys: list[str]) -> str:
@@ -130,9 +132,7 @@ def text_table(cells: pd.DataFrame, width: int, keys: list[str]) -> str:
     columns = {name: _aligned(name, cells[name].tolist()) for name in cells.columns}
     keys = [name for name in keys if name in columns]
     blocks = [[*keys]]
-    for name in columns:
-        if name in keys:
-            continue
+    for name in (name for name in columns if name not in keys):
         length = sum(len(columns[other][0]) + 2 for other in blocks[-1]) + len(columns[name][0])
         if length > width and len(blocks[-1]) > len(keys):
             blocks.append([*keys])

@@ -88,35 +88,34 @@ def winner_margins(trials: pd.DataFrame) -> pd.DataFrame:
     """
     # Both trials see the same windows, so the error of the paired difference is smaller than this one. It would take
     # the loss of each window, which rows do not hold. Without it the test is conservative.
-    complete = trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
-    complete = _sorted(complete, [col.SIZE, col.VAL_LOSS, col.NUMBER], trials)
+    complete = _sorted(complete_trials(trials), [col.SIZE, col.VAL_LOSS, col.NUMBER], trials)
     records = []
     for size, group in complete.groupby(col.SIZE, sort=False):
-        if len(group) < 2:
-            continue
-        best, runner_up = group.iloc[0], group.iloc[1]
-        difference = runner_up[col.VAL_LOSS] - best[col.VAL_LOSS]
-        error = float(np.hypot(best[col.VAL_LOSS_SE], runner_up[col.VAL_LOSS_SE]))
-        separable = difference > SEPARABLE_SE * error
-        records.append((size, best[col.TRIAL], runner_up[col.TRIAL], difference, error, separable))
+        if len(group) > 1:
+            best, runner_up = group.iloc[0], group.iloc[1]
+            difference = runner_up[col.VAL_LOSS] - best[col.VAL_LOSS]
+            error = float(np.hypot(best[col.VAL_LOSS_SE], runner_up[col.VAL_LOSS_SE]))
+            separable = difference > SEPARABLE_SE * error
+            records.append((size, best[col.TRIAL], runner_up[col.TRIAL], difference, error, separable))
     return pd.DataFrame(records, columns=[col.SIZE, "best", "runner_up", "difference", "difference_se", "separable"])
 
 
 def failure_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Why trials diverged or failed, the most frequent message first.
-
-    Columns: status, message, number (of trials), trials (their ids, separated by commas).
-    """
-    table = failures(trials)
-    return table.assign(trials=table["trials"].map(", ".join))
+    """`failures` with the ids of the trials separated by commas."""
+    return failures(trials).assign(trials=lambda table: table["trials"].map(", ".join))
 
 
 def failures(trials: pd.DataFrame) -> pd.DataFrame:
-    """`failure_table` with the ids of the trials as lists."""
+    """Why trials diverged or failed, the most frequent first. Columns: status, message, number, trials (their ids)."""
     ended = trials[trials[col.STATUS].isin((col.DIVERGED, col.FAILED))].fillna({col.MESSAGE: "no message"})
     groups = ended.groupby([col.STATUS, col.MESSAGE], sort=False)[col.TRIAL]
     table = groups.agg([("number", "size"), ("trials", list)]).reset_index()
     return table.sort_values("number", ascending=False, kind="stable", ignore_index=True)
+
+
+def complete_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """The trials that ran to their end with a finite validation loss."""
+    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
 
 
 def param_columns(trials: pd.DataFrame) -> list[str]:
@@ -154,8 +153,7 @@ def _sorted(frame: pd.DataFrame, by: list[str], trials: pd.DataFrame) -> pd.Data
     orders[col.STATUS] = BEST_FIRST
 
     def rank(column: pd.Series) -> pd.Series:
-        if column.name not in orders:
-            return column
-        return column.map({value: place for place, value in enumerate(orders[column.name])})
+        order = orders.get(column.name)
+        return column if order is None else column.map({value: place for place, value in enumerate(order)})
 
-    return frame.sort_values(by, key=rank, kind="stable").reset_index(drop=True)
+    return frame.sort_values(by, key=rank, kind="stable", ignore_index=True)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 import analysis
-from analysis.figures.curves import curve_figures
 from analysis.figures.hyperparameters import hyperparameter_figure, learning_rate_figure, parallel_coordinates
 from analysis.figures.intervals import comparison_forest, importance_forest
 from analysis.figures.registry import FIGURES, FigureData, figures_of
@@ -27,7 +26,7 @@ def test_each_figure_of_curves_has_a_line_per_trial_that_reported(make_run):
         for step in (25, 50):
             made.row(trial, step, 5.0 - number * 0.1)
     made.row(trial, 75, None)  # a row without a loss is not drawn
-    figures = curve_figures(analysis.load(made.path))
+    figures = figures_of("Curves", FigureData(analysis.load(made.path)))
     assert [figure.name for figure in figures] == ["loss_steps", "loss_tokens", "loss_flops", "loss_seconds"]
     for figure in figures:
         (axes,) = figure.figure.axes
@@ -38,7 +37,7 @@ def test_each_figure_of_curves_has_a_line_per_trial_that_reported(make_run):
 
 
 def test_a_run_without_rows_has_no_curves(run):
-    assert curve_figures(run._replace(rows=run.rows.iloc[:0])) == []
+    assert figures_of("Curves", FigureData(run._replace(rows=run.rows.iloc[:0]))) == []
 
 
 def test_diverged_trials_are_drawn_on_the_upper_edge_and_their_region_is_shaded(run):

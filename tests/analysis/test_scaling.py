@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.figures.scaling import scaling_figures
+from analysis.figures.registry import FigureData, figures_of
 from analysis.report import main
 from analysis.scaling.fit import best_points, fit_scaling, points_of
 from analysis.stats.estimate import Estimate, NotEstimable
@@ -42,7 +42,7 @@ def test_a_table_without_settings_recovers_its_loss_law():
     assert exponent.value == pytest.approx(BETA / (ALPHA + BETA), abs=0.05)
     assert scaling.fitted["compute_optimal.D_exponent"].value == pytest.approx(1 - exponent.value)
     assert scaling.optimum == {}
-    assert {figure.name for figure in scaling_figures(scaling)} >= {"loss_size"}
+    assert {figure.name for figure in figures_of("Scaling", FigureData(scaling=scaling))} >= {"loss_size"}
 
 
 def test_the_law_of_the_learning_rate_is_recovered_from_its_optima():
@@ -50,7 +50,7 @@ def test_the_law_of_the_learning_rate_is_recovered_from_its_optima():
     assert len(scaling.points) == 48  # of every size and token count the best
     assert inside(scaling.optimum["lr.N_exponent"], -0.4)
     assert abs(scaling.optimum["lr.D_exponent"].value) < 0.1
-    names = {figure.name for figure in scaling_figures(scaling)}
+    names = {figure.name for figure in figures_of("Scaling", FigureData(scaling=scaling))}
     assert {"loss_size", "optimum_lr_N", "optimum_lr_D"} <= names
 
 
@@ -58,7 +58,7 @@ def test_the_law_of_the_learning_rate_is_recovered_from_its_optima():
 def test_a_handful_of_points_is_not_estimable_and_no_error(rows):
     scaling = fit_scaling(grid(lr=True).head(rows))
     assert all(isinstance(one, NotEstimable) for one in {**scaling.fitted, **scaling.optimum}.values())
-    scaling_figures(scaling)
+    figures_of("Scaling", FigureData(scaling=scaling))
 
 
 def test_points_of_a_run_are_its_finished_trials(original):

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from lmcore.columns import VAL_LOSS
-from lmcore.config import Config, PositiveInt, Seed
+from lmcore.config import Config, Seed
 
 Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]

@@ -5,7 +5,7 @@ NAME ?= quick
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
 # Three processes on two cores: one shares a Ray cluster, one breaks sweeps on purpose, one runs everything else.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadgroup $(PYTEST_OPTIONS)
+PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope $(PYTEST_OPTIONS)
 
 .PHONY: sweep test coverage faults faults-today docs lint format
 

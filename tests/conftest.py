@@ -2,6 +2,8 @@
 
 import os
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: several processes share two cores
+
 import numpy as np
 import pytest
 
@@ -25,15 +27,22 @@ def pytest_addoption(parser):
     parser.addoption("--faults-json", metavar="FILE", help="write the table of faults to this file")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Under pytest-xdist, tests that share a cluster, or a control sweep, stay in one process."""
-    for item in items:
-        if item.path.parent.name == "faults":
-            if item.get_closest_marker("ray") or "control" in item.fixturenames:
-                item.add_marker(pytest.mark.xdist_group("faults"))
-        elif item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """One process runs the files that share a Ray cluster, one breaks sweeps on purpose; others take test by test.
+
+    Not by marks: `xdist_group` of pytest-xdist 3.8 has no effect with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByCluster(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = config.rootpath / nodeid.split("::")[0]
+            if "mark.ray" not in file.read_text():
+                return nodeid
+            return "faults" if file.parent.name == "faults" else "ray"
+
+    return ByCluster(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -262,4 +262,4 @@ def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(fold
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     modules = json.loads(done.stdout)
     assert not {"torch", "ray", "wandb", "sweeps", "pydantic"} & set(modules)
-    assert [name for name in modules if name.split(".")[0] == "lmcore"] == ["lmcore", "lmcore.columns"]
+    assert [name for name in modules if name.split(".")[0] == "lmcore"] == ["lmcore", "lmcore.columns", "lmcore.errors"]

@@ -4,8 +4,8 @@ PYTHON ?= python3
 NAME ?= quick
 PYTEST_OPTIONS ?=
 BIN := .venv/bin
-# Three processes on two cores: one shares a Ray cluster, one breaks sweeps on purpose, one runs everything else.
-PYTEST := $(BIN)/python -m pytest -n 3 --dist loadscope $(PYTEST_OPTIONS)
+# Two processes: one has a Ray cluster for the tests that share it.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_OPTIONS)
 
 .PHONY: sweep test coverage faults faults-today docs lint format
 
@@ -19,7 +19,7 @@ test: .venv/installed
 coverage: .venv/installed
 	$(PYTEST) --cov --cov-report=term:skip-covered
 
-# Everything that a sweep must survive, and a table of it. `make test` has a part, and faults-today what is due today.
+# Everything that a sweep must survive, and a table of it. faults-today has a part: a smoke test, and what is due today.
 faults: .venv/installed
 	$(BIN)/python -m pytest tests/faults --faults all
 

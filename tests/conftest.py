@@ -20,16 +20,16 @@ def pytest_addoption(parser):
     """Here because pytest reads options before it comes to tests/faults."""
     parser.addoption(
         "--faults",
-        choices=("smoke", "today", "all"),
-        default="smoke",
-        help="which of tests/faults: those marked smoke, the part of the others that is due today, or all",
+        choices=("files", "today", "all"),
+        default="files",
+        help="which of tests/faults: without sweeps; sweeps marked smoke and the part of the others due today; or all",
     )
     parser.addoption("--faults-json", metavar="FILE", help="write the table of faults to this file")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """One process runs the files that share a Ray cluster, one breaks sweeps on purpose; others take test by test.
+    """One process runs the files that share its Ray cluster; tests of other files go wherever there is room.
 
     Not by marks: `xdist_group` of pytest-xdist 3.8 has no effect with pytest 9.2.
     """
@@ -38,9 +38,7 @@ def pytest_xdist_make_scheduler(config, log):
     class ByCluster(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = config.rootpath / nodeid.split("::")[0]
-            if "mark.ray" not in file.read_text():
-                return nodeid
-            return "faults" if file.parent.name == "faults" else "ray"
+            return "cluster" if "cluster, " in file.read_text() else nodeid
 
     return ByCluster(config, log)
 

@@ -1,7 +1,8 @@
-"""The fault suite. Without options only tests marked smoke run, as in `make test`.
+"""The fault suite. By default, and so in `make test`, only what starts no sweep runs.
 
-`--faults all` runs everything (`make faults`). `--faults today` runs a part of the rest that depends on the date, so
-that CI comes round to every test within FAULT_PARTS days. What was survived is printed as a table.
+`--faults all` runs everything (`make faults`). `--faults today` runs the sweeps marked smoke and a part of the others
+that depends on the date, so that CI comes round to every test within FAULT_PARTS days (`make faults-today`). What was
+survived is printed as a table.
 """
 
 import datetime
@@ -21,21 +22,19 @@ FAULT_PARTS = 6
 
 def pytest_collection_modifyitems(config, items):
     """Select by --faults."""
-    chosen, which = [], config.getoption("--faults")
-    rest = 0
+    which, today, others, left_out = config.getoption("--faults"), datetime.date.today().toordinal(), 0, []
     for item in items:
-        if item.path.parent != Path(__file__).parent:
-            chosen.append(item)
+        if item.path.parent != Path(__file__).parent or which == "all":
             continue
         smoke = item.get_closest_marker("smoke") is not None
-        part, rest = rest % FAULT_PARTS, rest + (not smoke)
-        today = not smoke and part == datetime.date.today().toordinal() % FAULT_PARTS
-        if which == "all" or (which == "smoke" and smoke) or (which == "today" and today):
-            chosen.append(item)
-    left_out = [item for item in items if item not in chosen]
+        sweeps = item.get_closest_marker("ray") is not None or "control" in item.fixturenames
+        due = not smoke and others % FAULT_PARTS == today % FAULT_PARTS
+        others += not smoke
+        if not (smoke and not sweeps if which == "files" else (smoke and sweeps) or due):
+            left_out.append(item)
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = chosen
+        items[:] = [item for item in items if item not in left_out]
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """How long the README's sweep takes: `python tests/bench/quick.py [--runs 3]` writes results/quick.json.
 
+It keeps what the first run printed, and makes the README's figure of that run.
+
 Each run is the whole command in a process of its own, from an empty directory and with an empty cache, so that
 tokenization, Ray's start and the final table are counted.
 """
@@ -8,6 +10,7 @@ import argparse
 import csv
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,14 +22,18 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--search", "optuna"]
 
 
-def run_once() -> dict[str, object]:
-    """Wall seconds and outcome of one sweep."""
+def run_once(figure: Path | None = None) -> dict[str, object]:
+    """Wall seconds and outcome of one sweep; its figure of loss against learning rate goes to `figure`."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "WANDB_MODE": "offline"}
         began = time.perf_counter()
-        subprocess.run(COMMAND, cwd=folder, env=environment, check=True)
+        done = subprocess.run(COMMAND, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
         seconds = time.perf_counter() - began
+        print(done.stdout)
         run = Path(folder) / "runs" / "quick"
+        if figure is not None:
+            subprocess.run([sys.executable, str(ROOT / "analysis" / "report.py"), str(run)], check=True)
+            shutil.copy(run / "report" / "loss_lr.png", figure)
         manifest = json.loads((run / "manifest.json").read_text())
         with (run / "report" / "parameters.csv").open() as file:
             table = list(csv.DictReader(file))
@@ -34,6 +41,7 @@ def run_once() -> dict[str, object]:
     last = {row["trial"]: row for row in rows}
     return {
         "seconds": round(seconds, 1),
+        "printed": done.stdout.splitlines(),
         "tokens": sum(row["tokens"] for row in last.values()),
         "statuses": {status: sum(r["status"] == status for r in last.values()) for status in ("complete", "pruned")},
         "table": [
@@ -47,11 +55,12 @@ def main() -> None:
     """Run, print the median, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
-    runs = [run_once() for _ in range(parser.parse_args().runs)]
+    figure = ROOT / "docs" / "images" / "quick-loss-lr.png"
+    runs = [run_once(None if n else figure) for n in range(parser.parse_args().runs)]
     median = statistics.median(run["seconds"] for run in runs)
     manifest = runs[0].pop("manifest")
     for run in runs[1:]:
-        run.pop("manifest")
+        del run["manifest"], run["printed"]
     result = {"command": "python sweeps/run.py --search optuna", "median_seconds": median, **manifest, "runs": runs}
     out = Path(__file__).parent / "results" / "quick.json"
     out.parent.mkdir(exist_ok=True)

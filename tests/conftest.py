@@ -27,6 +27,11 @@ def pytest_addoption(parser):
     parser.addoption("--faults-json", metavar="FILE", help="write the table of faults to this file")
 
 
+def pytest_collection_modifyitems(items):
+    """The longest first, so that no process is left alone with them."""
+    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """One process runs the files that share its Ray cluster; tests of other files go wherever there is room.

@@ -92,7 +92,9 @@ def test_one_slot_and_four_give_bitwise_the_same_losses_to_every_trial_of_two_si
 
 
 def test_slots_that_early_stopping_freed_are_refilled_and_every_curve_is_that_of_the_run_alone(sweep):
-    folder, rows, _ = sweep("refilled", {"slots": 3, "trials": 18, "concurrent": 7, "scheduler": "asha", "grace_steps": 10})
+    folder, rows, _ = sweep(
+        "refilled", {"slots": 3, "trials": 18, "concurrent": 7, "scheduler": "asha", "grace_steps": 10}
+    )
     assert len(rows) == 18
     assert {len(reported) for reported in rows.values()} >= {1, 4}  # some stopped at once, some went to the end
     places = {(reported[0][col.ENGINE], reported[0][col.SLOT]) for reported in rows.values()}

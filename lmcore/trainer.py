@@ -43,7 +43,8 @@ MAX_PROGRAMS = 200  # that one process may compile
 class Trainer:
     """K slots of one shape (`RunSpec.static_signature`); a slot given as None is empty until it is loaded.
 
-    Example:
+    Example::
+
         trainer = Trainer([RunSpec(...), RunSpec(...)], tokens)
         for row in trainer:
             print(row["slot"], row["step"], row["val_loss"])

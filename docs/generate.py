@@ -128,16 +128,16 @@ def columns() -> str:
         "*trials* table has one row per trial (`run.trials`). Losses are nats per token, times are seconds. A number\n"
         "that is not finite is `null`.\n"
     )
-    heading = None
+    heading = ""
     for line in (ROOT / "lmcore" / "columns.py").read_text().splitlines():
         named = re.match(r'([A-Z_]+)(?:: Final)? = "(\w+\.?)"(?:  # (.*))?$', line)
-        if line.startswith("# ") and not named:
-            heading = line[2:]
+        if line.startswith("# "):
+            heading += line[1:]
         elif named:
-            if heading is not None:
-                text += f"\n{heading}\n\n| column | meaning |\n|---|---|\n"
-                heading = None
-            text += f"| `{named[2]}` | {named[3] or ''} |\n"
+            if heading:
+                text += f"\n{heading.strip()}\n\n| name | meaning |\n|---|---|\n"
+                heading = ""
+            text += f"| `{named[2]}` | {(named[3] or '').replace('<', '&lt;')} |\n"
         elif line.startswith("class "):
             break
     return text

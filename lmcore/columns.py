@@ -58,8 +58,9 @@ BITS_PER_BYTE: Final = "bits_per_byte"  # val_loss in bits per UTF-8 byte of the
 COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
 LAST_COLUMNS = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
 
-RUNNING: Final = "running"
-COMPLETE: Final = "complete"
+# Values of the column `status`.
+RUNNING: Final = "running"  # not ended: training, queued, or interrupted
+COMPLETE: Final = "complete"  # all updates made
 PRUNED: Final = "pruned"  # stopped early by the search's scheduler
 DIVERGED: Final = "diverged"  # a loss was not finite, or val_loss exceeded 2 ln V
 FAILED: Final = "failed"  # stopped by an error of its own

@@ -417,7 +417,7 @@ def processor() -> str | None:
 
 
 def package_version(package: str) -> str | None:
-    """Of what is installed; a build that nobody installed by name has none."""
+    """Version of an installed package; None if it is not installed under this name."""
     try:
         return version(package)
     except PackageNotFoundError:

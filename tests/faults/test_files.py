@@ -62,7 +62,7 @@ def tokens():
 
 @pytest.fixture(scope="module")
 def snapshots(tokens):
-    """Of a run, after STEPS."""
+    """Snapshots of one run, by step: after each of STEPS."""
     trainer = Trainer([RUN], tokens)
     return {row[col.STEP]: trainer.snapshot_slot(0) for row in itertools.islice(trainer, len(STEPS))}
 

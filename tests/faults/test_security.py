@@ -108,7 +108,7 @@ def test_a_sweep_listens_on_loopback_refuses_strangers_and_writes_no_secret(tiny
         stranger.injected(2)
         for token in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "0" * 64}, {}):
             own = token or {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": CANARIES["RAY_AUTH_TOKEN"]}
-            # Of the ports of the control service, one speaks this protocol.
+            # Only one of the control service's ports speaks this protocol.
             answers = [ask(port, own) for _, port in listening({gcs})]
             assert any(answer.returncode == 0 for answer in answers) == (not token)
             assert token == {} or any("Authentication" in answer.stderr for answer in answers)

@@ -193,7 +193,7 @@ def run_on(
     write_json(folder.manifest, record)
     say(f"Slots on each of {len(pool.handles)} engines: {', '.join(map(str, choices))}")
     say(
-        f"{total} trials, {training} at a time{f' and {queued} next in line' if queued else ''}, "
+        f"{total} trials, {training} at a time{f' and {queued} queued' if queued else ''}, "
         f"on {spec.train.device} in {spec.train.dtype}, {why_compile(requested, spec.train, flops)}; "
         f"everything goes to {folder.display}"
     )

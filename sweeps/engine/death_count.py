@@ -3,7 +3,7 @@
 When a worker dies in the middle of a batched interval, nobody can tell which of its trials killed it. So each of them
 trains alone until its next row (`sweeps.engine.slot_table`), and only the trial that is training then is charged. The
 count must survive the process, its node and the trial's proxy, hence a file: a line is written before an interval, and
-the file is deleted after it.
+the file is deleted after it, and by a new driver.
 """
 
 from collections.abc import Iterator
@@ -13,6 +13,15 @@ from pathlib import Path
 MAX_DEATHS = 3
 """A trial that was charged with so many deaths is given up."""
 FILE = "engine_deaths.txt"
+
+
+def forget_deaths(trial_folder: Path) -> None:
+    """Reset the count. A driver does so for each trial that it submits.
+
+    If an earlier driver was killed, its workers died with it, which is not the trial's fault.
+    """
+    with suppress(OSError):
+        (trial_folder / FILE).unlink(missing_ok=True)
 
 
 def deaths(trial_folder: Path) -> int:
@@ -35,5 +44,4 @@ def death_charged(trial_folder: Path, worker: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):
-            file.unlink(missing_ok=True)
+        forget_deaths(trial_folder)

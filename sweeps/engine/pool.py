@@ -11,6 +11,7 @@ from ray.exceptions import RayError
 from lmcore.corpus.tokens import Tokens
 from lmcore.measure.slot_count import ThroughputSample, average_samples, choose_slots, speedup
 from sweeps.cluster.ray_cluster import Cluster
+from sweeps.engine.death_count import forget_deaths
 from sweeps.engine.placement import Placement
 from sweeps.engine.worker import SlotWorker
 from sweeps.rundir.folder import RunFolder
@@ -60,6 +61,7 @@ class WorkerPool:
 
     def __init__(self, cluster: Cluster, spec: SweepSpec, tokens: Tokens, folder: RunFolder, most: int) -> None:
         number = min(cluster.engines(spec.train), most)
+        self._folder = folder
         # Passed to actors as a list: Ray would replace a bare reference by its value.
         self.shared: list[ray.ObjectRef[Any]] = [ray.put(tokens)]
         self._slots = None if spec.search.slots == "auto" else spec.search.slots
@@ -109,6 +111,7 @@ class WorkerPool:
     def submit(self, live: TrialHandle, worker: int) -> None:
         """Submit a trial to a worker, which begins at once, before Tune has a process for the trial's proxy."""
         self._placed.place(live.id, live.size, worker)
+        forget_deaths(self._folder.trial(live.id))
         self.handles[worker].submit.remote(live.id, live.name, live.run, self.shared)
 
     def note_worker(self, trial_id: str, worker: int) -> None:

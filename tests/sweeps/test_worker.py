@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ from lmcore.measure.slot_count import ThroughputSample, worthwhile_slots
 from lmcore.measure.throughput import _Probe
 from lmcore.trainer import Trainer
 from sweeps.engine.death_count import MAX_DEATHS, death_charged, deaths
+from sweeps.engine.placement import Placement
+from sweeps.engine.pool import WorkerPool
 from sweeps.engine.slot_table import Costs
 from sweeps.engine.worker import SlotWorker
 from sweeps.rundir.checkpoints import checkpoint_files
@@ -561,6 +564,17 @@ IDS = np.arange(6000) * 7 % 61
 DEADLY = "b"
 
 
+def test_a_trial_is_not_charged_with_workers_that_died_with_an_earlier_driver(tmp_path):
+    folder = RunFolder(tmp_path).trial("a")
+    folder.mkdir(parents=True)
+    (folder / "engine_deaths.txt").write_text("engine 0 began an interval of this trial alone\n" * MAX_DEATHS)
+    pool = WorkerPool.__new__(WorkerPool)  # starting one takes Ray
+    pool._folder, pool._placement, pool.shared = RunFolder(tmp_path), Placement(1, {"main": 1}), []
+    pool.handles = [SimpleNamespace(submit=SimpleNamespace(remote=lambda *arguments: None))]
+    pool.submit(SimpleNamespace(id="a", name="a", size="main", run=FOUR["a"]), 0)
+    assert deaths(folder) == 0
+
+
 def live(folder, worker_deaths):
     """A worker's life in a process that `DEADLY` kills whenever it trains; each proxy keeps its rows in a file."""
     from sweeps.engine import training_loop
@@ -625,6 +639,8 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.trainer import Trainer
 sys.path.insert(0, "tests/sweeps")
 import test_worker
+from sweeps.engine.placement import Placement
+from sweeps.engine.pool import WorkerPool
 from sweeps.engine.slot_table import Costs
 
 test_worker.NOT_NUMBERS += ("slot",)

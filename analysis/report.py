@@ -40,7 +40,7 @@ from lmcore.errors import OneLineParser
 WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
 MIN_WIDTH = 60
 PRINTED_TRIALS = 10  # of each size; the files have all
-LEFT_OUT_IF_NARROW = ["train loss", "tokens", "elapsed s", "tokens per s"]
+LEFT_OUT_IF_NARROW = ["train loss", "tokens", "elapsed s", "tokens/s"]
 NO_ROWS = "(none: no trial has a validation loss)"
 SCHEMA = 1
 

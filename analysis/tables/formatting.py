@@ -97,6 +97,7 @@ HEADINGS = {
     col.TRAIN_FLOPS: "FLOPs",
     col.PERPLEXITY: "ppl",
     col.BITS_PER_BYTE: "bpb",
+    col.TOKENS_PER_S: "tokens/s",
     DEVICE_S: "device-seconds",
     ACHIEVED: "FLOP/s",
     PEAK_SHARE: "share of peak",

@@ -66,6 +66,12 @@ def test_pages_made_from_code_and_measurements_are_up_to_date():
     assert done.returncode == 0, done.stderr
 
 
+def test_every_fault_in_the_published_table_was_survived():
+    faults = json.loads((ROOT / "tests" / "bench" / "results" / "faults.json").read_text())["faults"]
+    assert faults
+    assert all(fault["survived"] == fault["injected"] for fault in faults)
+
+
 def test_the_quoted_sweep_is_the_committed_one():
     measured = json.loads((ROOT / "tests" / "bench" / "results" / "quick.json").read_text())
     text = README.read_text()

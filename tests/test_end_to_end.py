@@ -32,7 +32,6 @@ def test_a_real_sweep_beats_the_unigram_entropy_and_writes_every_file(tmp_path):
     done = command(
         *("--search", "optuna", "--trials", "4", "--scheduler", "median", "--name", "real", "--seed", "1"),
         *("--set", "train.steps=200", "--set", "train.eval_every=50", "--set", "optim.lr=1e-2"),
-        *("--set", "model.context_length=64"),
         *("--set", "model.tie_embeddings=false"),
         *("--set", "sizes=[{name: xs, model.d_model: 64, model.d_ff: 176, model.num_layers: 2}]"),
         cwd=tmp_path,

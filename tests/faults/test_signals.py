@@ -22,7 +22,6 @@ from sweeping import (
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from sweeps.rundir.checkpoints import checkpoint_files
-from sweeps.sweep import STOP_S
 
 REMEDY = f"{remedy('stopped')}\n"
 SLOWER = {"train__steps": "2000", "train__checkpoint_every": "1000"}
@@ -58,7 +57,7 @@ def test_a_sweep_that_is_interrupted_loses_nothing_and_leaves_no_process(number,
     assert process.returncode == code, out + error
     assert error == f"\nstopped; {REMEDY}"
     assert seconds < 30
-    wait_until(lambda: not running(family), 60, "processes are still running")
+    wait_until(lambda: not running(family), 10, "processes are still running")
 
     trials = optuna.load_study(study_name="xs", storage=f"sqlite:///{folder}/study.db").trials
     recorded = {trial.user_attrs[col.TRIAL]: trial.user_attrs.get(col.STATUS, col.RUNNING) for trial in trials}
@@ -85,10 +84,10 @@ def test_the_second_ctrl_c_ends_at_once_and_nothing_is_lost(tiny, fault):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=30)
     seconds = time.monotonic() - began
-    assert seconds < STOP_S
+    assert seconds < 1
     assert process.returncode == 130
     assert error == f"\nstopped at once; {REMEDY}"
-    wait_until(lambda: not running(family), 60, "processes are still running")
+    wait_until(lambda: not running(family), 10, "processes are still running")
     before = curves(folder)
     run(error.rpartition("resume with ")[2], tiny, check=0)  # as it was printed
     after = curves(folder)

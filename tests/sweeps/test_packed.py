@@ -83,7 +83,7 @@ def assert_each_trial_equals_its_run_alone(folder, rows):
 
 def test_one_slot_and_four_give_bitwise_the_same_losses_to_every_trial_of_two_sizes(sweep):
     _, alone, printed = sweep("one", {"slots": 1, "trials": 10}, sizes=SIZES)
-    _, packed, _ = sweep("four", {"slots": 4, "trials": 10, "concurrent": 6}, sizes=SIZES)
+    _, packed, _ = sweep("four", {"slots": 4, "trials": 10}, sizes=SIZES)
     assert sorted(alone) == sorted(packed)
     assert {trial: curve(rows) for trial, rows in alone.items()} == {t: curve(rows) for t, rows in packed.items()}
     assert "10 trials, 2 at a time" in printed
@@ -92,10 +92,8 @@ def test_one_slot_and_four_give_bitwise_the_same_losses_to_every_trial_of_two_si
 
 
 def test_slots_that_early_stopping_freed_are_refilled_and_every_curve_is_that_of_the_run_alone(sweep):
-    folder, rows, _ = sweep(
-        "refilled", {"slots": 3, "trials": 18, "concurrent": 7, "scheduler": "asha", "grace_steps": 10}
-    )
-    assert len(rows) == 18
+    folder, rows, _ = sweep("refilled", {"slots": 3, "trials": 24, "scheduler": "asha", "grace_steps": 10})
+    assert len(rows) == 24
     assert {len(reported) for reported in rows.values()} >= {1, 4}  # some stopped at once, some went to the end
     places = {(reported[0][col.ENGINE], reported[0][col.SLOT]) for reported in rows.values()}
     assert len(places) <= 6
@@ -147,12 +145,12 @@ def test_an_engine_that_is_killed_takes_nothing_with_it_its_trials_go_on_bitwise
 
     killer = threading.Thread(target=kill_engine_0)
     killer.start()
-    folder, rows, _ = sweep("killed", {"slots": 2, "trials": 6}, train={"steps": 300})
+    folder, rows, _ = sweep("killed", {"slots": 2, "trials": 8}, train={"steps": 400})
     killer.join()
     assert killed
-    assert len(rows) == 6
+    assert len(rows) == 8
     for reported in rows.values():
-        assert [row[col.STEP] for row in reported] == list(range(10, 301, 10))  # every row once, none lost
+        assert [row[col.STEP] for row in reported] == list(range(10, 401, 10))  # every row once, none lost
         assert reported[-1][col.STATUS] == col.COMPLETE
     assert_each_trial_equals_its_run_alone(folder, rows)
 

@@ -15,7 +15,7 @@ from offline_runs import read_offline_run
 from lmcore import columns as col
 from lmcore.config import RunSpec
 from sweeps.callbacks import tracking
-from sweeps.callbacks.tracking import TRACKERS, WAIT_S, Tracking, follow
+from sweeps.callbacks.tracking import TRACKERS, Tracking, follow
 from sweeps.callbacks.wandb_tracker import WandbTracker
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import TrackingConfig
@@ -188,7 +188,7 @@ def test_a_wandb_that_fails_is_reported_in_one_line_and_raises_nothing(folder, f
     process = Tracking(folder, OFFLINE)
     folder.metrics.write_text(line("xs-0000", 10))
     problem = process.finish()
-    assert time.monotonic() - began < WAIT_S
+    assert time.monotonic() - began < 10
     assert problem == "wandb failed; no result is affected (see runs/tracked/wandb.log)"
     assert reason in (folder.path / "wandb.log").read_text()
 
@@ -200,7 +200,7 @@ def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp):
     wait_until(lambda: (in_tmp / "pid").exists() and (in_tmp / "pid").read_text())
     began = time.monotonic()
     problem = process.finish(0.5)
-    assert time.monotonic() - began < WAIT_S
+    assert time.monotonic() - began < 5
     assert problem.startswith("wandb did not finish")
     assert "\n" not in problem
     with pytest.raises(ProcessLookupError):

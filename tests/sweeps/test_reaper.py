@@ -8,6 +8,8 @@ from contextlib import suppress
 
 import pytest
 
+from sweeps.cluster import reaper
+
 SCRIPT = """
 import subprocess, sys, time
 from sweeps.cluster.reaper import reaped

@@ -13,7 +13,7 @@ from lmcore.data import get_batch
 from lmcore.errors import InputError
 from lmcore.loss import cross_entropy
 from lmcore.model import TransformerLM
-from lmcore.optim import AdamW
+from lmcore.optim import OPTIMIZERS, AdamW
 from lmcore.schedule import cosine_lr
 from lmcore.trainer import Trainer
 
@@ -113,6 +113,19 @@ def test_one_slot_trains_like_a_plain_loop_over_the_public_functions(small_token
     assert rows[2][col.TOKENS] == 12 * 4 * 16
     for name, weight in trainer.model.slot_state_dict(0).items():
         torch.testing.assert_close(weight, model.slot_state_dict(0)[name], rtol=1e-3, atol=1e-5)
+
+
+def test_the_update_that_lmcore_optim_lists_is_the_one_that_trains_on_a_cpu(small_tokens, monkeypatch):
+    def sign_descent(param, grad, exp_avg, exp_avg_sq, c):
+        param.sub_(grad.sign(), alpha=1e-3)
+
+    monkeypatch.setitem(OPTIMIZERS, "adamw", OPTIMIZERS["adamw"]._replace(update_=sign_descent))
+    trainer = Trainer([run()], small_tokens)
+    before = trainer.model.slot_state_dict(0)
+    trainer.advance()
+    steps = [(trainer.model.slot_state_dict(0)[name] - before[name]) / 1e-3 for name in before]
+    assert all(torch.allclose(step, step.round(), atol=1e-3) for step in steps)  # whole steps, as no AdamW makes
+    assert any(step.any() for step in steps)
 
 
 def test_compiled_training_gives_the_numbers_of_eager_training_to_rounding(small_tokens):

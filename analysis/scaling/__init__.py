@@ -1,5 +1,5 @@
 """Fits: loss laws, compute-optimal sizes, optimal settings and how they move with size and data."""
 
-from analysis import moved_to
+from analysis.moved import moved_to
 
 __getattr__ = moved_to("analysis.scaling.fit")

@@ -1,5 +1,5 @@
 """Tables of trials: functions from DataFrame to DataFrame, and their form as text, CSV, Markdown and LaTeX."""
 
-from analysis import moved_to
+from analysis.moved import moved_to
 
 __getattr__ = moved_to("analysis.tables.trials")

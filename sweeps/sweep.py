@@ -203,11 +203,17 @@ def run_on(
 
 
 def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> None:
-    """Write sweep.yaml, without the password of the storage, and the tokens unless the folder has them."""
+    """Write sweep.yaml, without the password of the storage, and the tokens unless the folder has them.
+
+    Files that an earlier driver was writing when it was killed are deleted first.
+    """
+    for pattern in (".*.tmp", "best/.*.tmp", "trials/*/.[!s]*.tmp"):  # `.step-*` are checkpoints, which workers delete
+        for unfinished in folder.path.glob(pattern):
+            unfinished.unlink(missing_ok=True)
     search = spec.search.model_copy(update={"storage": strip_password(spec.search.storage)})
     write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": search})))
     if not (folder.tokens / "meta.json").exists():
-        for unfinished in folder.path.glob(".tokens.*"):  # of a driver that was killed
+        for unfinished in folder.path.glob(".tokens.*"):
             shutil.rmtree(unfinished)
         save_tokens(tokens, folder.tokens)
 

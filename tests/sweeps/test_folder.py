@@ -9,6 +9,8 @@ import pytest
 
 from lmcore.errors import InputError
 from sweeps.rundir.folder import FolderInUseError, RunFolder, write_json, write_text
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.sweep import write_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLD = "import time; from sweeps.rundir.folder import RunFolder\nwith RunFolder.named('quick').claimed():\n"
@@ -122,3 +124,21 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path):
     assert path.read_text() == "old"
     write_json(path, {"loss": 1.5})
     assert path.read_text() == '{\n  "loss": 1.5\n}\n'
+
+
+def test_what_a_killed_driver_was_writing_is_deleted_by_the_next_one(folder, small_tokens):
+    spec = SweepSpec.model_validate({"name": "quick", "model": {"vocab_size": 97}})
+    unfinished = [
+        folder.path / ".manifest.json.1a2b3c4d.tmp",
+        folder.best / ".xs.yaml.1a2b3c4d.tmp",
+        folder.trial("xs-0000") / ".run.yaml.1a2b3c4d.tmp",
+    ]
+    for file in unfinished:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half")
+    checkpoint = folder.trial("xs-0000") / ".step-000010.safetensors.1a2b3c4d.tmp"
+    checkpoint.write_text("of a worker, which deletes it itself")
+    write_inputs(spec, small_tokens, folder)
+    assert not any(file.exists() for file in unfinished)
+    assert checkpoint.exists()
+    assert folder.sweep_yaml.exists()

@@ -127,7 +127,7 @@ def test_a_write_that_fails_leaves_the_old_text(tmp_path):
 
 
 def test_what_a_killed_driver_was_writing_is_deleted_by_the_next_one(folder, small_tokens):
-    spec = SweepSpec.model_validate({"name": "quick", "model": {"vocab_size": 97}})
+    spec = SweepSpec.model_validate({"name": "quick", "search": {"trials": 1}})
     unfinished = [
         folder.path / ".manifest.json.1a2b3c4d.tmp",
         folder.best / ".xs.yaml.1a2b3c4d.tmp",

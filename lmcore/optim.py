@@ -8,8 +8,9 @@
 
 `adamw_coefficients` is the scalar part, in float64 on the host. `adamw_update_` is the tensor part: the class `AdamW`
 calls it for every parameter of an ordinary `nn.Module`, and a population on a CPU for every parameter of every slot.
-Row `optimizer` of tests/bench/results/core-cpu.json compares it with a fused kernel. `adamw_update_slots_` is the same
-update of K slots at once, for GPUs. Learning rates come from outside: this file knows no schedule and no clipping.
+Two faster forms stand beside it, and test_optim.py holds both equal to it, to rounding: `adamw_fused_` for models of
+`FUSED_FROM` parameters and more on a CPU, and `adamw_update_slots_` for K slots at once on a GPU. Whoever changes the
+update changes all three. Learning rates come from outside: this file knows no schedule and no clipping.
 """
 
 import math
@@ -18,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from lmcore.config import OptimConfig
@@ -65,6 +67,50 @@ def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tens
     param.mul_(1 - decay)
 
 
+FUSED_FROM = 4_000_000
+"""Parameters of a model from which a CPU uses `adamw_fused_`. Training steps with it take FUSED_LARGE of the time at
+10M parameters, and FUSED_SMALL from 0.4M to 1.3M (row `optimizer` of tests/bench/results/core-cpu.json)."""
+_MANY_STEPS = torch.tensor(1e9)  # torch's bias corrections are exactly 1 then: ours are in `Coefficients.step_size`
+
+
+@torch.no_grad()
+def adamw_fused_(
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    exp_avgs: Sequence[Tensor],
+    exp_avg_sqs: Sequence[Tensor],
+    c: Coefficients,
+    grad_scale: float = 1.0,
+) -> None:
+    """`adamw_update_` of all tensors of a model with gradients times `grad_scale`, by torch's fused kernel for CPUs.
+
+    The kernel reads and writes every tensor once. It decays before the update: with a = `c.decay`,
+    (1 - a)(theta - u) = (1 - a) theta - (1 - a) u, so ours is torch's with the step size (1 - a) alpha_t. Gradients may
+    be changed.
+    """
+    step_size = c.step_size * (1 - c.decay)
+    adamw(
+        list(params),
+        list(grads),
+        list(exp_avgs),
+        list(exp_avg_sqs),
+        max_exp_avg_sqs=[],
+        state_steps=[_MANY_STEPS.clone() for _ in params],
+        fused=True,
+        grad_scale=None if grad_scale == 1 else torch.tensor(1 / grad_scale if grad_scale else math.inf),  # a divisor
+        amsgrad=False,
+        maximize=False,
+        lr=step_size,
+        beta1=c.beta1,
+        beta2=c.beta2,
+        eps=c.eps,
+        weight_decay=c.decay / step_size if step_size else 0.0,
+    )
+    if c.decay == 1:  # (1 - a) alpha_t = 0, from which torch cannot compute a
+        for param in params:
+            param.mul_(0)
+
+
 @torch.no_grad()
 def adamw_update_slots_(
     param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Sequence[Tensor], active: Tensor | None = None
@@ -73,7 +119,7 @@ def adamw_update_slots_(
 
     Coefficients that are tensors let the host run ahead of a GPU, and a CUDA graph replay the update with new ones.
     Slots for which `active` (bool, `[K, 1, ...]`) is false keep every bit of their tensors, even beside infinities and
-    NaN. test_optim.py holds this and `adamw_update_` equal to rounding.
+    NaN.
     """
     step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay = c
     m = beta1 * exp_avg + one_minus_beta1 * grad
@@ -95,6 +141,8 @@ class UpdateRule(NamedTuple):
     """`update_(param, grad, *state, coefficients)`, with numbers, for one slot."""
     update_slots_: Callable[..., None]
     """`update_slots_(param, grad, *state, coefficients, active)`, with tensors, for K slots at once."""
+    fused_: Callable[..., None] | None = None
+    """`fused_(params, grads, *states, coefficients, grad_scale)`, with lists of tensors, a slot of a large model."""
 
 
 def _adamw_run_coefficients(optim: OptimConfig, lr: float, step: int) -> Coefficients:
@@ -102,7 +150,9 @@ def _adamw_run_coefficients(optim: OptimConfig, lr: float, step: int) -> Coeffic
 
 
 OPTIMIZERS: dict[str, UpdateRule] = {
-    "adamw": UpdateRule(("exp_avg", "exp_avg_sq"), _adamw_run_coefficients, adamw_update_, adamw_update_slots_)
+    "adamw": UpdateRule(
+        ("exp_avg", "exp_avg_sq"), _adamw_run_coefficients, adamw_update_, adamw_update_slots_, adamw_fused_
+    )
 }
 """By `optim.name`; the names are also the `Literal` of `lmcore.config.OptimConfig.name`."""
 

@@ -6,7 +6,7 @@ views of the same memory). Both give the same numbers, so the choice is a matter
 Shapes: K slots, B batch, T time, D width, C coefficients of an update.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from lmcore.clip import clip_scale, slot_grad_norms
 from lmcore.loss import linear_cross_entropy, linear_token_nll
 from lmcore.model import HEAD, TransformerLM
-from lmcore.optim import OPTIMIZERS
+from lmcore.optim import FUSED_FROM, OPTIMIZERS
 
 Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]  # from model and windows x, y [K, B, T] to losses
 Coefficients = Tensor | Sequence[Sequence[float]]
@@ -61,6 +61,8 @@ class Population:
         self.compiled = compiled
         self._rule = OPTIMIZERS[optimizer]
         self._parameters = dict(model.named_parameters())
+        size = sum(p[0].numel() for p in self._parameters.values())
+        self._fused = self._rule.fused_ if size >= FUSED_FROM else None
         self.state = state or {
             part: {name: torch.zeros_like(p, requires_grad=False) for name, p in self._parameters.items()}
             for part in self._rule.state_names
@@ -118,17 +120,20 @@ class Population:
     def _update_slot_by_slot(
         self, grads: dict[str, Tensor], coefficients: Sequence[Sequence[float]], scale: Tensor, active: Tensor | None
     ) -> None:
-        """For CPUs: the textbook update with numbers; inactive slots and idle heads are skipped."""
+        """For CPUs: the textbook update with numbers, or its fused form; inactive slots and idle heads are skipped."""
         for k, (numbers, factor) in enumerate(zip(coefficients, scale.tolist(), strict=True)):
             if active is not None and not active[k]:
                 continue
-            for name, grad in grads.items():
-                if name == HEAD and self.model.tied[k]:
-                    continue
+            names = [name for name in grads if not (name == HEAD and self.model.tied[k])]
+            by_name: tuple[Mapping[str, Tensor], ...] = (self._parameters, grads, *self.state.values())
+            tensors = [[named[name][k] for name in names] for named in by_name]
+            if self._fused is not None:
+                self._fused(*tensors, numbers, factor)
+                continue
+            for param, grad, *state in zip(*tensors, strict=True):
                 if factor != 1:
-                    grad[k].mul_(factor)
-                state = (named[name][k] for named in self.state.values())
-                self._rule.update_(self._parameters[name][k], grad[k], *state, numbers)
+                    grad.mul_(factor)
+                self._rule.update_(param, grad, *state, numbers)
 
     def _update_slots_at_once(
         self, grads: dict[str, Tensor], coefficients: Tensor, scale: Tensor, active: Tensor | None

@@ -1,54 +1,19 @@
 """Designs that lmcore decided against, for `tests/bench/core.py` to race with the ones that it has."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad_and_value
-from torch.optim.adamw import adamw
 
 from lmcore.clip import clip_scale
 from lmcore.config import ModelConfig
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients, adamw_coefficients, adamw_update_
 from lmcore.population.population import Population, mean_nll
-from tests.bench.core_arms import BETAS, CLIP, DECAY, LR, Dtype, step_trainer, trainer_step, windows
+from tests.bench.core_arms import BETAS, CLIP, DECAY, LR, windows
 from tests.bench.race import Arm
 
 EPS = 1e-8
-
-
-class FusedPopulation(Population):
-    """A population of one slot whose update is torch's fused AdamW, through torch's public functional form."""
-
-    def _update_slot_by_slot(
-        self, grads: dict[str, Tensor], coefficients: Sequence[Sequence[float]], scale: Tensor, active: Tensor | None
-    ) -> None:
-        adamw(
-            [self._parameters[name] for name in grads],
-            list(grads.values()),
-            [self.state["exp_avg"][name] for name in grads],
-            [self.state["exp_avg_sq"][name] for name in grads],
-            max_exp_avg_sqs=[],
-            state_steps=[torch.tensor(10.0) for _ in grads],
-            fused=True,
-            grad_scale=None if scale == 1 else scale.reciprocal().squeeze(),
-            amsgrad=False,
-            maximize=False,
-            lr=LR,
-            beta1=BETAS[0],
-            beta2=BETAS[1],
-            eps=EPS,
-            weight_decay=DECAY,
-        )
-
-
-def fused_update_step(model: ModelConfig, batch_size: int, threads: int, dtype: Dtype) -> Arm:
-    """Our step on a CPU, uncompiled, with torch's fused AdamW."""
-    trainer = step_trainer(model, batch_size, False, "cpu", threads, dtype)
-    trainer._all = FusedPopulation(trainer.model)
-    return trainer_step(trainer)
 
 
 def whole_step(model: ModelConfig, batch_size: int) -> Arm:

@@ -8,8 +8,8 @@ Rows:
     compile    seconds to the first compiled step, with an empty cache and in a second process
     shares     the shares of a run's time that are evaluation and batches
 
-and, on a CPU only, designs that were not chosen:
-    optimizer  training steps, against the same with torch's fused AdamW
+and, on a CPU only, forms of the update, and designs that were not chosen:
+    optimizer  training steps with the textbook AdamW, against the same with its fused form
     program    training steps, against the whole step as one compiled program
     layout     training steps and updates of K slots, against arenas [K, P] in place of tensors [K, ...]
 
@@ -42,9 +42,10 @@ from lmcore.params import count_parameters, flops_per_token
 from lmcore.profile.breakdown import BATCHES, Probe
 from lmcore.runfile.run_file import load_run
 from lmcore.trainer import Trainer
-from tests.bench.alternative_arms import fused_update_step, layout_steps, layout_updates, whole_step
+from tests.bench.alternative_arms import layout_steps, layout_updates, whole_step
 from tests.bench.core_arms import (
     Dtype,
+    adamw_steps,
     dtype_on,
     loss_arms,
     module_step,
@@ -298,16 +299,15 @@ def shares(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def optimizers(options: argparse.Namespace) -> dict[str, Any]:
-    """Uncompiled steps with the textbook AdamW of lmcore.optim, against the same steps with torch's fused kernel."""
-    dtypes: tuple[Dtype, ...] = ("float32", "bfloat16") if cpu_bfloat16() else ("float32",)
+    """Steps with the textbook AdamW of lmcore.optim, against the same steps with its fused form."""
     table = {}
-    for name, (model, batch_size) in STEPS["cpu"].items():
-        for dtype in dtypes:
-            arms = {
-                "textbook": our_step(model, batch_size, False, "cpu", options.threads, dtype),
-                "torch fused": fused_update_step(model, batch_size, options.threads, dtype),
-            }
-            table[f"{name} {dtype}"] = compared(race(arms, options.rounds, "cpu"), ("textbook",), ("torch fused",))
+    for name, (model, batch_size) in {"d64": MODULES["64"], **STEPS["cpu"]}.items():
+        variants: list[tuple[str, bool, Dtype]] = [("eager", False, "float32"), ("compiled", True, "float32")]
+        if cpu_bfloat16():
+            variants.append(("bfloat16", False, "bfloat16"))
+        for variant, compiled, dtype in variants:
+            arms = adamw_steps(model, batch_size, compiled, options.threads, dtype)
+            table[f"{name} {variant}"] = compared(race(arms, options.rounds, "cpu"), ("textbook",), ("fused",))
             _forget()
     return table
 

@@ -14,7 +14,7 @@ from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens
 from lmcore.loss import linear_cross_entropy
 from lmcore.model import TransformerLM
-from lmcore.optim import adamw_coefficients
+from lmcore.optim import adamw_coefficients, adamw_fused_
 from lmcore.population.population import Population
 from lmcore.trainer import Trainer
 from tests.bench.plain_model import PlainLM
@@ -52,6 +52,16 @@ def trainer_step(trainer: Trainer) -> Arm:
         slot.step += 1
 
     return arm
+
+
+def adamw_steps(model: ModelConfig, batch_size: int, compiled: bool, threads: int, dtype: Dtype) -> dict[str, Arm]:
+    """Our step on a CPU with either form of AdamW."""
+    arms = {}
+    for name, form in (("textbook", None), ("fused", adamw_fused_)):
+        trainer = step_trainer(model, batch_size, compiled, "cpu", threads, dtype)
+        trainer._all._fused = form
+        arms[name] = trainer_step(trainer)
+    return arms
 
 
 def our_step(

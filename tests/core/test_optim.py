@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lmcore.config import OptimConfig
-from lmcore.optim import OPTIMIZERS, AdamW, adamw_coefficients, adamw_update_, adamw_update_slots_
+from lmcore.optim import OPTIMIZERS, AdamW, adamw_coefficients, adamw_fused_, adamw_update_, adamw_update_slots_
 
 STEPS = 1000
 
@@ -167,6 +167,22 @@ def test_an_inactive_slot_keeps_every_bit(name, value):
 
 def test_a_run_may_name_exactly_the_optimizers_that_there_are():
     assert get_args(OptimConfig.model_fields["name"].annotation) == tuple(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.25])
+@pytest.mark.parametrize(("lr", "weight_decay"), [(3e-2, 0.1), (1e-3, 0.0), (0.0, 0.1), (10.0, 0.1)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_the_fused_update_is_the_textbook_update_to_rounding(dtype, tolerance, lr, weight_decay, scale):
+    exact = [start().detach(), *torch.zeros(2, 6, 4, dtype=torch.float64)]
+    fused = [tensor.to(dtype).clone() for tensor in exact]
+    for t, grad in zip(range(1, 31), gradients(), strict=False):
+        c = adamw_coefficients(lr, (0.9, 0.999), 1e-8, weight_decay, t)
+        param, m, v = exact
+        adamw_update_(param, grad * scale, m, v, c)
+        param, m, v = fused
+        adamw_fused_([param], [grad.to(dtype)], [m], [v], c, scale)
+    for ours, truth in zip(fused, exact, strict=True):
+        assert (ours.double() - truth).norm() <= tolerance * truth.norm()
 
 
 def test_a_nan_stays_in_its_slot_and_the_gradient_is_left_alone():

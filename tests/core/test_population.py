@@ -1,5 +1,7 @@
 """The update of all slots at once, which serves GPUs, is the update slot by slot, which serves CPUs."""
 
+import math
+
 import pytest
 import torch
 
@@ -55,6 +57,25 @@ def test_all_slots_at_once_and_slot_by_slot_make_the_same_update_to_rounding(ina
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
         for part, named in by_slot.state.items():
             torch.testing.assert_close(named[name], at_once.state[part][name], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("inactive", [None, 2])
+def test_the_update_of_large_models_is_that_of_small_ones_to_rounding(monkeypatch, inactive: int | None) -> None:
+    active = None if inactive is None else torch.arange(3) != inactive
+    results = []
+    for fused_from in (2**40, 1):
+        monkeypatch.setattr("lmcore.population.population.FUSED_FROM", fused_from)
+        several, grads = population()
+        for step in range(1, 4):
+            copies = {name: grad.clone() for name, grad in grads.items()}
+            several.update(copies, coefficients(step), torch.tensor([0.1, math.inf, 1e3]), active)
+        assert_untouched(several, inactive)
+        results.append(several)
+    textbook, fused = results
+    weights = dict(fused.model.named_parameters())
+    for name, weight in textbook.model.named_parameters():
+        torch.testing.assert_close(weights[name], weight, rtol=1e-5, atol=1e-7)
+    assert any(not torch.equal(weights[name], weight) for name, weight in textbook.model.named_parameters())
 
 
 @pytest.mark.parametrize("inactive", [None, 2])

@@ -89,21 +89,21 @@ from lmcore.corpus.tokens import Tokens
 torch.set_num_threads(1)
 ids = np.arange(6000) % 61
 tokens = Tokens.of(ids[:4000], ids[4000:], 61)
-# Embedding and head are 16384 x 256 x 4 bytes = 16 MiB each, with gradients and moments 128 MiB a slot.
-model = ModelConfig(vocab_size=16384, d_model=256, num_layers=1, num_heads=2, d_ff=16, context_length=64)
+# Embedding and head are 4096 x 256 x 4 bytes = 4 MiB each, with gradients and moments 32 MiB a slot.
+model = ModelConfig(vocab_size=4096, d_model=256, num_layers=1, num_heads=2, d_ff=16, context_length=64)
 run = RunSpec(model=model, train=TrainConfig(steps=5, batch_size=1, device="cpu"))
 measure_at(run, tokens, 1)  # loads and allocates everything that is needed once per process
 size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (size + 900 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (size + 225 * 2**20, resource.RLIM_INFINITY))
 import lmcore.measure.throughput
 lmcore.measure.throughput.MIN_GAIN = 0.0  # so that only memory ends the doubling
 print([p.slots for p in measure_doubling(run, tokens, memory_bytes=2**50)])
-torch.empty(256 * 2**20, dtype=torch.uint8)  # all memory was freed again
+torch.empty(64 * 2**20, dtype=torch.uint8)  # all memory was freed again
 """
 
 
 def test_doubling_ends_when_memory_runs_out():
-    """The address space is limited so that one slot fits, but not eight of 128 MiB and more."""
+    """The address space is limited so that one slot fits, but not eight of 32 MiB and more."""
     done = subprocess.run(
         [sys.executable, "-c", OUT_OF_MEMORY],
         cwd=ROOT,

@@ -652,10 +652,10 @@ tokens = Tokens.of(ids[:4000], ids[4000:], 61)
 folder, slots, shapes, room_mib = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 
 
-# Nearly all memory is what the feed-forward keeps: 2048 tokens x 8192 x 4 bytes = 64 MiB a slot and tensor.
+# Nearly all memory is what the feed-forward keeps: 2048 tokens x 2048 x 4 bytes = 16 MiB a slot and tensor.
 def run(n):
     shape = {"vocab_size": 128 + 64 * (n % shapes), "context_length": 64}
-    model = ModelConfig(d_model=16, num_layers=1, num_heads=2, d_ff=8192, **shape)
+    model = ModelConfig(d_model=16, num_layers=1, num_heads=2, d_ff=2048, **shape)
     train = TrainConfig(steps=4, batch_size=32, eval_every=2, eval_windows=2, device="cpu", dtype="float32", seed=n)
     return RunSpec(model=model, train=train, optim=OptimConfig(lr=10.0 ** -(n + 1)))
 
@@ -683,7 +683,7 @@ asyncio.run(main())
 
 
 def out_of_memory(folder, slots, shapes, room_mib):
-    """A real refusal by the kernel: an address space with `room_mib` MiB left, of which a slot takes about 300."""
+    """A real refusal by the kernel: an address space with `room_mib` MiB left, of which a slot takes about 75."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY_RUNS_OUT, *map(str, (folder, slots, shapes, room_mib))],
         cwd=ROOT,
@@ -697,11 +697,11 @@ def out_of_memory(folder, slots, shapes, room_mib):
 
 
 def test_where_memory_runs_out_the_slots_are_halved_and_every_trial_keeps_its_numbers(tmp_path):
-    lines = out_of_memory(tmp_path, slots=4, shapes=1, room_mib=900)
+    lines = out_of_memory(tmp_path, slots=4, shapes=1, room_mib=225)
     assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]
     assert "engine 0: out of memory, going on with half the slots" in lines
 
 
 def test_where_memory_runs_out_as_slots_are_made_they_are_halved_as_well(tmp_path):
-    lines = out_of_memory(tmp_path, slots=512, shapes=1, room_mib=900)  # 6 MiB of weights and moments each
+    lines = out_of_memory(tmp_path, slots=512, shapes=1, room_mib=225)  # 1.5 MiB of weights and moments each
     assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]

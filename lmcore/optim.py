@@ -60,8 +60,8 @@ def adamw_coefficients(
 @torch.no_grad()
 def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tensor, c: Sequence[float]) -> None:
     """Update `param` and both moments in place, with the `Coefficients` c. All four tensors have one shape."""
-    step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, decay = c
-    exp_avg.mul_(beta1).add_(grad, alpha=one_minus_beta1)
+    step_size, _, one_minus_beta1, beta2, one_minus_beta2, eps, decay = c
+    exp_avg.lerp_(grad, one_minus_beta1)  # m + (1 - beta1)(g - m) in one pass
     exp_avg_sq.mul_(beta2).addcmul_(grad, grad, value=one_minus_beta2)
     param.addcdiv_(exp_avg, exp_avg_sq.sqrt().add_(eps), value=-step_size)
     param.mul_(1 - decay)

@@ -68,8 +68,8 @@ def adamw_update_(param: Tensor, grad: Tensor, exp_avg: Tensor, exp_avg_sq: Tens
 
 
 FUSED_FROM = 4_000_000
-"""Parameters of a model from which a CPU uses `adamw_fused_`. Training steps with it take FUSED_LARGE of the time at
-10M parameters, and FUSED_SMALL from 0.4M to 1.3M (row `optimizer` of tests/bench/results/core-cpu.json)."""
+"""Parameters of a model from which a CPU uses `adamw_fused_`. Training steps with it take 0.93 to 0.97 of the time at
+10M parameters, and 0.97 to 1.01 from 0.4M to 1.3M (row `optimizer` of tests/bench/results/core-cpu.json)."""
 _MANY_STEPS = torch.tensor(1e9)  # torch's bias corrections are exactly 1 then: ours are in `Coefficients.step_size`
 
 

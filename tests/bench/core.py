@@ -9,7 +9,7 @@ Rows:
     shares     the shares of a run's time that are evaluation and batches
 
 and, on a CPU only, forms of the update, and designs that were not chosen:
-    optimizer  training steps with the textbook AdamW, against the same with its fused form
+    optimizer  training steps with the textbook AdamW, against its fused form; with --threads 1, as in a sweep
     program    training steps, against the whole step as one compiled program
     layout     training steps and updates of K slots, against arenas [K, P] in place of tensors [K, ...]
 

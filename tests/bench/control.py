@@ -350,7 +350,9 @@ def in_own_process(contender: str, trials: int, long_run: bool = False) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--part", contender, "--trials", str(trials), "--out", str(out)]
-        subprocess.run([*command, *(["--long"] if long_run else [])], cwd=folder, check=True)
+        # Ray reads the mode when it is imported; `connect` would set it too late for a module that imports Ray above it.
+        environment = os.environ | {"RAY_AUTH_MODE": "token"}
+        subprocess.run([*command, *(["--long"] if long_run else [])], cwd=folder, check=True, env=environment)
         return json.loads(out.read_text())
 
 

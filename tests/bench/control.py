@@ -49,6 +49,7 @@ from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.trial_files import TrialFiles
 from sweeps.cluster.ray_cluster import Cluster, connect
 from sweeps.engine.pool import WorkerPool
+from sweeps.engine.worker_trial import Heartbeat
 from sweeps.provenance.manifest import manifest
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
@@ -101,6 +102,17 @@ class ReadyWorker:
 
     async def ping(self) -> None:
         """It is alive."""
+
+    async def peak(self, train: TrainConfig) -> float:
+        """It multiplies no matrices."""
+        return 1.0
+
+    async def heartbeat(self, hung_after_s: float = math.inf) -> Heartbeat:
+        """It is never busy."""
+        return Heartbeat(0.0, [], None)
+
+    async def stop(self) -> None:
+        """It has no checkpoints to write."""
 
     async def withhold(self) -> None:
         """Withhold rows from now on."""
@@ -184,7 +196,7 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}
     statuses = list(ledger.statuses().values())
     assert statuses.count(col.COMPLETE) == trials, f"{trials} trials must complete, got {statuses}"
-    facts = manifest(spec, tokens, cluster, len(engines.handles), choices)
+    facts = manifest(spec, tokens, cluster, engines.peaks(), choices)
     for handle in engines.handles:
         ray.kill(handle)
     return Course([row[col.DECIDED_AT] for row in last.values()], whole_s), look.seen if look else facts
@@ -205,17 +217,17 @@ class Look:
         while self._folder.metrics.read_bytes().count(b"\n") < CONCURRENT:
             time.sleep(0.1)
         time.sleep(SETTLE_S)
-        stand_ins = [
+        proxies = [
             pid
             for pid, title in descendants(os.getpid()).items()
             if title.startswith((f"ray::{TrialTrainable.__name__}", f"ray::{ONLY_SIZE}-"))
         ]
-        before = {pid: cpu_s(pid) for pid in (*stand_ins, self._idle_pid)}
+        before = {pid: cpu_s(pid) for pid in (*proxies, self._idle_pid)}
         time.sleep(WAIT_S)
         uses = [
             {"pss_mb": pss_mb(pid), "cpu_ms": round(1000 * (cpu_s(pid) - before_s))} for pid, before_s in before.items()
         ]
-        self.seen = {"seconds": WAIT_S, "stand_ins": uses[:-1], "idle_actor": uses[-1]}
+        self.seen = {"seconds": WAIT_S, "proxies": uses[:-1], "idle_actor": uses[-1]}
         ray.get([handle.give_out.remote() for handle in self._engines.handles])
 
 
@@ -350,7 +362,7 @@ def in_own_process(contender: str, trials: int, long_run: bool = False) -> dict[
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "result.json"
         command = [sys.executable, __file__, "--part", contender, "--trials", str(trials), "--out", str(out)]
-        # Ray reads the mode when it is imported; `connect` would set it too late for a module that imports Ray above it.
+        # Ray reads the mode when it is imported, which is here before `connect` sets it.
         environment = os.environ | {"RAY_AUTH_MODE": "token"}
         subprocess.run([*command, *(["--long"] if long_run else [])], cwd=folder, check=True, env=environment)
         return json.loads(out.read_text())
@@ -359,7 +371,7 @@ def in_own_process(contender: str, trials: int, long_run: bool = False) -> dict[
 def goals(blocks: Sequence[dict[str, Any]], long_run: dict[str, Any]) -> list[dict[str, Any]]:
     """What was aimed at, and whether it is so."""
     medians = {name: statistics.median(block[name]["trial_ms"] for block in blocks) for name in CONTENDERS}
-    waiting = long_run["waiting"]["stand_ins"]
+    waiting = long_run["waiting"]["proxies"]
     aims = [
         *((f"ours / {peer}, a short run each", medians["ours"] / medians[peer], most) for peer, most in PEER_GOALS),
         *((f"ours (long run) / {peer}", long_run["trial_ms"] / medians[peer], most) for peer, most in PEER_GOALS),

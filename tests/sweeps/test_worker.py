@@ -630,6 +630,13 @@ def test_a_trial_that_kills_every_worker_is_refused_and_its_neighbours_complete_
             assert numbers(json.loads((tmp_path / f"{trial}.json").read_text())) == alone(spec, tokens)
 
 
+def test_the_worker_of_the_control_benchmark_answers_every_call_that_a_worker_does():
+    from tests.bench.control import ReadyWorker
+
+    calls = {name for name in vars(SlotWorker) if not name.startswith("_")}
+    assert calls <= set(vars(ReadyWorker))
+
+
 MEMORY_RUNS_OUT = """
 import asyncio, resource, sys
 import numpy as np

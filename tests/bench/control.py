@@ -20,6 +20,7 @@ workers is not in it, of which a long run has less per trial than a short one (`
 import argparse
 import asyncio
 import json
+import logging
 import math
 import os
 import random
@@ -164,21 +165,23 @@ class Course:
 
 def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
     """`trials` trials through the driver, and the manifest; with `waits`, what waiting trial proxies use."""
-    sweeps.engine.pool.SlotWorker = ReadyWorker  # what WorkerPool makes actors of
+    vars(sweeps.engine.pool)["SlotWorker"] = ReadyWorker  # what WorkerPool makes actors of
     path.mkdir()
     folder = RunFolder(path)
-    engines = cluster.engines(resolve(TrainConfig(device="cpu"), Machine(cuda=False)))
-    spec = SweepSpec(
-        name="control",
-        train=resolve(TrainConfig(steps=REPORTS, eval_every=1, device="cpu"), Machine(cuda=False)),
-        space={"optim.lr": {"low": 3e-4, "high": 3e-2, "log": True}, "optim.beta2": [0.9, 0.95, 0.99]},
-        search={
-            "method": "random",
-            "scheduler": "none",
-            "trials": trials,
-            "concurrent": CONCURRENT,
-            "slots": math.ceil(CONCURRENT / min(engines, CONCURRENT)),
-        },
+    train = resolve(TrainConfig(steps=REPORTS, eval_every=1, device="cpu"), Machine(cuda=False))
+    spec = SweepSpec.model_validate(
+        {
+            "name": "control",
+            "train": train,
+            "space": {"optim.lr": {"low": 3e-4, "high": 3e-2, "log": True}, "optim.beta2": [0.9, 0.95, 0.99]},
+            "search": {
+                "method": "random",
+                "scheduler": "none",
+                "trials": trials,
+                "concurrent": CONCURRENT,
+                "slots": math.ceil(CONCURRENT / min(cluster.engines(train), CONCURRENT)),
+            },
+        }
     )
     tokens = Tokens.of([1, 2] * 200, [1, 2] * 200, spec.model.vocab_size)
     most = min(CONCURRENT, trials)
@@ -209,7 +212,8 @@ class Look:
         self.seen: dict[str, Any] = {}
         self._engines, self._folder = engines, folder
         ray.get([handle.withhold.remote() for handle in engines.handles])
-        self._idle = ray.remote(Idle).options(num_cpus=1).remote()
+        actor: Any = ray.remote(Idle)
+        self._idle = actor.options(num_cpus=1).remote()
         self._idle_pid = ray.get(self._idle.pid.remote())
         threading.Thread(target=self._look, daemon=True).start()
 
@@ -350,7 +354,7 @@ def contend(contender: str, trials: int, long_run: bool, out: Path) -> None:
                 num_cpus=CONCURRENT + 1,
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="ERROR",
+                logging_level=logging.ERROR,
             )
             result = {**run_peer(Path(folder), trials, reuse=contender == "reuse").summary}
             ray.shutdown()
@@ -365,7 +369,8 @@ def in_own_process(contender: str, trials: int, long_run: bool = False) -> dict[
         # Ray reads the mode when it is imported, which is here before `connect` sets it.
         environment = os.environ | {"RAY_AUTH_MODE": "token"}
         subprocess.run([*command, *(["--long"] if long_run else [])], cwd=folder, check=True, env=environment)
-        return json.loads(out.read_text())
+        result: dict[str, Any] = json.loads(out.read_text())
+        return result
 
 
 def goals(blocks: Sequence[dict[str, Any]], long_run: dict[str, Any]) -> list[dict[str, Any]]:

@@ -175,7 +175,7 @@ class Bench:
             batch_size=self._size.batch_size,
             eval_every=self._size.updates,
             eval_windows=1,
-            device=self._device,
+            device="cuda" if self._device == "cuda" else "cpu",
             dtype="bfloat16" if self._device == "cuda" else "float32",
             compile=setting.compile,
             cuda_graphs=setting.cuda_graphs,
@@ -309,7 +309,7 @@ class Measurement:
         size, device = self._size, self._args.device
         rivals = [arm for arm in baselines(device) if arm in self._rates]
         better = [max(rates) for rates in zip(*(self._rates[arm] for arm in rivals), strict=True)]
-        arms = {
+        arms: dict[str, dict[str, Any]] = {
             arm: {
                 "tokens_per_s": round(statistics.median(rates)),
                 "slots": [setting.slots for setting in self._arms[arm]],
@@ -337,7 +337,7 @@ class Measurement:
     def _gains(self) -> dict[int, float]:
         """Of each K over the K before it, in tokens/s."""
         before = self._rates[single(self._args.device, self._args.compile)]
-        gains = {}
+        gains: dict[int, float] = {}
         for k in self._size.slots:
             if (rates := self._rates.get(f"packed {k}")) is None:
                 break

@@ -13,6 +13,7 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -49,7 +50,7 @@ class Block(nn.Module):
         heads = F.scaled_dot_product_attention(rotate(q, cos, sin), rotate(k, cos, sin), v, is_causal=True)
         x = x + self.out(heads.transpose(1, 2).reshape(x.shape))
         h = self.ln2(x)
-        return x + self.w2(F.silu(self.w1(h)) * self.w3(h))
+        return torch.add(x, self.w2(F.silu(self.w1(h)) * self.w3(h)))
 
 
 class Model(nn.Module):
@@ -73,7 +74,8 @@ class Model(nn.Module):
         x = self.embedding(tokens)
         for block in self.blocks:
             x = block(x, self.cos, self.sin)
-        return self.head(self.ln_final(x))
+        logits: Tensor = self.head(self.ln_final(x))
+        return logits
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -96,7 +98,7 @@ def mean_loss(model: Model, x: Tensor, y: Tensor) -> Tensor:
 @torch.no_grad()
 def evaluate(model: Model, x: Tensor, y: Tensor) -> float:
     """Mean loss over the windows x, y [E, T], B at a time."""
-    parts = [mean_loss(model, *some) for some in zip(x.split(B), y.split(B), strict=True)]
+    parts = [mean_loss(model, *some) for some in zip(torch.split(x, B), torch.split(y, B), strict=True)]
     return torch.stack(parts).mean().item()
 
 
@@ -108,7 +110,9 @@ def learning_rate(step: int, steps: int, lr: float, warmup_fraction: float) -> f
     return lr * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
 
 
-def train(config: dict, train_tokens: np.ndarray, val_tokens: np.ndarray, steps: int, report_every: int) -> None:
+def train(
+    config: dict[str, Any], train_tokens: np.ndarray, val_tokens: np.ndarray, steps: int, report_every: int
+) -> None:
     """One trial; every report says where its time went: Unix seconds, and seconds of training and of evaluation."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -124,7 +128,7 @@ def train(config: dict, train_tokens: np.ndarray, val_tokens: np.ndarray, steps:
             group["lr"] = learning_rate(step, steps, config["lr"], config["warmup_fraction"])
         loss = mean_loss(model, *windows(train_tokens, batches.integers(len(train_tokens) - T, size=B)))
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % report_every == 0 or step == steps:
@@ -176,7 +180,8 @@ def main() -> None:
     if results.errors:
         raise results.errors[0]
     names = ("step", "val_loss", "train_s", "eval_s", "began_at", "ended_at")
-    options.out.write_text("".join(json.dumps({n: r.metrics[n] for n in names}) + "\n" for r in results))
+    last_rows = [results[n].metrics or {} for n in range(len(results))]
+    options.out.write_text("".join(json.dumps({name: row[name] for name in names}) + "\n" for row in last_rows))
 
 
 if __name__ == "__main__":

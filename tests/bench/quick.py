@@ -17,12 +17,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--search", "optuna"]
 
 
-def run_once(figure: Path | None = None) -> dict[str, object]:
+def run_once(figure: Path | None = None) -> dict[str, Any]:
     """Wall seconds and outcome of one sweep; its figure of loss against learning rate goes to `figure`."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache", "WANDB_MODE": "offline"}

@@ -24,12 +24,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweep import ROOT, Workload, run_config
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.bench
 
 from lmcore import columns as col
 from lmcore.config import DataConfig
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import save_tokens
+from tests.bench.sweep import ROOT, Workload, run_config
 
 RUN = str(ROOT / "sweeps" / "run.py")
 WORKLOAD = Workload(trials=8, steps=80, report_every=20, grace_steps=20)

@@ -328,10 +328,11 @@ def main() -> None:
         save_tokens(prepare_tokens(DataConfig()), tokens)
         for name in [options.only] if options.only else WORKLOADS:
             whole = WORKLOADS[name]
-            workload = Workload(*(n // quick_divisor for n in whole[:-1]), whole.reduction_factor)
+            trials, steps, report_every, grace_steps = (n // quick_divisor for n in whole[:4])
+            workload = Workload(trials, steps, report_every, grace_steps, whole.reduction_factor)
             label = "quick " if options.quick else ""
             key = f"{label}{name} slots={options.slots}{' compiled' if options.compile else ''}"
-            rounds = []
+            rounds: list[dict[str, Any]] = []
             for seed in range(options.rounds):
                 load = os.getloadavg()[0]  # of whatever else this machine did
                 ours, manifest = run_ours(workload, seed, tokens, options.slots, options.compile)

@@ -42,7 +42,7 @@ def run_once(figure: Path | None = None) -> dict[str, Any]:
     last = {row["trial"]: row for row in rows}
     return {
         "seconds": round(seconds, 1),
-        "printed": done.stdout.splitlines(),
+        "printed": done.stdout.replace(f"{ROOT}/", "").splitlines(),
         "tokens": sum(row["tokens"] for row in last.values()),
         "statuses": {status: sum(r["status"] == status for r in last.values()) for status in ("complete", "pruned")},
         "table": [

@@ -94,14 +94,14 @@ def test_rows_and_studies_on_a_full_disk_stay_as_they_were_and_go_on_when_there_
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("leave", [200_000, 700_000])
+@pytest.mark.parametrize("leave", [200_000, 500_000])  # less than the checkpoints of four trials still need
 def test_a_sweep_on_a_full_disk_names_it_and_goes_on_when_there_is_room(leave, small_disk, control, fault):
     full = fault("disk full under a sweep")
     full.injected()
     write_tokens(small_disk)
     folder = small_disk / "runs" / "full"
     process = start(sweep_command("full"), small_disk)
-    wait_until(lambda: count_rows(folder) >= 5, 100, "no 5 rows")
+    wait_until(lambda: count_rows(folder) >= 1, 100, "no row")
     filler = fill(small_disk, leave)
     out, error = process.communicate(timeout=100)
     print(out, error)

@@ -348,7 +348,7 @@ def test_a_symbolic_link_is_written_through(tmp_path):
 def test_a_state_dict_with_anything_else_is_refused_by_name(tmp_path):
     model = TiedModel()
     optimizer = OPTIMIZERS["torch AdamW"](model.parameters())
-    optimizer.param_groups[0]["rule"] = print
+    optimizer.param_groups[0]["rule"] = len
     with pytest.raises(TypeError, match=r"optimizer\.param_groups\.0\.rule is a builtin_function_or_method"):
         save_checkpoint(model, optimizer, 1, tmp_path / "step.safetensors")
     assert list(tmp_path.iterdir()) == []

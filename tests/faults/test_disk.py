@@ -57,13 +57,13 @@ def test_a_full_disk_is_named_with_its_type_and_size(small_disk):
 
 
 @pytest.mark.smoke
-def test_rows_and_studies_on_a_full_disk_stay_as_they_were_and_go_on_when_there_is_room(small_disk, control, fault):
+def test_rows_and_studies_on_a_full_disk_stay_as_they_were_and_go_on_when_there_is_room(small_disk, whole, fault):
     full = fault("disk full under rows and studies")
     path = small_disk / "metrics.jsonl"
     rows = RowFile(path)
     study = optuna.create_study(storage=open_storage(None, RunFolder(small_disk)), study_name="xs")
     study.tell(study.ask(), 1.0)
-    *_, line = (control.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    *_, line = (whole / "metrics.jsonl").read_bytes().splitlines(keepends=True)
     rows._append(line)
     filler = fill(small_disk, 0)
 

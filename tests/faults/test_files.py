@@ -48,9 +48,9 @@ STEPS = (10, 20, 30, 40)
 
 
 @pytest.fixture
-def harmed(control, tmp_path):
+def harmed(whole, tmp_path):
     """A copy of the unharmed sweep's folder."""
-    shutil.copytree(control.folder, tmp_path / "runs" / "whole")
+    shutil.copytree(whole, tmp_path / "runs" / "whole")
     return tmp_path / "runs" / "whole"
 
 
@@ -76,9 +76,9 @@ def restored(tokens, folder, spec=RUN):
 
 
 @pytest.mark.smoke
-def test_metrics_cut_at_every_byte_of_its_last_line_loses_that_line_at_most(control, tmp_path, fault):
-    whole = (control.folder / "metrics.jsonl").read_bytes()
-    *before, last = whole.splitlines(keepends=True)
+def test_metrics_cut_at_every_byte_of_its_last_line_loses_that_line_at_most(whole, tmp_path, fault):
+    lines = (whole / "metrics.jsonl").read_bytes()
+    *before, last = lines.splitlines(keepends=True)
     path = tmp_path / "metrics.jsonl"
     torn = fault("metrics.jsonl cut at every byte of its last line")
     for kept in range(len(last)):
@@ -89,7 +89,7 @@ def test_metrics_cut_at_every_byte_of_its_last_line_loses_that_line_at_most(cont
         assert path.read_bytes() == b"".join(before)
         rows._append(last)
         rows.close()
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == lines
         torn.survived()
 
 
@@ -129,11 +129,11 @@ def rows_by_key(path):
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("change", CHANGES)
-def test_sqlites_journal_cut_anywhere_loses_no_committed_row(change, control, tmp_path, fault):
+def test_sqlites_journal_cut_anywhere_loses_no_committed_row(change, whole, tmp_path, fault):
     """A crash leaves the rows as they were. A synced journal is cut by damage only: each row is then as it was or as
     the interrupted transaction would have left it, or the database is refused by name."""
     cut = fault("study.db's journal cut at and inside page borders")
-    before = (control.folder / "study.db").read_bytes()
+    before = (whole / "study.db").read_bytes()
     path, journal = tmp_path / "study.db", tmp_path / "study.db-journal"
     path.write_bytes(before)
     wanted = rows_by_key(path)
@@ -323,8 +323,8 @@ def test_a_writer_of_checkpoints_killed_at_any_moment_leaves_one_that_is_whole(t
 
 
 @pytest.mark.smoke
-def test_a_writer_of_rows_killed_at_any_moment_leaves_the_rows_before(control, tmp_path, fault):
-    *before, last = (control.folder / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:3]
+def test_a_writer_of_rows_killed_at_any_moment_leaves_the_rows_before(whole, tmp_path, fault):
+    *before, last = (whole / "metrics.jsonl").read_bytes().splitlines(keepends=True)[:3]
     path = tmp_path / "metrics.jsonl"
 
     def write():

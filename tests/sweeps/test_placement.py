@@ -64,3 +64,14 @@ def test_no_worker_holds_more_than_its_slots_and_one_queued_trial_and_none_with_
         for there in range(workers):
             sizes = Counter(size for e, size in placed.values() if e == there)
             assert all(count <= slots[size] + 1 for size, count in sizes.items())
+
+
+def test_a_trial_that_moved_is_released_on_its_new_worker_and_strangers_move_nowhere():
+    placement = Placement(3, {"xs": 1})
+    placement.place("a", "xs", 0)
+    for worker in (0, 2):
+        placement.move("a", worker)
+        placement.move("unknown", worker)
+    assert placement.free_worker() == 0
+    assert placement.remove("a") == 2
+    assert placement.remove("unknown") is None

@@ -12,6 +12,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # On every CPU `dtype: auto` is float32 here, also in the processes that tests start.
 os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
+# By default 15: whatever else runs on the machine would leave a sweep next to nothing.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # As sweeps.cluster.auth settles it for a sweep. Ray reads it once, whichever test comes to Ray first.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
 

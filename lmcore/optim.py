@@ -142,7 +142,7 @@ class UpdateRule(NamedTuple):
     update_slots_: Callable[..., None]
     """`update_slots_(param, grad, *state, coefficients, active)`, with tensors, for K slots at once."""
     fused_: Callable[..., None] | None = None
-    """`fused_(params, grads, *states, coefficients, grad_scale)`, with lists of tensors, a slot of a large model."""
+    """`fused_(params, grads, *states, coefficients, grad_scale)`: `update_` of lists of tensors, for large models."""
 
 
 def _adamw_run_coefficients(optim: OptimConfig, lr: float, step: int) -> Coefficients:

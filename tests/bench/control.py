@@ -188,12 +188,12 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     engines = WorkerPool(cluster, spec, tokens, folder, most)
     ledger = Ledger(spec, open_storage(None, folder))
     choices = engines.choices()
-    training, in_line = engines.open(choices, most)
+    training, queued = engines.open(choices, most)
     rows = RowFile(folder.metrics)
     callbacks = Callbacks([rows, TrialFiles(folder, ledger)])
     look = Look(engines, folder) if waits else None
     began = time.time()
-    tune_all(ledger, engines, callbacks, folder, training + in_line)
+    tune_all(ledger, engines, callbacks, folder, training + queued)
     whole_s = time.time() - began
     rows.close()
     last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}

@@ -41,7 +41,9 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
     for name, one in rows.get("update", {}).items():
         cells[f"torch's clipping and fused AdamW, {name[1:]} x 10M"] = _ratio(one)
     for name, one in rows.get("optimizer", {}).items():
-        cells[f"the step with torch's fused AdamW, {', '.join(name.split())}"] = _ratio(one)
+        threads = result["optimizer"]["about"]["threads"]
+        how = f"{', '.join(name.split())}, {threads} thread{'s' if threads != 1 else ''}"
+        cells[f"the same step with the fused form of AdamW, {how}"] = _ratio(one)
     for name, one in rows.get("program", {}).items():
         cells[f"the whole step as one program of torch.compile, d = {name[1:]}"] = _ratio(one)
     for name, one in rows.get("layout", {}).items():

@@ -211,6 +211,22 @@ def test_refilling_and_retying_slots_does_not_recompile(small_tokens):
     assert dynamo.counters["stats"]["unique_graphs"] == programs
 
 
+def test_a_program_beyond_the_limit_is_an_error_and_never_runs_uncompiled(small_tokens, monkeypatch):
+    """Pins what `lmcore.trainer._hidden` relies on in torch's private `_dynamo.config`."""
+    import torch._dynamo.config as dynamo
+
+    compiled = run(train={"compile": True, "eval_windows": 4}, model=MODEL | {"num_layers": 1})
+    torch._dynamo.reset()
+    with monkeypatch.context() as patch, dynamo.patch(recompile_limit=2):
+        patch.setattr("lmcore.trainer.MAX_PROGRAMS", 2)  # training and evaluation
+        Trainer([compiled], small_tokens).advance()
+        with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
+            Trainer([compiled] * 3, small_tokens).advance(batched=True)
+    torch._dynamo.reset()
+    Trainer([compiled] * 3, small_tokens).advance(batched=True)
+    assert dynamo.recompile_limit >= 200
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_saved_slot_continues_elsewhere_bit_for_bit(small_tokens, tmp_path, tied):
     whole = Trainer([run(tied=tied, lr=1e-2, seed=4)], small_tokens)

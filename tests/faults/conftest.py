@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from rich.table import Table
-from sweeping import curves, run, sweep_command, table_of, train_without_ray, write_tokens
+from sweeping import curves, run, sweep_command, sweep_without_ray, table_of, write_tokens
 
 FAULT_PARTS = 6
 
@@ -91,7 +91,7 @@ def control(tmp_path_factory):
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
     """The run's folder of the same sweep, trained in this process and without Ray."""
-    return train_without_ray(tmp_path_factory.mktemp("whole"))
+    return sweep_without_ray(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture

@@ -43,45 +43,17 @@ def sweep_command(name, *more, trials=6, search="random", scheduler="none", slot
     return [sys.executable, str(RUN), "--name", name, *flags, *options, *quiet, *more]
 
 
-def train_without_ray(folder):
-    """The sweep of `sweep_command("whole")` in this process, one trial after the other; returns the run's folder."""
-    from lmcore.device import Machine, resolve
-    from lmcore.trainer import Trainer
-    from sweeps.callbacks.base import Callbacks
-    from sweeps.callbacks.metrics_file import RowFile
-    from sweeps.callbacks.trial_files import TrialFiles
+def sweep_without_ray(folder):
+    """The sweep of `sweep_command("whole")` in this process; returns the run's folder."""
     from sweeps.cli.options import parse
-    from sweeps.engine.trainers import Trainers
-    from sweeps.rundir.folder import RunFolder
     from sweeps.spec.load import load_spec
-    from sweeps.study.ledger import Ledger
-    from sweeps.study.storage import open_storage
-    from sweeps.sweep import with_data, write_inputs
+    from sweeps.sweep import with_data
+    from tests.training import train_without_ray
 
     write_tokens(folder)
-    settings = SETTINGS | {"data.source": str(folder / "tokens.npy")}
-    options = parse(sweep_command("whole", **{path.replace(".", "__"): value for path, value in settings.items()})[2:])
+    options = parse(sweep_command("whole", data__source=str(folder / "tokens.npy"))[2:])
     spec, tokens = with_data(load_spec(options.config, options.set, **options.flags))
-    spec = spec.model_copy(update={"train": resolve(spec.train, Machine(cuda=False))})
-    whole = RunFolder(folder / "runs" / "whole")
-    whole.path.mkdir(parents=True)
-    write_inputs(spec, tokens, whole)
-    ledger = Ledger(spec, open_storage(None, whole))
-    row_file = RowFile(whole.metrics)
-    callbacks = Callbacks([row_file, TrialFiles(whole, ledger)])
-    nowhere = dict.fromkeys(col.ROW_COLUMNS, 0)
-    while ledger.sizes_left:
-        trial = ledger.ask(ledger.sizes_left[0])
-        callbacks.on_trial_start(trial)
-        trainer = Trainer([trial.run], tokens)
-        for row in trainer:
-            Trainers.save(whole.trial(trial.id), trainer.snapshot_slot(0))
-            ledger.report(trial.id, row)
-            callbacks.on_report(trial, nowhere | row | {col.TRIAL: trial.id})
-        callbacks.on_trial_end(ledger.end(trial.id))
-    row_file.close()
-    ledger.storage.engine.dispose()
-    return whole.path
+    return train_without_ray(spec, tokens, folder / "runs" / "whole").path
 
 
 def resume_command(name, *more, quiet=QUIET):

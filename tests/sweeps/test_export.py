@@ -14,20 +14,13 @@ import optuna
 import pytest
 import torch
 
-from lmcore import columns as col
 from lmcore.config import DataConfig
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, load_tokens, save_tokens
-from lmcore.device import Machine, resolve
-from lmcore.trainer import Trainer
 from sweeps import export, generate
-from sweeps.callbacks.trial_files import TrialFiles
 from sweeps.cli.select_trial import select_trial
-from sweeps.engine.trainers import Trainers
-from sweeps.rundir.folder import RunFolder, write_text
-from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
-from sweeps.study.ledger import Ledger
-from sweeps.study.storage import open_storage
+from sweeps.spec.sweep_spec import SweepSpec
+from tests.training import train_without_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 SPEC = {
@@ -45,27 +38,10 @@ SPEC = {
 }
 
 
-def train(path, tokens, trials=8, unfinished=0, storage=None):
-    """A sweep's folder with so many trials, whose last ones stop half-way."""
+def train(path, tokens, storage=None, **how):
+    """A sweep's folder; `how` is as in `train_without_ray`."""
     spec = SweepSpec.model_validate({**SPEC, "search": {**SPEC["search"], "storage": storage}})
-    spec = spec.with_vocab_size(tokens.vocab_size)
-    spec = spec.model_copy(update={"train": resolve(spec.train, Machine(cuda=False))})
-    folder = RunFolder(path)
-    write_text(folder.sweep_yaml, dump_yaml(spec))
-    save_tokens(tokens, folder.tokens)
-    ledger = Ledger(spec, open_storage(storage, folder))
-    files = TrialFiles(folder, ledger)
-    for number in range(trials):
-        live = ledger.ask(ledger.sizes_left[0])
-        files.on_trial_start(live)
-        trainer = Trainer([live.run], tokens)
-        for row in trainer:
-            Trainers.save(folder.trial(live.id), trainer.snapshot_slot(0))
-            if number >= trials - unfinished or ledger.report(live.id, row) != col.RUNNING:
-                break
-        files.on_trial_end(ledger.end(live.id))
-    ledger.storage.engine.dispose()
-    return folder
+    return train_without_ray(spec, tokens, path, **{"trials": 8} | how)
 
 
 @pytest.fixture(scope="module")

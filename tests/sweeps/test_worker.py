@@ -646,8 +646,6 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.trainer import Trainer
 sys.path.insert(0, "tests/sweeps")
 import test_worker
-from sweeps.engine.placement import Placement
-from sweeps.engine.pool import WorkerPool
 from sweeps.engine.slot_table import Costs
 
 test_worker.NOT_NUMBERS += ("slot",)

@@ -8,9 +8,13 @@ timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `nul
 from typing import Final, TypedDict
 
 # Identity of a trial, in rows and in the trials table.
-TRIAL: Final = "trial"  # trial id, "<size>-<number>"; see `trial_id`
+TRIAL: Final = "trial"  # trial id, "<study>-<number>"; see `trial_id`
 SIZE: Final = "size"  # name of the model size; "main" if the sweep lists no sizes
-NUMBER: Final = "number"  # Optuna's trial number within the study of its size
+ARM: Final = "arm"  # name of the arm, one combination of the values in `compare`; missing if the sweep has no arms
+PHASE: Final = "phase"  # one of PHASES
+OF: Final = "of"  # id of the trial whose setting a confirmation trial repeats under other seeds; else missing
+LEADER: Final = "leader"  # of a confirmation trial: whether its setting is the result of its size and arm
+NUMBER: Final = "number"  # Optuna's trial number within its study
 EXPERIMENT: Final = "experiment"  # name of the experiment; missing if the trial belongs to none
 STATUS: Final = "status"  # one of STATUSES
 MESSAGE: Final = "message"  # why the trial failed or diverged
@@ -20,8 +24,11 @@ SLOT: Final = "slot"  # index of the trial's slot in its trainer, 0..K - 1
 STEP: Final = "step"  # updates made so far, 1..train.steps
 TOKENS: Final = "tokens"  # tokens trained on so far: step * batch_size * context_length
 TRAIN_LOSS: Final = "train_loss"  # mean over the updates since the previous row
-VAL_LOSS: Final = "val_loss"  # mean over the validation windows, which are the same for every trial
+VAL_LOSS: Final = "val_loss"  # mean over the small set of validation windows, the same for every trial
 VAL_LOSS_SE: Final = "val_loss_se"  # standard error of val_loss, with windows as the sampling units
+FINAL_VAL_LOSS: Final = "final_val_loss"  # after the last update: mean over more windows; else missing
+FINAL_VAL_LOSS_SE: Final = "final_val_loss_se"  # standard error of final_val_loss, as val_loss_se
+FINAL_WINDOWS: Final = "final_windows"  # number of windows of final_val_loss
 GRAD_NORM: Final = "grad_norm"  # l2 norm of the last update's gradient, before clipping
 LR: Final = "lr"  # learning rate of the last update; the peak is the hyperparameter optim.lr ("params.optim.lr")
 TOKENS_PER_S: Final = "tokens_per_s"  # this trial's training speed since the previous row, without evaluation
@@ -57,6 +64,17 @@ PERPLEXITY: Final = "perplexity"  # exp(val_loss)
 BITS_PER_BYTE: Final = "bits_per_byte"  # val_loss in bits per UTF-8 byte of the validation text
 COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
 LAST_COLUMNS = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
+
+# Losses of single validation windows: in rows that a trainer makes, and in window_losses.bin; not in metrics.jsonl.
+WINDOW_LOSSES: Final = "window_losses"  # nats per token by window, of the row's last evaluation (the final one if any)
+BEST_WINDOW_LOSSES: Final = "best_window_losses"  # of the trial's evaluation with the lowest val_loss so far
+BEST_STEP: Final = "best_step"  # the step of that evaluation
+WINDOW_DOCUMENTS: Final = "window_documents"  # number of the document that each window begins in
+
+# Values of the column `phase`.
+SEARCH: Final = "search"  # proposed by the search, or listed
+CONFIRM: Final = "confirm"  # a setting that did well, trained again under new seeds
+PHASES = (SEARCH, CONFIRM)
 
 # Values of the column `status`.
 RUNNING: Final = "running"  # not ended: training, queued, or interrupted

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs.load import Run
+from analysis.runs.manifest import sizes_of
 from analysis.runs.trial_csv import LOSS, D, N
 from analysis.tables.formatting import count, decimal, tally
 from analysis.tables.trials import BEST_FIRST, SEPARABLE_SE, TIED, TIED_PATH, failures, status_counts, winner_margins
@@ -68,7 +69,7 @@ def _missing_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
         if _arm(values) not in shown:
             ended = tally(group[col.STATUS])
             yield f"{_arm(values)}: no row, because no trial has a validation loss ({ended})."
-    for size in run.manifest["studies"]:
+    for size in sizes_of(run.manifest):
         if size not in set(trials[col.SIZE]):
             yield f"{size}: no trial has begun."
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.runs.quoted_loss import with_quoted_loss
 from lmcore import columns as col
 
 TIED = "tied"
@@ -114,8 +115,9 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that ran to their end with a finite validation loss."""
-    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
+    """The trials that ran to their end with a finite loss, with the columns `loss` and `loss_se`."""
+    trials = with_quoted_loss(trials)
+    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.LOSS])]
 
 
 def param_columns(trials: pd.DataFrame) -> list[str]:

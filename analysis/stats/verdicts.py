@@ -110,8 +110,13 @@ def verdicts(trials: pd.DataFrame) -> Verdicts:
     found = results(trials)
     rows = trials.set_index(col.TRIAL).to_dict("index") if found else {}
     models = [Model(one, rows[one.trials[0]]) for result in found.values() for one in result.leaders]
-    order = [_name(*pair) for pair in trials[[col.EXPERIMENT, col.ARM]].drop_duplicates().itertuples(index=False)]
-    return Verdicts(tuple(_of_size(result, models, order) for result in found.values()))
+    groups = trials[[col.SIZE, col.EXPERIMENT, col.ARM]].drop_duplicates()
+    names = [_name(*pair) for pair in zip(groups[col.EXPERIMENT], groups[col.ARM], strict=True)]
+    order = list(dict.fromkeys(names))
+    of_size = {size: {n for n, s in zip(names, groups[col.SIZE], strict=True) if s == size} for size in found}
+    return Verdicts(
+        tuple(_of_size(one, models, [name for name in order if name in of_size[size]]) for size, one in found.items())
+    )
 
 
 def loss_of(leader: Leader) -> Fitted:
@@ -121,14 +126,15 @@ def loss_of(leader: Leader) -> Fitted:
     return Estimate(leader.mean, leader.mean - leader.half, leader.mean + leader.half, leader.n)
 
 
-def _of_size(result: SizeResult, models: Sequence[Model], order: Sequence[str | None]) -> SizeVerdict:
+def _of_size(result: SizeResult, models: Sequence[Model], groups: Sequence[str | None]) -> SizeVerdict:
+    """`groups`: the arms or experiments of the size, the first of which the others are compared with."""
     leaders = {one.name: one for one in result.leaders}
-    names = [name for name in dict.fromkeys(order) if name is not None]
+    names = [name for name in groups if name is not None]
     own = {one.leader.name: one.row for one in models if one.leader.size == result.size}
     if not leaders:
         return SizeVerdict(result, (), f"{result.size}: no result, because no trial ran to its end.", ())
     if len(names) < 2:
-        (name,) = leaders
+        name = next(iter(leaders))
         return SizeVerdict(result, (), setting_sentence(result.size, leaders[name], own[name]), ())
     first, *others = names
     found: list[ArmDifference] = []

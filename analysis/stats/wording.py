@@ -97,17 +97,18 @@ def _pair_clause(a: str, b: str, found: Sequence[ArmDifference]) -> str:
     for one in said:
         d, at = one.difference, AT[one.matching]
         assert isinstance(d, Estimate)
-        unit, n = ("", "") if parts else (" nats", f" ({seeds(d.n) if one.basis == SEEDS else NO_SEEDS})")
+        unit, n = ("", "") if parts else (" nats", seeds(d.n) if one.basis == SEEDS else NO_SEEDS)
         if parts and d == said[0].difference:
             parts.append(f"the same {at}")
         elif one.verdict == TIE:
-            parts.append(f"a tie {at} ({b} - {a}: {d.value:+.3f} +- {decimal((d.high - d.low) / 2)}{unit}){n}")
+            half = decimal((d.high - d.low) / 2)
+            parts.append(f"a tie {at} ({b} - {a}: {d.value:+.3f} +- {half}{unit}{', ' if n else ''}{n})")
             winner = None
         else:
             best = b if d.value < 0 else a
             start = "" if best == winner else f"{best} is better "
             winner = best
-            parts.append(f"{start}by {plus_minus(d)}{unit} {at}{n}")
+            parts.append(f"{start}by {plus_minus(d)}{unit} {at}" + (f" ({n})" if n else ""))
     changes = len({one.verdict for one in said} - {REFUSED}) > 1
     return ", ".join(parts) + (": the verdict changes with the matching" if changes else "")
 

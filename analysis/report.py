@@ -42,6 +42,7 @@ MIN_WIDTH = 60
 PRINTED_TRIALS = 10  # of each size; the files have all
 LEFT_OUT_IF_NARROW = ["train loss", "tokens", "elapsed s", "tokens/s"]
 LONG = [NOT_TOLD_APART, OPTIMAL_LR]  # columns of the parameter table that the terminal leaves out
+LEFT_OUT_IF_FINAL = ["val loss", "data.seed"]  # a confirmation's seeds of weights and data are the same
 LEFT_OUT_IF_WIDE = ["ppl", "bpb"]
 NO_ROWS = "(none: no trial has a validation loss)"
 SCHEMA = 1
@@ -88,8 +89,10 @@ class Report:
             hidden = len(trials.frame) - len(first)
             parts.append(f"Trials ({hidden} more in trials.csv)" if hidden else "Trials")
             cells = trials.cells.loc[first]
-            if width < WIDTH:
+            if width < WIDTH or "final val loss" in cells:
                 cells = cells.drop(columns=LEFT_OUT_IF_NARROW)
+            if "final val loss" in cells:
+                cells = cells.drop(columns=LEFT_OUT_IF_FINAL, errors="ignore")
             parts.append(text_table(cells, width, keys=[col.TRIAL]))
         parts += self._fitted_parts(width)
         parts.append(_bulleted(self.notes, width))

@@ -17,7 +17,7 @@ from analysis.scaling.fit import Scaling, fit_scaling, points_of
 from analysis.scaling.optimum import find_optima, largest_stable
 from analysis.scaling.peak_lr import peak_lr_optima
 from analysis.stats.comparison import Comparison, compare, compare_experiments
-from analysis.stats.estimate import Estimate, Fitted
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.stats.importance import estimates, importance
 from analysis.stats.verdicts import verdicts
 from analysis.tables.cost import cost_table
@@ -145,14 +145,16 @@ def _hyperparameter_section(run: Run) -> Section:
     by_size = {size: points_of(group) for size, group in searched.groupby(col.SIZE, sort=False)}
     optima = {size: find_optima({LR: points[LR]}, points[LOSS])[LR] for size, points in by_size.items()}
     edges, shares = largest_lr(run.trials), importance(searched)
-    csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above", "refused"]
+    csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above"]
     title = "The largest learning rate that did not diverge"
     tables = [
         _table("stability", title, edges, STABILITY_CAPTION, csv_only),
         _table("importance", "Importance of the hyperparameters", shares, IMPORTANCE_CAPTION, ["complete"]),
     ]
     figures = figures_of("Hyperparameters", FigureData(run, lr_optima=optima, importance=shares))
-    fitted = {f"optimum.lr.{size}": one for size, one in optima.items()}
+    fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
+    unknown = edges[edges["refused"].notna()]
+    fitted |= {f"stability.lr.{one.size}": NotEstimable(one.refused) for one in unknown.itertuples()}
     return Section("Hyperparameters", tables, figures, fitted | estimates(shares))
 
 

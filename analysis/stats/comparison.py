@@ -142,7 +142,7 @@ def compare_experiments(trials: pd.DataFrame, a: str, b: str) -> Comparison:
         if name not in names:
             rule = f"an experiment must be one of {', '.join(names) or 'none'}"
             raise ValueError(f"{rule} (got {name!r}); choose another")
-    varying = [path for path in m.varying(known) if path not in SEED_PATHS]
+    varying = [path for path in m.varying(known) if path not in (*SEED_PATHS, col.PHASE)]
     (known,) = m.keyed(varying, known)
     newest = known.drop_duplicates([col.EXPERIMENT, col.SIZE], keep="last").set_index(col.SIZE)
     runs_a, runs_b = (newest[newest[col.EXPERIMENT] == name] for name in (a, b))

@@ -26,6 +26,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
+from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.tables.searched import searched_dimensions
@@ -82,6 +83,7 @@ def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: in
     if resamples < MIN_RESAMPLES:
         raise ValueError(f"resamples must be >= {MIN_RESAMPLES} (got {resamples}); the default is 100")
     rows: list[tuple[object, ...]] = []
+    trials = with_quoted_loss(trials)
     for index, (size, group) in enumerate(trials.groupby(col.SIZE, sort=False)):
         rng = np.random.default_rng([seed, index])
         searched = group[group[col.EXPERIMENT].isna()]

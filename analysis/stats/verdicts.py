@@ -18,9 +18,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis.stats.arm_differences import ArmDifference, Model, differences
-from analysis.stats.comparison import REFUSED
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
-from analysis.stats.wording import difference_sentence, experiments_sentence, setting_sentence
+from analysis.stats.wording import difference_sentence, experiments_sentence, noise_notes, setting_sentence
 from analysis.tables.leaders import ALL_RUNS, SEARCHED, Leader, SizeResult, results
 from lmcore import columns as col
 from lmcore.measure.seed_noise import SeedNoise
@@ -59,7 +58,7 @@ class Verdicts:
         """Caveats that a reader needs besides the sentences."""
         found = [one for size in self.sizes for one in size.differences]
         leaders = [one for size in self.sizes for one in size.result.leaders]
-        notes = []
+        notes = [note for size in self.sizes for note in noise_notes(size.result.size, size.result.noise)]
         if any(one.one_way for one in found):
             notes.append(
                 "At equal parameters only one of the arms could be interpolated between its sizes, which overestimates "
@@ -161,6 +160,3 @@ def _sd(noise: SeedNoise) -> Fitted:
         return NotEstimable("no setting was trained under two seeds that tell it")
     low, high = (noise.sd * math.sqrt(noise.df / stats.chi2.ppf(q, noise.df)) for q in (0.975, 0.025))
     return Estimate(noise.sd, low, high, noise.df)
-
-
-__all__ = ["REFUSED", "SizeVerdict", "Verdicts", "loss_of", "verdicts"]

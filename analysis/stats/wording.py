@@ -7,7 +7,7 @@ from analysis.stats.comparison import REFUSED, SEEDS, TIE
 from analysis.stats.estimate import Estimate, NotEstimable
 from analysis.stats.matching import SAME_NON_EMBEDDING, SAME_SHAPE, SAME_TOTAL
 from analysis.tables.formatting import decimal, scientific
-from analysis.tables.leaders import Leader
+from analysis.tables.leaders import Leader, Noise
 from analysis.tables.trials import LR_PATH
 
 LISTED = 6  # settings; the tables have all
@@ -72,6 +72,15 @@ def experiments_sentence(size: str, baseline: Leader | None, name: str, found: S
     windows = any(one.basis != SEEDS for one in direct if isinstance(one.difference, Estimate))
     end = f" ({NO_SEEDS})" if windows else ""
     return f"{text}; {', '.join(clauses)}{end}." if clauses else f"{text}; {_why(direct)}."
+
+
+def noise_notes(size: str, noise: Noise) -> list[str]:
+    """How much another seed changes the loss, if settings were trained under several."""
+    if not noise.between.df:
+        return []
+    text = f"{size}: another seed changes the loss by {decimal(noise.between.sd)} nats"
+    paired = f", and the difference between settings that share their seeds by {decimal(noise.paired.sd * 2**0.5)}"
+    return [f"{text}{paired if noise.paired.df else ''} (standard deviations)."]
 
 
 def listed(ids: Sequence[str]) -> str:

@@ -137,7 +137,7 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     cells = table_cells(table.drop(columns=[*hidden, "peak_lr_low", "peak_lr_high"]))
     cells["loss"] = [_parameter_loss(*row) for row in table[[col.LOSS, HALF, col.STATUS]].itertuples(index=False)]
     cells[OPTIMAL_LR] = [MISSING if pd.isna(best) else f"{best:.1e} ({low:.1e} to {high:.1e})" for best, low, high in optima]
-    empty = {OPTIMAL_LR: table["peak_lr_optimum"].isna().all(), NOT_TOLD_APART: (table["same"] == "").all()}
+    empty = {OPTIMAL_LR: table["peak_lr_optimum"].isna().all(), NOT_TOLD_APART: table["same"].isna().all()}
     return cells.drop(columns=[name for name, is_empty in empty.items() if is_empty])
 
 

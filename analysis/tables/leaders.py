@@ -38,7 +38,7 @@ class Noise:
 
 @dataclass(frozen=True)
 class Leader:
-    """The result of a group. Settings are named by the ids of the trials of the search that had them first."""
+    """The result of a group. A setting is named by the id of a trial of the search that has it."""
 
     size: str
     name: str | None  # of the arm or experiment; None for a whole size
@@ -87,7 +87,9 @@ def results(trials: pd.DataFrame) -> dict[str, SizeResult]:
 
 def noise_of(matrix: pd.DataFrame) -> Noise:
     """The noise of a size from its `loss_matrix`."""
-    values = matrix.to_numpy(np.float64).reshape(len(matrix), -1)
+    if matrix.empty:
+        return Noise(SeedNoise(math.nan, 0), SeedNoise(math.nan, 0))
+    values = matrix.to_numpy(np.float64)
     spread = values[np.isfinite(values).sum(axis=1) > 1]
     df = int(np.isfinite(spread).sum()) - len(spread)
     between = math.sqrt(np.nansum((spread - np.nanmean(spread, axis=1, keepdims=True)) ** 2) / df) if df else math.nan

@@ -24,8 +24,8 @@ N, MEAN, SD, HALF, DIVERGED, UNFINISHED, TRIALS = "n", "loss", "sd", "half", "di
 def with_settings(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials whose parameters are known, with the columns `setting` and `seed`.
 
-    `setting` is the id of the first trial of the search with that setting in that group; a confirmation trial has the
-    setting of the trial that it repeats. `seed` is an integer per pair of train.seed and data.seed. Columns of GROUP,
+    `setting` is the id of the first complete trial of the search with that setting in that group, or of the trial that
+    was repeated to confirm it; a confirmation trial has the setting of the trial that it repeats. `seed` is an integer per pair of train.seed and data.seed. Columns of GROUP,
     `phase` and `of` are added where they are missing.
     """
     paths = [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
@@ -36,10 +36,14 @@ def with_settings(trials: pd.DataFrame) -> pd.DataFrame:
         known[col.PHASE] = col.SEARCH
     seeds = [path for path in SEED_PATHS if path in known]
     varying = [path for path in paths if path not in SEED_PATHS and known[path].nunique(dropna=False) > 1]
-    by = known.sort_values(col.PHASE, ascending=False, kind="stable").groupby([*GROUP, *varying], dropna=False)
+    # Of the trials with a setting, a complete one of the search gives its name.
+    rank = 2 * (known[col.PHASE] == col.CONFIRM) + (known[col.STATUS] != col.COMPLETE)
+    by = known.iloc[np.argsort(rank, kind="stable")].groupby([*GROUP, *varying], dropna=False)
     setting = by[col.TRIAL].transform("first").reindex(known.index)
     of = known[col.OF].map(dict(zip(known[col.TRIAL], setting, strict=True)))
-    known[SETTING] = of.where(of.notna(), setting)
+    setting = of.where(of.notna(), setting)
+    repeated = dict(zip(setting[known[col.OF].notna()], known[col.OF].dropna(), strict=True))
+    known[SETTING] = setting.map(repeated).where(setting.isin(list(repeated)), setting)
     known[SEED] = known.groupby(seeds, dropna=False, sort=False).ngroup() if seeds else 0
     return known
 
@@ -49,7 +53,7 @@ def settings_table(trials: pd.DataFrame) -> pd.DataFrame:
 
     >>> settings_table(analysis.load("runs/quick").trials)[["setting", "phase", "n", "loss", "half"]]
 
-    Columns: size, experiment, arm, phase, setting (id of the first trial of the search with it), n (seeds that were
+    Columns: size, experiment, arm, phase, setting (id of a trial of the search with it), n (seeds that were
     trained to the end), loss (their mean, nats per token: the final evaluation's where there was one), sd (between
     seeds), half (of the 95 % interval of the mean, Student's t over the setting's own seeds; NaN for one seed),
     diverged and unfinished (numbers of its other trials; a failed one counts as unfinished), and trials (ids).

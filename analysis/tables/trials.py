@@ -56,8 +56,8 @@ def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = Non
     missing if the loss is that of the small set), perplexity, bits_per_byte, val_loss (of the small set, mean over
     seeds), val_loss_se (for one seed), peak_lr, beta1, beta2, warmup (fraction of the run), peak_lr_optimum,
     peak_lr_low, peak_lr_high (the optimal peak learning rate and its 95 % interval, from `lr_intervals`), step, status,
-    trial (the first of the search with this setting), same, unconfirmed, beaten (ids of settings: those that cannot be
-    told apart, those that may be as good but were not confirmed, and those that are worse).
+    trial (one of the search with this setting), same, unconfirmed, beaten (ids of settings: those that cannot be
+    told apart, those that may be as good but were not confirmed, and those that are worse; missing where there is none).
 
     `lr_intervals` maps (size, arm) to (optimum, low, high); `analysis.scaling.peak_lr.lr_intervals` computes it.
     """
@@ -77,7 +77,7 @@ def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = Non
     rest = rest.sort_values(["unfinished", col.LOSS, col.NUMBER]).drop_duplicates(group)
     led = pd.MultiIndex.from_frame(won[group]) if len(won) else []
     rest = rest[~pd.MultiIndex.from_frame(rest[group]).isin(led)] if len(won) else rest
-    rest = rest.assign(**{HALF: np.nan, SEEDS: 0, **dict.fromkeys(NAMED, "")})
+    rest = rest.assign(**{HALF: np.nan, SEEDS: 0, **dict.fromkeys(NAMED, None)})
 
     table = pd.concat([won, rest]) if len(rest) else won if len(won) else rest
     optima = [(lr_intervals or {}).get(key, (np.nan,) * 3) for key in zip(table[col.SIZE], table[col.ARM], strict=True)]
@@ -88,7 +88,7 @@ def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = Non
     losses = [col.LOSS, HALF, SEEDS, WINDOWS, col.PERPLEXITY, col.BITS_PER_BYTE, col.VAL_LOSS, col.VAL_LOSS_SE]
     setting = [PEAK_LR, "beta1", "beta2", WARMUP, *OPTIMUM, col.STEP, col.STATUS, col.TRIAL, *NAMED]
     shown = [*group[:-1], *_present(trials, col.ARM), TIED, *counts, *losses, *setting]
-    return table[shown]
+    return table[shown].astype(dict.fromkeys(NAMED, "str"))
 
 
 def _means(trials: pd.DataFrame, leaders: list[Leader]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _means(trials: pd.DataFrame, leaders: list[Leader]) -> dict[str, Any]:
     errors = [rows.loc[one.trials[0], col.VAL_LOSS_SE] if len(one.trials) == 1 else np.nan for one in leaders]
     per_byte = [(rows[col.BITS_PER_BYTE] / rows[col.LOSS]).loc[one.trials[0]] for one in leaders]
     mean = np.array([one.mean for one in leaders])
-    named = {name: [", ".join(getattr(one, name)) for one in leaders] for name in NAMED}
+    named = {name: [", ".join(getattr(one, name)) or None for one in leaders] for name in NAMED}
     return {
         **{col.LOSS: mean, HALF: [one.half for one in leaders], SEEDS: [one.n for one in leaders]},
         **{col.PERPLEXITY: np.exp(mean), col.BITS_PER_BYTE: mean * np.array(per_byte)},

@@ -66,9 +66,7 @@ def page(name: str, summary: str, notes: Sequence[str], sections: Sequence[Secti
 def fitted_cells(fitted: Mapping[str, Fitted]) -> pd.DataFrame:
     """The estimable numbers as short strings."""
     known = {path: one for path, one in fitted.items() if isinstance(one, Estimate)}
-    rows = [
-        (path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)) for path, one in known.items()
-    ]
+    rows = [(path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)) for path, one in known.items()]
     return pd.DataFrame(rows, columns=["number", "value", "95 % interval", "n"])
 
 

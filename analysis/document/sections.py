@@ -22,7 +22,7 @@ from analysis.stats.importance import estimates, importance
 from analysis.stats.verdicts import verdicts
 from analysis.tables.cost import cost_table
 from analysis.tables.files import ReportTable
-from analysis.tables.formatting import parameter_cells, parameter_legend, table_cells
+from analysis.tables.formatting import difference_cells, parameter_cells, parameter_legend, table_cells
 from analysis.tables.searched import largest_lr
 from analysis.tables.settings import settings_table
 from analysis.tables.trials import TIED_PATH, best_table, failure_table, parameter_table, trials_table
@@ -32,14 +32,14 @@ ANSWER = "Answer"
 PARAMETERS = "Parameters and loss: the leading setting of each arm"
 DIFFERENCES = "Differences, each against the first"
 DIFFERENCE_CAPTION = (
-    "Differences in validation loss (nats per token) of leading settings, with 95 % intervals. From seeds: n counts the "
-    "seeds that both were trained under, and the noise is that of all settings of the size. From windows: one run of "
-    "each on n shared windows, clustered by document; what another seed would change is not included. A tie: the "
-    "interval contains 0."
+    "Differences in validation loss (nats per token) of leading settings, +- half of the 95 % interval. From seeds: n "
+    "counts the seeds that both were trained under, and the noise is that of all settings of the size. From windows: "
+    "one run of each on n shared windows, clustered by document; what another seed would change is not included. A "
+    "tie: the interval contains 0."
 )
 SETTINGS_CAPTION = (
-    "Every setting that was trained under more than one seed: mean over seeds, standard deviation between them, and half "
-    "of the 95 % interval of the mean."
+    "Every setting that was trained under more than one seed: mean over seeds, standard deviation between them (sd), "
+    "and half of the 95 % interval of the mean."
 )
 MAX_EXPERIMENTS = 12  # compared with the first
 COST_CAPTION = (
@@ -92,7 +92,7 @@ def answer_section(trials: pd.DataFrame, brief: bool = False) -> Section:
     cells, legend = parameter_cells(parameters), parameter_legend(parameters)
     tables = [ReportTable("parameters", PARAMETERS, parameters, cells, legend)]
     if len(table := answer.table()):
-        tables.append(_table("differences", DIFFERENCES, table, DIFFERENCE_CAPTION))
+        tables.append(ReportTable("differences", DIFFERENCES, table, difference_cells(table), DIFFERENCE_CAPTION))
     settings = settings_table(trials)
     if (settings["n"] > 1).any():
         repeated = settings[settings["n"] > 1].reset_index(drop=True)

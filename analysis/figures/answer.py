@@ -1,5 +1,7 @@
 """Loss against parameters: a line per arm through its sizes, with 95 % intervals from seeds."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -29,7 +31,7 @@ def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
             own = own.sort_values(col.PARAMS_EXACT)
             x, y = own[col.PARAMS_EXACT].astype(float), own[col.LOSS]
             final = own[col.STATUS] == col.COMPLETE
-            look = {"color": palette[name], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
+            look: dict[str, Any] = {"color": palette[name], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
             axes.plot(x[final], y[final], "-", color=palette[name], linewidth=1.1)
             axes.errorbar(x[final], y[final], yerr=own.loc[final, HALF].fillna(0), linestyle="", capsize=3, **look)
             axes.plot(x[~final], y[~final], linestyle="", markerfacecolor="none", **look)
@@ -42,9 +44,8 @@ def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
     n = int(shown[SEEDS].sum())
     hollow = " Hollow: not trained to the end." if (shown[col.STATUS] != col.COMPLETE).any() else ""
     bars = "Bars: 95 % intervals from seeds." if shown[HALF].notna().any() else "One seed each, so no intervals."
-    caption = (
-        f"Validation loss of the leading setting against the number of parameters, n = {n} complete runs. {bars}{hollow}"
-    )
+    start = "Validation loss of the leading setting against the number of parameters"
+    caption = f"{start}, n = {n} complete runs. {bars}{hollow}"
     return ReportFigure("loss_parameters", "Loss against parameters", figure, caption)
 
 

@@ -1,8 +1,9 @@
 """A run's folder as two DataFrames: the trials of its Optuna studies, and the report rows of metrics.jsonl.
 
 `load` reads these files in turn: manifest.json names the studies of the run; the studies say which trials exist and
-how each ended; metrics.jsonl holds the curves, and says how far a running trial has got. Once a trial has ended, only
-the study counts. window_losses.bin, where there is one, has the losses of single validation windows. Loading neither creates nor changes a file, so it is safe while the sweep is running.
+how each ended; metrics.jsonl holds the curves, and says how far a running trial has got; window_losses.bin, where there
+is one, has the losses of single validation windows. Once a trial has ended, only the study counts. Loading neither
+creates nor changes a file, so it is safe while the sweep is running.
 
 Nothing is aggregated or judged here: `analysis.tables.trials` does that.
 """
@@ -168,9 +169,12 @@ def _window_columns(trials: pd.DataFrame, windows: WindowLosses) -> dict[str, pd
         for losses, context in zip(last, contexts, strict=True)
     ]
     best = [windows.losses[BEST].get(trial) for trial in trials[col.TRIAL]]
-    # Series of one array per trial: pandas would make two dimensions of a plain list of equally long arrays.
-    columns = (last, best, documents)
-    return {name: pd.Series(dict(enumerate(one)), dtype=object) for name, one in zip(WINDOWS, columns, strict=True)}
+    return dict(zip(WINDOWS, map(_objects, (last, best, documents)), strict=True))
+
+
+def _objects(arrays: Sequence[object]) -> pd.Series:
+    """One array per trial; pandas would make two dimensions of a plain list of equally long arrays."""
+    return pd.Series(dict(enumerate(arrays)), dtype=object)
 
 
 def _dtype(column: str) -> str:

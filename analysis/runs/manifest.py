@@ -29,7 +29,10 @@ class StudyEntry(NamedTuple):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the run in `folder`, unchanged. Raises RunError if it is missing, damaged or of another schema."""
+    """The manifest of the run in `folder`, unchanged.
+
+    Raises RunError if it is missing, damaged or of another schema.
+    """
     if not folder.is_dir():
         raise RunError(f"RUN must be the folder of a run, but {folder} is not a folder; give runs/<name> of a sweep")
     path = folder / "manifest.json"

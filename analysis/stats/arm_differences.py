@@ -7,6 +7,7 @@ itself; nothing is extrapolated. Losses are in nats per token. A difference is b
 negative.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.stats.matching import COUNT_OF, SAME_SHAPE, SHAPE_PATHS
 from analysis.stats.windows import estimate_of
 from analysis.tables.leaders import ALL_RUNS, CONFIRMED, SEARCHED, Leader, Noise
-from analysis.tables.window_pairs import window_difference
+from analysis.tables.window_pairs import differ, window_difference
 from lmcore import columns as col
 from lmcore.measure.seed_noise import paired_difference
 
@@ -63,14 +64,15 @@ def differences(a: Sequence[Model], b: Sequence[Model], size: str, noise: Noise)
     """b against a at this size under all matchings; `a` and `b` are the arms at every size that has a leader."""
     (first,), (second,) = ([one for one in arm if one.leader.size == size] for arm in (a, b))
     names = str(first.leader.name), str(second.leader.name)
-    shape = [path.rpartition(".")[2] for path in SHAPE_PATHS if first.row.get(path) != second.row.get(path)]
+    shape = [path.rpartition(".")[2] for path in SHAPE_PATHS if differ(first.row.get(path), second.row.get(path))]
     direct, basis = _direct(first, second, noise)
     found = [ArmDifference(size, *names, AS_CONFIGURED if shape else SAME_SHAPE, direct, basis)]
     for matching, column in COUNT_OF.items():
         if first.count(column) == second.count(column):
             found.append(ArmDifference(size, *names, matching, direct, basis))
         else:
-            found.append(ArmDifference(size, *names, matching, *_interpolated(a, b, first, second, column)))
+            difference, source, one_way = _interpolated(a, b, first, second, column)
+            found.append(ArmDifference(size, *names, matching, difference, source, one_way))
     return found
 
 
@@ -129,7 +131,7 @@ def _interpolated(
 def _at(arm: Sequence[Model], count: float, column: str) -> pd.Series | None:
     """The arm's loss by seed at this number of parameters, linear in log N between two sizes; None outside of them."""
     ordered = sorted(arm, key=lambda one: one.count(column))
-    for below, above in zip(ordered, ordered[1:], strict=False):
+    for below, above in itertools.pairwise(ordered):
         low, high = below.count(column), above.count(column)
         if low <= count <= high and low < high:
             share = np.log(count / low) / np.log(high / low)

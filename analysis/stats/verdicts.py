@@ -145,8 +145,12 @@ def _of_size(result: SizeResult, models: Sequence[Model], groups: Sequence[str |
         else:
             found += differences(a, b, result.size, result.noise)
     if any(one.basis == ALL_RUNS for one in leaders.values()):
-        return SizeVerdict(result, tuple(found), experiments_sentence(result.size, leaders.get(first), first, found), ())
-    settings = (setting_sentence(f"{result.size} {name}", leaders[name], own[name]) for name in names if name in leaders)
+        return SizeVerdict(
+            result, tuple(found), experiments_sentence(result.size, leaders.get(first), first, found), ()
+        )
+    settings = (
+        setting_sentence(f"{result.size} {name}", leaders[name], own[name]) for name in names if name in leaders
+    )
     return SizeVerdict(result, tuple(found), difference_sentence(result.size, found), tuple(settings))
 
 

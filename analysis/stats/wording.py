@@ -29,6 +29,11 @@ def plus_minus(one: Estimate) -> str:
     return f"{decimal(abs(one.value))} +- {decimal((one.high - one.low) / 2)}"
 
 
+def signed(one: Estimate) -> str:
+    """The same with the number's sign: `-0.310 +- 0.020`."""
+    return f"{one.value:+.3f} +- {decimal((one.high - one.low) / 2)}"
+
+
 def setting_sentence(start: str, leader: Leader, row: Mapping[str, object]) -> str:
     """`xs: 5.534 +- 0.062 nats (3 seeds) with peak lr 2.1e-03 (xs-0004); cannot be told apart from xs-0002.`"""
     half = "" if leader.n < 2 else f" +- {decimal(leader.half)}"
@@ -62,7 +67,7 @@ def difference_sentence(size: str, found: Sequence[ArmDifference]) -> str:
 
 
 def experiments_sentence(size: str, baseline: Leader | None, name: str, found: Sequence[ArmDifference]) -> str:
-    """`main: baseline 4.101 +- 0.030 nats (3 seeds); tied is worse by 0.200 +- 0.050, post-norm a tie (...)`."""
+    """`main: baseline 4.101 +- 0.030 nats (3 seeds); tied is worse by 0.200 +- 0.050, post-norm is a tie (...)`."""
     if baseline is None:
         return f"{size}: nothing to compare with, because no trial of {name} ran to its end."
     half = "" if baseline.n < 2 else f" +- {decimal(baseline.half)}"
@@ -71,7 +76,9 @@ def experiments_sentence(size: str, baseline: Leader | None, name: str, found: S
     clauses = [_experiment_clause(one) for one in direct if isinstance(one.difference, Estimate)]
     windows = any(one.basis != SEEDS for one in direct if isinstance(one.difference, Estimate))
     end = f" ({NO_SEEDS})" if windows else ""
-    return f"{text}; {', '.join(clauses)}{end}." if clauses else f"{text}; {_why(direct)}."
+    without = [one.b for one in direct if isinstance(one.difference, NotEstimable)]
+    missing = f"; without a result: {', '.join(without)}" if without else ""
+    return f"{text}; {', '.join(clauses)}{end}{missing}." if clauses else f"{text}; {_why(direct)}."
 
 
 def noise_notes(size: str, noise: Noise) -> list[str]:
@@ -92,8 +99,8 @@ def listed(ids: Sequence[str]) -> str:
 def _experiment_clause(one: ArmDifference) -> str:
     assert isinstance(one.difference, Estimate)
     if one.verdict == TIE:
-        return f"{one.b} a tie ({one.difference.value:+.3f} +- {decimal((one.difference.high - one.difference.low) / 2)})"
-    return f"{one.b} {one.verdict} by {plus_minus(one.difference)}"
+        return f"{one.b} is a tie ({signed(one.difference)})"
+    return f"{one.b} is {one.verdict} by {plus_minus(one.difference)}"
 
 
 def _pair_clause(a: str, b: str, found: Sequence[ArmDifference]) -> str:
@@ -103,15 +110,13 @@ def _pair_clause(a: str, b: str, found: Sequence[ArmDifference]) -> str:
         return f"{a} and {b} cannot be compared: {_why(found)}"
     parts: list[str] = []
     winner = None
-    for one in said:
-        d, at = one.difference, AT[one.matching]
+    for d in dict.fromkeys(one.difference for one in said):
+        own = [one for one in said if one.difference == d]
+        at = " and ".join(AT[one.matching] for one in own)
         assert isinstance(d, Estimate)
-        unit, n = ("", "") if parts else (" nats", seeds(d.n) if one.basis == SEEDS else NO_SEEDS)
-        if parts and d == said[0].difference:
-            parts.append(f"the same {at}")
-        elif one.verdict == TIE:
-            half = decimal((d.high - d.low) / 2)
-            parts.append(f"a tie {at} ({b} - {a}: {d.value:+.3f} +- {half}{unit}{', ' if n else ''}{n})")
+        unit, n = ("", "") if parts else (" nats", seeds(d.n) if own[0].basis == SEEDS else NO_SEEDS)
+        if own[0].verdict == TIE:
+            parts.append(f"a tie {at} ({b} - {a}: {signed(d)}{unit}{', ' if n else ''}{n})")
             winner = None
         else:
             best = b if d.value < 0 else a

@@ -22,10 +22,10 @@ COUNT_SUFFIXES = ("", "k", "M", "B", "T")  # parameters and tokens
 FLOP_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 LEGEND = (
-    "est., exact, non-emb: parameters by the textbook formula, exactly, and without embeddings; loss: validation loss in "
-    "nats per token, mean over seeds +- half of its 95 % interval from them (with one seed there is none), measured on "
-    "{windows}; ppl: perplexity; bpb: bits per byte; peak lr: learning rate after the warmup; warmup: fraction of the "
-    "run."
+    "est., exact, non-emb: parameters by the textbook formula, exactly, and without embeddings; loss: validation loss "
+    "in nats per token, mean over seeds +- half of its 95 % interval from them (with one seed there is none), measured "
+    "on {windows}; ppl: perplexity; bpb: bits per byte; peak lr: learning rate after the warmup; warmup: fraction of "
+    "the run."
 )
 FINAL_SET, SMALL_SET = "the {n} windows of the final evaluation", "the small set of windows of every report"
 
@@ -88,7 +88,7 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys((col.TRAIN_FLOPS, ACHIEVED), partial(count, suffixes=FLOP_SUFFIXES)),
     **dict.fromkeys((col.BITS_PER_BYTE, WARMUP), partial(decimal, places=2)),
     **dict.fromkeys(("beta1", "beta2"), beta),
-    col.TRAIN_LOSS: decimal,
+    **dict.fromkeys((col.TRAIN_LOSS, col.LOSS, "sd", HALF), decimal),
     **dict.fromkeys((PEAK_LR, "peak_lr_optimum"), scientific),
     PEAK_SHARE: lambda share: MISSING if pd.isna(share) else f"{share:.0%}",
 }
@@ -136,9 +136,29 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     optima = table[["peak_lr_optimum", "peak_lr_low", "peak_lr_high"]].itertuples(index=False)
     cells = table_cells(table.drop(columns=[*hidden, "peak_lr_low", "peak_lr_high"]))
     cells["loss"] = [_parameter_loss(*row) for row in table[[col.LOSS, HALF, col.STATUS]].itertuples(index=False)]
-    cells[OPTIMAL_LR] = [MISSING if pd.isna(best) else f"{best:.1e} ({low:.1e} to {high:.1e})" for best, low, high in optima]
+    cells[OPTIMAL_LR] = [
+        MISSING if pd.isna(best) else f"{best:.1e} ({low:.1e} to {high:.1e})" for best, low, high in optima
+    ]
     empty = {OPTIMAL_LR: table["peak_lr_optimum"].isna().all(), NOT_TOLD_APART: table["same"].isna().all()}
-    return cells.drop(columns=[name for name, is_empty in empty.items() if is_empty])
+    order = [*cells.columns]
+    order.insert(order.index("peak lr") + 1, order.pop(order.index(OPTIMAL_LR)))
+    return cells[order].drop(columns=[name for name, is_empty in empty.items() if is_empty])
+
+
+def difference_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The estimable rows of `analysis.stats.verdicts.Verdicts.table`: a difference with half of its interval.
+
+    Matchings of one difference share a row: `same shape, non-embedding parameters`.
+    """
+    known = table[table["refused"].isna()]
+    by = [name for name in known.columns if name not in ("matching", "refused")]
+    matching = known.groupby(by, dropna=False, sort=False)["matching"].transform(
+        lambda own: ", ".join([own.iloc[0], *(name.removeprefix("same ") for name in own.iloc[1:])])
+    )
+    known = known.assign(matching=matching).drop_duplicates(by, ignore_index=True)
+    half = (known["high"] - known["low"]) / 2
+    text = [f"{value:+.3f} +- {decimal(one)}" for value, one in zip(known["difference"], half, strict=True)]
+    return table_cells(known.drop(columns=["low", "high", "refused"]).assign(difference=text))
 
 
 def parameter_legend(table: pd.DataFrame) -> str:

@@ -16,7 +16,19 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.tables import settings as s
+from analysis.tables.settings import (
+    DIVERGED,
+    GROUP,
+    HALF,
+    MEAN,
+    SEED_COUNT,
+    SETTING,
+    UNFINISHED,
+    Array,
+    loss_matrix,
+    summary_of,
+    with_settings,
+)
 from analysis.tables.window_pairs import window_difference
 from lmcore import columns as col
 from lmcore.measure.seed_noise import SeedNoise, seed_noise
@@ -50,7 +62,9 @@ class Leader:
     half: float  # of the 95 % interval of the mean, from its own seeds; NaN for one seed
     diverged: int  # other seeds of the leading setting, which diverged
     same: tuple[str, ...]  # compared settings that are not significantly worse
-    same_from: str  # `seeds`, or `windows`, or `errors` (of the two losses, as windows were not kept), or `` for neither
+    same_from: (
+        str  # `seeds`, or `windows`, or `errors` (of the two losses, as windows were not kept), or `` for neither
+    )
     unconfirmed: tuple[str, ...]  # of the search: not confirmed, but within the noise of the leader
     beaten: tuple[str, ...]
     unstable: tuple[str, ...]  # settings of which a seed diverged
@@ -69,7 +83,7 @@ class SizeResult:
 
 def results(trials: pd.DataFrame) -> dict[str, SizeResult]:
     """By size: the noise between seeds, and the leader of each group that has a complete trial."""
-    known = s.with_settings(trials)
+    known = with_settings(trials)
     found = {}
     for size, of_size in known.groupby(col.SIZE, sort=False):
         groups = {
@@ -79,7 +93,7 @@ def results(trials: pd.DataFrame) -> dict[str, SizeResult]:
         }
         evidence = {name: _evidence(group) for name, group in groups.items()}
         counted = pd.concat([part for part, _ in evidence.values()])
-        noise = noise_of(s.loss_matrix(counted))
+        noise = noise_of(loss_matrix(counted))
         leaders = (_leader(str(size), name, group, *evidence[name], noise) for name, group in groups.items())
         found[str(size)] = SizeResult(str(size), noise, tuple(one for one in leaders if one is not None))
     return found
@@ -115,31 +129,31 @@ def _evidence(group: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 def _leader(
     size: str, name: str | None, group: pd.DataFrame, counted: pd.DataFrame, basis: str, noise: Noise
 ) -> Leader | None:
-    table = s.summary_of(counted).set_index(s.SETTING)
-    table = table[table[s.N] > 0]
+    table = summary_of(counted).set_index(SETTING)
+    table = table[table[SEED_COUNT] > 0]
     if table.empty:
         return None
-    matrix = s.loss_matrix(counted).droplevel(s.GROUP)
-    named = counted.loc[counted[col.LEADER].fillna(False).astype(bool), s.SETTING]
+    matrix = loss_matrix(counted).droplevel(GROUP)
+    named = counted.loc[counted[col.LEADER].fillna(False).astype(bool), SETTING]
     setting = named.iloc[0] if len(named) and named.iloc[0] in table.index else None
     if setting is None:
         setting = _best_of_confirmed(group, table, matrix, noise) if basis == CONFIRMED else _best(table)
-    unstable = table.index[table[s.DIVERGED] > 0]
+    unstable = table.index[table[DIVERGED] > 0]
     others = matrix.drop(index=[setting, *unstable], errors="ignore")
     own = matrix.loc[setting]
     worse, same_from = _worse(others, own, noise, counted, setting)
     row = table.loc[setting]
-    of_setting = counted[(counted[s.SETTING] == setting) & (counted[col.STATUS] == col.COMPLETE)]
+    of_setting = counted[(counted[SETTING] == setting) & (counted[col.STATUS] == col.COMPLETE)]
     return Leader(
         size,
         name,
         basis,
         str(setting),
         own.dropna(),
-        int(row[s.N]),
-        float(row[s.MEAN]),
-        float(row[s.HALF]),
-        int(row[s.DIVERGED]),
+        int(row[SEED_COUNT]),
+        float(row[MEAN]),
+        float(row[HALF]),
+        int(row[DIVERGED]),
         tuple(others.index[worse == 0]),
         same_from,
         _unconfirmed(group, counted, row, noise) if basis == CONFIRMED else (),
@@ -152,25 +166,23 @@ def _leader(
 
 def _best(table: pd.DataFrame) -> str:
     """The lowest mean over seeds. A setting with a seed that diverged or was stopped comes after all others."""
-    stable = table[(table[s.DIVERGED] == 0) & (table[s.UNFINISHED] == 0)]
-    stable = stable if len(stable) else table[table[s.DIVERGED] == 0]
-    return str((stable if len(stable) else table)[s.MEAN].idxmin())
+    stable = table[(table[DIVERGED] == 0) & (table[UNFINISHED] == 0)]
+    stable = stable if len(stable) else table[table[DIVERGED] == 0]
+    return str((stable if len(stable) else table)[MEAN].idxmin())
 
 
 def _best_of_confirmed(group: pd.DataFrame, table: pd.DataFrame, matrix: pd.DataFrame, noise: Noise) -> str:
     """Without a recorded leader: the search's best setting, unless another beats it in the confirmation."""
-    searched = s.summary_of(group[group[col.PHASE] == col.SEARCH]).set_index(s.SETTING)
-    stable = [one for one in table.index if table.loc[one, s.DIVERGED] == 0] or list(table.index)
-    known = searched.loc[[one for one in stable if one in searched.index and searched.loc[one, s.N] > 0]]
-    first = str(known[s.MEAN].idxmin()) if len(known) else str(table.loc[stable, s.MEAN].idxmin())
+    searched = summary_of(group[group[col.PHASE] == col.SEARCH]).set_index(SETTING)
+    stable = [one for one in table.index if table.loc[one, DIVERGED] == 0] or list(table.index)
+    known = searched.loc[[one for one in stable if one in searched.index and searched.loc[one, SEED_COUNT] > 0]]
+    first = str(known[MEAN].idxmin()) if len(known) else str(table.loc[stable, MEAN].idxmin())
     gap, error, df = _gaps(matrix.loc[stable], matrix.loc[first], noise)
     better = [one for one, g, e, d in zip(stable, gap, error, df, strict=True) if d > 0 and g < -_t(d) * e]
-    return str(table.loc[better, s.MEAN].idxmin()) if better else first
+    return str(table.loc[better, MEAN].idxmin()) if better else first
 
 
-def _gaps(
-    others: pd.DataFrame, own: pd.Series, noise: Noise
-) -> tuple[s.Array, s.Array, s.Array]:
+def _gaps(others: pd.DataFrame, own: pd.Series, noise: Noise) -> tuple[Array, Array, Array]:
     """Mean of each setting minus the leader's, its standard error and its degrees of freedom (0: unknown)."""
     both = others.notna() & own.notna()
     shared = both.sum(axis=1).to_numpy()
@@ -185,14 +197,14 @@ def _gaps(
 
 def _worse(
     others: pd.DataFrame, own: pd.Series, noise: Noise, counted: pd.DataFrame, setting: str
-) -> tuple[s.Array, str]:
+) -> tuple[Array, str]:
     """For each setting 1 if it is significantly worse, 0 if not, NaN if nothing shows it; and what it was judged by."""
     if others.empty:
         return np.zeros(0), ""
     if noise.between.df or noise.paired.df:
         gap, error, df = _gaps(others, own, noise)
         return np.where(df > 0, gap > _t(np.maximum(df, 1)) * error, np.nan).astype(float), "seeds"
-    runs = counted[(counted[col.STATUS] == col.COMPLETE)].drop_duplicates(s.SETTING).set_index(s.SETTING)
+    runs = counted[(counted[col.STATUS] == col.COMPLETE)].drop_duplicates(SETTING).set_index(SETTING)
     nearest = (others.mean(axis=1) - own.mean()).sort_values(kind="stable").index[:NEAREST]
     leader, sources = runs.loc[setting].to_dict(), set()
     verdict = pd.Series(1.0, others.index)
@@ -216,13 +228,13 @@ def _unconfirmed(group: pd.DataFrame, counted: pd.DataFrame, leader: pd.Series, 
     """Settings of the search that were not confirmed, and whose loss is within the noise of the leader's mean."""
     if not noise.between.df:
         return ()
-    searched = s.summary_of(group[group[col.PHASE] == col.SEARCH])
-    known = (searched[s.N] > 0) & (searched[s.DIVERGED] == 0) & ~searched[s.SETTING].isin(counted[s.SETTING])
-    searched = searched[known].sort_values(s.MEAN, kind="stable")
-    error = noise.between.sd * np.sqrt(1 / searched[s.N] + 1 / leader[s.N])
-    return tuple(searched.loc[searched[s.MEAN] - leader[s.MEAN] <= _t(noise.between.df) * error, s.SETTING])
+    searched = summary_of(group[group[col.PHASE] == col.SEARCH])
+    known = (searched[SEED_COUNT] > 0) & (searched[DIVERGED] == 0) & ~searched[SETTING].isin(counted[SETTING])
+    searched = searched[known].sort_values(MEAN, kind="stable")
+    error = noise.between.sd * np.sqrt(1 / searched[SEED_COUNT] + 1 / leader[SEED_COUNT])
+    return tuple(searched.loc[searched[MEAN] - leader[MEAN] <= _t(noise.between.df) * error, SETTING])
 
 
-def _t(df: object) -> s.Array:
+def _t(df: object) -> Array:
     """Student's quantile for a one-sided test at 2.5 %."""
-    return stats.t.ppf(0.975, df)
+    return np.asarray(stats.t.ppf(0.975, df))

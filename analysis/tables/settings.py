@@ -18,15 +18,15 @@ SEED_PATHS = (f"{col.PARAMS_PREFIX}train.seed", f"{col.PARAMS_PREFIX}data.seed")
 GROUP = [col.SIZE, col.EXPERIMENT, col.ARM]
 Array = npt.NDArray[np.float64]
 SETTING, SEED = "setting", "seed"
-N, MEAN, SD, HALF, DIVERGED, UNFINISHED, TRIALS = "n", "loss", "sd", "half", "diverged", "unfinished", "trials"
+SEED_COUNT, MEAN, SD, HALF, DIVERGED, UNFINISHED, TRIALS = "n", "loss", "sd", "half", "diverged", "unfinished", "trials"
 
 
 def with_settings(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials whose parameters are known, with the columns `setting` and `seed`.
 
     `setting` is the id of the first complete trial of the search with that setting in that group, or of the trial that
-    was repeated to confirm it; a confirmation trial has the setting of the trial that it repeats. `seed` is an integer per pair of train.seed and data.seed. Columns of GROUP,
-    `phase` and `of` are added where they are missing.
+    was repeated to confirm it; a confirmation trial has the setting of the trial that it repeats. `seed` is an integer
+    per pair of train.seed and data.seed. Columns of GROUP, `phase` and `of` are added where they are missing.
     """
     paths = [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
     known = with_quoted_loss(trials[trials[paths].notna().any(axis=1)])
@@ -76,10 +76,10 @@ def _summary(known: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         **{UNFINISHED: ~known[col.STATUS].isin((col.COMPLETE, col.DIVERGED))},
     ).groupby(list(by), dropna=False, sort=False)
     table = pd.concat([ended[[DIVERGED, UNFINISHED]].sum(), ended[col.TRIAL].agg(list).rename(TRIALS)], axis=1)
-    table = table.assign(**{N: losses.size(), MEAN: losses.mean(), SD: losses.std()})
-    table[N] = table[N].fillna(0).astype(int)
-    table[HALF] = half_width(table[SD], table[N])
-    return table.reset_index()[[*by, N, MEAN, SD, HALF, DIVERGED, UNFINISHED, TRIALS]]
+    table = table.assign(**{SEED_COUNT: losses.size(), MEAN: losses.mean(), SD: losses.std()})
+    table[SEED_COUNT] = table[SEED_COUNT].fillna(0).astype(int)
+    table[HALF] = half_width(table[SD], table[SEED_COUNT])
+    return table.reset_index()[[*by, SEED_COUNT, MEAN, SD, HALF, DIVERGED, UNFINISHED, TRIALS]]
 
 
 def half_width(sd: pd.Series, n: pd.Series) -> pd.Series:

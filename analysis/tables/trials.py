@@ -57,7 +57,7 @@ def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = Non
     seeds), val_loss_se (for one seed), peak_lr, beta1, beta2, warmup (fraction of the run), peak_lr_optimum,
     peak_lr_low, peak_lr_high (the optimal peak learning rate and its 95 % interval, from `lr_intervals`), step, status,
     trial (one of the search with this setting), same, unconfirmed, beaten (ids of settings: those that cannot be
-    told apart, those that may be as good but were not confirmed, and those that are worse; missing where there is none).
+    told apart, those that may be as good but were not confirmed, and those that are worse; missing if there are none).
 
     `lr_intervals` maps (size, arm) to (optimum, low, high); `analysis.scaling.peak_lr.lr_intervals` computes it.
     """
@@ -215,7 +215,7 @@ def _present(trials: pd.DataFrame, *names: str) -> list[str]:
 
 
 def _sorted(frame: pd.DataFrame, by: list[str], trials: pd.DataFrame) -> pd.DataFrame:
-    """`frame` sorted by these columns: sizes, experiments and arms in the order of `trials`, statuses as in BEST_FIRST."""
+    """`frame` sorted by these columns: sizes, experiments and arms as in `trials`, statuses as in BEST_FIRST."""
     orders: dict[Any, Any] = {name: trials[name].unique() for name in (col.SIZE, col.EXPERIMENT, col.ARM)}
     orders[col.STATUS] = BEST_FIRST
 

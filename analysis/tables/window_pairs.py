@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from lmcore import columns as col
 
@@ -59,12 +60,13 @@ def window_difference(a: Mapping[Any, Any], b: Mapping[Any, Any]) -> WindowDiffe
         return f"the windows differ in length ({a.get(CONTEXT_PATH)} and {b.get(CONTEXT_PATH)} tokens)"
     if len(first) != len(second):
         return f"the trials were evaluated on different windows ({len(first)} and {len(second)} of them)"
-    if any(_differ(a.get(path), b.get(path)) for path in DATA_PATHS):
+    if any(differ(a.get(path), b.get(path)) for path in DATA_PATHS):
         return "the trials were evaluated on different data"
     found = a.get(col.WINDOW_DOCUMENTS)
     return clustered_difference(first, second, found if isinstance(found, np.ndarray) else None)
 
 
-def _differ(first: Any, second: Any) -> bool:
-    both_missing = first is None or first != first, second is None or second != second
+def differ(first: Any, second: Any) -> bool:
+    """Whether two cells differ; missing ones are equal."""
+    both_missing = pd.isna(first), pd.isna(second)
     return not all(both_missing) and (any(both_missing) or bool(first != second))

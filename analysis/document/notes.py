@@ -21,7 +21,9 @@ LISTED_MESSAGES = 10  # of failed and diverged trials; the table of failures has
 def summary(trials: pd.DataFrame) -> str:
     """How many trials there are, and how they ended."""
     counts = status_counts(trials).drop(columns=col.SIZE).sum()
-    return f"{counts['total']} trials: " + ", ".join(f"{counts[status]} {status}" for status in BEST_FIRST)
+    text = f"{counts['total']} trials: " + ", ".join(f"{counts[status]} {status}" for status in BEST_FIRST)
+    confirming = int((trials[col.PHASE] == col.CONFIRM).sum())
+    return f"{text}; {confirming} of them confirm" if confirming else text
 
 
 def summary_of_points(points: pd.DataFrame) -> str:

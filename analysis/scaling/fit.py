@@ -20,10 +20,13 @@ from analysis.scaling.optimum import optimum_table
 from analysis.scaling.power_law import PowerLaw, fit_power_law
 from analysis.scaling.regressors import levels_of
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
+from analysis.tables.leaders import CONFIRMED, SEARCHED, results
+from analysis.tables.settings import settings_table
 from analysis.tables.trials import LR_PATH
 from lmcore import columns as col
 
 SETTINGS = (LR, BATCH)
+REPORTED = "reported"  # a point's loss that was not selected on, if there is one
 
 
 @dataclass(frozen=True)
@@ -43,27 +46,51 @@ class Scaling:
 
 
 def points_of(trials: pd.DataFrame) -> pd.DataFrame:
-    """Complete and diverged trials of `analysis.load` as points; N counts non-embedding parameters.
+    """Complete and diverged trials of the search as points; N counts non-embedding parameters.
 
     A trial that was stopped early has no final loss and is left out. Tied and untied models of a size have the same N,
-    as is usual for scaling laws.
+    as is usual for scaling laws. The column `reported` is the loss that a law may be fitted to: the mean over seeds of
+    the trial's setting; in an arm that was confirmed, the mean over the confirmation of its leader, and missing for all
+    other settings.
     """
     trials = with_quoted_loss(trials)
     ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
+    ended = ended[ended[col.PHASE] == col.SEARCH]
     fields = ("train.steps", "train.batch_size", "model.context_length")
     steps, sequences, context = (ended[f"{col.PARAMS_PREFIX}{field}"].astype("float64") for field in fields)
     batch = sequences * context
     loss = ended[col.LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
     size, lr = ended[col.PARAMS_NON_EMBEDDING].astype("float64"), ended[LR_PATH].astype("float64")
-    points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch, col.SIZE: ended[col.SIZE]}
-    return pd.DataFrame(points).reset_index(drop=True)
+    reported = ended[col.TRIAL].map(_reported_losses(trials)).where(np.isfinite(loss))
+    points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch, REPORTED: reported}
+    return pd.DataFrame({**points, col.SIZE: ended[col.SIZE]}).reset_index(drop=True)
+
+
+def _reported_losses(trials: pd.DataFrame) -> dict[str, float]:
+    """By trial: the column `reported` of `points_of`."""
+    searched = settings_table(trials[trials[col.PHASE] == col.SEARCH])
+    losses = {trial: loss for ids, loss in zip(searched["trials"], searched[col.LOSS], strict=True) for trial in ids}
+    leaders = [one for result in results(trials).values() for one in result.leaders]
+    confirmed = {(one.size, one.name) for one in leaders if one.basis == CONFIRMED}
+    if confirmed:
+        arms = trials[col.ARM].astype(object).where(trials[col.ARM].notna(), None)
+        groups = zip(trials[col.TRIAL], trials[col.SIZE], arms, strict=True)
+        losses |= {trial: np.nan for trial, *group in groups if tuple(group) in confirmed}
+    return losses | {one.setting: one.mean for one in leaders if one.basis != SEARCHED}
 
 
 def best_points(points: pd.DataFrame) -> pd.DataFrame:
-    """The best point of each (N, D) if settings are known, otherwise (models already tuned) all with a finite loss."""
+    """The best point of each (N, D) if settings are known, otherwise (models already tuned) all with a finite loss.
+
+    Where a loss was `reported`, that is the loss of the point, and points without one are left out.
+    """
     finite = points[np.isfinite(points[LOSS])]
     if not set(SETTINGS) & set(points.columns):
         return finite.reset_index(drop=True)
+    if REPORTED in finite:
+        cells = finite.groupby([N, D])[REPORTED]
+        finite = finite[finite[REPORTED].notna() | (cells.transform("count") == 0)]
+        finite = finite.assign(**{LOSS: finite[REPORTED].fillna(finite[LOSS])}).drop(columns=REPORTED)
     return finite.loc[finite.groupby([N, D])[LOSS].idxmin()].reset_index(drop=True)
 
 

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import armed
 
 import analysis
 from analysis.figures.registry import FigureData, figures_of
@@ -52,6 +53,19 @@ def test_the_law_of_the_learning_rate_is_recovered_from_its_optima():
     assert abs(scaling.optimum["lr.D_exponent"].value) < 0.1
     names = {figure.name for figure in figures_of("Scaling", FigureData(scaling=scaling))}
     assert {"loss_size", "optimum_lr_N", "optimum_lr_D"} <= names
+
+
+def test_the_law_is_fitted_to_confirmed_losses_and_to_means_over_seeds(make_run):
+    run = make_run(**armed(sizes=("xs", "s")))
+    lucky, other = (run.add("xs", "complete", 3.8 + lr, optim__lr=lr) for lr in (1e-3, 2e-3))
+    for name, loss in ((lucky, 4.0), (other, 3.99)):
+        run.confirm(name, {1: loss, 2: loss + 0.1})
+    run.result(lucky)
+    for seed, loss in enumerate((3.0, 3.4)):
+        run.add("s", "complete", loss, params_non_embedding=2000, train__seed=seed)
+    points = points_of(analysis.load(run.path).trials)
+    assert len(points) == 4  # of the search
+    assert best_points(points)["loss"].tolist() == pytest.approx([4.05, 3.2])
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])

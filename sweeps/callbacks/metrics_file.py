@@ -12,7 +12,8 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.errors import InputError
 from sweeps.callbacks.base import Callback
-from sweeps.study.ledger import TrialHandle, finite_row
+from sweeps.study.ledger import finite_row
+from sweeps.study.study_state import TrialHandle
 
 
 class RowFile(Callback):

@@ -13,7 +13,7 @@ from sweeps.spec.settings import strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
 SEARCH_MAY_CHANGE = ("search.trials", "search.concurrent", "search.slots", "search.hung_after_s")
-MAY_CHANGE = (*SEARCH_MAY_CHANGE, "notes", "tracking.project", "tracking.wandb")
+MAY_CHANGE = (*SEARCH_MAY_CHANGE, "confirm", "notes", "tracking.project", "tracking.wandb")
 REASON = "so that new trials are comparable with earlier ones"
 REASONS = {"train.steps": "because the schedule of earlier trials ends there and ended trials are final"}
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
@@ -36,10 +36,10 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
         if before[path] != after[path] and path not in MAY_CHANGE:
             rule = f"must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])})"
             raise InputError(f"{path}: {rule}; start a new sweep with another --name")
-    for size in spec.size_names:
-        now, then = spec.trials_of(size), begun.trials_of(size)
+    for plan in spec.studies:
+        now, then = spec.trials_in(plan), begun.trials_in(plan)
         if now < then:
-            rule = f"must not shrink (got {now} for {size}, which began with {then})"
+            rule = f"must not shrink (got {now} for {plan.id}, which began with {then})"
             raise InputError(f"search.trials: {rule}; leave it out, or raise it")
     return spec
 

@@ -114,6 +114,8 @@ class StudyState:
         (self.unfinished if handle.status == col.RUNNING else self.ended).append(handle)
 
     def _seed_sampler(self, number: int) -> None:
+        if self.plan.phase == col.CONFIRM:
+            return  # nothing is proposed there
         # Arms of a size have the same seeds, so their random trials have the same settings and compare fairly.
         startup = self.spec.startup_trials(self.plan)
         self.study.sampler = sampler_for(self.spec.search, self.plan.size, number, startup)

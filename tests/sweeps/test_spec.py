@@ -176,8 +176,9 @@ def test_trials_are_dealt_out_to_the_sizes_in_turn(search, expected):
 @pytest.mark.parametrize(("trials", "expected"), [(1, 4), (16, 4), (24, 6), (400, 10)])
 def test_a_quarter_of_the_trials_but_four_to_ten_are_random(trials, expected):
     spec = SweepSpec(name="a", space=SPACE, search={"trials": trials})
-    assert spec.startup_trials("main") == expected
-    assert SweepSpec(name="a", space=SPACE, search={"startup_trials": 2}).startup_trials("main") == 2
+    assert spec.startup_trials(spec.studies[0]) == expected
+    given = SweepSpec(name="a", space=SPACE, search={"startup_trials": 2})
+    assert given.startup_trials(given.studies[0]) == 2
 
 
 @pytest.mark.parametrize(("steps", "every", "expected"), [(200, 25, 50), (200, 40, 40), (20, 25, 25), (1000, 10, 250)])
@@ -235,9 +236,13 @@ def test_a_single_run_is_a_sweep_of_one_trial_that_trains_exactly_it(tmp_path):
 
 def test_studies_are_named_after_sizes_and_in_a_shared_storage_after_the_sweep_too():
     spec = load_spec(CONFIGS / "quick.yaml")
-    assert [spec.study_name(size) for size in spec.size_names] == ["xs", "s"]
+    assert [spec.study_name(plan) for plan in spec.studies] == ["xs-untied", "xs-tied", "s-untied", "s-tied"]
     shared = load_spec(CONFIGS / "quick.yaml", ["search.storage=sqlite:///all.db"], name="mine")
-    assert [shared.study_name(size) for size in shared.size_names] == ["mine/xs", "mine/s"]
+    assert shared.study_name(shared.studies[0]) == "mine/xs-untied"
+    assert shared.study_name(shared.confirmations[-1]) == "mine/s-tied/confirm"
+    plain = SweepSpec(name="a", space=SPACE, sizes=[{"name": "xs"}, {"name": "s"}])
+    assert [plain.study_name(plan) for plan in plain.studies] == ["xs", "s"]
+    assert plain.confirmations == ()
 
 
 def test_the_longest_context_is_that_of_the_size_that_has_the_longest():

@@ -5,7 +5,7 @@ last update. The *trials table* has one line per trial. Losses are in nats per t
 timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `null`.
 """
 
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict
 
 # Identity of a trial, in rows and in the trials table.
 TRIAL: Final = "trial"  # trial id, "<study>-<number>"; see `trial_id`
@@ -43,7 +43,8 @@ DECIDED_AT: Final = "decided_at"  # timestamp: the driver had decided whether to
 RETRIES: Final = "retries"  # times the trial was restarted after a worker died or hung, or memory ran out
 
 PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT, RETRIES)
-LOSS_COLUMNS = (TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, FINAL_VAL_LOSS, FINAL_VAL_LOSS_SE, FINAL_WINDOWS)
+FINAL_COLUMNS = (FINAL_VAL_LOSS, FINAL_VAL_LOSS_SE, FINAL_WINDOWS)
+LOSS_COLUMNS = (TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, *FINAL_COLUMNS)
 REPORT_COLUMNS = (SLOT, STEP, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
@@ -122,14 +123,24 @@ class Row(TypedDict, total=False):
     retries: int
 
 
+def quoted_column(row: Row) -> Literal["val_loss", "final_val_loss"]:
+    """The column of the validation loss that counts for a trial whose last row this is: the final one, if it has that.
+
+    >>> quoted_column({"val_loss": 6.31, "final_val_loss": None})
+    'val_loss'
+    """
+    return VAL_LOSS if row.get(FINAL_VAL_LOSS) is None else FINAL_VAL_LOSS
+
+
 def quoted_loss(row: Row) -> float:
-    """The validation loss that counts for a trial whose last row this is: on the final windows, if it has that.
+    """The validation loss in the `quoted_column`.
 
     >>> quoted_loss({"val_loss": 6.31, "final_val_loss": 6.28}), quoted_loss({"val_loss": 6.31})
     (6.28, 6.31)
     """
-    final = row.get(FINAL_VAL_LOSS)
-    return row[VAL_LOSS] if final is None else final
+    loss = row[quoted_column(row)]
+    assert loss is not None
+    return loss
 
 
 def trial_id(size: str, number: int) -> str:

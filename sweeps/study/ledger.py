@@ -5,7 +5,7 @@ The studies are the sweep's only memory. What Optuna is told about a trial:
 | status   | Optuna state | value                                                                     |
 |----------|--------------|---------------------------------------------------------------------------|
 | running  | RUNNING      | none yet; a trial that was interrupted stays RUNNING and is resumed       |
-| complete | COMPLETE     | the last validation loss                                                  |
+| complete | COMPLETE     | the final validation loss (`lmcore.columns.quoted_loss`)                  |
 | pruned   | PRUNED       | none is told; Optuna shows the last intermediate value                    |
 | diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
 | failed   | FAIL         | none; the error message is an attribute                                   |
@@ -197,7 +197,7 @@ class Ledger:
         value = math.inf if handle.status == col.DIVERGED else None
         if handle.status == col.COMPLETE:
             assert handle.last_row is not None
-            value = handle.last_row[col.VAL_LOSS]
+            value = col.quoted_loss(handle.last_row)
             bisect.insort(self._complete[handle.size], (value, trial.number, handle.id))
         state = {col.FAILED: TrialState.FAIL, col.PRUNED: TrialState.PRUNED}.get(handle.status, TrialState.COMPLETE)
         self.studies[handle.size].tell(trial, value, state)

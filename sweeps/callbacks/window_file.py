@@ -33,12 +33,14 @@ class WindowFile(Callback):
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._file = folder.window_losses.open("ab", buffering=0)
-        self._documented: set[tuple[int, int]] = set()  # (context length, number of windows) with a record of documents
+        self._documented: set[tuple[int | None, int]] = (
+            set()
+        )  # (context length, number of windows) with a record of documents
         end = 0
         for record in read_records(folder.window_losses.read_bytes()):
             end = record.end
             if DOCUMENTS in record.header:
-                self._documented.add((record.header["context_length"], record.header["n"]))
+                self._documented.add((record.header.get("context_length"), record.header["n"]))
         self._file.truncate(end)
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:

@@ -238,10 +238,11 @@ def run_trials(
     from sweeps.callbacks.progress import Progress
     from sweeps.callbacks.trial_files import TrialFiles
     from sweeps.callbacks.utilization import Utilization
+    from sweeps.callbacks.window_file import WindowFile
     from sweeps.tune.tuner import tune_all
 
     say = functools.partial(console.print, highlight=False)
-    rows = RowFile(folder.metrics)
+    rows, windows = RowFile(folder.metrics), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
     utilization = Utilization(len(pool.handles))
@@ -251,7 +252,8 @@ def run_trials(
         with Progress(
             console, lambda: ledger.planned, training, queued, _ended(ledger), ledger.best_losses
         ) as progress:
-            callbacks = Callbacks([rows, files, utilization, progress])
+            # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
+            callbacks = Callbacks([windows, rows, files, utilization, progress])
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(ledger, pool, callbacks, folder, training + queued)
@@ -263,6 +265,7 @@ def run_trials(
             say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
         pool.close()
         rows.close()
+        windows.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
             say(problem)

@@ -86,7 +86,7 @@ class Progress(Callback):
         self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
         self._counts[trial.status] += 1
         if trial.status == col.COMPLETE and trial.of is None and trial.last_row is not None:
-            loss, study = trial.last_row["val_loss"], trial.plan.id
+            loss, study = col.quoted_loss(trial.last_row), trial.plan.id
             if study not in self._best or loss < self._best[study][0]:
                 self._best[study] = loss, trial.id
         # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.
@@ -134,12 +134,12 @@ class Progress(Callback):
 
 
 def _end_line(trial: TrialHandle) -> str:
-    """How a trial ended: `xs-0003  complete val_loss 3.5123 at step 200  (lr 0.00123)`."""
+    """How a trial ended: `xs-0003  complete final_val_loss 3.5123 at step 200  (lr 0.00123)`."""
     row = trial.last_row
     if trial.message is not None:
         detail = trial.message + (f"; see trials/{trial.id}/error.txt" if trial.error else "")
     else:
-        detail = f"val_loss {row['val_loss']:.4f} at step {row['step']}" if row else "no report"
+        detail = f"{col.quoted_column(row)} {col.quoted_loss(row):.4f} at step {row['step']}" if row else "no report"
     params = ", ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in trial.trial.params.items())
     return f"{trial.name:<8} {trial.status:<8} {detail}{f'  ({params})' if params else ''}"
 

@@ -18,6 +18,7 @@ import optuna
 
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError
+from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.corpus.tokens import load_tokens
 from lmcore.errors import InputError
@@ -52,9 +53,10 @@ class SelectedTrial:
     @property
     def title(self) -> str:
         """One line that describes the model."""
-        run, row = self.trained.run, self.trained.last_row or {}
+        run = self.trained.run
+        row: Row = self.trained.last_row or {}
         reported = row.get(col.STEP) == self.trained.step and row.get(col.VAL_LOSS) is not None
-        loss = f", {col.VAL_LOSS} {row[col.VAL_LOSS]:.3f}" if reported else ""
+        loss = f", {col.quoted_column(row)} {col.quoted_loss(row):.3f}" if reported else ""
         tied = "tied" if run.model.tie_embeddings else "untied"
         steps = f"{self.trained.step} of {run.train.steps} updates"
         parameters = count_parameters(run.model).total

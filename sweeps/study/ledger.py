@@ -6,7 +6,7 @@ the sweep confirms its results, one for that (`sweeps.study.confirmation`). What
 | status   | Optuna state | value                                                                     |
 |----------|--------------|---------------------------------------------------------------------------|
 | running  | RUNNING      | none yet; a trial that was interrupted stays RUNNING and is resumed       |
-| complete | COMPLETE     | the last validation loss                                                  |
+| complete | COMPLETE     | the final validation loss (`lmcore.columns.quoted_loss`)                  |
 | pruned   | PRUNED       | none is told; Optuna shows the last intermediate value                    |
 | diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
 | failed   | FAIL         | none; the error message is an attribute                                   |
@@ -171,7 +171,7 @@ class Ledger:
         value = math.inf if handle.status == col.DIVERGED else None
         if handle.status == col.COMPLETE:
             assert handle.last_row is not None
-            value = handle.last_row[col.VAL_LOSS]
+            value = col.quoted_loss(handle.last_row)
         state = {col.FAILED: TrialState.FAIL, col.PRUNED: TrialState.PRUNED}.get(handle.status, TrialState.COMPLETE)
         self._of(handle.plan).tell(handle, value, state)
         self._confirm(handle.size)

@@ -328,6 +328,23 @@ def test_a_sweep_constant_may_not_vary(path, section):
         SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, section: varied})
 
 
+def test_the_data_seed_may_vary_like_any_other_hyperparameter():
+    spec = SweepSpec.model_validate(
+        {
+            "name": "a",
+            "data": {"source": "stdlib"},
+            "space": {"data.seed": [0, 1], "optim.lr": {"low": 1e-3, "high": 1e-2}},
+            "sizes": [{"name": "xs"}, {"name": "s", "model.d_model": 64}],
+            "experiments": [{"name": "other-batches", "data.seed": 5}],
+        }
+    )
+    assert [spec.run_for("s", {"data.seed": seed}).data.seed for seed in (0, 1)] == [0, 1]
+    assert spec.run_for("xs", spec.experiment("other-batches")).data.seed == 5
+    assert spec.run_for("s", {"data.seed": 1}).static_signature == spec.run_for("s", {}).static_signature
+    sized = SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, "sizes": [{"name": "a", "data.seed": 3}]})
+    assert sized.run_for("a", {}).data.seed == 3
+
+
 def test_trials_of_one_size_are_validated_on_the_same_windows():
     rule = r"must not vary within a size, .*the same validation windows; list sizes"
     for varied in (

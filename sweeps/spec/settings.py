@@ -36,7 +36,7 @@ class SearchConfig(Config):
     """Which rule stops unpromising trials early: successive halving (asha), hyperband or the median rule; none trains
     every trial to its end."""
     metric: Literal["val_loss"] = VAL_LOSS
-    """What is minimized: always val_loss, the validation loss in nats per token."""
+    """What is minimized: always val_loss, the validation loss in nats per token; of a complete trial the final one."""
     seed: Seed = 0
     """Seed of the sampler, and of the choice from a grid that has more points than there are trials; at least 0."""
     slots: Literal["auto"] | PositiveInt = "auto"
@@ -53,8 +53,9 @@ class SearchConfig(Config):
     """Number of random trials of each size, at least 1, before its model-based search begins; null means a quarter of
     the size's trials, but no fewer than 4 and no more than 10."""
     hung_after_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds, above 0, that an engine may take for one interval of training, compilation included; after that it is
-    considered hung and restarted, and its trials continue from their checkpoints."""
+    """Seconds, above 0, that an engine may take for one interval of training, compilation and evaluation included (the
+    final evaluation costs up to 5 % of a run); after that it is considered hung and restarted, and its trials continue
+    from their checkpoints."""
     storage: Annotated[str, Field(min_length=1)] | None = None
     """Optuna storage URL of the studies, such as postgresql://user@host/sweeps; null means study.db in the run's
     folder."""

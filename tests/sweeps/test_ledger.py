@@ -92,6 +92,24 @@ def test_every_method_and_scheduler_that_a_config_may_name_can_be_built():
     assert set(schedulers.SCHEDULERS) == set(SCHEDULERS)
 
 
+def test_a_complete_trial_is_told_with_its_final_loss_and_ranked_by_it():
+    book = in_memory("random", trials=4, scheduler="none")
+    finals = [3.2, 3.1, None, math.nan]  # None: repeated from a checkpoint of an older version
+    for final in finals:
+        live = book.ask("main")
+        assert book.report(live.id, row(20, 4.0) | {col.FINAL_VAL_LOSS: None}) == col.RUNNING
+        book.report(live.id, row(40, 3.15) | ({} if final is None else {col.FINAL_VAL_LOSS: final}))
+        book.end(live.id)
+    trials = book.studies["main"].trials
+    assert [trial.value for trial in trials] == [3.2, 3.1, 3.15, math.inf]
+    assert [trial.intermediate_values for trial in trials] == [{20: 4.0, 40: 3.15}] * 4  # the small set's
+    assert trials[1].user_attrs[col.LAST][col.FINAL_VAL_LOSS] == 3.1
+    assert trials[3].user_attrs[col.LAST][col.FINAL_VAL_LOSS] is None
+    assert trials[3].user_attrs[col.MESSAGE] == "final_val_loss is nan at step 40"
+    assert book.ranking("main") == ["main-0001", "main-0002", "main-0000"]
+    assert book.best_losses == {"main": (3.1, "main-0001")}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
     ended = drive(ledger(tmp_path, method), crash=(1,))

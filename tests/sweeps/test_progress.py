@@ -97,6 +97,18 @@ def test_each_trials_end_is_a_line_with_status_loss_and_parameters(clock, ledger
         assert sweep.lines == [f"m-0000   failed   OSError: [Errno 5] cannot read [/data/x] :warning: [bold]  {PARAMS}"]
 
 
+def test_the_final_loss_is_the_one_that_is_quoted(clock, ledger):
+    sweep = Sweep(ledger)
+    with sweep.progress:
+        live = sweep.begin()
+        last = row(40, 3.51234) | {col.FINAL_VAL_LOSS: 3.49876}
+        ledger.report(live.id, last)
+        sweep.progress.on_report(live, last)
+        sweep.end(live)
+    assert sweep.lines == [f"xs-0000  complete final_val_loss 3.4988 at step 40  {PARAMS}"]
+    assert "best xs 3.4988 (xs-0000)" in sweep.progress._summary()
+
+
 def test_an_interrupted_trial_is_not_shown_as_ended(clock, ledger):
     sweep = Sweep(ledger)
     with sweep.progress:

@@ -239,6 +239,11 @@ def test_a_cut_off_row_is_ignored_and_a_null_loss_is_nan(tmp_path):
     rows = last_rows(path)
     assert rows["a"][col.STEP] == 20
     assert math.isnan(rows["b"][col.VAL_LOSS])
+    final = {col.TRIAL: "c", **row(10, 3.0), col.FINAL_VAL_LOSS: None}
+    path.write_text(text + "".join(json.dumps(final | {col.FINAL_WINDOWS: n}) + "\n" for n in (None, 240)))
+    assert math.isnan(last_rows(path)["c"][col.FINAL_VAL_LOSS])  # it was measured, and not finite
+    path.write_text(text + json.dumps(final | {col.FINAL_WINDOWS: None}) + "\n")
+    assert last_rows(path)["c"][col.FINAL_VAL_LOSS] is None
     path.write_text("{]\n" + text)
     with pytest.raises(InputError, match=r"metrics.jsonl:1: must be a report row"):
         last_rows(path)

@@ -130,7 +130,7 @@ class Trainer:
                 slot.updates_since_report += updates
                 slot.train_loss_sum += loss_sums[k]
                 slot.train_s += trained_s
-            due = [k for k, slot in slots.items() if slot.finished or slot.step % slot.run.train.eval_every == 0]
+            due = [k for k, slot in slots.items() if slot.report_is_due]
             losses = self._validate(due, batched and len(due) == len(slots))
         elapsed_s = time.perf_counter() - began
         for slot in slots.values():

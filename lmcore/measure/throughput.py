@@ -67,9 +67,8 @@ class _Probe:
     """Copies of a run that train as one program, one update at a time; `bytes` is their peak memory."""
 
     def __init__(self, run: RunSpec, tokens: Tokens, slots: int) -> None:
-        train = run.train.model_copy(
-            update={"steps": 2**40, "eval_every": 1, "eval_windows": 1, "checkpoint_every": None, "compile": False}
-        )
+        reports = {"eval_every": 1, "eval_tokens": None, "eval_windows": 1, "checkpoint_every": None}
+        train = run.in_steps().train.model_copy(update={"steps": 2**40, "compile": False, **reports})
         self.slots = slots
         memory = _MemoryMeter(run)
         self._trainer = Trainer([run.model_copy(update={"train": train})] * slots, tokens)

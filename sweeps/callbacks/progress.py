@@ -67,7 +67,7 @@ class Progress(Callback):
         self._arrivals.append((now, row["tokens"] - self._tokens.get(trial.id, 0)))
         self._arrivals = [(t, n) for t, n in self._arrivals if t > now - THROUGHPUT_WINDOW_S]
         self._tokens[trial.id] = row["tokens"]
-        self._running[trial.name] = row, trial.run.train.steps
+        self._running[trial.name] = row, trial.run.steps
         if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + LINE_EVERY_S
             self._console.out(self._summary(), highlight=False)

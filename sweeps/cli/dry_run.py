@@ -154,7 +154,7 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str], rows: Itera
 
 def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> TrialCost:
     exact = count_parameters(run.model)
-    tokens = run.train.steps * run.tokens_per_step
+    tokens = run.steps * run.tokens_per_step
     return TrialCost(
         size=size,
         experiment=experiment,

@@ -59,6 +59,7 @@ class Options:
     search: str | None
     scheduler: str | None
     trials: int | None
+    time: str | None
     seed: int | None
     slots: int | str | None
     set: tuple[str, ...]
@@ -116,6 +117,12 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     search.add_argument("--scheduler", choices=SCHEDULERS, help="early stopping of trials (default: the file's)")
     search.add_argument(
         "--trials", type=int, metavar="N", help="number of trials, shared among the sizes (default: the file's)"
+    )
+    search.add_argument(
+        "--time",
+        metavar="DURATION",
+        help="wall time of the search, e.g. 2h, 1h30m or 45s; no trial begins that could not finish in it, and without "
+        "a number of trials there are as many as fit (default: the file's)",
     )
     search.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
     place = p.add_argument_group("execution and monitoring")

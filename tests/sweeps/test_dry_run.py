@@ -53,7 +53,7 @@ def test_a_space_over_shapes_and_steps_counts_its_costliest_trial():
         "model.num_layers": {"low": 1, "high": 6},
         "train.steps": {"low": 10, "high": 50},
     }
-    spec = SweepSpec(name="a", space=space, search={"trials": 2})
+    spec = SweepSpec(name="a", space=space, search={"trials": 2, "allow_unequal_budgets": True})
     largest = spec.run_for("main", {"model.d_model": 192, "model.num_heads": 3, "model.num_layers": 6})
     flops = 50 * 16 * 128 * flops_per_token(largest.model)
     assert plan(spec).trials[0].train_flops == flops

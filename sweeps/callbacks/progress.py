@@ -28,10 +28,17 @@ class Progress(Callback):
     """
 
     def __init__(
-        self, console: Console, total: int, slots: int, queued: int, ended: Iterable[str] = (), best: Best | None = None
+        self,
+        console: Console,
+        total: int | None,
+        slots: int,
+        queued: int,
+        ended: Iterable[str] = (),
+        best: Best | None = None,
     ) -> None:
         """`slots` trials can train at a time, and `queued` more can wait for a slot.
 
+        `total` is None if the number of trials is not known beforehand.
         On resume, `ended` are the statuses of the trials that ended earlier, and `best` is the best of them.
         """
         self._console = console
@@ -92,7 +99,7 @@ class Progress(Callback):
 
     def _time_left(self) -> str:
         """Estimated from the mean duration of ended trials; a running trial counts as half done."""
-        if not self._durations:
+        if not self._durations or self._total is None:
             return "?"
         left = self._total - sum(self._counts.values()) - len(self._running) / 2
         seconds = max(0.0, left) * sum(self._durations) / len(self._durations) / self._concurrent
@@ -101,7 +108,8 @@ class Progress(Callback):
     def _summary(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
         running = min(len(self._running), self._slots)
-        ended = f"{sum(self._counts.values())}/{self._total} trials{f' ({counts})' if counts else ''}"
+        of = "" if self._total is None else f"/{self._total}"
+        ended = f"{sum(self._counts.values())}{of} trials{f' ({counts})' if counts else ''}"
         parts = [ended, f"{running} running"]
         queued, idle = len(self._running) - running, self._slots - running
         if idle:
@@ -110,7 +118,8 @@ class Progress(Callback):
             parts.append(f"{queued} queued")
         best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
         speed = f"{self._tokens_per_s():,.0f} tokens/s"
-        return ", ".join([*parts, f"best {best or 'none yet'}", speed, f"about {self._time_left()} left"])
+        left = [] if self._total is None else [f"about {self._time_left()} left"]
+        return ", ".join([*parts, f"best {best or 'none yet'}", speed, *left])
 
     def _table(self) -> Group:
         numbers = (Column(name, justify="right") for name in ("step", "train_loss", "val_loss", "lr", "tokens/s"))

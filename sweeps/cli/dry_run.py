@@ -4,10 +4,9 @@ Parameter counts, tokens and FLOPs follow from the config alone: no data are rea
 sweep takes is not estimated, because that depends on the machine.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,20 +14,10 @@ from rich.table import Table
 
 from lmcore.config import RunSpec
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.spec.space import Choices, Range, corners
+from sweeps.spec.cost import COST_FIELDS, TIED, costliest
+from sweeps.spec.space import Choices
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
-TIED = "model.tie_embeddings"
-# Fields that determine the cost of a trial, besides tying. The cost grows with each of those that are numbers.
-COST_FIELDS = (
-    "model.d_model",
-    "model.num_layers",
-    "model.d_ff",
-    "model.norm",
-    "model.ffn",
-    "train.steps",
-    "train.batch_size",
-)
 UNLIMITED = 240
 """Characters of a line in a file or a pipe."""
 
@@ -89,7 +78,7 @@ def plan(spec: SweepSpec) -> Plan:
             run = kinds[:count]
         else:
             searched = _tyings(spec, size)
-            kinds = [_cost(size, None, _costliest(spec, size, tied), tied in searched) for tied in (False, True)]
+            kinds = [_cost(size, None, costliest(spec, size, tied), tied in searched) for tied in (False, True)]
             run = kinds[:1] * count  # tying changes neither tokens nor FLOPs
         trials += kinds
         sizes.append(SizeCost(size, count, sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run)))
@@ -172,24 +161,3 @@ def _tyings(spec: SweepSpec, size: str) -> set[bool]:
     """The values of tie_embeddings that the trials of a size have."""
     entry = spec.space.get(TIED)
     return set(entry.choices) if isinstance(entry, Choices) else {spec.run_for(size, {}).model.tie_embeddings}
-
-
-def _costliest(spec: SweepSpec, size: str, tied: bool) -> RunSpec:
-    """The run with the most FLOPs in the space."""
-    values = {path: _costly_values(spec.space[path]) for path in COST_FIELDS if path in spec.space}
-    # The number of heads must divide every width. SweepSpec has checked that the first corner's does.
-    first = next(corners(spec.space))
-    runs = [
-        spec.run_for(size, {**first, **dict(zip(values, combination, strict=True)), TIED: tied})
-        for combination in itertools.product(*values.values())
-    ]
-    return max(runs, key=lambda run: _cost(size, None, run, planned=True).train_flops)
-
-
-def _costly_values(entry: Range | Choices) -> tuple[Any, ...]:
-    """The largest value, or all values if they are not numbers."""
-    if isinstance(entry, Range):
-        return (entry.high,)
-    if all(isinstance(choice, int | float) for choice in entry.choices):
-        return (max(entry.choices),)
-    return entry.choices

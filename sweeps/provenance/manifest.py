@@ -56,7 +56,7 @@ def manifest(
         "search": {
             "method": spec.search.method,
             "scheduler": spec.search.scheduler,
-            "trials": sum(spec.trials_of(size) for size in spec.size_names),
+            **({} if spec.as_many_as_fit else {"trials": sum(spec.trials_of(size) for size in spec.size_names)}),
         },
         "slots": {
             choice.size: {"per_engine": choice.slots, "measured": [sample._asdict() for sample in choice.samples]}

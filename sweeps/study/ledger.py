@@ -23,13 +23,18 @@ from optuna.trial import FrozenTrial, TrialState
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
+from lmcore.device import training_flops
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
+from lmcore.reports import comparable_step
+from sweeps.spec.cost import costliest
+from sweeps.spec.duration import show_duration
 from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence
 from sweeps.study.open_study import open_study
 from sweeps.study.samplers import complete_suggestion, sampler_for
-from sweeps.study.schedulers import EarlyStopping
+from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.storage import running_trial
 
 
@@ -74,6 +79,7 @@ class Ledger:
     storage: optuna.storages.BaseStorage
     last_rows: Mapping[str, Row] = field(default_factory=dict)  # on resume: each trial's last row from metrics.jsonl
     live: dict[str, TrialHandle] = field(default_factory=dict)
+    deadline: Deadline = field(default_factory=lambda: Deadline(None))
 
     def __post_init__(self) -> None:
         # Experiments search nothing: their overrides are in the config, under the experiment's name.
@@ -84,10 +90,13 @@ class Ledger:
         self._total = {size: self.spec.trials_of(size) for size in self.studies}
         self._asked = {size: sum(t.state is not TrialState.WAITING for t in trials[size]) for size in trials}
         self._complete = {size: _complete_trials(trials[size]) for size in trials}
+        self._trial_flops = {size: training_flops(costliest(self.spec, size)) for size in self.studies}
         self._early_stopping: dict[str, EarlyStopping] = {}
         self._unfinished: dict[str, list[TrialHandle]] = {size: [] for size in self.studies}
         for size, study in self.studies.items():
-            last_steps = {t.number: self._last_row(size, t.number).get(col.STEP, 0) for t in trials[size]}
+            last_steps = {
+                t.number: step_in_study(t, self._last_row(size, t.number).get(col.STEP, 0)) for t in trials[size]
+            }
             self._early_stopping[size] = EarlyStopping(study, last_steps)
             for frozen in trials[size]:
                 if frozen.state is TrialState.RUNNING:
@@ -136,8 +145,31 @@ class Ledger:
     def sizes_left(self) -> list[str]:
         """Sizes with trials left to ask for: those with unfinished trials, or else all, least asked first."""
         unfinished = [size for size, trials in self._unfinished.items() if trials]
-        left = [size for size, asked in self._asked.items() if asked < self._total[size]]
-        return unfinished or sorted(left, key=self._asked.__getitem__)
+        if unfinished:
+            return unfinished
+        left = [size for size, asked in self._asked.items() if asked < self._total[size] and not self._reached(size)]
+        if left and self.spec.search.time is not None:
+            running = [_flops_left(handle) for handle in self.live.values()]
+            left = [size for size in left if self.deadline.fits(self._trial_flops[size], running)]
+        return sorted(left, key=self._asked.__getitem__)
+
+    def _reached(self, size: str) -> bool:
+        """Whether a complete trial of `size` has reached search.stop_at."""
+        target, complete = self.spec.search.stop_at, self._complete[size]
+        return target is not None and bool(complete) and complete[0][0] <= target
+
+    def why_stopped(self) -> list[str]:
+        """Why studies got fewer trials than search.trials says, a line each; to be asked once no size is left."""
+        lines = [
+            f"{size}: the target was reached, search.stop_at {self.spec.search.stop_at:g}"
+            for size in self.studies
+            if self._reached(size) and self._asked[size] < self._total[size]
+        ]
+        if self.deadline.refused:
+            lines.append(
+                f"One more trial would not have finished within search.time, {show_duration(self.deadline.seconds)}"
+            )
+        return lines
 
     def ask(self, size: str) -> TrialHandle:
         """The next trial of a size in `sizes_left`; unfinished trials come first."""
@@ -153,15 +185,18 @@ class Ledger:
     def report(self, trial_id: str, row: Row) -> str:
         """Take a trial's report row and return its status from now on; anything but running means: stop it."""
         handle = self.live[trial_id]
+        known = handle.last_row or {col.STEP: 0, col.ELAPSED_S: 0.0}
+        flops = training_flops(handle.run) * (row[col.STEP] - known[col.STEP]) / handle.run.steps
+        self.deadline.add_training(flops, row[col.ELAPSED_S] - known[col.ELAPSED_S])
         handle.last_row = row
-        loss, step = row[col.VAL_LOSS], row[col.STEP]
+        loss, step = row[col.VAL_LOSS], comparable_step(handle.run, row[col.STEP])
         early_stopping = self._early_stopping[handle.size]
         if math.isfinite(loss):
             early_stopping.report(handle.trial, loss, step)
         handle.message = divergence(row, handle.run.model.vocab_size)
         if handle.message is not None:
             handle.status = col.DIVERGED
-        elif step >= handle.run.train.steps:
+        elif row[col.STEP] >= handle.run.steps:
             handle.status = col.COMPLETE
         elif early_stopping.should_stop(handle.trial, step):
             handle.status = col.PRUNED
@@ -233,6 +268,12 @@ class Ledger:
             for t in study.get_trials(deepcopy=False)
             if col.TRIAL in t.user_attrs
         }
+
+
+def _flops_left(handle: TrialHandle) -> float:
+    """FLOPs of the updates that the trial has not reported yet."""
+    step = 0 if handle.last_row is None else handle.last_row[col.STEP]
+    return training_flops(handle.run) * (1 - step / handle.run.steps)
 
 
 def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def open_study(spec: SweepSpec, size: str, storage: optuna.storages.BaseStorage)
         study = open_study(spec, "xs", open_storage(None, folder))
     """
     search, total = spec.search, spec.trials_of(size)
-    steps = spec.run_for(size, {}).train.steps
+    steps = spec.run_for(size, {}).steps
     study = optuna.create_study(
         study_name=spec.study_name(size),
         storage=storage,

@@ -2,15 +2,21 @@
 
 import re
 
+import optuna
 import pytest
 from pydantic import ValidationError
 
+from lmcore import columns as col
 from lmcore.errors import InputError
 from lmcore.params import count_parameters
+from lmcore.reports import next_report
 from lmcore.runfile.paths import describe
 from lmcore.runfile.run_file import load_run
 from sweeps.spec.load import load_kept, load_spec
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
+from sweeps.study.integrity import check_trials
+from sweeps.study.ledger import Ledger
+from sweeps.study.storage import quiet_optuna
 
 LR = {"optim.lr": {"low": 1e-3, "high": 1e-2, "log": True}}
 BATCHES = {"train.batch_size": [8, 16, 24]}
@@ -199,3 +205,58 @@ def test_a_kept_file_from_before_the_rule_goes_on_without_it(tmp_path):
     path.write_text(now.replace("allow_unequal_budgets: true", "allow_unequal_budgets: false"))
     with pytest.raises(InputError, match="must leave all trials of a size equal tokens"):
         load_kept(path)
+
+
+def aligned_ledger(storage, last_rows=None):
+    quiet_optuna()
+    fields = {"method": "random", "trials": 9, "scheduler": "asha", "grace_steps": 10, "reduction_factor": 2}
+    train = {"tokens": 40 * 16 * 128, "batch_size": 16, "eval_every": 10}
+    spec = SweepSpec(name="aligned", train=train, search=fields, space={**LR, **BATCHES})
+    return spec, Ledger(spec, storage, last_rows or {})
+
+
+def row(step, loss):
+    return {col.STEP: step, col.TRAIN_LOSS: loss, col.VAL_LOSS: loss, col.ELAPSED_S: float(step)}
+
+
+def test_trials_with_different_batches_are_compared_at_equal_tokens_under_the_steps_of_the_base_run():
+    storage = optuna.storages.InMemoryStorage()
+    _, book = aligned_ledger(storage)
+    pruned_at = set()
+    while sizes := book.sizes_left:
+        live = book.ask(sizes[0])
+        step = 0
+        while book.live[live.id].status == col.RUNNING:
+            step = next_report(live.run, step)
+            # Later trials are worse, so that some are stopped.
+            book.report(live.id, row(step, 3.0 + live.trial.number + 1 / step))
+        if live.status == col.PRUNED:
+            pruned_at.add(live.run.train.batch_size)
+        book.end(live.id)
+    trials = book.studies["main"].get_trials()
+    assert {trial.params["train.batch_size"] for trial in trials} == {8, 16, 24}
+    assert len(pruned_at) > 1
+    for trial in trials:
+        steps = list(trial.intermediate_values)
+        assert steps == [10, 20, 30, 40][: len(steps)]
+
+
+def test_a_sweep_with_different_batches_resumes_where_it_was():
+    storage = optuna.storages.InMemoryStorage()
+    spec, book = aligned_ledger(storage)
+    rows = {}
+    for _ in range(4):
+        live = book.ask("main")
+        step = next_report(live.run, 0)
+        rows[live.id] = row(step, 3.0)
+        book.report(live.id, rows[live.id])
+    check_trials(storage, spec, rows, "study.db")
+    _, again = aligned_ledger(storage, rows)
+    live = again.ask("main")
+    assert live.last_row == rows[live.id]
+    step = next_report(live.run, live.last_row[col.STEP])
+    again.report(live.id, row(step, 2.9))
+    assert list(again.studies["main"].get_trials()[live.trial.number].intermediate_values) == [10, 20]
+    rows[live.id] = row(next_report(live.run, step), 2.8)
+    with pytest.raises(InputError, match="must have the loss of main-0000 at step"):
+        check_trials(storage, spec, rows, "study.db")

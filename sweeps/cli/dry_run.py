@@ -1,7 +1,7 @@
 """The cost of a sweep before it runs: `python sweeps/run.py --dry-run` prints it.
 
-Parameter counts, tokens and FLOPs follow from the config alone: no data are read and no model is built. How long the
-sweep takes is not estimated, because that depends on the machine.
+Parameter counts, tokens, FLOPs and memory follow from the config alone: no data are read and no model is built. How
+long the sweep takes depends on the machine, and is told if the speed of a trial is given or measured.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,9 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from lmcore.config import RunSpec
+from lmcore.measure.detectable import ASSUMED_NOISE, CONFIDENCE, POWER, detectable_difference
+from lmcore.memory import estimate_memory
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
+from sweeps.cli.rates import Rates, engines_here, trials_in
 from sweeps.spec.cost import COST_FIELDS, TIED, costliest
-from sweeps.spec.space import Choices
+from sweeps.spec.duration import show_duration
+from sweeps.spec.space import Choices, grid_values
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 UNLIMITED = 240
@@ -40,6 +44,8 @@ class TrialCost:
     """Tokens trained on."""
     train_flops: int
     """Forward and backward."""
+    memory_bytes: int
+    """Estimate of the memory of one trial (`lmcore.memory`)."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Plan:
 
     trials: tuple[TrialCost, ...]
     sizes: tuple[SizeCost, ...]
+    """Empty if there are as many trials as fit in search.time."""
 
 
 def plan(spec: SweepSpec) -> Plan:
@@ -79,14 +86,19 @@ def plan(spec: SweepSpec) -> Plan:
         else:
             searched = _tyings(spec, size)
             kinds = [_cost(size, None, costliest(spec, size, tied), tied in searched) for tied in (False, True)]
-            run = kinds[:1] * count  # tying changes neither tokens nor FLOPs
+            run = [] if spec.as_many_as_fit else kinds[:1] * count  # tying changes neither tokens nor FLOPs
         trials += kinds
+        if spec.as_many_as_fit:
+            continue
         sizes.append(SizeCost(size, count, sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run)))
     return Plan(tuple(trials), tuple(sizes))
 
 
-def print_plan(spec: SweepSpec, file: TextIO | None = None) -> None:
-    """Print the resolved config and its cost to `file` (default: stdout). On a terminal, long cells are folded."""
+def print_plan(spec: SweepSpec, file: TextIO | None = None, rates: Rates | None = None) -> None:
+    """Print the resolved config and its cost to `file` (default: stdout). On a terminal, long cells are folded.
+
+    `rates` say how fast trials train; without them it is printed how to give them.
+    """
     console = Console(file=file, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = UNLIMITED
@@ -111,22 +123,90 @@ def print_plan(spec: SweepSpec, file: TextIO | None = None) -> None:
             ("yes" if cost.tied else "no") + ("" if cost.planned else " (not run)"),
             *(f"{n:,}" for n in (cost.params_estimate, cost.params_exact, cost.params_non_embedding, cost.tokens)),
             f"{cost.train_flops:.3g}",
+            f"{cost.memory_bytes / 1e6:,.0f}",
         )
         for cost in costs.trials
     ]
     names = ["size", "experiment", "tied"] if experiments else ["size", "tied"]
-    numbers = ["params estimate", "params exact", "non-embedding", "tokens", "train FLOPs"]
+    numbers = ["params estimate", "params exact", "non-embedding", "tokens", "train FLOPs", "memory, MB (estimate)"]
     console.print(_table("One trial", names, numbers, rows))
 
-    rows = [(size.size, f"{size.trials:,}", f"{size.tokens:,}", f"{size.train_flops:.3g}") for size in costs.sizes]
-    table = _table("All trials, at most (no early stopping)", ["size"], ["trials", "tokens", "train FLOPs"], rows)
-    if len(costs.sizes) > 1:
+    if costs.sizes:
+        console.print(_all_trials(spec, costs.sizes, rates))
+    for line in (*_time_lines(spec, costs, rates), _seeds_line(spec)):
+        console.print(line, soft_wrap=True)
+
+
+def _all_trials(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None) -> Table:
+    """The cost of all trials by size and in all, with device-hours if the rates are known."""
+
+    def cells(count: int, tokens: int, flops: int, hours: float) -> list[str]:
+        return [f"{count:,}", f"{tokens:,}", f"{flops:.3g}", *([] if rates is None else [f"{hours:.3g}"])]
+
+    numbers = ["trials", "tokens", "train FLOPs", *([] if rates is None else ["device-hours"])]
+    hours = _device_hours(spec, sizes, rates)
+    rows = [(s.size, *cells(s.trials, s.tokens, s.train_flops, hours[s.size])) for s in sizes]
+    table = _table("All trials, at most (no early stopping)", ["size"], numbers, rows)
+    if len(sizes) > 1:
         count, tokens, flops = (
-            sum(getattr(size, name) for size in costs.sizes) for name in ("trials", "tokens", "train_flops")
+            sum(getattr(size, name) for size in sizes) for name in ("trials", "tokens", "train_flops")
         )
         table.add_section()
-        table.add_row("in all", f"{count:,}", f"{tokens:,}", f"{flops:.3g}")
-    console.print(table)
+        table.add_row("in all", *cells(count, tokens, flops, sum(hours.values())))
+    return table
+
+
+def _device_hours(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None) -> dict[str, float]:
+    """Hours of one engine by size; zeros if the rates are not known."""
+    if rates is None:
+        return dict.fromkeys((size.size for size in sizes), 0.0)
+    return {s.size: rates.device_hours(spec.run_for(s.size, {}), s.size, float(s.train_flops)) for s in sizes}
+
+
+def _time_lines(spec: SweepSpec, costs: Plan, rates: Rates | None) -> list[str]:
+    """What is known about the time that the sweep takes."""
+    limit = spec.search.time
+    if rates is None:
+        how = (
+            "--measure tries it here for a few seconds, --tokens-per-s N takes the tokens/s of one trial on one engine"
+        )
+        fits = f"As many trials as fit in {show_duration(limit)}. " if limit and spec.as_many_as_fit else ""
+        return [f"{fits}Time: not known without the speed of a trial; {how}."]
+    engines = engines_here(spec.train)
+    speeds = ", ".join(f"{size} {rate:,.0f}" for size, rate in rates.tokens_per_s.items())
+    lines = [f"Speed of one trial on one engine, {rates.source}: tokens/s {speeds}."]
+    on = f"on the {engines} engine{'s' if engines > 1 else ''} of this machine"
+    left_out = "without start-up and evaluation; slots that train as one program are faster"
+    if limit is not None and spec.as_many_as_fit:
+        runs = {size: costliest(spec, size) for size in spec.size_names}
+        count = trials_in(rates, spec, runs, engines, limit)
+        return [*lines, f"Time: {show_duration(limit)}, in which about {count:,} trials fit {on}, {left_out}."]
+    hours = sum(_device_hours(spec, costs.sizes, rates).values())
+    wall = show_duration(3600 * hours / engines)
+    limited = "" if limit is None else f" No trial begins that could not finish in {show_duration(limit)}."
+    return [*lines, f"Time: at most {hours:.3g} device-hours, {wall} {on}, {left_out}.{limited}"]
+
+
+def seeds_per_setting(spec: SweepSpec) -> int:
+    """With how many seeds each setting that is compared is trained: those of a confirmation, or those of a grid."""
+    entry = spec.space.get("train.seed")
+    in_grid = len(grid_values("train.seed", entry)) if entry and spec.search.method == "grid" else 1
+    return max(in_grid, getattr(getattr(spec, "confirm", None), "seeds", None) or 1)
+
+
+def _seeds_line(spec: SweepSpec) -> str:
+    seeds = seeds_per_setting(spec)
+    if seeds < 2:
+        return (
+            "Seeds: 1 per setting, which cannot tell a difference between settings from one between seeds; "
+            "a grid can have `train.seed: [0, 1, 2]` in its space."
+        )
+    times, power = detectable_difference(seeds), f"{POWER:.0%} of cases at {CONFIDENCE:.0%} confidence"
+    return (
+        f"Seeds: {seeds} per setting, which tell two settings apart in {power} if they differ by {times:.2g} times the "
+        f"noise between seeds: {times * ASSUMED_NOISE:.2g} nats per token if that noise is {ASSUMED_NOISE:g}, which is "
+        "an assumption (measured at 1.3M parameters)."
+    )
 
 
 def _table(title: str, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table:
@@ -154,6 +234,7 @@ def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> Tri
         params_non_embedding=exact.non_embedding,
         tokens=tokens,
         train_flops=tokens * flops_per_token(run.model),
+        memory_bytes=estimate_memory(run).total,
     )
 
 

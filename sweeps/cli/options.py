@@ -70,6 +70,9 @@ class Options:
     dashboard_host: str
     wandb: str | None
     dry_run: bool
+    tokens_per_s: tuple[str, ...]
+    """`N` or `SIZE=N` texts; see `sweeps.cli.rates`."""
+    measure: bool
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -148,6 +151,19 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         help="wandb tracking (default: online if there is an API key, else offline files)",
     )
     place.add_argument("--dry-run", action="store_true", help="print the resolved config and its cost, then exit")
+    place.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --dry-run: train each size for a few seconds on random tokens, and say how long the sweep takes",
+    )
+    place.add_argument(
+        "--tokens-per-s",
+        action="append",
+        default=[],
+        metavar="N",
+        help="with --dry-run: say how long the sweep takes if one trial trains on N tokens per second; SIZE=N for one "
+        "size; repeatable",
+    )
     return p
 
 
@@ -173,8 +189,15 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
                 f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"
+    if (values["measure"] or values["tokens_per_s"]) and not values["dry_run"]:
+        option = "--measure" if values["measure"] else "--tokens-per-s"
+        command_line.error(f"{option}: must come with --dry-run ; add it, or leave this out")
+    if values["measure"] and values["tokens_per_s"]:
+        command_line.error("--measure: must not come with --tokens-per-s (got both); leave one out")
     config = DEFAULT_CONFIG if values["config"] is None else _find_config(values["config"])
-    return Options(**{**values, "config": config, "set": tuple(values["set"])})
+    return Options(
+        **{**values, "config": config, "set": tuple(values["set"]), "tokens_per_s": tuple(values["tokens_per_s"])}
+    )
 
 
 def shipped_configs() -> list[str]:

@@ -92,7 +92,7 @@ class DataConfig(Config):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Part of `source` held out for validation if there is no val_source."""
     seed: Seed = 0
-    """Training batch s depends on (data.seed, s) only."""
+    """Training batch s of a run depends on (data.seed, s) only."""
 
 
 class TrainConfig(Config):
@@ -113,6 +113,9 @@ class TrainConfig(Config):
     updates. A sweep whose trials have different batch sizes sets it, so that they report at equal tokens."""
     eval_windows: PositiveInt = 48
     """Validation windows, the same for every trial; fewer if the validation data are short."""
+    final_eval_windows: Literal["auto"] | PositiveInt = "auto"
+    """Validation windows after the last update; fewer if the validation data are short. auto: as many as cost 5 % of
+    the run's training in FLOPs, and no fewer than eval_windows."""
     checkpoint_every: PositiveInt | None = None
     """Updates between checkpoints of a trial, which are made at reports; null: at every report."""
     seed: Seed = 0
@@ -230,6 +233,7 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     "slot vector": {
         "model": "tie_embeddings",
         "train": "steps tokens tokens_per_parameter seed",
+        "data": "seed",
         "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction clip_norm",
     },
     # Changes shapes or the program: all slots of a population share it.
@@ -240,8 +244,9 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     },
     # Makes trials of a sweep comparable: all trials share it.
     "sweep constant": {
-        "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows checkpoint_every",
-        "data": "source val_source tokenizer vocab_size bin_dtype val_fraction seed",
+        "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
+        "checkpoint_every",
+        "data": "source val_source tokenizer vocab_size bin_dtype val_fraction",
     },
 }
 FIELD_ROLES: dict[str, Role] = {

@@ -138,7 +138,7 @@ def open_studies(spec: SweepSpec, folder: RunFolder, last_rows: Mapping[str, Row
     if resume:
         check_trials(storage, spec, last_rows, label)
     else:
-        check_unused(storage, [spec.study_name(size) for size in spec.size_names])
+        check_unused(storage, [spec.study_name(plan) for plan in (*spec.studies, *spec.confirmations)])
     return storage
 
 
@@ -171,7 +171,7 @@ def run_on(
     requested = spec.train
     flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
     spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
-    total = sum(spec.trials_of(size) for size in spec.size_names)
+    total = spec.most_trials
     concurrent = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
     pool = WorkerPool(cluster, spec, tokens, folder, concurrent)
     import sweeps.tune.tuner  # noqa: F401  # takes a second
@@ -246,22 +246,24 @@ def run_trials(
     from sweeps.callbacks.progress import Progress
     from sweeps.callbacks.trial_files import TrialFiles
     from sweeps.callbacks.utilization import Utilization
+    from sweeps.callbacks.window_file import WindowFile
     from sweeps.tune.tuner import tune_all
 
     say = functools.partial(console.print, highlight=False)
-    rows = RowFile(folder.metrics)
+    rows, windows = RowFile(folder.metrics), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
     utilization = Utilization(len(pool.handles))
     tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
-    total = sum(ledger.spec.trials_of(size) for size in ledger.spec.size_names)
-    planned = None if ledger.spec.as_many_as_fit else total
     began = time.monotonic()
     try:
-        with Progress(console, planned, training, queued, _ended(ledger), ledger.best_losses) as progress:
-            callbacks = Callbacks([rows, files, utilization, progress])
+        with Progress(
+            console, lambda: ledger.planned, training, queued, _ended(ledger), ledger.best_losses
+        ) as progress:
+            # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
+            callbacks = Callbacks([windows, rows, files, utilization, progress])
             with watchdog, interrupts.repeating():
-                while ledger.sizes_left:  # a trial may have been requeued after the last one was asked for
+                while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(ledger, pool, callbacks, folder, training + queued)
         pool.stop(STOP_S)  # checkpoints may still be being written
         for line in ledger.why_stopped():
@@ -273,6 +275,7 @@ def run_trials(
             say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
         pool.close()
         rows.close()
+        windows.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
             say(problem)

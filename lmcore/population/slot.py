@@ -30,6 +30,9 @@ class Slot:
     train_loss_sum: float = 0.0  # of the training losses of those updates, nats per token
     train_s: float = 0.0  # wall seconds of those updates
     elapsed_s: float = 0.0  # wall seconds since the run began, evaluation included
+    best_val_loss: float = math.inf  # lowest finite validation loss of all reports
+    best_step: int | None = None  # of that report
+    best_window_losses: list[float] | None = None  # of that report
     last_row: Row | None = None  # the last report; whoever resumes from a checkpoint can repeat it in case it was lost
 
     @property

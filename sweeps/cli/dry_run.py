@@ -54,6 +54,8 @@ class SizeCost:
 
     size: str
     trials: int
+    confirmations: int
+    """Confirmation runs, if none is left out."""
     tokens: int
     train_flops: int
 
@@ -76,21 +78,25 @@ def plan(spec: SweepSpec) -> Plan:
     trials: list[TrialCost] = []
     sizes = []
     for size in spec.size_names:
-        count = spec.trials_of(size)
+        count, confirmed = spec.trials_of(size), spec.confirm_runs_of(size)
         if spec.search.method == "experiments":
             kinds = [
                 _cost(size, experiment.name, spec.run_for(size, experiment.overrides), planned=place < count)
                 for place, experiment in enumerate(spec.experiments)
             ]
-            run = kinds[:count]
+            run = kinds[:count] * (1 + (spec.confirm.seeds if spec.confirm.top else 0))
         else:
             searched = _tyings(spec, size)
             kinds = [_cost(size, None, costliest(spec, size, tied), tied in searched) for tied in (False, True)]
-            run = [] if spec.as_many_as_fit else kinds[:1] * count  # tying changes neither tokens nor FLOPs
+            run = (
+                [] if spec.as_many_as_fit else kinds[:1] * (count + confirmed)
+            )  # tying changes neither tokens nor FLOPs
         trials += kinds
         if spec.as_many_as_fit:
             continue
-        sizes.append(SizeCost(size, count, sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run)))
+        sizes.append(
+            SizeCost(size, count, confirmed, sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run))
+        )
     return Plan(tuple(trials), tuple(sizes))
 
 
@@ -140,19 +146,22 @@ def print_plan(spec: SweepSpec, file: TextIO | None = None, rates: Rates | None 
 def _all_trials(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None) -> Table:
     """The cost of all trials by size and in all, with device-hours if the rates are known."""
 
-    def cells(count: int, tokens: int, flops: int, hours: float) -> list[str]:
-        return [f"{count:,}", f"{tokens:,}", f"{flops:.3g}", *([] if rates is None else [f"{hours:.3g}"])]
+    confirmed = any(size.confirmations for size in sizes)
 
-    numbers = ["trials", "tokens", "train FLOPs", *([] if rates is None else ["device-hours"])]
+    def cells(count: int, confirmations: int, tokens: int, flops: int, hours: float) -> list[str]:
+        counts = [f"{count:,}", *([f"{confirmations:,}"] if confirmed else [])]
+        return [*counts, f"{tokens:,}", f"{flops:.3g}", *([] if rates is None else [f"{hours:.3g}"])]
+
+    counts = ["trials", *(["confirmation runs"] if confirmed else [])]
+    numbers = [*counts, "tokens", "train FLOPs", *([] if rates is None else ["device-hours"])]
     hours = _device_hours(spec, sizes, rates)
-    rows = [(s.size, *cells(s.trials, s.tokens, s.train_flops, hours[s.size])) for s in sizes]
+    rows = [(s.size, *cells(s.trials, s.confirmations, s.tokens, s.train_flops, hours[s.size])) for s in sizes]
     table = _table("All trials, at most (no early stopping)", ["size"], numbers, rows)
     if len(sizes) > 1:
-        count, tokens, flops = (
-            sum(getattr(size, name) for size in sizes) for name in ("trials", "tokens", "train_flops")
-        )
+        names = ("trials", "confirmations", "tokens", "train_flops")
+        trials, confirmations, tokens, flops = (sum(getattr(size, name) for size in sizes) for name in names)
         table.add_section()
-        table.add_row("in all", *cells(count, tokens, flops, sum(hours.values())))
+        table.add_row("in all", *cells(trials, confirmations, tokens, flops, sum(hours.values())))
     return table
 
 
@@ -191,7 +200,7 @@ def seeds_per_setting(spec: SweepSpec) -> int:
     """With how many seeds each setting that is compared is trained: those of a confirmation, or those of a grid."""
     entry = spec.space.get("train.seed")
     in_grid = len(grid_values("train.seed", entry)) if entry and spec.search.method == "grid" else 1
-    return max(in_grid, getattr(getattr(spec, "confirm", None), "seeds", None) or 1)
+    return max(in_grid, spec.confirm.seeds if spec.confirm.top else 1)
 
 
 def _seeds_line(spec: SweepSpec) -> str:

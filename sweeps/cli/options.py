@@ -15,7 +15,7 @@ from sweeps.spec.settings import METHODS, SCHEDULERS, mask_password
 
 SCRIPT = "python sweeps/run.py"
 LOOPBACK = "127.0.0.1"
-FIXED = ("config", "name", "search", "scheduler", "seed")  # cannot change when a sweep is resumed
+FIXED = ("config", "name", "search", "scheduler", "compare", "seed")  # cannot change when a sweep is resumed
 
 _ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = next(path for name in ("lmsweep_configs", "configs") if (path := _ROOT / name).is_dir())
@@ -60,6 +60,7 @@ class Options:
     scheduler: str | None
     trials: int | None
     time: str | None
+    compare: list[str] | None
     seed: int | None
     slots: int | str | None
     set: tuple[str, ...]
@@ -127,6 +128,12 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         help="wall time of the search, e.g. 2h, 1h30m or 45s; no trial begins that could not finish in it, and without "
         "a number of trials there are as many as fit (default: the file's)",
     )
+    search.add_argument(
+        "--compare",
+        type=_paths,
+        metavar="PATH[,PATH]",
+        help="search each choice of these fields on its own, e.g. model.tie_embeddings (default: the file's)",
+    )
     search.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
     place = p.add_argument_group("execution and monitoring")
     place.add_argument(
@@ -167,6 +174,10 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     return p
 
 
+def _paths(text: str) -> list[str]:
+    return [path for path in text.split(",") if path]
+
+
 def _slots(text: str) -> int | str:
     if text != "auto" and not text.isdecimal():
         raise argparse.ArgumentTypeError(f"must be auto or a number of slots (got {text!r}); write --slots 4")
@@ -185,7 +196,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
         fixed = [f"--{name}" for name in FIXED if values[name] is not None]
         if fixed:
             command_line.error(
-                f"--resume: a resumed sweep keeps its config, name, search, scheduler and seed "
+                f"--resume: a resumed sweep keeps its config, name, search, scheduler, compare and seed "
                 f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"

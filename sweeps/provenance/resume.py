@@ -15,7 +15,7 @@ from sweeps.spec.sweep_spec import SweepSpec
 SEARCH_MAY_CHANGE = tuple(
     f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")
 )
-MAY_CHANGE = (*SEARCH_MAY_CHANGE, "notes", "tracking.project", "tracking.wandb")
+MAY_CHANGE = (*SEARCH_MAY_CHANGE, "confirm", "notes", "tracking.project", "tracking.wandb")
 REASON = "so that new trials are comparable with earlier ones"
 REASONS = dict.fromkeys(BUDGET, "because the schedule of earlier trials ends there and ended trials are final")
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
@@ -38,10 +38,10 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
         if before[path] != after[path] and path not in MAY_CHANGE:
             rule = f"must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])})"
             raise InputError(f"{path}: {rule}; start a new sweep with another --name")
-    for size in spec.size_names:
-        now, then = spec.trials_of(size), begun.trials_of(size)
+    for plan in spec.studies:
+        now, then = spec.trials_in(plan), begun.trials_in(plan)
         if now < then and not begun.as_many_as_fit:
-            rule = f"must not shrink (got {now} for {size}, which began with {then})"
+            rule = f"must not shrink (got {now} for {plan.id}, which began with {then})"
             raise InputError(f"search.trials: {rule}; leave it out, or raise it")
     return spec
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmcore.config import RunSpec
 from lmcore.params import count_parameters
-from lmcore.runfile.paths import BUDGET, FieldError, layered
+from lmcore.runfile.paths import BUDGET, FieldError
 from sweeps.spec import space as spaces
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Overrides = Mapping[str, Any]
 def batches_vary(spec: "SweepSpec") -> bool:
     """Whether trials of one size may have different batch sizes."""
     in_space = spec.search.method != "experiments" and BATCH in spec.space
-    return in_space or any(BATCH in overrides for _, overrides in (*_arms(spec), *_experiments(spec)))
+    return in_space or any(BATCH in overrides for _, overrides in _experiments(spec))
 
 
 def check_equal(spec: "SweepSpec") -> None:
@@ -75,22 +75,13 @@ def _varied(spec: "SweepSpec") -> list[tuple[str, Overrides]]:
         for path, entry in spec.space.items()
         if path not in spaces.CONSTRAINED  # every corner has those
     }
-    inner = _experiments(spec) or [("", {**first, **corner}) for corner in spaces.corners(spec.space)]
-    return [
-        (place or arm_place, layered(arm, overrides)) for arm_place, arm in _arms(spec) for place, overrides in inner
-    ]
+    return _experiments(spec) or [("", {**first, **corner}) for corner in spaces.corners(spec.space)]
 
 
 def _experiments(spec: "SweepSpec") -> list[tuple[str, Overrides]]:
     """The experiments, if they are what is trained."""
     experiments = spec.experiments if spec.search.method == "experiments" else ()
     return [(f"experiments.{experiment.name}", experiment.overrides) for experiment in experiments]
-
-
-def _arms(spec: "SweepSpec") -> list[tuple[str, Overrides]]:
-    """The arms that are compared, `{name: overrides}`; one that overrides nothing if the sweep has none."""
-    arms: Mapping[str, Overrides] = getattr(spec, "arms", None) or {"": {}}
-    return [("compare" if name else "", overrides) for name, overrides in arms.items()]
 
 
 def _budget(run: RunSpec) -> float:

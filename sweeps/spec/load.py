@@ -20,6 +20,7 @@ from lmcore.runfile.paths import (
     whole_numbers,
 )
 from lmcore.runfile.run_file import located, resolve_vocab_size
+from sweeps.spec.arms import ConfirmConfig
 from sweeps.spec.settings import SearchConfig, TrackingConfig
 from sweeps.spec.sweep_spec import SweepSpec
 
@@ -27,7 +28,8 @@ SETTABLE: dict[str, Any] = {
     **RUN_DEFAULTS,
     **{f"search.{name}": default for name, default in defaults(SearchConfig).items()},
     **{f"tracking.{name}": default for name, default in defaults(TrackingConfig).items()},
-    **dict.fromkeys(("name", "notes", "space", "sizes", "experiments"), REQUIRED),
+    **{f"confirm.{name}": default for name, default in defaults(ConfirmConfig).items()},
+    **dict.fromkeys(("name", "notes", "space", "sizes", "experiments", "compare"), REQUIRED),
 }
 """Every dotted path that `--set` accepts, with its default. `space.<path>` is accepted as well."""
 
@@ -36,6 +38,7 @@ FLAGS = {
     "scheduler": "search.scheduler",
     "trials": "search.trials",
     "time": "search.time",
+    "compare": "compare",
     "seed": "search.seed",
     "slots": "search.slots",
     "name": "name",
@@ -125,7 +128,10 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
     for path in (path for path in paths if path in RUN_DEFAULTS):
         if isinstance(draft.get("space"), dict) and path in draft["space"]:
             del draft["space"][path]
-            notes.append(f"{path} is set and therefore not searched")
+            compared = isinstance(draft.get("compare"), list) and path in draft["compare"]
+            if compared:
+                draft["compare"] = [other for other in draft["compare"] if other != path]
+            notes.append(f"{path} is set and therefore not {'compared' if compared else 'searched'}")
         sizes = draft["sizes"] if isinstance(draft.get("sizes"), list) else []
         same = BUDGET if path in BUDGET else (path,)
         owners = [

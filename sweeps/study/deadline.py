@@ -10,7 +10,7 @@ class Deadline:
 
     Time counts from the creation of this object, which is at each start of the command. Speed is measured from when the
     first interval of training began, so that starting Ray does not count. What is being trained but not yet reported is
-    not counted, so the first answers are careful rather than bold.
+    not counted, so answers are careful rather than bold.
 
     >>> now = iter([0.0, 20.0, 20.0]).__next__
     >>> deadline = Deadline(60.0, clock=now)
@@ -22,25 +22,30 @@ class Deadline:
     def __init__(self, seconds: float | None, clock: Callable[[], float] = time.monotonic) -> None:
         """`seconds` of wall time from now on; None for no limit, and everything fits."""
         self.seconds = math.inf if seconds is None else seconds
-        self.refused = False
-        """Whether a trial was ever found not to fit."""
         self._clock = clock
         self._began = clock()
         self._training_since: float | None = None
         self._reported_at: float | None = None
         self._flops = 0.0
+        self._reports = 0
         self._peak = 1
 
     @property
     def flops_per_s(self) -> float | None:
-        """Training FLOPs per second of wall time so far; None before the first report."""
-        if self._training_since is None or self._reported_at is None or self._reported_at <= self._training_since:
+        """Training FLOPs per second of wall time so far; None before as many reports as trials run side by side."""
+        if (
+            self._reports < self._peak
+            or self._training_since is None
+            or self._reported_at is None
+            or self._reported_at <= self._training_since
+        ):
             return None
         return self._flops / (self._reported_at - self._training_since)
 
     def add_training(self, flops: float, seconds: float) -> None:
         """Note that a trial has reported: since its previous report it has trained with so many FLOPs for `seconds`."""
         self._flops += flops
+        self._reports += 1
         self._reported_at = self._clock()
         if self._training_since is None:
             self._training_since = self._reported_at - seconds
@@ -64,6 +69,4 @@ class Deadline:
         needed = 0.0
         if speed is not None:
             needed = (max(flops * self._peak, flops + sum(running)) + reserved_flops) / speed
-        fits = left > 0 and needed <= left
-        self.refused = self.refused or not fits
-        return fits
+        return left > 0 and needed <= left

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from lmcore.config import FIELD_ROLES, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
+from lmcore.config import FIELD_ROLES, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
 from lmcore.device import COMPILE_FLOPS, Machine, resolve, resolve_run, training_flops, why_compile
 from lmcore.errors import InputError
 from lmcore.params import flops_per_token
@@ -17,6 +17,7 @@ def test_every_field_has_exactly_one_role():
 def test_runs_that_differ_only_in_slot_vectors_share_a_population():
     base = RunSpec()
     vectors = RunSpec(
+        data=DataConfig(seed=1),
         model=ModelConfig(tie_embeddings=True),
         train=TrainConfig(steps=7, seed=3),
         optim=OptimConfig(lr=1.0, beta1=0.0, beta2=0.5, eps=1.0, weight_decay=0.0, warmup_fraction=1.0, clip_norm=None),

@@ -233,7 +233,7 @@ def test_trials_with_different_batches_are_compared_at_equal_tokens_under_the_st
         if live.status == col.PRUNED:
             pruned_at.add(live.run.train.batch_size)
         book.end(live.id)
-    trials = book.studies["main"].get_trials()
+    trials = book.studies["main"].study.get_trials()
     assert {trial.params["train.batch_size"] for trial in trials} == {8, 16, 24}
     assert len(pruned_at) > 1
     for trial in trials:
@@ -256,7 +256,7 @@ def test_a_sweep_with_different_batches_resumes_where_it_was():
     assert live.last_row == rows[live.id]
     step = next_report(live.run, live.last_row[col.STEP])
     again.report(live.id, row(step, 2.9))
-    assert list(again.studies["main"].get_trials()[live.trial.number].intermediate_values) == [10, 20]
+    assert list(again.studies["main"].study.get_trials()[live.trial.number].intermediate_values) == [10, 20]
     rows[live.id] = row(next_report(live.run, step), 2.8)
     with pytest.raises(InputError, match="must have the loss of main-0000 at step"):
         check_trials(storage, spec, rows, "study.db")

@@ -39,8 +39,9 @@ def clock():
 
 def after_one_trial(clock, seconds, took=10.0):
     deadline = Deadline(seconds, clock)
-    clock.now += took
-    deadline.add_training(FLOPS, took)
+    for _ in range(8):
+        clock.now += took / 8
+        deadline.add_training(FLOPS / 8, took / 8)
     return deadline
 
 
@@ -50,14 +51,12 @@ def test_before_anything_is_known_everything_fits_until_time_is_over(clock):
     assert deadline.fits(1e30, [1e30], 1e30)
     clock.now += 60.0
     assert not deadline.fits(1.0)
-    assert deadline.refused
 
 
 def test_without_a_limit_everything_fits_always(clock):
     deadline = after_one_trial(clock, None)
     clock.now += 1e9
     assert deadline.fits(1e30, [1e30], 1e30)
-    assert not deadline.refused
 
 
 def test_a_trial_fits_exactly_as_long_as_it_can_finish(clock):
@@ -88,6 +87,17 @@ def test_trials_that_run_side_by_side_share_the_speed(clock):
     # When they are about to end, the engines are as many as before: a trial has a sixth of their speed.
     assert deadline.fits(0.8 * FLOPS)
     assert not deadline.fits(0.9 * FLOPS)
+
+
+def test_the_speed_is_not_known_before_every_place_has_reported(clock):
+    deadline = Deadline(60.0, clock)
+    assert deadline.fits(FLOPS, [FLOPS] * 2)
+    for _ in range(2):
+        clock.now += 10.0
+        deadline.add_training(FLOPS, 10.0)
+        assert deadline.flops_per_s is None
+    deadline.add_training(FLOPS, 10.0)
+    assert deadline.flops_per_s == pytest.approx(3 * FLOPS / 20)
 
 
 def test_large_trials_that_run_are_waited_for_and_what_is_reserved_is_kept_free(clock):
@@ -176,7 +186,9 @@ def test_a_sweep_without_a_number_of_trials_has_as_many_as_fit(clock):
     assert len(ended) == pytest.approx(2 * 100 / pair, abs=2)
     assert clock.now - began <= 100.0
     assert abs(sum(trial.startswith("xs") for trial in ended) - len(ended) / 2) <= 1.5
-    assert book.why_stopped() == ["One more trial would not have finished within search.time, 1m40s"]
+    assert book.why_stopped() == [
+        f"{size}: one more trial would not have finished within search.time, 1m40s" for size in timed.size_names
+    ]
 
 
 def test_a_number_of_trials_is_the_most_that_a_timed_sweep_has(clock):
@@ -200,6 +212,36 @@ def test_a_study_that_reached_its_target_asks_for_no_more_trials_and_others_go_o
     assert book.why_stopped() == ["xs: the target was reached, search.stop_at 2.5"]
 
 
+def confirmed(**search):
+    fields = spec(**search).model_dump()
+    compare = {"compare": ["model.tie_embeddings"], "confirm": {"top": 2, "seeds": 3}, "sizes": []}
+    space = {**fields["space"], "model.tie_embeddings": [False, True]}
+    return SweepSpec.model_validate({**fields, **compare, "space": space})
+
+
+def test_a_timed_search_leaves_time_for_its_confirmation(clock):
+    timed = confirmed(time=1000.0)
+    book = ledger_of(timed, clock)
+    began = clock.now
+    ended = drive(book, clock)
+    assert book.over
+    assert clock.now - began <= 1000.0
+    searched = [trial for trial in ended if "confirm" not in trial]
+    assert len(ended) - len(searched) >= 2 * 2  # one run of every candidate at least
+    trial_s = training_flops(timed.run_for("main", {})) * 1e-11
+    assert len(searched) == pytest.approx(1000 / trial_s - 2 * 2 * 3, abs=2)
+    assert book.planned == len(ended)
+
+
+def test_a_study_that_reached_its_target_is_confirmed(clock):
+    book = ledger_of(confirmed(trials=20, stop_at=3.5), clock)
+    ended = drive(book, clock)
+    assert book.over
+    assert [trial for trial in ended if "confirm" not in trial] == ["main-untied-0000", "main-tied-0000"]
+    assert {trial.rpartition("-")[0] for trial in ended[2:]} == {"main-untied-confirm", "main-tied-confirm"}
+    assert len(book.why_stopped()) == 2
+
+
 def test_time_and_target_may_change_when_a_sweep_is_resumed(in_tmp):
     folder = RunFolder.named("timed")
     write_text(folder.sweep_yaml, dump_yaml(spec(time=60.0)))
@@ -209,6 +251,6 @@ def test_time_and_target_may_change_when_a_sweep_is_resumed(in_tmp):
 
 def test_progress_without_a_number_of_trials_shows_how_many_have_ended():
     file = io.StringIO()
-    progress = Progress(Console(file=file, width=200), None, slots=2, queued=0, ended=[col.COMPLETE] * 3)
+    progress = Progress(Console(file=file, width=200), lambda: None, slots=2, queued=0, ended=[col.COMPLETE] * 3)
     assert progress._summary().startswith("3 trials (3 complete), 0 running")
     assert "left" not in progress._summary()

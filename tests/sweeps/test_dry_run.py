@@ -71,7 +71,8 @@ def test_an_ablation_lists_every_experiment_and_costs_those_that_run():
     costs = plan(spec)
     assert [cost.experiment for cost in costs.trials] == [experiment.name for experiment in spec.experiments]
     assert [cost.planned for cost in costs.trials] == [True] * 3 + [False] * 5
-    assert costs.sizes[0].train_flops == sum(cost.train_flops for cost in costs.trials[:3])
+    assert (costs.sizes[0].trials, costs.sizes[0].confirmations) == (3, 9)
+    assert costs.sizes[0].train_flops == 4 * sum(cost.train_flops for cost in costs.trials[:3])
 
 
 def test_the_ungated_network_of_the_ablation_has_the_baselines_parameters():

@@ -156,7 +156,7 @@ def test_no_suggestion_repeats_and_each_size_has_its_own_search(method):
     rates = [live.run.optim.lr for live in ended.values()]
     assert len(set(rates)) == 12
     assert sorted(ended) == [f"s-{n:04d}" for n in range(6)] + [f"xs-{n:04d}" for n in range(6)]
-    assert {name: len(study.trials) for name, study in book.studies.items()} == {"xs": 6, "s": 6}
+    assert {name: len(state.study.trials) for name, state in book.studies.items()} == {"xs": 6, "s": 6}
     assert ended["xs-0000"].run.model.d_model == 64
 
 
@@ -165,9 +165,9 @@ def test_a_diverged_trial_is_never_the_best_and_tpe_moves_away():
     ended = drive(book)
     diverged = [live.trial.number for live in ended.values() if live.status == col.DIVERGED]
     assert diverged, "the space must hold rates that diverge"
-    best = book.studies["main"].best_trial
+    best = book.studies["main"].study.best_trial
     assert best.user_attrs[col.STATUS] == col.COMPLETE
-    complete = [t for t in book.studies["main"].trials if t.user_attrs[col.STATUS] == col.COMPLETE]
+    complete = [t for t in book.studies["main"].study.trials if t.user_attrs[col.STATUS] == col.COMPLETE]
     in_order = [t.user_attrs[col.TRIAL] for t in sorted(complete, key=lambda t: t.value)]
     assert book.ranking("main") == in_order
     assert in_order[0] == best.user_attrs[col.TRIAL]
@@ -222,7 +222,7 @@ def test_two_sweeps_in_one_database_have_studies_of_their_own(tmp_path):
         for name in ("one", "two")
     ]
     for one_spec in specs:
-        names = [one_spec.study_name(size) for size in one_spec.size_names]
+        names = [one_spec.study_name(plan) for plan in one_spec.studies]
         check_unused(storage, names)
         drive(Ledger(one_spec, storage))
         with pytest.raises(InputError, match="--name"):

@@ -130,7 +130,7 @@ class Trainer:
                 slot.updates_since_report += updates
                 slot.train_loss_sum += loss_sums[k]
                 slot.train_s += trained_s
-            due = [k for k, slot in slots.items() if slot.finished or slot.step % slot.run.train.eval_every == 0]
+            due = [k for k, slot in slots.items() if slot.report_is_due]
             together = batched and len(due) == len(slots)
             losses = self._validate(due, together)
             finals = self._validate_finally({k: slots[k] for k in due if slots[k].finished}, losses, together)
@@ -298,7 +298,7 @@ class Trainer:
         context_length = self.model.config.context_length
         by_count: dict[int, list[int]] = {}
         for k, slot in finished.items():
-            train, tokens = slot.run.train, slot.run.tokens_per_step * slot.run.train.steps
+            train, tokens = slot.run.train, slot.run.tokens_per_step * slot.run.steps
             asked = train.final_eval_windows, train.eval_windows
             by_count.setdefault(final_window_count(*asked, tokens, context_length, len(self.tokens.val)), []).append(k)
         losses: dict[int, ValLoss] = {}

@@ -30,14 +30,15 @@ class Progress(Callback):
     def __init__(
         self,
         console: Console,
-        planned: Callable[[], int],
+        planned: Callable[[], int | None],
         slots: int,
         queued: int,
         ended: Iterable[str] = (),
         best: Best | None = None,
     ) -> None:
-        """`planned` returns how many trials there will be, as far as is known. `slots` trials can train at a time, and
-        `queued` more can wait for a slot.
+        """`slots` trials can train at a time, and `queued` more can wait for a slot.
+
+        `planned` returns how many trials there will be, as far as is known, or None.
 
         On resume, `ended` are the statuses of the trials that ended earlier, and `best` is the best of them.
         """
@@ -74,7 +75,7 @@ class Progress(Callback):
         self._arrivals.append((now, row["tokens"] - self._tokens.get(trial.id, 0)))
         self._arrivals = [(t, n) for t, n in self._arrivals if t > now - THROUGHPUT_WINDOW_S]
         self._tokens[trial.id] = row["tokens"]
-        self._running[trial.name] = row, trial.run.train.steps
+        self._running[trial.name] = row, trial.run.steps
         if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + LINE_EVERY_S
             self._console.out(self._summary(), highlight=False)
@@ -99,16 +100,19 @@ class Progress(Callback):
 
     def _time_left(self) -> str:
         """Estimated from the mean duration of ended trials; a running trial counts as half done."""
-        if not self._durations:
+        planned = self._planned()
+        if not self._durations or planned is None:
             return "?"
-        left = self._planned() - sum(self._counts.values()) - len(self._running) / 2
+        left = planned - sum(self._counts.values()) - len(self._running) / 2
         seconds = max(0.0, left) * sum(self._durations) / len(self._durations) / self._concurrent
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _summary(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
         running = min(len(self._running), self._slots)
-        ended = f"{sum(self._counts.values())}/{self._planned()} trials{f' ({counts})' if counts else ''}"
+        planned = self._planned()
+        of = "" if planned is None else f"/{planned}"
+        ended = f"{sum(self._counts.values())}{of} trials{f' ({counts})' if counts else ''}"
         parts = [ended, f"{running} running"]
         queued, idle = len(self._running) - running, self._slots - running
         if idle:
@@ -117,7 +121,8 @@ class Progress(Callback):
             parts.append(f"{queued} queued")
         best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
         speed = f"{self._tokens_per_s():,.0f} tokens/s"
-        return ", ".join([*parts, f"best {best or 'none yet'}", speed, f"about {self._time_left()} left"])
+        left = [] if planned is None else [f"about {self._time_left()} left"]
+        return ", ".join([*parts, f"best {best or 'none yet'}", speed, *left])
 
     def _table(self) -> Group:
         numbers = (Column(name, justify="right") for name in ("step", "train_loss", "val_loss", "lr", "tokens/s"))

@@ -59,6 +59,7 @@ class Options:
     search: str | None
     scheduler: str | None
     trials: int | None
+    time: str | None
     compare: list[str] | None
     seed: int | None
     slots: int | str | None
@@ -70,6 +71,9 @@ class Options:
     dashboard_host: str
     wandb: str | None
     dry_run: bool
+    tokens_per_s: tuple[str, ...]
+    """`N` or `SIZE=N` texts; see `sweeps.cli.rates`."""
+    measure: bool
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -119,6 +123,12 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         "--trials", type=int, metavar="N", help="number of trials, shared among the sizes (default: the file's)"
     )
     search.add_argument(
+        "--time",
+        metavar="DURATION",
+        help="wall time of the search, e.g. 2h, 1h30m or 45s; no trial begins that could not finish in it, and without "
+        "a number of trials there are as many as fit (default: the file's)",
+    )
+    search.add_argument(
         "--compare",
         type=_paths,
         metavar="PATH[,PATH]",
@@ -148,6 +158,19 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         help="wandb tracking (default: online if there is an API key, else offline files)",
     )
     place.add_argument("--dry-run", action="store_true", help="print the resolved config and its cost, then exit")
+    place.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --dry-run: train each size for a few seconds on random tokens, and say how long the sweep takes",
+    )
+    place.add_argument(
+        "--tokens-per-s",
+        action="append",
+        default=[],
+        metavar="N",
+        help="with --dry-run: say how long the sweep takes if one trial trains on N tokens per second; SIZE=N for one "
+        "size; repeatable",
+    )
     return p
 
 
@@ -177,8 +200,15 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
                 f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"
+    if (values["measure"] or values["tokens_per_s"]) and not values["dry_run"]:
+        option = "--measure" if values["measure"] else "--tokens-per-s"
+        command_line.error(f"{option}: must come with --dry-run ; add it, or leave this out")
+    if values["measure"] and values["tokens_per_s"]:
+        command_line.error("--measure: must not come with --tokens-per-s (got both); leave one out")
     config = DEFAULT_CONFIG if values["config"] is None else _find_config(values["config"])
-    return Options(**{**values, "config": config, "set": tuple(values["set"])})
+    return Options(
+        **{**values, "config": config, "set": tuple(values["set"]), "tokens_per_s": tuple(values["tokens_per_s"])}
+    )
 
 
 def shipped_configs() -> list[str]:

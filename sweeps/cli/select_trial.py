@@ -29,7 +29,7 @@ from sweeps.cli.trial_options import BEST
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
 from sweeps.rundir.folder import RUNS, RunFolder
 from sweeps.spec.arms import StudyPlan
-from sweeps.spec.load import load_spec
+from sweeps.spec.load import load_kept
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.storage import quiet_optuna
@@ -58,7 +58,7 @@ class SelectedTrial:
         reported = row.get(col.STEP) == self.trained.step and row.get(col.VAL_LOSS) is not None
         loss = f", {col.quoted_column(row)} {col.quoted_loss(row):.3f}" if reported else ""
         tied = "tied" if run.model.tie_embeddings else "untied"
-        steps = f"{self.trained.step} of {run.train.steps} updates"
+        steps = f"{self.trained.step} of {run.steps} updates"
         parameters = count_parameters(run.model).total
         return f"{self.id} ({self.status}): {parameters:,} parameters, {tied}, after {steps}{loss}"
 
@@ -77,7 +77,7 @@ def select_trial(path: Path, name: str = BEST) -> SelectedTrial:
     if not folder.sweep_yaml.is_file():
         nearest = RUNS / path if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
         raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {nearest}")
-    spec = load_spec(folder.sweep_yaml)
+    spec = load_kept(folder.sweep_yaml)
     trials = _read_trials(spec, folder)
     trial_id = _find(name, spec, trials, folder)
     try:

@@ -57,8 +57,7 @@ def manifest(
         "search": {
             "method": spec.search.method,
             "scheduler": spec.search.scheduler,
-            "trials": sum(spec.trials_of(size) for size in spec.size_names),
-            "most_trials": spec.most_trials,
+            **({} if spec.as_many_as_fit else _numbers(spec)),
         },
         "slots": {
             choice.size: {"per_engine": choice.slots, "measured": [sample._asdict() for sample in choice.samples]}
@@ -91,6 +90,12 @@ def manifest(
             "val_entropy_unigram": tokens.unigram_entropy,
         },
     }
+
+
+def _numbers(spec: SweepSpec) -> dict[str, int]:
+    """Numbers of trials, which nobody knows beforehand if search.time alone limits them."""
+    trials = sum(spec.trials_of(size) for size in spec.size_names)
+    return {"trials": trials, "most_trials": spec.most_trials}
 
 
 def versions() -> dict[str, str | None]:

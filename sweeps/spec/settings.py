@@ -10,7 +10,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, PositiveInt
 
 from lmcore.columns import VAL_LOSS
-from lmcore.config import Config, Seed
+from lmcore.config import Config, PositiveFloat, Seed
+from sweeps.spec.duration import Duration
 
 Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
@@ -31,7 +32,16 @@ class SearchConfig(Config):
     process (gp) or by CMA-ES (cmaes); experiments runs the listed experiments and searches nothing."""
     trials: PositiveInt | None = None
     """Number of trials of all sizes together, at least 1, dealt out to the sizes in turn; null means every grid point,
-    every experiment, or 16 trials."""
+    every experiment, or else as many as fit in time, or 16 trials without one."""
+    time: Duration | None = None
+    """Wall time of the search, such as 2h, 1h30m, 90m or 45s, or seconds, counted from each start of the command: no
+    new trial begins that could not finish in time, and what runs is finished; null means no limit."""
+    stop_at: PositiveFloat | None = None
+    """Target loss in nats per token, above 0: once a complete trial of a study has reached it, the study begins no
+    more trials; null means no target."""
+    allow_unequal_budgets: bool = False
+    """Whether trials of a size may train on different numbers of tokens; their losses then differ by how long they
+    trained, too."""
     scheduler: Scheduler = "asha"
     """Which rule stops unpromising trials early: successive halving (asha), hyperband or the median rule; none trains
     every trial to its end."""

@@ -15,14 +15,17 @@ from pydantic import Field, model_validator
 from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.corpus.text import STDLIB
 from lmcore.runfile import yaml_file
-from lmcore.runfile.paths import RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, show, unknown
+from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, layered, show, unknown
 from lmcore.runfile.run_file import ONLY_SIZE
+from sweeps.spec import budgets
 from sweeps.spec import space as spaces
 from sweeps.spec.arms import Arm, ConfirmConfig, StudyPlan, arms_of, check_compare
 from sweeps.spec.settings import SearchConfig, TrackingConfig, absolute_url
 from sweeps.spec.sizes import Experiment, Name, Size, check_unique_names
 
 DEFAULT_TRIALS = 16
+MANY_TRIALS = 10**6
+"""Stands for as many trials as fit in search.time, which nobody knows beforehand."""
 MAX_STUDY_NAME = 64
 
 
@@ -72,6 +75,8 @@ class SweepSpec(Config):
         self._check_runs()
         self._check_search()
         self._check_studies()
+        if not self.search.allow_unequal_budgets:
+            budgets.check_equal(self)
         return self
 
     @property
@@ -117,8 +122,21 @@ class SweepSpec(Config):
         return {experiment.name: experiment.overrides for experiment in self.experiments}[name]
 
     def run_for(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
-        """The run of one trial: the base run, then the size's overrides, then the trial's. FieldError if not valid."""
-        return apply(self.base, {**self._size_overrides(size_name), **overrides})
+        """The run of one trial: the base run, then the size's overrides, then the trial's. FieldError if not valid.
+
+        Its budget is in train.steps. If trials of the size may have different batches, it has train.eval_tokens, so
+        that all report at equal tokens.
+        """
+        run = self.unresolved_run(size_name, overrides)
+        if run.train.eval_tokens is None and not self.search.allow_unequal_budgets and budgets.batches_vary(self):
+            base = self.unresolved_run(size_name, {})
+            eval_tokens = base.train.eval_every * base.tokens_per_step
+            run = run.model_copy(update={"train": run.train.model_copy(update={"eval_tokens": eval_tokens})})
+        return run.in_steps()
+
+    def unresolved_run(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
+        """`run_for` with the budget as it was given."""
+        return apply(self.base, layered(self._size_overrides(size_name), overrides))
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -163,13 +181,24 @@ class SweepSpec(Config):
         return max(self.run_for(size_name, {}).model.context_length for size_name in self.size_names)
 
     def trials_in(self, plan: StudyPlan) -> int:
-        """Number of trials of a search study: its share of search.trials, but no more than a grid or list has."""
+        """Number of trials of a search study: its share of search.trials, but no more than a grid or list has.
+
+        MANY_TRIALS if `as_many_as_fit`.
+        """
+        if self.as_many_as_fit:
+            return MANY_TRIALS
         total, studies = self.search.trials or DEFAULT_TRIALS, self.studies
         share = total // len(studies) + (studies.index(plan) < total % len(studies))
         if self.search.method not in ("experiments", "grid"):
             return share
         listed = len(self.experiments if self.search.method == "experiments" else spaces.grid(self.searched))
         return listed if self.search.trials is None else min(share, listed)
+
+    @property
+    def as_many_as_fit(self) -> bool:
+        """Whether search.time alone limits the number of trials."""
+        listed = self.search.method in ("experiments", "grid")
+        return self.search.time is not None and self.search.trials is None and not listed
 
     def trials_of(self, size_name: str) -> int:
         """Number of trials of the search of one size, in all arms."""
@@ -194,6 +223,7 @@ class SweepSpec(Config):
     def grace_steps(self, size_name: str) -> int:
         """Number of updates before which no trial of one size is stopped early."""
         train = self.run_for(size_name, {}).train
+        assert train.steps is not None  # run_for resolves the budget
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
 
     def _size_overrides(self, size_name: str) -> dict[str, Any]:
@@ -210,14 +240,19 @@ class SweepSpec(Config):
         for path, entry in self.space.items():
             _check_may_vary("space", f"space.{path}", path)
             spaces.check_entry(path, entry)
+        if len(searched := [path for path in BUDGET if path in self.space]) > 1:
+            rule = f"must be the only budget that is searched (got space.{searched[0]} too)"
+            raise FieldError(f"space.{searched[1]}", f"{rule}; remove one of them")
         spaces.check_combinations(self.space)
         for variant in (*self.sizes, *self.experiments):
             section = "sizes" if isinstance(variant, Size) else "experiments"
             for path, value in variant.overrides.items():
                 place = f"{section}.{variant.name}.{path}"
                 _check_may_vary(section, place, path)
-                if section == "sizes" and path in self.space:
-                    raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
+                same = BUDGET if path in BUDGET else (path,)
+                searched = [other for other in same if other in self.space]
+                if section == "sizes" and searched:
+                    raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{searched[0]}")
 
     def _check_runs(self) -> None:
         """Every size must make a valid run, also with every corner of the space and with every experiment."""

@@ -16,6 +16,7 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.errors import InputError
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.schedulers import step_in_study
 
 RESTORE = "restore it from a copy"
 
@@ -70,7 +71,8 @@ def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Ma
                 f"{label}: must hold every trial that has rows in metrics.jsonl, but lacks {name}; {RESTORE}"
             )
         step = row[col.STEP]
-        if math.isfinite(row[col.VAL_LOSS]) and step not in trials[name].intermediate_values:
+        known = trials[name].intermediate_values
+        if math.isfinite(row[col.VAL_LOSS]) and step_in_study(trials[name], step) not in known:
             raise InputError(f"{label}: must have the loss of {name} at step {step}, as metrics.jsonl has; {RESTORE}")
     for name, trial in trials.items():
         status = trial.user_attrs.get(col.STATUS, col.RUNNING)

@@ -23,9 +23,13 @@ from optuna.trial import TrialState
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
+from lmcore.device import training_flops
+from lmcore.reports import comparable_step
 from sweeps.spec.arms import StudyPlan
+from sweeps.spec.duration import show_duration
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.confirmation import Confirmation
+from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence
 from sweeps.study.study_state import StudyState, TrialHandle
 
@@ -45,6 +49,7 @@ class Ledger:
     storage: optuna.storages.BaseStorage
     last_rows: Mapping[str, Row] = field(default_factory=dict)  # on resume: each trial's last row from metrics.jsonl
     live: dict[str, TrialHandle] = field(default_factory=dict)
+    deadline: Deadline = field(default_factory=lambda: Deadline(None))
 
     def __post_init__(self) -> None:
         spec = self.spec
@@ -92,9 +97,45 @@ class Ledger:
         if not any(live.size == size and live.plan.phase == col.SEARCH for live in self.live.values()):
             self._confirmations[size].advance()
 
+    def _close_studies(self) -> None:
+        """End the search of studies that reached search.stop_at, or that have no time left for another trial."""
+        search = self.spec.search
+        if search.time is None and search.stop_at is None:
+            return
+        for plan in self.spec.studies:
+            state = self._of(plan)
+            if state.unfinished or state.asked >= state.total:
+                continue
+            if state.has_reached(search.stop_at):
+                state.close(f"{plan.id}: the target was reached, search.stop_at {search.stop_at:g}")
+            elif not self.deadline.fits(
+                state.trial_flops, list(map(_flops_left, self.live.values())), self._reserved()
+            ):
+                limit = show_duration(search.time or 0)
+                state.close(f"{plan.id}: one more trial would not have finished within search.time, {limit}")
+            else:
+                continue
+            self._confirm(plan.size)
+
+    def _reserved(self) -> float:
+        """FLOPs that the confirmation still needs at most, beside its runs that are live."""
+        flops = 0.0
+        for plan in self.spec.confirmations:
+            state, search = self._of(plan), self._of(StudyPlan(plan.size, plan.arm))
+            runs = self.spec.confirm.seeds * (
+                search.asked if self.spec.search.method == "experiments" else self.spec.confirm.top
+            )
+            flops += max(0, runs - state.asked) * search.trial_flops
+        return flops
+
+    def why_stopped(self) -> list[str]:
+        """Why studies got fewer trials than search.trials says, a line each."""
+        return [state.closed for state in self.studies.values() if state.closed]
+
     @property
     def sizes_left(self) -> list[str]:
         """Sizes with trials to ask for now: those with unfinished trials, or else all, least asked first."""
+        self._close_studies()
         sizes = {
             size: [s for s in self.studies.values() if s.plan.size == size and s.left] for size in self.spec.size_names
         }
@@ -126,15 +167,18 @@ class Ledger:
     def report(self, trial_id: str, row: Row) -> str:
         """Take a trial's report row and return its status from now on; anything but running means: stop it."""
         handle = self.live[trial_id]
+        known = handle.last_row or {col.STEP: 0, col.ELAPSED_S: 0.0}
+        flops = training_flops(handle.run) * (row[col.STEP] - known[col.STEP]) / handle.run.steps
+        self.deadline.add_training(flops, row[col.ELAPSED_S] - known[col.ELAPSED_S])
         handle.last_row = row
-        loss, step = row[col.VAL_LOSS], row[col.STEP]
+        loss, step = row[col.VAL_LOSS], comparable_step(handle.run, row[col.STEP])
         early_stopping = self._of(handle.plan).early_stopping
         if math.isfinite(loss):
             early_stopping.report(handle.trial, loss, step)
         handle.message = divergence(row, handle.run.model.vocab_size)
         if handle.message is not None:
             handle.status = col.DIVERGED
-        elif step >= handle.run.train.steps:
+        elif row[col.STEP] >= handle.run.steps:
             handle.status = col.COMPLETE
         elif early_stopping.should_stop(handle.trial, step):
             handle.status = col.PRUNED
@@ -174,6 +218,7 @@ class Ledger:
             value = col.quoted_loss(handle.last_row)
         state = {col.FAILED: TrialState.FAIL, col.PRUNED: TrialState.PRUNED}.get(handle.status, TrialState.COMPLETE)
         self._of(handle.plan).tell(handle, value, state)
+        self._close_studies()
         self._confirm(handle.size)
         return handle
 
@@ -187,8 +232,13 @@ class Ledger:
         return sum(len(state.unfinished) for state in self.studies.values())
 
     @property
-    def planned(self) -> int:
-        """Number of trials that the sweep has, as far as is known: confirmation runs that may be left out count."""
+    def planned(self) -> int | None:
+        """Number of trials that the sweep has, as far as is known: confirmation runs that may be left out count.
+
+        None if there are as many as fit in search.time, and there is time left.
+        """
+        if self.spec.as_many_as_fit and not all(self._of(plan).closed for plan in self.spec.studies):
+            return None
         total = 0
         for size in self.spec.size_names:
             total += sum(state.total for state in self._states(size, col.SEARCH))
@@ -224,6 +274,12 @@ class Ledger:
             for t in state.study.get_trials(deepcopy=False)
             if col.TRIAL in t.user_attrs
         }
+
+
+def _flops_left(handle: TrialHandle) -> float:
+    """FLOPs of the updates that the trial has not reported yet."""
+    step = 0 if handle.last_row is None else handle.last_row[col.STEP]
+    return training_flops(handle.run) * (1 - step / handle.run.steps)
 
 
 def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:

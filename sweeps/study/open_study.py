@@ -19,7 +19,7 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
     """
     search = spec.search
     confirms = plan.phase == col.CONFIRM
-    steps = spec.run_for(plan.size, plan.arm.overrides).train.steps
+    steps = spec.run_for(plan.size, plan.arm.overrides).steps
     scheduler = "none" if confirms else search.scheduler
     study = optuna.create_study(
         study_name=spec.study_name(plan),

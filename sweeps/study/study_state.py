@@ -14,13 +14,15 @@ from optuna.trial import FrozenTrial, TrialState
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
+from lmcore.device import training_flops
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.spec.arms import StudyPlan
+from sweeps.spec.cost import costliest
 from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.open_study import open_study
 from sweeps.study.samplers import complete_suggestion, sampler_for
-from sweeps.study.schedulers import EarlyStopping
+from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.storage import running_trial
 
 SEED_PATHS = ("train.seed", "data.seed")
@@ -96,7 +98,11 @@ class StudyState:
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
         self.total = len(trials) if confirms else self.spec.trials_in(self.plan)
         self.complete = _complete_trials(trials)
-        last_steps = {trial.number: self._last_row(trial.number).get(col.STEP, 0) for trial in trials}
+        self.closed = ""
+        """Why the study ends before it has all its trials, in a line; empty if it does not."""
+        self.trial_flops = training_flops(costliest(self.spec, self.plan.size))
+        """FLOPs of its most expensive trial."""
+        last_steps = {t.number: step_in_study(t, self._last_row(t.number).get(col.STEP, 0)) for t in trials}
         self.early_stopping = EarlyStopping(self.study, last_steps)
         for trial in trials:
             if trial.state is TrialState.RUNNING:
@@ -127,6 +133,14 @@ class StudyState:
     def left(self) -> bool:
         """Whether there is a trial to ask for now."""
         return bool(self.unfinished) or self.asked < self.total
+
+    def has_reached(self, target: float | None) -> bool:
+        """Whether a complete trial has a loss of at most `target`; False for None."""
+        return target is not None and bool(self.complete) and self.complete[0][0] <= target
+
+    def close(self, why: str) -> None:
+        """Ask for no more new trials."""
+        self.total, self.closed = self.asked, why
 
     def ask(self) -> TrialHandle:
         """The next trial; unfinished ones come first."""

@@ -45,7 +45,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, engines, callbacks),
             scheduler=StudyScheduler(ledger, engines, callbacks),
-            num_samples=ledger.planned,
+            num_samples=ledger.spec.most_trials,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_id,

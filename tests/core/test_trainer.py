@@ -571,3 +571,22 @@ def test_compiled_slots_beside_an_inactive_one_are_bitwise_their_compiled_runs_a
         alone.load_slot(0, runs[k])
         assert numbers(row for row in together if row[col.SLOT] == k) == curves(alone)[0]
         assert_same_bits(bits(trainer, k), bits(alone, 0))
+
+
+def test_runs_with_different_batches_report_at_equal_tokens(small_tokens):
+    rows = []
+    for batch_size in (4, 6, 16):
+        train = {"steps": None, "tokens": 40 * 64, "batch_size": batch_size, "eval_every": 10, "eval_tokens": 10 * 64}
+        rows.append([row[col.STEP] for row in Trainer([run(train=train)], small_tokens)])
+    assert rows == [[10, 20, 30, 40], [7, 13, 20, 27], [3, 5, 8, 10]]  # 6.7, 13.3, ...; 2.5, 5, 7.5, 10, halves up
+
+
+def test_a_run_resumes_between_reports_at_equal_tokens_as_if_it_had_never_stopped(small_tokens, tmp_path):
+    aligned = run(steps=13, train={"batch_size": 16, "eval_every": 10, "eval_tokens": 10 * 64})
+    whole, trainer = Trainer([aligned], small_tokens), Trainer([aligned], small_tokens)
+    expected = numbers(whole)
+    trainer.advance()
+    trainer.save(tmp_path)
+    resumed = Trainer([aligned], small_tokens)
+    resumed.restore(tmp_path)
+    assert numbers(resumed) == expected[1:]

@@ -4,6 +4,8 @@
 
     run = analysis.load("runs/quick")                     # Run(trials, rows, manifest): two DataFrames and a dict
     analysis.parameter_table(run.trials)                  # parameter count against loss
+    analysis.verdicts(run.trials).sentences               # the answer, by size
+    analysis.settings_table(run.trials)                   # means over seeds
     tying = analysis.compare(run.trials, "model.tie_embeddings", False, True)
     tying.table(), tying.sentence                         # tied against untied, over pairs of trials
     scaling = analysis.fit_scaling(analysis.points_of(run.trials))
@@ -20,15 +22,32 @@ if TYPE_CHECKING:
     from analysis.runs.load import Run, RunError, load
     from analysis.scaling.fit import fit_scaling, points_of
     from analysis.stats.comparison import compare
+    from analysis.stats.verdicts import verdicts
+    from analysis.stats.windows import paired_windows
+    from analysis.tables.settings import settings_table
     from analysis.tables.trials import parameter_table
 
-__all__ = ["Run", "RunError", "compare", "fit_scaling", "load", "parameter_table", "points_of"]
+__all__ = [
+    "Run",
+    "RunError",
+    "compare",
+    "fit_scaling",
+    "load",
+    "paired_windows",
+    "parameter_table",
+    "points_of",
+    "settings_table",
+    "verdicts",
+]
 
 _MODULES = {
     **dict.fromkeys(("Run", "RunError", "load"), "analysis.runs.load"),
     **dict.fromkeys(("fit_scaling", "points_of"), "analysis.scaling.fit"),
     "compare": "analysis.stats.comparison",
+    "paired_windows": "analysis.stats.windows",
     "parameter_table": "analysis.tables.trials",
+    "settings_table": "analysis.tables.settings",
+    "verdicts": "analysis.stats.verdicts",
 }
 
 

@@ -31,8 +31,8 @@ from analysis.document.sections import PARAMETERS, sections_of_points, sections_
 from analysis.runs.combine import load_all
 from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
-from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
-from analysis.tables.formatting import markdown_table, text_table
+from analysis.stats.estimate import Estimate, Fitted, as_json
+from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_table, text_table
 from analysis.tables.trials import TIED
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
@@ -41,6 +41,9 @@ WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrowe
 MIN_WIDTH = 60
 PRINTED_TRIALS = 10  # of each size; the files have all
 LEFT_OUT_IF_NARROW = ["train loss", "tokens", "elapsed s", "tokens/s"]
+LONG = [NOT_TOLD_APART, OPTIMAL_LR]  # columns of the parameter table that the terminal leaves out
+LEFT_OUT_IF_FINAL = ["val loss", "data.seed"]  # a confirmation's seeds of weights and data are the same
+LEFT_OUT_IF_WIDE = ["ppl", "bpb"]
 NO_ROWS = "(none: no trial has a validation loss)"
 SCHEMA = 1
 
@@ -65,44 +68,70 @@ class Report:
         return {path: one for section in self.sections for path, one in section.fitted.items()}
 
     def text(self, width: int = WIDTH) -> str:
-        """The report for a terminal of this many characters: the main tables, fitted numbers and notes."""
+        """The report for a terminal of this many characters: tables, fitted numbers and notes, and last the answer."""
+        return "\n\n".join(filter(None, (self.body(width), self.conclusion(width))))
+
+    def body(self, width: int = WIDTH) -> str:
+        """The text without the answer: the main tables, fitted numbers and notes."""
         parts = [_wrapped(f"{self.name}: {self.summary}", width)]
         tables = {table.name: table for section in self.sections for table in section.tables}
         if parameters := tables.get("parameters"):
-            shown = text_table(parameters.cells, width, keys=[col.SIZE, col.EXPERIMENT, TIED])
-            parts += [PARAMETERS, shown if len(parameters.cells) else NO_ROWS]
+            cells = parameters.cells.drop(columns=[name for name in LONG if name in parameters.cells])
+            keys = [col.SIZE, col.EXPERIMENT, col.ARM, TIED]
+            shown = text_table(cells, width, keys)
+            if "\n\n" in shown:  # does not fit
+                shown = text_table(cells.drop(columns=LEFT_OUT_IF_WIDE), width, keys)
+            parts += [PARAMETERS, shown if len(cells) else NO_ROWS]
+        if (differences := tables.get("differences")) and len(differences.cells):
+            parts += [differences.title, text_table(differences.cells, width, keys=[col.SIZE, "arm"])]
         if trials := tables.get("trials"):
             first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS).index
             hidden = len(trials.frame) - len(first)
             parts.append(f"Trials ({hidden} more in trials.csv)" if hidden else "Trials")
             cells = trials.cells.loc[first]
-            if width < WIDTH:
+            if width < WIDTH or "final val loss" in cells:
                 cells = cells.drop(columns=LEFT_OUT_IF_NARROW)
+            if "final val loss" in cells:
+                cells = cells.drop(columns=LEFT_OUT_IF_FINAL, errors="ignore")
             parts.append(text_table(cells, width, keys=[col.TRIAL]))
-        estimated = {path: one for path, one in self.fitted.items() if isinstance(one, Estimate)}
-        reasons = [one.reason for one in self.fitted.values() if isinstance(one, NotEstimable)]
-        if estimated:
-            more = f"; {len(reasons)} more are not estimable (report.html says why)" if reasons else ""
-            parts += [f"Fitted numbers{more}", text_table(fitted_cells(estimated), width, keys=["number"])]
-        elif reasons:
-            none = f"Fitted numbers: none of {len(reasons)} is estimable; report.html says why. The first: {reasons[0]}"
-            parts.append(_wrapped(none, width))
-        parts.append("\n".join(_wrapped(f"- {note}", width, subsequent_indent="  ") for note in self.notes))
+        parts += self._fitted_parts(width)
+        parts.append(_bulleted(self.notes, width))
         return "\n\n".join(part for part in parts if part)
+
+    def conclusion(self, width: int = WIDTH) -> str:
+        """The answer: what the leading settings are, and last a sentence per size."""
+        answers = [section for section in self.sections if section.lead]
+        parts = [_bulleted(section.notes, width) for section in answers]
+        parts += ["\n".join(_wrapped(line, width, "  ") for section in answers for line in section.lead)]
+        return "\n\n".join(part for part in parts if part)
+
+    def _fitted_parts(self, width: int) -> list[str]:
+        """Estimates of the sections without sentences of their own, and how many numbers are not estimable."""
+        fitted = {path: one for section in self.sections if not section.lead for path, one in section.fitted.items()}
+        estimated = {path: one for path, one in fitted.items() if isinstance(one, Estimate)}
+        missing = len(fitted) - len(estimated)
+        if estimated:
+            more = f"; {missing} more are not estimable (report.html says why)" if missing else ""
+            return [f"Fitted numbers{more}", text_table(fitted_cells(estimated), width, keys=["number"])]
+        return [f"Fitted numbers: none of {missing} is estimable; report.html says why."] if missing else []
 
     def markdown(self) -> str:
         """The report for a file: all tables, numbers and figures."""
         parts = [f"# {self.name}", self.summary]
-        if self.notes:
-            parts += ["## Notes", _bullets(self.notes)]
         for section in filter(None, self.sections):
-            parts += [f"## {section.title}", _bullets(section.notes)]
-            for table in section.tables:
+            figures = [f"![{figure.title}]({figure.name}.svg)\n\n{figure.caption}" for figure in section.figures]
+            parts += [f"## {section.title}", *section.lead, _bullets(section.notes)]
+            for table in section.shown_tables:
                 rows = markdown_table(table.cells) if len(table.cells) else NO_ROWS
                 parts += [f"### {table.title}", rows, table.caption]
-            if section.fitted:
-                parts += ["### Fitted numbers", markdown_table(fitted_cells(section.fitted))]
-            parts += [f"![{figure.title}]({figure.name}.svg)\n\n{figure.caption}" for figure in section.figures]
+            if section.estimates:
+                parts += ["### Fitted numbers", markdown_table(fitted_cells(section.estimates))]
+            parts += figures
+            if section.unsaid:
+                reasons = _bullets([f"`{path}`: {reason}" for path, reason in section.unsaid.items()])
+                parts += [f"<details><summary>{section.unsaid_title}</summary>", reasons, "</details>"]
+        if self.notes:
+            parts += ["## Notes", _bullets(self.notes)]
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def json(self) -> dict[str, Any]:
@@ -169,11 +198,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
         print(f"{rule}; change its permissions or give another --out", file=sys.stderr)
         return 2
     width = max(MIN_WIDTH, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
-    print(report.text(width))
+    print(report.body(width))
     files = "tables as CSV, MD and TEX" if arguments.brief else "tables, figures, report.html, report.md, report.json"
     print(f"\nWritten to {out}: {files}")
     if arguments.brief:
         print(f"Figures and fits: {prog} {first}")
+    if answer := report.conclusion(width):
+        print(f"\n{answer}")
     return 0
 
 
@@ -219,6 +250,10 @@ def _parser(prog: str) -> argparse.ArgumentParser:
 
 def _wrapped(text: str, width: int, subsequent_indent: str = "") -> str:
     return textwrap.fill(text, width, subsequent_indent=subsequent_indent, break_on_hyphens=False)
+
+
+def _bulleted(lines: Sequence[str], width: int) -> str:
+    return "\n".join(_wrapped(f"- {line}", width, subsequent_indent="  ") for line in lines)
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from analysis.runs.load import RunError, load
+from analysis.runs.manifest import StudyEntry, studies_of
 from analysis.tables.trials import BEST_FIRST, complete_trials
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
@@ -40,16 +41,16 @@ class TrialStatus:
     trial: str
     step: int | None  # updates at its last report; None before the first one
     steps: int | None  # updates of the whole trial; None if it failed before its config was recorded
-    val_loss: float | None  # nats per token at its last report; None before the first one, or if it was not finite
+    val_loss: float | None  # nats per token: the quoted loss so far; None before the first report, or if not finite
 
 
 @dataclass(frozen=True)
 class SizeStatus:
-    """The trials of one model size."""
+    """The trials of one model size; with arms, of one size and arm, and with a confirmation, of one phase."""
 
-    size: str
+    size: str  # the id of the study, which begins with the size
     trials: dict[str, int]  # number of trials by status
-    best: TrialStatus | None  # the complete trial with the lowest validation loss
+    best: TrialStatus | None  # the complete trial with the lowest quoted loss
     running: list[TrialStatus]  # the unfinished trials; they are training only while a driver runs
 
 
@@ -61,7 +62,7 @@ class SweepStatus:
     driver: bool  # whether a process holds the folder's lock, that is, runs the sweep now
     pid: int | None  # that process, on the machine that it runs on
     planned: int  # number of trials that the sweep will have
-    ended: int  # number of trials that are complete, pruned, diverged or failed
+    ended: int  # number of trials of the search that are complete, pruned, diverged or failed
     sizes: list[SizeStatus]
 
 
@@ -75,8 +76,8 @@ def sweep_status(folder: str | Path) -> SweepStatus:
     """
     folder = Path(folder)
     trials, _, manifest = load(folder)
-    sizes = [_size_status(size, trials[trials[col.SIZE] == size]) for size in manifest["studies"]]
-    ended = int((trials[col.STATUS] != col.RUNNING).sum())
+    sizes = [_size_status(study.id, _trials_of(study, trials)) for study in studies_of(manifest)]
+    ended = int(((trials[col.STATUS] != col.RUNNING) & (trials[col.PHASE] == col.SEARCH)).sum())
     driver = _is_locked(folder / ".lock")
     pid = None
     with suppress(OSError, ValueError):
@@ -85,15 +86,20 @@ def sweep_status(folder: str | Path) -> SweepStatus:
     return SweepStatus(str(folder), driver, pid, planned, ended, sizes)
 
 
+def _trials_of(study: StudyEntry, trials: pd.DataFrame) -> pd.DataFrame:
+    arm = trials[col.ARM].isna() if study.arm is None else trials[col.ARM] == study.arm
+    return trials[(trials[col.SIZE] == study.size) & arm & (trials[col.PHASE] == study.phase)]
+
+
 def _size_status(size: str, trials: pd.DataFrame) -> SizeStatus:
     counts = {status: int((trials[col.STATUS] == status).sum()) for status in BEST_FIRST}
-    best = complete_trials(trials).sort_values([col.VAL_LOSS, col.NUMBER]).head(1).to_dict("records")
+    best = complete_trials(trials).sort_values([col.LOSS, col.NUMBER]).head(1).to_dict("records")
     running = trials[trials[col.STATUS] == col.RUNNING].to_dict("records")
     return SizeStatus(size, counts, _trial_status(best[0]) if best else None, [_trial_status(one) for one in running])
 
 
 def _trial_status(trial: dict[Hashable, Any]) -> TrialStatus:
-    step, steps, loss = (trial[name] for name in (col.STEP, f"{col.PARAMS_PREFIX}train.steps", col.VAL_LOSS))
+    step, steps, loss = (trial[name] for name in (col.STEP, f"{col.PARAMS_PREFIX}train.steps", col.LOSS))
     return TrialStatus(
         trial=trial[col.TRIAL],
         step=int(step) if pd.notna(step) else None,

@@ -62,8 +62,10 @@ PARAMS_EXACT: Final = "params_exact"  # parameters in the slot's state dict
 PARAMS_NON_EMBEDDING: Final = "params_non_embedding"  # params_exact without embedding and output head
 FLOPS_PER_TOKEN: Final = "flops_per_token"  # forward and backward pass
 TRAIN_FLOPS: Final = "train_flops"  # flops_per_token * tokens
-PERPLEXITY: Final = "perplexity"  # exp(val_loss)
-BITS_PER_BYTE: Final = "bits_per_byte"  # val_loss in bits per UTF-8 byte of the validation text
+LOSS: Final = "loss"  # the loss to quote: final_val_loss if there is one, otherwise val_loss
+LOSS_SE: Final = "loss_se"  # standard error of loss, with windows as the sampling units
+PERPLEXITY: Final = "perplexity"  # exp(loss)
+BITS_PER_BYTE: Final = "bits_per_byte"  # loss in bits per UTF-8 byte of the validation text
 COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
 LAST_COLUMNS = (STEP, TOKENS, *LOSS_COLUMNS, ELAPSED_S, TOKENS_PER_S)
 

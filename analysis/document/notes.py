@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs.load import Run
+from analysis.runs.manifest import sizes_of
 from analysis.runs.trial_csv import LOSS, D, N
 from analysis.tables.formatting import count, decimal, tally
-from analysis.tables.trials import BEST_FIRST, SEPARABLE_SE, TIED, TIED_PATH, failures, status_counts, winner_margins
+from analysis.tables.trials import BEST_FIRST, TIED, TIED_PATH, TYING, failures, status_counts
 from lmcore import columns as col
 
 LISTED_MESSAGES = 10  # of failed and diverged trials; the table of failures has all
@@ -33,50 +34,35 @@ def summary_of_points(points: pd.DataFrame) -> str:
 
 def notes(run: Run, parameters: pd.DataFrame) -> tuple[str, ...]:
     """Sentences about the run and its parameter table."""
-    found = _winner_notes(run.trials), _missing_notes(run, parameters), _failure_notes(run.trials)
+    found = _missing_notes(run, parameters), _failure_notes(run.trials)
     return tuple(itertools.chain(*found, _provenance(run.manifest)))
-
-
-def _winner_notes(trials: pd.DataFrame) -> Iterator[str]:
-    """For each size, whether the lead of its best trial exceeds the noise of the evaluation."""
-    leads = {lead.size: lead for lead in winner_margins(trials).itertuples()}
-    for size in trials[col.SIZE].unique():
-        if size not in leads:
-            yield f"{size}: fewer than two complete trials, so nothing to compare the best with."
-            continue
-        lead = leads[size]
-        margin = f"{lead.best} leads {lead.runner_up} by {lead.difference:.3f}"
-        noise = f"{SEPARABLE_SE:g} combined standard errors ({SEPARABLE_SE * lead.difference_se:.3f})"
-        if pd.isna(lead.difference_se):
-            yield f"{size}: {margin}; not separable, because the standard errors are unknown."
-        elif lead.separable:
-            yield f"{size}: {margin}, more than {noise}, which do not include the spread between seeds."
-        else:
-            yield f"{size}: {margin}, not more than {noise}: not separable, the winner is inside the evaluation noise."
 
 
 def _missing_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
     """Which rows of the parameter table are not final, and which arms and sizes have none."""
-    arm_columns = [name for name in (col.SIZE, col.EXPERIMENT, TIED) if name in parameters]
-    shown = {_arm([row[name] for name in arm_columns]): row for row in parameters.to_dict("records")}
+    arm_columns = [name for name in (col.SIZE, col.EXPERIMENT, col.ARM, TIED) if name in parameters]
+    if col.ARM in arm_columns and parameters[col.ARM].notna().all():
+        arm_columns.remove(TIED)
+    shown = {_arm(row, arm_columns): row for row in parameters.to_dict("records")}
     for arm, row in shown.items():
         if row[col.STATUS] != col.COMPLETE:
             reached = f"{row[col.STATUS]} at step {row[col.STEP]}"
             yield f"{arm}: no trial is complete; the row is {row[col.TRIAL]}, {reached}."
     trials = run.trials.rename(columns={TIED_PATH: TIED})
-    for values, group in trials[trials[TIED].notna()].groupby(arm_columns, sort=False, dropna=False):
-        if _arm(values) not in shown:
-            ended = tally(group[col.STATUS])
-            yield f"{_arm(values)}: no row, because no trial has a validation loss ({ended})."
-    for size in run.manifest["studies"]:
-        if size not in set(trials[col.SIZE]):
+    for _, group in trials[trials[TIED].notna()].groupby(arm_columns, sort=False, dropna=False):
+        arm = _arm(group.iloc[0], arm_columns)
+        if arm not in shown:
+            yield f"{arm}: no row, because no trial has a validation loss ({tally(group[col.STATUS])})."
+    begun = set(trials[col.SIZE])
+    for size in sizes_of(run.manifest):
+        if size not in begun:
             yield f"{size}: no trial has begun."
 
 
-def _arm(values: Any) -> str:
-    """Size, experiment if there is one, and tying: `xs untied`."""
-    *names, tied = values
-    return " ".join([*map(str, names), "tied" if tied else "untied"])
+def _arm(row: Any, columns: list[str]) -> str:
+    """Size, experiment and arm, or else tying: `xs untied`."""
+    names = [str(row[name]) for name in columns if name != TIED and pd.notna(row[name])]
+    return " ".join([*names, *([TYING[bool(row[TIED])]] if TIED in columns else [])])
 
 
 def _failure_notes(trials: pd.DataFrame) -> Iterator[str]:

@@ -9,7 +9,7 @@ import jinja2
 import pandas as pd
 
 from analysis.figures.style import ReportFigure
-from analysis.stats.estimate import Estimate, Fitted
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.tables.files import ReportTable
 
 TEMPLATE = Path(__file__).with_name("template.html.jinja")
@@ -28,9 +28,30 @@ class Section:
     figures: Sequence[ReportFigure] = ()
     fitted: Mapping[str, Fitted] = field(default_factory=dict)  # by plain path, as in report.json
     notes: Sequence[str] = ()
+    lead: Sequence[str] = ()  # sentences that come first, in larger type
 
     def __bool__(self) -> bool:
-        return bool(self.tables or self.figures or self.fitted or self.notes)
+        return bool(self.shown_tables or self.figures or self.fitted or self.notes or self.lead)
+
+    @property
+    def shown_tables(self) -> list[ReportTable]:
+        """Tables with a row to show; of the others nothing was estimable, which `unsaid` says."""
+        return [table for table in self.tables if len(table.cells) or not len(table.frame)]
+
+    @property
+    def estimates(self) -> dict[str, Fitted]:
+        """The fitted numbers that are estimable."""
+        return {path: one for path, one in self.fitted.items() if isinstance(one, Estimate)}
+
+    @property
+    def unsaid(self) -> dict[str, str]:
+        """The numbers that are not estimable, with the reason of each."""
+        return {path: one.reason for path, one in self.fitted.items() if isinstance(one, NotEstimable)}
+
+    @property
+    def unsaid_title(self) -> str:
+        """`12 numbers could not be estimated`."""
+        return f"{len(self.unsaid)} number{'' if len(self.unsaid) == 1 else 's'} could not be estimated"
 
 
 def page(name: str, summary: str, notes: Sequence[str], sections: Sequence[Section]) -> str:
@@ -43,13 +64,9 @@ def page(name: str, summary: str, notes: Sequence[str], sections: Sequence[Secti
 
 
 def fitted_cells(fitted: Mapping[str, Fitted]) -> pd.DataFrame:
-    """Fitted numbers as short strings; the reason stands in place of the interval where a number is not estimable."""
-    rows: list[tuple[str, ...]] = []
-    for path, one in fitted.items():
-        if isinstance(one, Estimate):
-            rows.append((path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)))
-        else:
-            rows.append((path, "not estimable", one.reason, ""))
+    """The estimable numbers as short strings."""
+    known = {path: one for path, one in fitted.items() if isinstance(one, Estimate)}
+    rows = [(path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)) for path, one in known.items()]
     return pd.DataFrame(rows, columns=["number", "value", "95 % interval", "n"])
 
 

@@ -15,17 +15,32 @@ from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, LR
 from analysis.scaling.fit import Scaling, fit_scaling, points_of
 from analysis.scaling.optimum import find_optima, largest_stable
+from analysis.scaling.peak_lr import peak_lr_optima
 from analysis.stats.comparison import Comparison, compare, compare_experiments
-from analysis.stats.estimate import Fitted
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.stats.importance import estimates, importance
+from analysis.stats.verdicts import verdicts
 from analysis.tables.cost import cost_table
 from analysis.tables.files import ReportTable
-from analysis.tables.formatting import LEGEND, parameter_cells, table_cells
+from analysis.tables.formatting import difference_cells, parameter_cells, parameter_legend, table_cells
 from analysis.tables.searched import largest_lr
+from analysis.tables.settings import settings_table
 from analysis.tables.trials import TIED_PATH, best_table, failure_table, parameter_table, trials_table
 from lmcore import columns as col
 
-PARAMETERS = "Parameters and loss: the best trial of each arm"
+ANSWER = "Answer"
+PARAMETERS = "Parameters and loss: the leading setting of each arm"
+DIFFERENCES = "Differences, each against the first"
+DIFFERENCE_CAPTION = (
+    "Differences in validation loss (nats per token) of leading settings, +- half of the 95 % interval. From seeds: n "
+    "counts the seeds that both were trained under, and the noise is that of all settings of the size. From windows: "
+    "one run of each on n shared windows, clustered by document; what another seed would change is not included. A "
+    "tie: the interval contains 0."
+)
+SETTINGS_CAPTION = (
+    "Every setting that was trained under more than one seed: mean over seeds, standard deviation between them (sd), "
+    "and half of the 95 % interval of the mean."
+)
 MAX_EXPERIMENTS = 12  # compared with the first
 COST_CAPTION = (
     "A device-second is a second of one device; trials that were trained as one program share it. FLOP/s: training "
@@ -50,25 +65,47 @@ COMPARISON_CAPTION = (
 def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
     """The sections of a report of a run, or of several that were combined; `brief` leaves out figures and fits."""
     trials = run.trials
-    parameters, all_trials, failures = parameter_table(trials), trials_table(trials), failure_table(trials)
-    tables = [ReportTable("parameters", PARAMETERS, parameters, parameter_cells(parameters), LEGEND)]
+    all_trials, failures = trials_table(trials), failure_table(trials)
     ended = [_table("trials", "All trials", all_trials, f"n = {len(all_trials)} trials.", [col.SIZE, col.MESSAGE])]
     if len(failures):
         ended.append(_table("failures", "Why trials diverged or failed", failures))
     cost = _table("cost", "Cost", cost_table(run), COST_CAPTION)
     last = [Section("Cost", [cost]), Section("Trials", ended)]
+    answer = answer_section(trials, brief)
     if brief:
-        return [Section("Parameters and loss", tables), *last]
-    best = best_table(trials)
-    tables.append(ReportTable("best", "The best complete trial of each size", best, parameter_cells(best), LEGEND))
+        return [answer, *last]
     return [
-        Section("Parameters and loss", tables),
+        answer,
         Section("Curves", figures=figures_of("Curves", FigureData(run))),
         _hyperparameter_section(run),
         _comparison_section(comparisons_of(trials)),
         scaling_section(fit_scaling(points_of(trials))),
         *last,
     ]
+
+
+def answer_section(trials: pd.DataFrame, brief: bool = False) -> Section:
+    """What the run says: a sentence per size, parameters against loss, and differences between arms."""
+    optima = peak_lr_optima(trials)
+    known = {key: (one.value, one.low, one.high) for key, one in optima.items() if isinstance(one, Estimate)}
+    parameters, answer = parameter_table(trials, known), verdicts(trials)
+    cells, legend = parameter_cells(parameters), parameter_legend(parameters)
+    tables = [ReportTable("parameters", PARAMETERS, parameters, cells, legend)]
+    if len(table := answer.table()):
+        tables.append(ReportTable("differences", DIFFERENCES, table, difference_cells(table), DIFFERENCE_CAPTION))
+    settings = settings_table(trials)
+    if (settings["n"] > 1).any():
+        repeated = settings[settings["n"] > 1].reset_index(drop=True)
+        empty = [name for name in (col.EXPERIMENT, col.ARM) if repeated[name].isna().all()]
+        tables.append(_table("settings", "Settings by seed", repeated, SETTINGS_CAPTION, [*empty, "trials"]))
+    if not brief:
+        best = best_table(trials)
+        shown = ReportTable("best", "The best of each size", best, parameter_cells(best), parameter_legend(best))
+        tables.append(shown)
+    figures = [] if brief else figures_of("Answer", FigureData(parameters=parameters))
+    fitted = answer.fitted() | {f"answer.{size}.{arm}.peak_lr": one for (size, arm), one in optima.items()}
+    notes = (*answer.settings, *answer.notes)
+    return Section(ANSWER, tables, figures, fitted, notes, lead=answer.sentences)
 
 
 def sections_of_points(points: pd.DataFrame) -> list[Section]:
@@ -104,17 +141,20 @@ def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
 
 
 def _hyperparameter_section(run: Run) -> Section:
-    by_size = {size: points_of(group) for size, group in run.trials.groupby(col.SIZE, sort=False)}
+    searched = run.trials[run.trials[col.PHASE] == col.SEARCH]  # a confirmation repeats what was selected
+    by_size = {size: points_of(group) for size, group in searched.groupby(col.SIZE, sort=False)}
     optima = {size: find_optima({LR: points[LR]}, points[LOSS])[LR] for size, points in by_size.items()}
-    edges, shares = largest_lr(run.trials), importance(run.trials)
-    csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above", "refused"]
+    edges, shares = largest_lr(run.trials), importance(searched)
+    csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above"]
     title = "The largest learning rate that did not diverge"
     tables = [
         _table("stability", title, edges, STABILITY_CAPTION, csv_only),
         _table("importance", "Importance of the hyperparameters", shares, IMPORTANCE_CAPTION, ["complete"]),
     ]
     figures = figures_of("Hyperparameters", FigureData(run, lr_optima=optima, importance=shares))
-    fitted = {f"optimum.lr.{size}": one for size, one in optima.items()}
+    fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
+    unknown = edges[edges["refused"].notna()]
+    fitted |= {f"stability.lr.{one.size}": NotEstimable(one.refused) for one in unknown.itertuples()}
     return Section("Hyperparameters", tables, figures, fitted | estimates(shares))
 
 
@@ -126,11 +166,15 @@ def _comparison_section(comparisons: dict[str, Comparison]) -> Section:
     table.insert(0, "comparison", table.pop("comparison"))
     shown = _table("comparisons", "Paired comparisons", table, COMPARISON_CAPTION)
     fitted = {path: one for name, c in comparisons.items() for path, one in c.fitted(f"paired.{name}").items()}
-    notes = dict.fromkeys(note for one in comparisons.values() for note in (one.sentence, *one.notes))
+    estimable = [one for one in comparisons.values() if one.is_estimable]
+    notes = dict.fromkeys(note for one in estimable for note in (one.summary, *one.notes))
     figures = figures_of("Comparisons", FigureData(comparisons=list(comparisons.values())))
     return Section("Comparisons", [shown], figures, fitted, list(notes))
 
 
 def _table(name: str, title: str, frame: pd.DataFrame, caption: str = "", hidden: Sequence[str] = ()) -> ReportTable:
-    """A table whose cells leave out the columns `hidden`, which only the CSV file has."""
-    return ReportTable(name, title, frame, table_cells(frame.drop(columns=list(hidden))), caption)
+    """A table whose cells leave out the columns `hidden`, and rows that are not estimable: the CSV file has them."""
+    shown = frame
+    if "refused" in frame and "refused" not in hidden:
+        shown, hidden = frame[frame["refused"].isna()].reset_index(drop=True), [*hidden, "refused"]
+    return ReportTable(name, title, frame, table_cells(shown.drop(columns=list(hidden))), caption)

@@ -104,7 +104,7 @@ def parallel_coordinates(trials: pd.DataFrame) -> ReportFigure | None:
     shown = _ended(trials)
     if not paths or shown.empty:
         return None
-    losses = shown[col.VAL_LOSS].where(shown[col.STATUS] != col.DIVERGED)
+    losses = shown[col.LOSS].where(shown[col.STATUS] != col.DIVERGED)
     by_size = losses.groupby(shown[col.SIZE])
     rank = (by_size.rank() - 1) / (by_size.transform("count") - 1).clip(lower=1)  # from 0, the best, to 1, the worst
     scales = [*(_unit_scale(shown[path], path) for path in paths), (rank.to_numpy(), {0.0: "best", 1.0: "worst"})]
@@ -148,7 +148,7 @@ def _handles(palette: Mapping[str, ColorType], trials: pd.DataFrame) -> list[Lin
 
 def _scatter(axes: Axes, trials: pd.DataFrame, path: str, palette: Mapping[str, ColorType]) -> float:
     """Draw trials as points. Returns the upper limit for the loss axis, at which the diverged ones are drawn."""
-    losses = trials.loc[trials[col.STATUS] != col.DIVERGED, col.VAL_LOSS]
+    losses = trials.loc[trials[col.STATUS] != col.DIVERGED, col.LOSS]
     top = float(losses.max() + 0.08 * (losses.max() - losses.min() or 1.0)) if len(losses) else 1.0
     for (size, status), group in trials.groupby([col.SIZE, col.STATUS], sort=False):
         x = group[path].astype("float64")
@@ -156,7 +156,7 @@ def _scatter(axes: Axes, trials: pd.DataFrame, path: str, palette: Mapping[str, 
             axes.plot(x, [top] * len(x), "x", color=style.RED, markersize=5, clip_on=False, zorder=4)
         else:
             face = palette[size] if status == col.COMPLETE else "none"
-            axes.scatter(x, group[col.VAL_LOSS], s=22, facecolors=face, edgecolors=palette[size], zorder=3)
+            axes.scatter(x, group[col.LOSS], s=22, facecolors=face, edgecolors=palette[size], zorder=3)
     return top
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from analysis.figures.answer import parameters_figure
 from analysis.figures.curves import AXES, curve_figure
 from analysis.figures.hyperparameters import hyperparameter_figure, learning_rate_figure, parallel_coordinates
 from analysis.figures.intervals import comparison_forest, importance_forest
@@ -31,6 +32,8 @@ class FigureData:
     importance: pd.DataFrame | None = None
     comparisons: Sequence[Comparison] = ()
     scaling: Scaling | None = None
+    parameters: pd.DataFrame | None = None
+    """`analysis.tables.trials.parameter_table`."""
 
 
 Draw = Callable[[FigureData], ReportFigure | None]
@@ -53,6 +56,9 @@ def _optimum(setting: str, along: str) -> Draw:
 
 
 FIGURES: dict[str, dict[str, Draw]] = {
+    "Answer": {
+        "loss_parameters": lambda data: parameters_figure(data.parameters) if data.parameters is not None else None
+    },
     "Curves": {f"loss_{name}": _curve(along) for along, (name, _) in AXES.items()},
     "Hyperparameters": {
         "loss_lr": lambda data: learning_rate_figure(data.run.trials, data.lr_optima) if data.run else None,

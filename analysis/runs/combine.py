@@ -2,17 +2,20 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from analysis.runs.load import Run, RunError, load
+from analysis.runs.manifest import STUDIES, studies_of
 from lmcore import columns as col
 
 
 def load_all(folders: Sequence[Path]) -> Run:
     """The trials and rows of all `folders`; one folder is loaded as it is.
 
-    The names of sizes and trials get their run's name in front: `small/xs`, `small/xs-0003`.
+    The names of sizes and trials get their run's name in front: `small/xs`, `small/xs-0003`. The manifest is the first
+    run's, with the studies of all.
 
     >>> load_all([Path("runs/small"), Path("runs/large")]).manifest["name"]
     'small + large'
@@ -36,13 +39,19 @@ def load_all(folders: Sequence[Path]) -> Run:
             rule = "RUN: runs in one report must have the same data, or their losses cannot be compared"
             fault = f"the fingerprints of {first} and {name} differ ({str(expected)[:12]}, {str(found)[:12]})"
             raise RunError(f"{rule}, but {fault}; report them one by one")
-    studies = {f"{name}/{size}": study for name, run in runs.items() for size, study in run.manifest["studies"].items()}
+    studies = [study for name, run in runs.items() for study in _studies(run.manifest, name)]
     return Run(
         pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True),
         pd.concat([_prefixed(run.rows, name) for name, run in runs.items()], ignore_index=True),
-        {**runs[first].manifest, "name": " + ".join(runs), "studies": studies},
+        {**runs[first].manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies},
     )
 
 
+def _studies(manifest: dict[str, Any], run: str) -> list[dict[str, Any]]:
+    entries = studies_of(manifest)
+    return [one._replace(id=f"{run}/{one.id}", size=f"{run}/{one.size}")._asdict() for one in entries]
+
+
 def _prefixed(frame: pd.DataFrame, run: str) -> pd.DataFrame:
-    return frame.assign(**{name: (f"{run}/" + frame[name]).astype("str") for name in (col.TRIAL, col.SIZE)})
+    names = [name for name in (col.TRIAL, col.SIZE, col.OF) if name in frame]
+    return frame.assign(**{name: (f"{run}/" + frame[name]).astype("str") for name in names})

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from analysis.runs.load import RunError
+from analysis.runs.manifest import RunError
 
 N, D, LOSS, LR, BATCH = "N", "D", "loss", "lr", "batch"
 NAMES = (N, D, LOSS, LR, BATCH)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.runs.trial_csv import BATCH, LOSS, LR, D, N
 from analysis.scaling.isoflop import IsoFlop, fit_isoflop
 from analysis.scaling.loss_law import OPTIMAL, LossLaw, fit_loss_law, fit_size_law
@@ -47,11 +48,12 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     A trial that was stopped early has no final loss and is left out. Tied and untied models of a size have the same N,
     as is usual for scaling laws.
     """
+    trials = with_quoted_loss(trials)
     ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
     fields = ("train.steps", "train.batch_size", "model.context_length")
     steps, sequences, context = (ended[f"{col.PARAMS_PREFIX}{field}"].astype("float64") for field in fields)
     batch = sequences * context
-    loss = ended[col.VAL_LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
+    loss = ended[col.LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
     size, lr = ended[col.PARAMS_NON_EMBEDDING].astype("float64"), ended[LR_PATH].astype("float64")
     points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch, col.SIZE: ended[col.SIZE]}
     return pd.DataFrame(points).reset_index(drop=True)

@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.stats import matching as m
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
@@ -30,7 +31,7 @@ from lmcore import columns as col
 
 BETTER, WORSE, TIE, REFUSED = "better", "worse", "tie", "refused"
 """Verdicts on b; `refused`: the difference is not estimable."""
-SEEDS, WINDOWS, UNKNOWN = "seeds", "windows", "unknown"
+SEEDS, WINDOWS, LOSSES, UNKNOWN = "seeds", "windows", "losses", "unknown"
 ALL_SIZES = "all"
 COLUMNS = ("matching", col.SIZE, DIFFERENCE, "low", "high", "n", "noise", "noise_from", "verdict", "refused")
 
@@ -46,8 +47,9 @@ class Matched:
     depends on size or settings, this is the mean over those that were run, and the interval is wider for it."""
     noise: float  # nats per token; a difference of at most this is a tie. NaN if unknown
     noise_from: str
-    """`seeds`: standard deviation of the loss between training seeds; `windows`: standard error of a validation loss,
-    if no two trials differ in their seed alone; `unknown`."""
+    """`seeds`: standard deviation of the loss between training seeds; if no two trials differ in their seeds alone,
+    `windows`: standard error of a pair's difference over the windows that both share; or `losses`: standard error of a
+    single validation loss, if the losses of single windows were not kept; `unknown`."""
     verdict: str
     pairs: pd.DataFrame  # as returned by `analysis.stats.matching.match`; empty if there are none
 
@@ -84,6 +86,18 @@ class Comparison:
     def verdict_changes(self) -> bool:
         """Whether matchings disagree, among those with an estimate."""
         return len({one.verdict for one in self.matchings.values()} - {REFUSED}) > 1
+
+    @property
+    def is_estimable(self) -> bool:
+        """Whether any matching has an estimate."""
+        return any(isinstance(one.difference, Estimate) for one in self.matchings.values())
+
+    @property
+    def summary(self) -> str:
+        """`sentence` without the matchings that are not estimable."""
+        known = (one for one in self.matchings.values() if isinstance(one.difference, Estimate))
+        end = ": the verdict changes with the matching" if self.verdict_changes else ""
+        return f"{self.fields}, {self.b} against {self.a}: {'; '.join(_clause(one) for one in known)}{end}."
 
     @property
     def sentence(self) -> str:
@@ -128,7 +142,7 @@ def compare_experiments(trials: pd.DataFrame, a: str, b: str) -> Comparison:
         if name not in names:
             rule = f"an experiment must be one of {', '.join(names) or 'none'}"
             raise ValueError(f"{rule} (got {name!r}); choose another")
-    varying = [path for path in m.varying(known) if path not in SEED_PATHS]
+    varying = [path for path in m.varying(known) if path not in (*SEED_PATHS, col.PHASE)]
     (known,) = m.keyed(varying, known)
     newest = known.drop_duplicates([col.EXPERIMENT, col.SIZE], keep="last").set_index(col.SIZE)
     runs_a, runs_b = (newest[newest[col.EXPERIMENT] == name] for name in (a, b))
@@ -177,13 +191,15 @@ def paired_t(differences: Array) -> Fitted:
 
 def _noise(arms: Arms, size: str) -> tuple[float, str]:
     """What a difference must exceed (nats per token), and where the number comes from."""
-    both = pd.concat([arms.a, arms.b])
-    both = both if size == ALL_SIZES else both[both[col.SIZE] == size]
+    arm_trials = [arm if size == ALL_SIZES else arm[arm[col.SIZE] == size] for arm in (arms.a, arms.b)]
+    both = pd.concat(arm_trials)
     spread, groups = m.seed_noise(both)
     if groups:
         return spread, SEEDS
-    errors = both.loc[both[col.STATUS] == col.COMPLETE, col.VAL_LOSS_SE].dropna()
-    return (float(np.sqrt(np.mean(errors**2))), WINDOWS) if len(errors) else (np.nan, UNKNOWN)
+    if len(paired := m.paired_errors(arms, *arm_trials)):
+        return float(np.sqrt(np.mean(paired**2))), WINDOWS
+    errors = both.loc[both[col.STATUS] == col.COMPLETE, col.LOSS_SE].dropna()
+    return (float(np.sqrt(np.mean(errors**2))), LOSSES) if len(errors) else (np.nan, UNKNOWN)
 
 
 def _notes(
@@ -195,8 +211,11 @@ def _notes(
         noise = paired[0].noise
         sources = {
             SEEDS: f"Another training seed changes the loss by {noise:.3f} (standard deviation).",
-            WINDOWS: "No two trials differ in train.seed alone: the noise is that of the validation windows "
+            WINDOWS: "No two trials differ in their seeds alone: the noise is that of the validation windows, paired "
             f"({noise:.3f}), and the spread between seeds is unknown.",
+            LOSSES: "No two trials differ in their seeds alone: the noise is the error of a single validation loss "
+            f"({noise:.3f}), because the losses of single windows were not kept, and the spread between seeds is "
+            "unknown.",
             UNKNOWN: "Neither the spread between seeds nor the error of a validation loss is known.",
         }
         notes.append(sources[paired[0].noise_from])
@@ -226,4 +245,5 @@ def _clause(one: Matched) -> str:
 
 def _with_params(trials: pd.DataFrame) -> pd.DataFrame:
     """Only trials whose parameters are known: those of a trial that has just been queued are not."""
+    trials = with_quoted_loss(trials)
     return trials[trials[param_columns(trials)].notna().any(axis=1)].reset_index(drop=True)

@@ -26,6 +26,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
 from optuna.trial import create_trial
 
+from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.tables.searched import searched_dimensions
@@ -82,6 +83,7 @@ def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: in
     if resamples < MIN_RESAMPLES:
         raise ValueError(f"resamples must be >= {MIN_RESAMPLES} (got {resamples}); the default is 100")
     rows: list[tuple[object, ...]] = []
+    trials = with_quoted_loss(trials)
     for index, (size, group) in enumerate(trials.groupby(col.SIZE, sort=False)):
         rng = np.random.default_rng([seed, index])
         searched = group[group[col.EXPERIMENT].isna()]
@@ -104,7 +106,7 @@ def _rows_of_size(
     group: pd.DataFrame, evaluator: Evaluator, resamples: int, rng: np.random.Generator
 ) -> list[tuple[object, ...]]:
     """COLUMNS without the size."""
-    finite = np.isfinite(group[col.VAL_LOSS]) | (group[col.STATUS] != col.COMPLETE)
+    finite = np.isfinite(group[col.LOSS]) | (group[col.STATUS] != col.COMPLETE)
     usable = group[group[col.STATUS].isin(evaluator.statuses) & finite]
     if len(usable) > MAX_TRIALS:
         usable = usable.iloc[np.sort(rng.choice(len(usable), MAX_TRIALS, replace=False))]
@@ -165,9 +167,9 @@ def _shares(gains: Array) -> Array:
 
 def _ranked_losses(usable: pd.DataFrame) -> Array:
     """Final losses [n]; all pruned trials rank behind them, and all diverged ones behind those."""
-    worst = usable.loc[usable[col.STATUS] == col.COMPLETE, col.VAL_LOSS].max()
+    worst = usable.loc[usable[col.STATUS] == col.COMPLETE, col.LOSS].max()
     behind = usable[col.STATUS].map({col.PRUNED: worst + 1, col.DIVERGED: worst + 2})
-    return np.asarray(behind.fillna(usable[col.VAL_LOSS]), dtype=float)
+    return np.asarray(behind.fillna(usable[col.LOSS]), dtype=float)
 
 
 class _Sample:

@@ -27,6 +27,7 @@ import pandas as pd
 from analysis.stats.estimate import NotEstimable
 from analysis.tables.searched import SEED_PATHS
 from analysis.tables.trials import complete_trials, param_columns
+from analysis.tables.window_pairs import window_difference
 from lmcore import columns as col
 
 SAME_SHAPE = "same shape"
@@ -39,6 +40,7 @@ SHAPE_PATHS = tuple(f"{col.PARAMS_PREFIX}model.{name}" for name in ("d_model", "
 
 LOSS_A, LOSS_B, DIFFERENCE = "loss_a", "loss_b", "difference"
 RESULTS = [col.SIZE, "params", LOSS_A, LOSS_B, DIFFERENCE, "interpolated", "one_way"]
+MOST_PAIRS = 200  # of which the error over windows is computed
 MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.FAILED)
 
 
@@ -68,8 +70,12 @@ class Arms:
 
 
 def varying(trials: pd.DataFrame) -> list[str]:
-    """Columns `params.<path>` that take more than one value; a missing one counts."""
-    return [path for path in param_columns(trials) if trials[path].nunique(dropna=False) > 1]
+    """Columns `params.<path>`, and the phase, that take more than one value; a missing one counts.
+
+    The phase, so that a run that was selected is never paired with one that was not.
+    """
+    paths = [*param_columns(trials), *([col.PHASE] if col.PHASE in trials else [])]
+    return [path for path in paths if trials[path].nunique(dropna=False) > 1]
 
 
 def size_columns(trials: pd.DataFrame) -> tuple[str, ...]:
@@ -122,18 +128,31 @@ def lost_pairs(arms: Arms) -> dict[str, int]:
 
 
 def seed_noise(trials: pd.DataFrame) -> tuple[float, int]:
-    """Standard deviation of the loss between training seeds, and the number of groups of trials it is pooled over.
+    """Standard deviation of the loss between seeds, and the number of groups of trials it is pooled over.
 
-    A group is the complete trials that differ in train.seed alone. (NaN, 0) if there is none of two or more.
+    A group is the complete trials of one phase that differ in train.seed or data.seed alone. (NaN, 0) if there is none
+    of two or more.
     """
-    complete, seed = complete_trials(trials), SEED_PATHS[0]
-    (complete,) = keyed([path for path in varying(complete) if path != seed], complete)
-    groups = complete.groupby(["key", seed])[col.VAL_LOSS].mean().groupby("key")
-    seeds = groups.size()
-    degrees = (seeds - 1)[seeds > 1]
+    complete = complete_trials(trials)
+    paths = varying(complete)
+    seeds = [path for path in SEED_PATHS if path in paths]
+    (complete,) = keyed([path for path in paths if path not in seeds], complete)
+    groups = complete.groupby(["key", *seeds], dropna=False)[col.LOSS].mean().groupby("key")
+    sizes = groups.size()
+    degrees = (sizes - 1)[sizes > 1]
     if degrees.empty:
         return np.nan, 0
     return float(np.sqrt((groups.var()[degrees.index] * degrees).sum() / degrees.sum())), len(degrees)
+
+
+def paired_errors(arms: Arms, a: pd.DataFrame, b: pd.DataFrame) -> npt.NDArray[np.float64]:
+    """Standard errors over shared windows of the first MOST_PAIRS same-shape pairs; empty if windows were not kept."""
+    first, second = (
+        arm.drop_duplicates("key").set_index("key") for arm in keyed(arms.key, complete_trials(a), complete_trials(b))
+    )
+    both = [key for key in first.index if key in second.index][:MOST_PAIRS]
+    found = [window_difference(first.loc[key].to_dict(), second.loc[key].to_dict()) for key in both]
+    return np.array([one.se for one in found if not isinstance(one, str) and one.df], float)
 
 
 def keyed(paths: Sequence[str], *frames: pd.DataFrame) -> list[pd.DataFrame]:
@@ -147,7 +166,7 @@ def keyed(paths: Sequence[str], *frames: pd.DataFrame) -> list[pd.DataFrame]:
 def _same_fields(a: pd.DataFrame, b: pd.DataFrame, arms: Arms) -> pd.DataFrame | None:
     """Pairs that agree in all fields; trials that repeat each other count once, with their mean loss."""
     a, b = keyed(arms.key, a, b)
-    means = [arm.groupby("key", sort=False)[col.VAL_LOSS].mean() for arm in (a, b)]
+    means = [arm.groupby("key", sort=False)[col.LOSS].mean() for arm in (a, b)]
     losses = pd.concat(means, axis=1, keys=[LOSS_A, LOSS_B], join="inner")
     if losses.empty:
         return None
@@ -176,7 +195,7 @@ def _same_count(a: pd.DataFrame, b: pd.DataFrame, arms: Arms, count: str) -> pd.
 
 def _pairs_of_series(series_a: pd.DataFrame, series_b: pd.DataFrame, count: str) -> list[tuple[object, ...]]:
     """RESULTS for each parameter count that both series have, else for the series as a whole, else none."""
-    a, b = (series.groupby(series[count].astype(float))[col.VAL_LOSS].mean() for series in (series_a, series_b))
+    a, b = (series.groupby(series[count].astype(float))[col.LOSS].mean() for series in (series_a, series_b))
     same = a.index.intersection(b.index)
     if len(same):
         size_of = dict(zip(series_a[count][::-1], series_a[col.SIZE][::-1], strict=True))  # the first trial's

@@ -12,18 +12,22 @@ from typing import Any
 import pandas as pd
 
 from analysis.tables.cost import ACHIEVED, DEVICE_S, PEAK_SHARE
-from analysis.tables.trials import PEAK_LR, WARMUP
+from analysis.tables.settings import HALF
+from analysis.tables.trials import PEAK_LR, SEEDS, TIED, WARMUP, WINDOWS
 from lmcore import columns as col
 
 MISSING = "-"
+OPTIMAL_LR, NOT_TOLD_APART = "optimal peak lr (95 %)", "cannot be told apart from"
 COUNT_SUFFIXES = ("", "k", "M", "B", "T")  # parameters and tokens
 FLOP_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 LEGEND = (
-    "est., exact, non-emb: parameters by the textbook formula, exactly, and without embeddings; val loss: nats per "
-    "token +- standard error over the validation windows; ppl: perplexity; bpb: bits per byte; peak lr: learning rate "
-    "after the warmup; warmup: fraction of the run."
+    "est., exact, non-emb: parameters by the textbook formula, exactly, and without embeddings; loss: validation loss "
+    "in nats per token, mean over seeds +- half of its 95 % interval from them (with one seed there is none), measured "
+    "on {windows}; ppl: perplexity; bpb: bits per byte; peak lr: learning rate after the warmup; warmup: fraction of "
+    "the run."
 )
+FINAL_SET, SMALL_SET = "the {n} windows of the final evaluation", "the small set of windows of every report"
 
 
 def count(value: Any, suffixes: tuple[str, ...] = COUNT_SUFFIXES) -> str:
@@ -84,8 +88,8 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys((col.TRAIN_FLOPS, ACHIEVED), partial(count, suffixes=FLOP_SUFFIXES)),
     **dict.fromkeys((col.BITS_PER_BYTE, WARMUP), partial(decimal, places=2)),
     **dict.fromkeys(("beta1", "beta2"), beta),
-    col.TRAIN_LOSS: decimal,
-    PEAK_LR: scientific,
+    **dict.fromkeys((col.TRAIN_LOSS, col.LOSS, "sd", HALF), decimal),
+    **dict.fromkeys((PEAK_LR, "peak_lr_optimum"), scientific),
     PEAK_SHARE: lambda share: MISSING if pd.isna(share) else f"{share:.0%}",
 }
 """By column; other columns are formatted by `number`."""
@@ -102,6 +106,8 @@ HEADINGS = {
     ACHIEVED: "FLOP/s",
     PEAK_SHARE: "share of peak",
     "refused": "not estimable",
+    "peak_lr_optimum": OPTIMAL_LR,
+    "same": NOT_TOLD_APART,
 }
 """By column; the heading of other columns is their name without underscores."""
 
@@ -109,20 +115,66 @@ HEADINGS = {
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Any table as short strings under readable headings. A validation loss is joined with its standard error."""
     cells = pd.DataFrame({name: [FORMATS.get(name, number)(value) for value in table[name]] for name in table})
-    if col.VAL_LOSS_SE in table:
-        cells[col.VAL_LOSS] = [loss(*pair) for pair in zip(table[col.VAL_LOSS], table[col.VAL_LOSS_SE], strict=True)]
-        cells = cells.drop(columns=col.VAL_LOSS_SE)
+    for mean, error in {col.VAL_LOSS: col.VAL_LOSS_SE, col.FINAL_VAL_LOSS: col.FINAL_VAL_LOSS_SE}.items():
+        if mean in table and error in table:
+            cells[mean] = [loss(*pair) for pair in zip(table[mean], table[error], strict=True)]
+            cells = cells.drop(columns=error)
     return cells.astype("str").rename(columns=lambda name: HEADINGS.get(name, str(name).replace("_", " ")))
 
 
 def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     """`analysis.tables.trials.parameter_table` as short strings.
 
-    A loss that is not final is marked in place of its standard error: `4.000 (pruned)`.
+    A loss has its 95 % interval from seeds, `4.000 +- 0.050`; or `4.000 (1 seed)`, or `4.000 (pruned)` if it is not
+    final. Columns that would say nothing are left out: seeds where no row has two, tied where the arm says it.
     """
-    cells = table_cells(table.drop(columns=[col.STEP, col.STATUS]))
-    marked = table[col.VAL_LOSS].map(decimal).astype("str") + " (" + table[col.STATUS] + ")"
-    return cells.assign(**{"val loss": cells["val loss"].where(table[col.STATUS] == col.COMPLETE, marked)})
+    hidden = [col.STEP, col.STATUS, HALF, WINDOWS, col.VAL_LOSS, col.VAL_LOSS_SE, "unconfirmed", "beaten"]
+    if not (table[SEEDS] > 1).any():
+        hidden.append(SEEDS)
+    if col.ARM in table and (table[col.ARM].map({"tied": True, "untied": False}) == table[TIED]).all():
+        hidden.append(TIED)
+    optima = table[["peak_lr_optimum", "peak_lr_low", "peak_lr_high"]].itertuples(index=False)
+    cells = table_cells(table.drop(columns=[*hidden, "peak_lr_low", "peak_lr_high"]))
+    cells["loss"] = [_parameter_loss(*row) for row in table[[col.LOSS, HALF, col.STATUS]].itertuples(index=False)]
+    cells[OPTIMAL_LR] = [
+        MISSING if pd.isna(best) else f"{best:.1e} ({low:.1e} to {high:.1e})" for best, low, high in optima
+    ]
+    empty = {OPTIMAL_LR: table["peak_lr_optimum"].isna().all(), NOT_TOLD_APART: table["same"].isna().all()}
+    order = [*cells.columns]
+    order.insert(order.index("peak lr") + 1, order.pop(order.index(OPTIMAL_LR)))
+    return cells[order].drop(columns=[name for name, is_empty in empty.items() if is_empty])
+
+
+def difference_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """The estimable rows of `analysis.stats.verdicts.Verdicts.table`: a difference with half of its interval.
+
+    Matchings of one difference share a row: `same shape, non-embedding parameters`.
+    """
+    known = table[table["refused"].isna()]
+    by = [name for name in known.columns if name not in ("matching", "refused")]
+    matching = known.groupby(by, dropna=False, sort=False)["matching"].transform(
+        lambda own: ", ".join([own.iloc[0], *(name.removeprefix("same ") for name in own.iloc[1:])])
+    )
+    known = known.assign(matching=matching).drop_duplicates(by, ignore_index=True)
+    half = (known["high"] - known["low"]) / 2
+    text = [f"{value:+.3f} +- {decimal(one)}" for value, one in zip(known["difference"], half, strict=True)]
+    return table_cells(known.drop(columns=["low", "high", "refused"]).assign(difference=text))
+
+
+def parameter_legend(table: pd.DataFrame) -> str:
+    """What the columns of `parameter_cells` mean, and which windows their losses were measured on."""
+    complete = table[table[col.STATUS] == col.COMPLETE]
+    numbers = sorted({int(n) for n in complete[WINDOWS].dropna()})
+    sets = [FINAL_SET.format(n=" or ".join(map(str, numbers)))] if numbers else []
+    if complete[WINDOWS].isna().any() or complete.empty:
+        sets.append(SMALL_SET)
+    return LEGEND.format(windows=" or ".join(sets))
+
+
+def _parameter_loss(mean: float, half: float, status: str) -> str:
+    if status != col.COMPLETE:
+        return f"{decimal(mean)} ({status})"
+    return f"{decimal(mean)} (1 seed)" if pd.isna(half) else f"{decimal(mean)} +- {decimal(half)}"
 
 
 def text_table(cells: pd.DataFrame, width: int, keys: list[str]) -> str:

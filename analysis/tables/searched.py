@@ -5,10 +5,11 @@ The optimum of a hyperparameter is in `analysis.scaling.optimum`, its importance
 
 import pandas as pd
 
+from analysis.tables.settings import SEED_PATHS
 from analysis.tables.trials import LR_PATH, varying_params
 from lmcore import columns as col
 
-SEED_PATHS = (f"{col.PARAMS_PREFIX}train.seed", f"{col.PARAMS_PREFIX}data.seed")
+__all__ = ["SEED_PATHS", "largest_lr", "searched_dimensions"]
 
 
 def searched_dimensions(trials: pd.DataFrame) -> list[str]:

@@ -7,16 +7,26 @@ Nothing is rounded, printed or written here: `analysis.tables.formatting` and `a
 trial that did not run to its end is not final, so every row that shows a loss also shows the trial's status.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.runs.quoted_loss import with_quoted_loss
+from analysis.tables.leaders import Leader, results
+from analysis.tables.settings import HALF
+from analysis.tables.window_pairs import window_difference
 from lmcore import columns as col
 
 TIED = "tied"
 WARMUP = "warmup"  # fraction of the run
 PEAK_LR = "peak_lr"  # optim.lr; the column `lr` of rows is the rate of the last update
+SEEDS = "seeds"
+WINDOWS = "windows"
+NAMED = ("same", "unconfirmed", "beaten")
+OPTIMUM = ("peak_lr_optimum", "peak_lr_low", "peak_lr_high")
+TYING = {True: "tied", False: "untied"}
 SHORT_NAMES = {"tie_embeddings": TIED, "warmup_fraction": WARMUP}
 TIED_PATH = f"{col.PARAMS_PREFIX}model.tie_embeddings"
 LR_PATH = f"{col.PARAMS_PREFIX}optim.lr"
@@ -25,49 +35,99 @@ BETAS_AND_WARMUP = [f"{col.PARAMS_PREFIX}optim.{name}" for name in ("beta1", "be
 BEST_FIRST = (col.COMPLETE, col.PRUNED, col.RUNNING, col.DIVERGED, col.FAILED)
 WITH_A_LOSS = (col.COMPLETE, col.PRUNED, col.RUNNING)  # the last loss of a diverged or failed trial is no result
 
+LrIntervals = Mapping[tuple[str, str], tuple[float, float, float]]
+
 SEPARABLE_SE = 2.0  # a difference beyond this many standard errors counts as real
 
 
-def parameter_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """Parameter count against loss: the best trial of each arm, that is of each size, experiment and tying.
+def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = None) -> pd.DataFrame:
+    """Parameter count against loss: a row for each size and arm, or experiment; without arms, tied and untied models.
 
-    The best trial is the complete one with the lowest validation loss. An arm without a complete trial is represented
-    by the pruned or running trial with the lowest last loss, as `status` shows; an arm whose trials all diverged or
-    failed has no row. Columns: size, experiment (in ablations), tied, params_estimate, params_exact,
-    params_non_embedding, tokens, train_flops, val_loss (nats per token), val_loss_se, perplexity, bits_per_byte,
-    peak_lr, beta1, beta2, warmup (fraction of the run), step, status, trial.
+    >>> parameter_table(analysis.load("runs/quick").trials)[["size", "arm", "loss", "half", "seeds"]]
+
+    A row is the leading setting of `analysis.tables.leaders`: if the arm was confirmed, the one that the confirmation
+    named, with the loss of its confirmation trials only; else the setting with the lowest mean over its seeds. An arm
+    without a complete trial is represented by the pruned or running trial with the lowest last loss, as `status` shows;
+    an arm whose trials all diverged or failed has no row.
+
+    Columns: size, experiment (in ablations), arm (in sweeps that compare arms), tied, params_estimate, params_exact,
+    params_non_embedding, tokens, train_flops, loss (nats per token: the mean over seeds of the quoted loss), half (of
+    its 95 % interval, from its own seeds; NaN for one), seeds (0 if not complete), windows (of the final evaluation;
+    missing if the loss is that of the small set), perplexity, bits_per_byte, val_loss (of the small set, mean over
+    seeds), val_loss_se (for one seed), peak_lr, beta1, beta2, warmup (fraction of the run), peak_lr_optimum,
+    peak_lr_low, peak_lr_high (the optimal peak learning rate and its 95 % interval, from `lr_intervals`), step, status,
+    trial (one of the search with this setting), same, unconfirmed, beaten (ids of settings: those that cannot be
+    told apart, those that may be as good but were not confirmed, and those that are worse; missing if there are none).
+
+    `lr_intervals` maps (size, arm) to (optimum, low, high); `analysis.scaling.peak_lr.lr_intervals` computes it.
     """
-    settings = {TIED_PATH: TIED, LR_PATH: PEAK_LR, **short_names(BETAS_AND_WARMUP)}
-    table = trials[trials[TIED_PATH].notna()].rename(columns=settings).astype({TIED: bool})
-    table = table[table[col.STATUS].isin(WITH_A_LOSS) & np.isfinite(table[col.VAL_LOSS])]
+    known = with_quoted_loss(trials[trials[TIED_PATH].notna()])
+    known = known.assign(**{TIED: known[TIED_PATH].astype(bool)})
+    labelled = known.assign(**{col.ARM: known[col.ARM].where(known[col.ARM].notna(), known[TIED].map(TYING))})
+    leaders = {
+        one.trials[0]: one for result in results(labelled).values() for one in result.leaders if np.isfinite(one.mean)
+    }
+    group = [col.SIZE, *_present(trials, col.EXPERIMENT), col.ARM]
+    won = labelled[labelled[col.TRIAL].isin(leaders)]
+    won = won.assign(**_means(labelled, [leaders[trial] for trial in won[col.TRIAL]]))
 
-    arm = [col.SIZE, *_experiment(trials), TIED]
-    table = table.assign(unfinished=table[col.STATUS] != col.COMPLETE)
-    table = table.sort_values(["unfinished", col.VAL_LOSS, col.NUMBER]).drop_duplicates(arm)
+    # Groups without a complete trial: the lowest loss so far.
+    rest = labelled[labelled[col.STATUS].isin(WITH_A_LOSS) & np.isfinite(labelled[col.LOSS])]
+    rest = rest.assign(unfinished=rest[col.STATUS] != col.COMPLETE)
+    rest = rest.sort_values(["unfinished", col.LOSS, col.NUMBER]).drop_duplicates(group)
+    led = pd.MultiIndex.from_frame(won[group]) if len(won) else []
+    rest = rest[~pd.MultiIndex.from_frame(rest[group]).isin(led)] if len(won) else rest
+    rest = rest.assign(**{HALF: np.nan, SEEDS: 0, **dict.fromkeys(NAMED, None)})
+
+    table = pd.concat([won, rest]) if len(rest) else won if len(won) else rest
+    optima = [(lr_intervals or {}).get(key, (np.nan,) * 3) for key in zip(table[col.SIZE], table[col.ARM], strict=True)]
+    table[list(OPTIMUM)] = np.reshape(np.array(optima, float), (len(table), 3))
+    table = _sorted(table, [*group[:-1], *_present(trials, col.ARM), TIED], trials)
+    table = table.rename(columns={LR_PATH: PEAK_LR, col.FINAL_WINDOWS: WINDOWS, **short_names(BETAS_AND_WARMUP)})
     counts = [col.PARAMS_ESTIMATE, col.PARAMS_EXACT, col.PARAMS_NON_EMBEDDING, col.TOKENS, col.TRAIN_FLOPS]
-    losses = [col.VAL_LOSS, col.VAL_LOSS_SE, col.PERPLEXITY, col.BITS_PER_BYTE]
-    shown = [*arm, *counts, *losses, *list(settings.values())[1:], col.STEP, col.STATUS, col.TRIAL]
-    return _sorted(table, arm, trials)[shown]
+    losses = [col.LOSS, HALF, SEEDS, WINDOWS, col.PERPLEXITY, col.BITS_PER_BYTE, col.VAL_LOSS, col.VAL_LOSS_SE]
+    setting = [PEAK_LR, "beta1", "beta2", WARMUP, *OPTIMUM, col.STEP, col.STATUS, col.TRIAL, *NAMED]
+    shown = [*group[:-1], *_present(trials, col.ARM), TIED, *counts, *losses, *setting]
+    return table[shown].astype(dict.fromkeys(NAMED, "str"))
+
+
+def _means(trials: pd.DataFrame, leaders: list[Leader]) -> dict[str, Any]:
+    """The columns of `parameter_table` that are those of several trials together."""
+    rows = trials.set_index(col.TRIAL)
+    small = [rows.loc[list(one.trials), col.VAL_LOSS].mean() for one in leaders]
+    errors = [rows.loc[one.trials[0], col.VAL_LOSS_SE] if len(one.trials) == 1 else np.nan for one in leaders]
+    per_byte = [(rows[col.BITS_PER_BYTE] / rows[col.LOSS]).loc[one.trials[0]] for one in leaders]
+    mean = np.array([one.mean for one in leaders])
+    named = {name: [", ".join(getattr(one, name)) or None for one in leaders] for name in NAMED}
+    return {
+        **{col.LOSS: mean, HALF: [one.half for one in leaders], SEEDS: [one.n for one in leaders]},
+        **{col.PERPLEXITY: np.exp(mean), col.BITS_PER_BYTE: mean * np.array(per_byte)},
+        **{col.VAL_LOSS: small, col.VAL_LOSS_SE: errors, col.TRIAL: [one.setting for one in leaders], **named},
+    }
 
 
 def best_table(trials: pd.DataFrame) -> pd.DataFrame:
     """The best complete trial of each size, in any experiment, tied or not: the columns of `parameter_table`."""
     table = parameter_table(trials)
     complete = table[table[col.STATUS] == col.COMPLETE]
-    return complete.loc[complete.groupby(col.SIZE, sort=False)[col.VAL_LOSS].idxmin()].reset_index(drop=True)
+    return complete.loc[complete.groupby(col.SIZE, sort=False)[col.LOSS].idxmin()].reset_index(drop=True)
 
 
 def trials_table(trials: pd.DataFrame) -> pd.DataFrame:
-    """All trials, by size, then status from complete to failed, then validation loss.
+    """All trials, by size, then status from complete to failed, then quoted loss.
 
-    Columns: trial, size, experiment (in ablations), status, val_loss, val_loss_se, train_loss, peak_lr, every other
-    hyperparameter that varies within a size, step, tokens, elapsed_s, tokens_per_s, message.
+    Columns: trial, size, experiment (in ablations), arm (in sweeps that compare arms), phase (in sweeps that confirm),
+    status, final_val_loss and final_val_loss_se (where there was a final evaluation), val_loss and val_loss_se (of the
+    small set), train_loss, peak_lr, every other hyperparameter that varies within a size, step, tokens, elapsed_s,
+    tokens_per_s, message.
     """
-    identity = [col.TRIAL, col.SIZE, *_experiment(trials), col.STATUS]
-    losses = [col.VAL_LOSS, col.VAL_LOSS_SE, col.TRAIN_LOSS]
+    confirmed = [col.PHASE] if (trials[col.PHASE] == col.CONFIRM).any() else []
+    identity = [col.TRIAL, col.SIZE, *_present(trials, col.EXPERIMENT, col.ARM), *confirmed, col.STATUS]
+    final = _present(trials, col.FINAL_VAL_LOSS, col.FINAL_VAL_LOSS_SE)
+    losses = [*final, col.VAL_LOSS, col.VAL_LOSS_SE, col.TRAIN_LOSS]
     varying = [path for path in varying_params(trials) if path != LR_PATH]
     effort = [col.STEP, col.TOKENS, col.ELAPSED_S, col.TOKENS_PER_S]
-    table = _sorted(trials, [col.SIZE, col.STATUS, col.VAL_LOSS, col.NUMBER], trials)
+    table = _sorted(trials, [col.SIZE, col.STATUS, col.LOSS, col.NUMBER], trials)
     table = table[[*identity, *losses, LR_PATH, *varying, *effort, col.MESSAGE]]
     return table.rename(columns={**short_names(param_columns(trials)), LR_PATH: PEAK_LR})
 
@@ -82,22 +142,28 @@ def status_counts(trials: pd.DataFrame) -> pd.DataFrame:
 def winner_margins(trials: pd.DataFrame) -> pd.DataFrame:
     """By how much the best complete trial of each size leads the runner-up, and whether the lead exceeds the noise.
 
-    One row per size with at least two complete trials. Columns: size, best, runner_up (trial ids), difference (nats
-    per token), difference_se = sqrt(se1^2 + se2^2), separable (difference > 2 difference_se; False where an error is
-    unknown). The standard errors cover the choice of validation windows, not the spread between seeds.
+    One row per size with at least two complete trials of the search. Columns: size, best, runner_up (trial ids),
+    difference (nats per token), difference_se (its standard error), error_from (`windows`: of the paired difference,
+    see `analysis.tables.window_pairs`; `losses`: sqrt(se1^2 + se2^2), as the losses of single windows were not kept,
+    which is too large), separable (difference > 2 difference_se; False where an error is unknown). The errors cover
+    the choice of validation windows, not the spread between seeds: `analysis.stats.verdicts` does that.
     """
-    # Both trials see the same windows, so the error of the paired difference is smaller than this one. It would take
-    # the loss of each window, which rows do not hold. Without it the test is conservative.
-    complete = _sorted(complete_trials(trials), [col.SIZE, col.VAL_LOSS, col.NUMBER], trials)
+    searched = complete_trials(trials[trials[col.PHASE] == col.SEARCH])
+    complete = _sorted(searched, [col.SIZE, col.LOSS, col.NUMBER], trials)
     records = []
     for size, group in complete.groupby(col.SIZE, sort=False):
         if len(group) > 1:
             best, runner_up = group.iloc[0], group.iloc[1]
-            difference = runner_up[col.VAL_LOSS] - best[col.VAL_LOSS]
-            error = float(np.hypot(best[col.VAL_LOSS_SE], runner_up[col.VAL_LOSS_SE]))
+            difference = runner_up[col.LOSS] - best[col.LOSS]
+            paired = window_difference(best.to_dict(), runner_up.to_dict())
+            if isinstance(paired, str):
+                error, source = float(np.hypot(best[col.LOSS_SE], runner_up[col.LOSS_SE])), "losses"
+            else:
+                error, source = paired.se, "windows"
             separable = difference > SEPARABLE_SE * error
-            records.append((size, best[col.TRIAL], runner_up[col.TRIAL], difference, error, separable))
-    return pd.DataFrame(records, columns=[col.SIZE, "best", "runner_up", "difference", "difference_se", "separable"])
+            records.append((size, best[col.TRIAL], runner_up[col.TRIAL], difference, error, source, separable))
+    columns = [col.SIZE, "best", "runner_up", "difference", "difference_se", "error_from", "separable"]
+    return pd.DataFrame(records, columns=columns)
 
 
 def failure_table(trials: pd.DataFrame) -> pd.DataFrame:
@@ -114,8 +180,9 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that ran to their end with a finite validation loss."""
-    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.VAL_LOSS])]
+    """The trials that ran to their end with a finite loss, with the columns `loss` and `loss_se`."""
+    trials = with_quoted_loss(trials)
+    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.LOSS])]
 
 
 def param_columns(trials: pd.DataFrame) -> list[str]:
@@ -142,14 +209,14 @@ def short_names(paths: list[str]) -> dict[str, str]:
     }
 
 
-def _experiment(trials: pd.DataFrame) -> list[str]:
-    """The column of experiments, if the trials have any."""
-    return [col.EXPERIMENT] if trials[col.EXPERIMENT].notna().any() else []
+def _present(trials: pd.DataFrame, *names: str) -> list[str]:
+    """Those of the columns that have a value."""
+    return [name for name in names if trials[name].notna().any()]
 
 
 def _sorted(frame: pd.DataFrame, by: list[str], trials: pd.DataFrame) -> pd.DataFrame:
-    """`frame` sorted by these columns: sizes and experiments in the order of `trials`, statuses as in BEST_FIRST."""
-    orders: dict[Any, Any] = {name: trials[name].unique() for name in (col.SIZE, col.EXPERIMENT)}
+    """`frame` sorted by these columns: sizes, experiments and arms as in `trials`, statuses as in BEST_FIRST."""
+    orders: dict[Any, Any] = {name: trials[name].unique() for name in (col.SIZE, col.EXPERIMENT, col.ARM)}
     orders[col.STATUS] = BEST_FIRST
 
     def rank(column: pd.Series) -> pd.Series:

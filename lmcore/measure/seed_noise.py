@@ -33,12 +33,18 @@ def seed_noise(losses: Array) -> SeedNoise:
     2
     """
     setting, seed = np.nonzero(np.isfinite(losses))
-    design = np.concatenate(
-        [setting[:, None] == np.arange(losses.shape[0]), seed[:, None] == np.arange(losses.shape[1])], 1
-    )
-    y = losses[setting, seed]
-    coefficients, _, rank, _ = np.linalg.lstsq(design.astype(np.float64), y, rcond=None)
-    df = len(y) - int(rank)
+    settings = losses.shape[0]
+    counts = np.bincount(setting, minlength=settings)
+
+    # The means of settings are swept out first (Frisch and Waugh 1933), which leaves a column per seed to fit: with one
+    # per setting as well, a large grid would take minutes.
+    def centred(values: Array) -> Array:
+        return np.asarray(values - (np.bincount(setting, values, settings) / np.maximum(counts, 1))[setting])
+
+    y = centred(losses[setting, seed])
+    design = np.stack([centred((seed == s).astype(np.float64)) for s in range(losses.shape[1])], axis=1)
+    coefficients, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    df = len(y) - int(np.count_nonzero(counts)) - int(rank)
     if df < 1:
         return SeedNoise(math.nan, 0)
     residuals = y - design @ coefficients

@@ -6,14 +6,17 @@ import json
 import math
 import shutil
 import sqlite3
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
+from analysis.runs.load import LAST_REPORT
 from lmcore import columns as col
 
 BASE = {
@@ -53,8 +56,19 @@ STATES = {
 }
 
 
+def armed(*arms: str, sizes: tuple[str, ...] = ("xs", "s")) -> dict[str, Any]:
+    """Entries of a manifest of schema 2: a search and a confirmation for each size and arm."""
+    pairs = [(size, arm) for size in sizes for arm in arms or (None,)]
+    names = {pair: "-".join(filter(None, pair)) for pair in pairs}
+    search = [{"id": names[p], "study": names[p], "size": p[0], "arm": p[1], "phase": "search"} for p in pairs]
+    confirm = [
+        {**one, "id": f"{one['id']}-confirm", "study": f"{one['study']}/confirm", "phase": "confirm"} for one in search
+    ]
+    return {"schema": 2, "studies": [*search, *confirm], "confirm": {"top": 3, "seeds": 3}}
+
+
 class RunFolder:
-    """A run's folder: `add` adds a trial to a study, `row` a line to metrics.jsonl."""
+    """A run's folder: `add` adds a trial to a study, `row` a line to metrics.jsonl, `windows` losses of windows."""
 
     def __init__(self, path: Path, **manifest: Any) -> None:
         self.path = path
@@ -74,7 +88,10 @@ class RunFolder:
         return optuna.storages.RDBStorage(address, engine_kwargs={"creator": connect})
 
     def study(self, size: str) -> optuna.Study:
-        return optuna.create_study(study_name=self.manifest["studies"][size], storage=self.storage, load_if_exists=True)
+        """The study whose trials' ids begin with `size`: `xs`, or `xs-tied-confirm`."""
+        studies = self.manifest["studies"]
+        name = studies[size] if isinstance(studies, dict) else {one["id"]: one["study"] for one in studies}[size]
+        return optuna.create_study(study_name=name, storage=self.storage, load_if_exists=True)
 
     def add(self, size: str, ended: str | None, val_loss: float | None = None, **changes: Any) -> str:
         """Add a trial of `size` with this status, or a running one, and return its id.
@@ -96,7 +113,7 @@ class RunFolder:
             attributes |= {"status": ended, "last": last}
         for key, value in changes.items():
             if "__" not in key:
-                group = counts if key in col.COUNT_COLUMNS else last if key in col.LAST_COLUMNS else attributes
+                group = counts if key in col.COUNT_COLUMNS else last if key in LAST_REPORT else attributes
                 group[key] = value
         if attributes.get("last") is None:  # the trial never reported
             attributes.pop("last", None)
@@ -113,6 +130,41 @@ class RunFolder:
             )
         )
         return name
+
+    def confirm(self, of: str, losses: dict[int, float | None], **changes: Any) -> list[str]:
+        """Repeat the trial `of` under these seeds, with these losses (None: diverged), and return the ids."""
+        study = of.rpartition("-")[0]
+        (found,) = [one for one in self.study(study).trials if one.user_attrs["trial"] == of]
+        fields = {f"{part}__{name}": v for part, run in found.user_attrs["run"].items() for name, v in run.items()}
+        counts = found.user_attrs["counts"]
+        return [
+            self.add(
+                f"{study}-confirm",
+                "diverged" if loss is None else "complete",
+                loss,
+                **{**fields, **counts, "train__seed": seed, "data__seed": seed, "of": of, **changes},
+            )
+            for seed, loss in losses.items()
+        ]
+
+    def result(self, leader: str, **beaten: int) -> None:
+        """Record the result of the confirmation of the leader's size and arm."""
+        study = self.study(f"{leader.rpartition('-')[0]}-confirm")
+        study.set_user_attr("result", {"leader": leader, "beaten": beaten})
+
+    def windows(self, trial: str, losses: Any, evaluation: str = "last", **header: Any) -> None:
+        """Append the losses of windows to window_losses.bin."""
+        content = np.asarray(losses, "<f4").tobytes()
+        self._record({"trial": trial, "step": 100, "set": "final", "evaluation": evaluation, **header}, content)
+
+    def documents(self, numbers: Any, context_length: int = 32) -> None:
+        """Append the documents of windows to window_losses.bin."""
+        self._record({"context_length": context_length, "documents": True}, np.asarray(numbers, "<i4").tobytes())
+
+    def _record(self, header: dict[str, Any], content: bytes) -> None:
+        header = {**header, "n": len(content) // 4, "crc32": zlib.crc32(content)}
+        with (self.path / "window_losses.bin").open("ab") as file:
+            file.write(json.dumps(header).encode() + b"\n" + content)
 
     def row(self, trial: str, step: int, val_loss: float | None, **changes: Any) -> None:
         row = {"trial": trial, "size": trial.split("-")[0], "status": "running", "step": step, "tokens": 256 * step}

@@ -86,17 +86,52 @@ def test_an_interval_that_contains_zero_is_a_tie():
     assert one.verdict == "tie"
 
 
-def test_without_two_seeds_the_noise_is_that_of_the_windows_and_a_note_says_so():
+def test_without_two_seeds_or_losses_of_windows_the_noise_is_the_error_of_a_loss_and_a_note_says_so():
     records = [
         trial("xs", tied, 4 + 0.02 * tied + 0.001 * place, lr=lr)
         for place, (lr, tied) in enumerate(itertools.product((1e-3, 2e-3, 4e-3, 8e-3), (False, True)))
     ]
     comparison = compare(pd.DataFrame(records), TYING, False, True)
     one = comparison.matchings[SAME_SHAPE]
-    assert (one.noise, one.noise_from, one.verdict) == (pytest.approx(0.03), "windows", "tie")
+    assert (one.noise, one.noise_from, one.verdict) == (pytest.approx(0.03), "losses", "tie")
     assert one.difference.low > 0
     assert any("the spread between seeds is unknown" in note for note in comparison.notes)
     assert any("All pairs share their seeds" in note for note in comparison.notes)
+
+
+def test_without_two_seeds_the_noise_is_that_of_the_windows_that_a_pair_shares():
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal(400)
+    records = []
+    for lr, tied in itertools.product((1e-3, 2e-3, 4e-3, 8e-3), (False, True)):
+        losses = 4 + 0.02 * tied + shared + 0.02 * rng.standard_normal(400)
+        records.append(trial("xs", tied, losses.mean(), lr=lr) | {"window_losses": losses})
+    comparison = compare(pd.DataFrame(records), TYING, False, True)
+    one = comparison.matchings[SAME_SHAPE]
+    assert (one.noise_from, one.verdict) == ("windows", "worse")
+    assert one.noise == pytest.approx(0.02 * np.sqrt(2 / 400), rel=0.1)
+    assert any("paired (0.001), and the spread between seeds is unknown" in note for note in comparison.notes)
+
+
+def test_a_run_of_the_search_is_never_paired_with_one_of_the_confirmation():
+    trials = sweep(constant(0.2), pair_sd=0.01)
+    tied = trials[f"params.{TYING}"]
+    both = compare(trials.assign(phase=np.where(tied, "confirm", "search")), TYING, False, True)
+    assert set(verdicts(both).values()) == {"refused"}
+
+
+def test_seeds_of_weights_and_data_that_change_together_show_the_noise_between_seeds():
+    trials = sweep(constant(0.2), seed_sd=0.05, pair_sd=0.001)
+    trials["params.data.seed"] = trials["params.train.seed"]
+    one = compare(trials, TYING, False, True).matchings[SAME_SHAPE]
+    assert (one.noise_from, one.noise) == ("seeds", pytest.approx(0.05, rel=0.5))
+
+
+def test_confirmed_experiments_are_paired_seed_by_seed():
+    trials = ablation(seeds=3).assign(experiment=lambda table: table["experiment"].str.partition("-")[0])
+    trials["phase"] = np.where(trials["params.train.seed"] == 0, "search", "confirm")
+    one = compare_experiments(trials, "baseline", "post").matchings[SAME_SHAPE]
+    assert one.difference.n == 9
 
 
 def test_a_verdict_that_changes_with_the_matching_is_reported_as_such():

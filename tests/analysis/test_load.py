@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from conftest import armed
 
 import analysis
 from analysis.runs.load import RunError
@@ -198,8 +199,8 @@ def write_study(damage):
 SPOILED = {
     "a run's folder must hold manifest.json": lambda path: (path / "manifest.json").unlink(),
     "manifest.json must be JSON": lambda path: (path / "manifest.json").write_text("{"),
-    "must have schema 1, but .* has 2": lambda path: (path / "manifest.json").write_text('{"schema": 2}'),
-    "must have schema 1, but .* has None": lambda path: (path / "manifest.json").write_text("[]"),
+    "must have schema 1 or 2, but .* has 3": lambda path: (path / "manifest.json").write_text('{"schema": 3}'),
+    "must have schema 1 or 2, but .* has None": lambda path: (path / "manifest.json").write_text("[]"),
     "must name the study of each size .* has None": lambda path: (path / "manifest.json").write_text('{"schema": 1}'),
     "must name the study of each size .* has \\[": lambda path: (path / "manifest.json").write_text(
         '{"schema": 1, "studies": ["xs"]}'
@@ -262,4 +263,89 @@ def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(fold
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     modules = json.loads(done.stdout)
     assert not {"torch", "ray", "wandb", "sweeps", "pydantic"} & set(modules)
-    assert [name for name in modules if name.split(".")[0] == "lmcore"] == ["lmcore", "lmcore.columns", "lmcore.errors"]
+    assert [name for name in modules if name.split(".")[0] == "lmcore"] == [
+        *("lmcore", "lmcore.columns", "lmcore.errors", "lmcore.measure", "lmcore.measure.seed_noise")
+    ]
+
+
+def test_arms_and_phases_are_columns_and_confirmations_name_their_setting_and_the_leader(make_run):
+    run = make_run(**armed("untied", "tied"))
+    for arm in ("xs-untied", "xs-tied", "s-untied"):
+        run.add(arm, "complete", 4.0)
+    run.add("xs-untied", "complete", 4.1, optim__lr=1e-3)
+    run.confirm("xs-untied-0000", {1: 4.2, 2: 4.3})
+    run.confirm("xs-untied-0001", {1: 4.4})
+    run.result("xs-untied-0000", **{"xs-untied-0001": 1})
+    trials = analysis.load(run.path).trials
+    assert trials["trial"].tolist() == [
+        *("xs-untied-0000", "xs-untied-0001", "xs-tied-0000"),
+        *("xs-untied-confirm-0000", "xs-untied-confirm-0001", "xs-untied-confirm-0002", "s-untied-0000"),
+    ]
+    assert trials["size"].tolist() == ["xs"] * 6 + ["s"]
+    assert trials["arm"].tolist() == ["untied", "untied", "tied", "untied", "untied", "untied", "untied"]
+    assert trials["phase"].tolist() == ["search"] * 3 + ["confirm"] * 3 + ["search"]
+    assert trials["of"].tolist()[3:6] == ["xs-untied-0000"] * 2 + ["xs-untied-0001"]
+    assert trials["leader"].tolist()[3:6] == [True, True, False]
+    assert trials[["of", "leader"]].iloc[[0, 1, 2, 6]].isna().all(axis=None)
+
+
+def test_a_folder_of_schema_1_has_one_search_per_size_and_no_arms(folder):
+    trials = analysis.load(folder.path).trials
+    assert set(trials["phase"]) == {"search"}
+    assert trials[["arm", "of", "leader", "final_val_loss", "window_losses"]].isna().all(axis=None)
+
+
+def test_the_quoted_loss_is_the_final_one_where_there_is_one(make_run):
+    run = make_run()
+    run.add("xs", "complete", 4.0, final_val_loss=3.9, final_val_loss_se=0.001, final_windows=240)
+    run.add("xs", "pruned", 4.5)
+    trials = analysis.load(run.path).trials
+    assert trials["val_loss"].tolist() == [4.0, 4.5]
+    assert trials["loss"].tolist() == [3.9, 4.5]
+    assert trials["loss_se"].tolist() == [0.001, 0.01]
+    assert trials["final_windows"].isna().tolist() == [False, True]
+    assert trials["perplexity"].tolist() == pytest.approx([math.exp(3.9), math.exp(4.5)])
+    assert trials["bits_per_byte"].iloc[0] == pytest.approx(3.9 / math.log(2) / 3)
+
+
+def test_losses_of_windows_are_arrays_beside_their_trial(make_run):
+    run = make_run()
+    first, second = run.add("xs", "complete", 4.0), run.add("xs", "complete", 4.1)
+    run.windows(first, [9.0, 9.0, 9.0])
+    run.documents([0, 0, 7])
+    run.windows(first, [1.0, 2.0, 3.0])  # a later record wins
+    run.windows(first, [1.5, 2.5], evaluation="best")
+    run.windows(second, [4.0, 5.0, 6.0])
+    trials = analysis.load(run.path).trials
+    assert [one.tolist() for one in trials["window_losses"]] == [[1, 2, 3], [4, 5, 6]]
+    assert trials["best_window_losses"].iloc[0].tolist() == [1.5, 2.5]
+    assert trials["best_window_losses"].iloc[1] is None
+    assert trials["window_documents"].iloc[1].tolist() == [0, 0, 7]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30, 60])
+def test_a_torn_end_of_the_losses_of_windows_is_ignored(make_run, cut):
+    run = make_run()
+    first, second = run.add("xs", "complete", 4.0), run.add("xs", "complete", 4.1)
+    run.windows(first, [1.0, 2.0])
+    run.windows(second, [3.0, 4.0])
+    path = run.path / "window_losses.bin"
+    path.write_bytes(path.read_bytes()[:-cut])
+    trials = analysis.load(run.path).trials
+    assert trials["window_losses"].iloc[0].tolist() == [1, 2]
+    assert trials["window_losses"].iloc[1] is None
+
+
+def test_a_damaged_record_of_losses_of_windows_is_skipped(make_run):
+    run = make_run()
+    trial = run.add("xs", "complete", 4.0)
+    run.windows(trial, [1.0, 2.0])
+    path = run.path / "window_losses.bin"
+    path.write_bytes(path.read_bytes()[:-1] + b"\xff")
+    assert analysis.load(run.path).trials["window_losses"].iloc[0] is None
+
+
+def test_a_confirmation_of_an_experiment_belongs_to_the_experiment(make_run):
+    run = make_run(**armed(sizes=("main",)))
+    run.confirm(run.add("main", "complete", 4.0, experiment="baseline"), {1: 4.1})
+    assert analysis.load(run.path).trials["experiment"].tolist() == ["baseline", "baseline"]

@@ -30,7 +30,7 @@ def test_the_main_table_fits_into_a_line_of_the_terminal(make_run):
     assert len(table) == 3
     assert max(map(len, table)) <= WIDTH
     assert table[0].split()[:5] == ["size", "tied", "est.", "exact", "non-emb"]
-    assert "4.123 +- 0.010" in table[1]
+    assert "4.123 (1 seed)" in table[1]
     assert "1.31M  1.31M" in table[1]
 
 
@@ -69,24 +69,31 @@ def test_a_loss_that_is_not_final_is_marked_in_its_own_cell(folder):
     assert "s tied: no trial is complete; the row is s-0003, running at step 50." in text
 
 
-def test_the_report_says_which_winners_are_inside_the_noise(folder):
-    notes = report_of(folder).notes
-    assert notes[0] == (
-        "xs: xs-0000 leads xs-0001 by 0.010, not more than 2 combined standard errors (0.028): "
-        "not separable, the winner is inside the evaluation noise."
+def test_the_last_lines_are_the_answers_by_size(folder):
+    lines = report_of(folder).text(width=300).splitlines()
+    assert lines[-2] == (
+        "xs: 4.200 nats (1 seed) with peak lr 1.0e-03 (xs-0000); by the errors of both losses (those of single windows "
+        "were not kept) it cannot be told apart from xs-0001; what another seed would change is not included."
     )
-    assert notes[1].startswith("s: s-0001 leads s-0000 by 0.400, more than 2 combined standard errors (0.028)")
+    assert lines[-1].startswith("s: 3.500 nats (1 seed) with peak lr 3.0e-03 (s-0001); by the errors of both losses")
+    assert "is better than the other setting that was compared" in lines[-1]
 
 
 def test_a_size_with_one_complete_trial_has_nothing_to_compare_with(make_run):
     run = make_run()
-    run.add("xs", "complete", 4.0, val_loss_se=None)
-    run.add("xs", "complete", 8.0)
-    run.add("s", "complete", 4.0)
-    assert report_of(run).notes[:2] == (
-        "xs: xs-0000 leads xs-0001 by 4.000; not separable, because the standard errors are unknown.",
-        "s: fewer than two complete trials, so nothing to compare the best with.",
-    )
+    run.add("xs", "complete", 4.0)
+    run.add("s", "pruned", 4.0)
+    assert report_of(run).conclusion().splitlines() == [
+        "xs: 4.000 nats (1 seed) with peak lr 3.0e-03 (xs-0000); what another seed would change is not included.",
+        "s: no result, because no trial ran to its end.",
+    ]
+
+
+def test_the_answer_leads_the_markdown_and_what_is_not_estimable_is_folded(folder):
+    markdown = report_of(folder).markdown()
+    assert markdown.index("## Answer\n\nxs: 4.200 nats") < markdown.index("### Parameters and loss")
+    assert "not estimable" not in markdown
+    assert "<details><summary>5 numbers could not be estimated</summary>" in markdown
 
 
 def test_the_report_says_why_trials_ended_early_and_what_the_numbers_rest_on(folder):
@@ -146,7 +153,7 @@ def test_markdown_has_both_tables_and_the_notes(folder):
     markdown = report_of(folder).markdown()
     assert markdown.startswith("# quick\n\n10 trials: 5 complete")
     assert "![Loss against updates](loss_steps.svg)" in markdown
-    assert "| xs | no | 1.00k | 1.10k | 800 | 25.6k | 179M | 4.200 +- 0.010 |" in markdown
+    assert "| xs | no | 1.00k | 1.10k | 800 | 25.6k | 179M | 4.200 (1 seed) |" in markdown
     assert "\n\n## Trials\n\n### All trials\n\n| trial | status | val loss |" in markdown
     assert "\n- Data: stdlib, fingerprint f00d" in markdown
 

@@ -25,10 +25,13 @@ def test_each_arm_is_represented_by_its_best_trial(folder):
 
 
 def test_the_columns_of_a_row_are_those_of_its_trial(folder):
-    row = table_of(folder).iloc[0].to_dict()
-    assert row == {
+    row = table_of(folder).iloc[0]
+    missing = ["half", "windows", "peak_lr_optimum", "peak_lr_low", "peak_lr_high", "unconfirmed", "beaten"]
+    assert row[missing].isna().all()
+    assert row.drop(missing).to_dict() == {
         **{"size": "xs", "tied": False, "params_estimate": 1000, "params_exact": 1100, "params_non_embedding": 800},
         **{"tokens": 25_600, "train_flops": 7000 * 25_600, "val_loss": 4.20, "val_loss_se": 0.01},
+        **{"loss": 4.20, "seeds": 1, "same": "xs-0001"},
         **{"perplexity": pytest.approx(math.exp(4.2)), "bits_per_byte": pytest.approx(4.2 / math.log(2) / 3)},
         **{"peak_lr": 1e-3, "beta1": 0.9, "beta2": 0.95, "warmup": 0.05},
         **{"step": 100, "status": "complete", "trial": "xs-0000"},
@@ -140,6 +143,17 @@ def test_the_border_of_separable_is_two_combined_standard_errors(make_run, lead,
     run.add("xs", "complete", 4.0, val_loss_se=0.03)
     run.add("xs", "complete", 4.0 + lead, val_loss_se=0.04)  # combined 0.05
     assert winner_margins(analysis.load(run.path).trials)["separable"].tolist() == [separable]
+
+
+def test_the_error_of_a_lead_is_that_of_the_paired_windows_where_they_were_kept(make_run):
+    run = make_run()
+    best, other = run.add("xs", "complete", 4.0), run.add("xs", "complete", 4.01, optim__lr=1e-3)
+    shared = np.random.default_rng(0).standard_normal(64)
+    run.windows(best, 4.0 + shared)
+    run.windows(other, 4.01 + shared + 0.001 * np.tile([-1, 1], 32))
+    lead = winner_margins(analysis.load(run.path).trials).iloc[0]
+    assert (lead["error_from"], lead["separable"]) == ("windows", True)
+    assert lead["difference_se"] < 0.001  # the two losses have an error of 0.014 together
 
 
 def test_an_unknown_standard_error_separates_nothing_and_one_complete_trial_has_no_runner_up(make_run):

@@ -1,0 +1,188 @@
+"""The answer of a sweep: one sentence per size, with differences that are those of the textbook."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import armed
+from scipy import stats
+
+import analysis
+from analysis.report import build_report, main
+from analysis.stats.estimate import Estimate, NotEstimable
+from analysis.stats.matching import SAME_NON_EMBEDDING, SAME_SHAPE, SAME_TOTAL
+from analysis.tables.leaders import noise_of
+
+SEEDS = (1, 2, 3)
+COUNTS = {  # exact, non-embedding
+    ("xs", "untied"): (460_000, 200_000),
+    ("xs", "tied"): (330_000, 200_000),
+    ("s", "untied"): (1_330_000, 800_000),
+    ("s", "tied"): (1_070_000, 800_000),
+}
+LOSSES = {  # by seed
+    ("xs", "untied"): (5.50, 5.56, 5.53),
+    ("xs", "tied"): (5.80, 5.87, 5.85),
+    ("s", "untied"): (4.70, 4.74, 4.73),
+    ("s", "tied"): (4.72, 4.73, 4.74),
+}
+
+
+def sweep(run, losses=LOSSES, confirm=True, **changes):
+    """Tied and untied at two sizes, each with one setting, which was confirmed."""
+    for (size, arm), row in losses.items():
+        exact, body = COUNTS[size, arm]
+        counts = {"params_exact": exact, "params_non_embedding": body, "params_estimate": exact}
+        shape = {"model__d_model": 64 if size == "xs" else 128, "model__tie_embeddings": arm == "tied"}
+        trial = run.add(f"{size}-{arm}", "complete", 5.0, optim__lr=2e-3, **shape, **counts, **changes)
+        if confirm:
+            run.confirm(trial, dict(zip(SEEDS, row, strict=True)))
+            run.result(trial)
+    return analysis.verdicts(analysis.load(run.path).trials)
+
+
+def number(answer, size, matching):
+    (one,) = [
+        one for of_size in answer.sizes for one in of_size.differences if (one.size, one.matching) == (size, matching)
+    ]
+    return one
+
+
+@pytest.fixture
+def run(make_run):
+    return make_run(**armed("untied", "tied"))
+
+
+def test_arms_are_paired_seed_by_seed_with_the_noise_of_the_size(run):
+    one = number(sweep(run), "xs", SAME_SHAPE)
+    gaps = np.subtract(LOSSES["xs", "tied"], LOSSES["xs", "untied"])
+    half = stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / math.sqrt(3)  # of two settings: the paired t test
+    assert one.difference == Estimate(
+        pytest.approx(gaps.mean()), pytest.approx(gaps.mean() - half), pytest.approx(gaps.mean() + half), 3
+    )
+    assert (one.basis, one.verdict, one.a, one.b) == ("seeds", "worse", "untied", "tied")
+
+
+def test_the_loss_at_equal_parameters_is_interpolated_seed_by_seed(run):
+    one = number(sweep(run), "xs", SAME_TOTAL)
+    share = math.log(460 / 330) / math.log(1070 / 330)
+    tied = (1 - share) * np.array(LOSSES["xs", "tied"]) + share * np.array(LOSSES["s", "tied"])
+    gaps = tied - np.array(LOSSES["xs", "untied"])
+    half = stats.t.ppf(0.975, 2) * gaps.std(ddof=1) / math.sqrt(3)
+    assert one.difference.value == pytest.approx(gaps.mean())
+    assert one.difference.high == pytest.approx(gaps.mean() + half)
+    assert (one.one_way, one.verdict) == (True, "tie")
+
+
+def test_equal_counts_need_no_interpolation(run):
+    answer = sweep(run)
+    assert number(answer, "s", SAME_NON_EMBEDDING).difference == number(answer, "s", SAME_SHAPE).difference
+
+
+def test_there_is_one_sentence_per_size_and_a_tie_is_called_a_tie(run):
+    xs, s = sweep(run).sentences
+    assert xs.startswith("xs: untied is better by 0.310 +- ")
+    assert " nats at equal shape and at equal non-embedding parameters (3 seeds), a tie at equal total parameters" in xs
+    assert xs.endswith("): the verdict changes with the matching.")
+    assert s.startswith("s: a tie at equal shape and at equal non-embedding parameters (tied - untied: +0.007 +- ")
+
+
+def test_a_size_alone_cannot_be_compared_at_equal_parameters_and_the_reason_is_collected(run):
+    answer = sweep(run, {key: row for key, row in LOSSES.items() if key[0] == "xs"})
+    reason = answer.fitted()["answer.xs.tied.same_total_parameters"]
+    assert isinstance(reason, NotEstimable)
+    assert "nothing is extrapolated" in reason.reason
+    assert "total" not in answer.sentences[0]
+
+
+def test_an_arm_that_was_not_confirmed_is_not_compared_with_one_that_was(run):
+    for arm in ("untied", "tied"):
+        trial = run.add(f"xs-{arm}", "complete", 5.0, model__tie_embeddings=arm == "tied")
+        if arm == "untied":
+            run.confirm(trial, {1: 5.1, 2: 5.2})
+            run.result(trial)
+    (sentence,) = analysis.verdicts(analysis.load(run.path).trials).sentences
+    assert sentence == (
+        "xs: untied and tied cannot be compared: tied was not confirmed, and a selected loss is no match."
+    )
+
+
+def test_without_confirmation_arms_are_compared_on_their_windows_and_seeds_are_not_included(run):
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal(300)
+    for arm, loss in {"untied": 5.0, "tied": 5.1}.items():
+        trial = run.add(f"xs-{arm}", "complete", loss, model__tie_embeddings=arm == "tied")
+        run.windows(trial, loss + shared + 0.1 * rng.standard_normal(300))
+    answer = analysis.verdicts(analysis.load(run.path).trials)
+    one = number(answer, "xs", SAME_SHAPE)
+    assert (one.basis, one.verdict, one.difference.n) == ("windows", "worse", 300)
+    assert "(on the same windows; what another seed would change is not included)" in answer.sentences[0]
+
+
+def test_without_windows_or_seeds_arms_cannot_be_compared(run):
+    answer = sweep(run, confirm=False)
+    assert answer.sentences[0] == (
+        "xs: untied and tied cannot be compared: there is one run of each, and the losses of single windows were not "
+        "kept."
+    )
+
+
+def test_a_sweep_without_arms_is_answered_by_its_leading_setting(make_run):
+    run = make_run(**armed(sizes=("xs",)))
+    names = [run.add("xs", "complete", 5.0 + k / 10, optim__lr=(1 + k) * 1e-3) for k in range(3)]
+    for name, gap in zip(names, (0.0, 0.004, 0.5), strict=True):
+        run.confirm(name, {seed: 5.5 + gap + 0.02 * seed + 0.001 * seed**2 * gap for seed in SEEDS})
+    run.result(names[0])
+    (sentence,) = analysis.verdicts(analysis.load(run.path).trials).sentences
+    assert sentence.startswith("xs: 5.540 +- 0.050 nats (3 seeds) with peak lr 1.0e-03 (xs-0000); it ")
+
+
+def test_every_experiment_is_compared_with_the_first_by_all_its_runs(make_run):
+    run = make_run(**armed(sizes=("main",)))
+    shared = np.array([0.05, -0.02, 0.01, -0.04])
+    own = {"baseline": (0.0, 0.002), "tied": (0.2, -0.002), "another": (0.0, -0.001)}
+    for place, (name, (gap, noise)) in enumerate(own.items()):
+        row = 4 + gap + shared + noise * np.array([1, -1, 1, -1])
+        trial = run.add("main", "complete", row[0], experiment=name, optim__beta1=0.9 - place / 10)
+        run.confirm(trial, dict(zip(SEEDS, row[1:], strict=True)))
+    run.add("main", "diverged", None, experiment="no-norm", optim__beta2=0.5)
+    answer = analysis.verdicts(analysis.load(run.path).trials)
+    assert [one.difference.n for one in answer.sizes[0].differences if one.matching == SAME_SHAPE] == [4, 4]
+    (sentence,) = answer.sentences
+    assert "nats (4 seeds); tied is worse by 0.2" in sentence
+    assert "another is a tie (" in sentence
+    assert sentence.endswith("; without a result: no-norm.")
+
+
+def test_the_interval_of_an_arms_difference_contains_the_truth_in_95_percent_of_sweeps():
+    """400 confirmations of two arms with three settings each under three seeds, drawn without a folder."""
+    rng = np.random.default_rng(0)
+    inside = 0
+    for _ in range(400):
+        losses = 4 + 0.05 * rng.standard_normal(3) + 0.02 * rng.standard_normal((6, 3))
+        noise = noise_of(pd.DataFrame(losses)).paired
+        half = stats.t.ppf(0.975, noise.df) * noise.sd * math.sqrt(2 / 3)
+        inside += abs((losses[3] - losses[0]).mean()) <= half
+    assert 0.92 <= inside / 400 <= 0.98
+
+
+def test_the_report_has_the_answer_in_numbers_and_says_it_last(run, capsys):
+    sweep(run)
+    assert main([str(run.path), "--brief"]) == 0
+    lines = capsys.readouterr().out.rstrip().splitlines()
+    assert any(line.startswith("xs: untied is better by 0.310 +- ") for line in lines[-5:])
+    report = build_report(analysis.load(run.path), brief=True)
+    answer = report.json()["answer"]["xs"]
+    assert answer["untied"]["loss"]["value"] == pytest.approx(5.53)
+    assert answer["tied"]["same_shape"]["n"] == 3
+    assert answer["noise"]["paired"]["low"] < answer["noise"]["paired"]["value"]
+
+
+def test_the_seeds_of_the_leader_that_diverged_are_said(make_run):
+    run = make_run(**armed(sizes=("xs",)))
+    trial = run.add("xs", "complete", 5.0)
+    run.confirm(trial, {1: 5.0, 2: 5.1, 3: None})
+    run.result(trial)
+    (sentence,) = analysis.verdicts(analysis.load(run.path).trials).sentences
+    assert "(2 seeds; 1 seed of it diverged)" in sentence

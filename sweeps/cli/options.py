@@ -125,7 +125,7 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     search.add_argument(
         "--time",
         metavar="DURATION",
-        help="wall time of the search, e.g. 2h, 1h30m or 45s; no trial begins that could not finish in it, and without "
+        help="wall time of the sweep, e.g. 2h, 1h30m or 45s; no trial begins that could not finish in it, and without "
         "a number of trials there are as many as fit (default: the file's)",
     )
     search.add_argument(

@@ -34,8 +34,9 @@ class SearchConfig(Config):
     """Number of trials of all sizes together, at least 1, dealt out to the sizes in turn; null means every grid point,
     every experiment, or else as many as fit in time, or 16 trials without one."""
     time: Duration | None = None
-    """Wall time of the search, such as 2h, 1h30m, 90m or 45s, or seconds, counted from each start of the command: no
-    new trial begins that could not finish in time, and what runs is finished; null means no limit."""
+    """Wall time of the sweep, such as 2h, 1h30m, 90m or 45s, or seconds, counted from each start of the command: no
+    new trial begins that could not finish in time, with its confirmation; what runs is finished; null means no
+    limit."""
     stop_at: PositiveFloat | None = None
     """Target loss in nats per token, above 0: once a complete trial of a study has reached it, the study begins no
     more trials; null means no target."""

@@ -75,8 +75,7 @@ class SweepSpec(Config):
         self._check_runs()
         self._check_search()
         self._check_studies()
-        if not self.search.allow_unequal_budgets:
-            budgets.check_equal(self)
+        self._check_budgets()
         return self
 
     @property
@@ -288,6 +287,18 @@ class SweepSpec(Config):
             raise FieldError("space", f"{rule}; add `optim.lr: {{low: 3e-4, high: 3e-2, log: true}}`, or run 1 trial")
         elif method == "grid":
             spaces.check_grid(self.space)
+
+    def _check_budgets(self) -> None:
+        """Trials of a size must train on equal tokens, unless they may not; those that are confirmed always must."""
+        if not self.search.allow_unequal_budgets:
+            budgets.check_equal(self)
+        elif self.confirm.top:
+            try:
+                budgets.check_equal(self)
+            except FieldError as error:
+                rule = f"must be 0 where trials of a size train on different numbers of tokens (got {self.confirm.top}"
+                remedy = "set train.tokens, or confirm.top: 0"
+                raise FieldError("confirm.top", f"{rule}; {error.field} varies it); {remedy}") from None
 
     def _check_studies(self) -> None:
         """The compared fields must make arms with names of their own, and each study must get a trial."""

@@ -239,6 +239,16 @@ def test_a_comparison_that_makes_no_sense_is_one_line(compare, search, message, 
     assert "\n" not in str(error.value)
 
 
+def test_what_is_confirmed_is_trained_on_equal_tokens(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    space = {**BASE["space"], "train.steps": {"choices": [100, 200]}}
+    search = {**BASE["search"], "allow_unequal_budgets": True}
+    file.write_text(json.dumps({**BASE, "space": space, "search": search}))
+    with pytest.raises(InputError, match=r"confirm\.top: must be 0 where trials of a size train on different numbers"):
+        load_spec(file)
+    assert load_spec(file, ["confirm.top=0"]).confirmations == ()
+
+
 def test_experiments_are_not_compared_by_a_field_as_well(tmp_path):
     file = tmp_path / "sweep.yaml"
     file.write_text(json.dumps({**BASE, "search": {"method": "experiments"}, "experiments": [{"name": "a"}]}))

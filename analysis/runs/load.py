@@ -169,7 +169,8 @@ def _window_columns(trials: pd.DataFrame, windows: WindowLosses) -> dict[str, pd
         for losses, context in zip(last, contexts, strict=True)
     ]
     best = [windows.losses[BEST].get(trial) for trial in trials[col.TRIAL]]
-    return dict(zip(WINDOWS, map(_objects, (last, best, documents)), strict=True))
+    columns: tuple[list[Any], ...] = (last, best, documents)
+    return {name: _objects(arrays) for name, arrays in zip(WINDOWS, columns, strict=True)}
 
 
 def _objects(arrays: Sequence[object]) -> pd.Series:

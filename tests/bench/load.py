@@ -1,7 +1,8 @@
 """Measures how long a large run takes to load: `python tests/bench/load.py` writes results/load.json.
 
-Creates a folder like that of a sweep of 10,000 trials with 50 rows each (SQLite study, metrics.jsonl), and loads it
-with `analysis.load` several times, each in a new process. The goal is at most 10 s and 1.5 GB.
+Creates a folder like that of a sweep of 10,000 trials with 50 rows each (SQLite study, metrics.jsonl, and the losses of
+240 windows in the last and the best evaluation of each trial), and loads it with `analysis.load` several times, each in
+a new process. The goal is at most 10 s and 1.5 GB.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import zlib
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from optuna.trial import TrialState, create_trial
 from lmcore import columns as col
 from lmcore.config import RunSpec
 
+WINDOWS = 240
 ROOT = Path(__file__).resolve().parents[2]
 READ = """
 import json, resource, sys, time
@@ -68,6 +71,13 @@ def make(folder: Path, trials: int, rows: int) -> None:
     )
     with closing(sqlite3.connect(database)) as connection, connection:
         copy_trial(connection, losses)
+    with (folder / "window_losses.bin").open("wb") as windows:
+        content = np.linspace(3, 6, WINDOWS).astype("<f4").tobytes()
+        record = {"step": rows, "set": "final", "n": WINDOWS, "crc32": zlib.crc32(content)}
+        for number in range(trials):
+            for evaluation in ("last", "best"):
+                header = {col.TRIAL: f"main-{number:04d}", "evaluation": evaluation, **record}
+                windows.write(json.dumps(header).encode() + b"\n" + content)
     values = dict.fromkeys((*col.REPORT_COLUMNS[1:], *col.PLACE_COLUMNS), 1.2345678901)
     with (folder / "metrics.jsonl").open("w") as file:
         for number in range(trials):

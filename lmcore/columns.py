@@ -5,7 +5,7 @@ last update. The *trials table* has one line per trial. Losses are in nats per t
 timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `null`.
 """
 
-from typing import Final, TypedDict
+from typing import Final, Literal, TypedDict
 
 # Identity of a trial, in rows and in the trials table.
 TRIAL: Final = "trial"  # trial id, "<study>-<number>"; see `trial_id`
@@ -43,7 +43,9 @@ DECIDED_AT: Final = "decided_at"  # timestamp: the driver had decided whether to
 RETRIES: Final = "retries"  # times the trial was restarted after a worker died or hung, or memory ran out
 
 PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT, RETRIES)
-REPORT_COLUMNS = (SLOT, STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
+FINAL_COLUMNS = (FINAL_VAL_LOSS, FINAL_VAL_LOSS_SE, FINAL_WINDOWS)
+LOSS_COLUMNS = (TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, *FINAL_COLUMNS)
+REPORT_COLUMNS = (SLOT, STEP, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
@@ -65,12 +67,13 @@ LOSS_SE: Final = "loss_se"  # standard error of loss, with windows as the sampli
 PERPLEXITY: Final = "perplexity"  # exp(loss)
 BITS_PER_BYTE: Final = "bits_per_byte"  # loss in bits per UTF-8 byte of the validation text
 COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
-LAST_COLUMNS = (STEP, TOKENS, TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, ELAPSED_S, TOKENS_PER_S)
+LAST_COLUMNS = (STEP, TOKENS, *LOSS_COLUMNS, ELAPSED_S, TOKENS_PER_S)
 
 # Losses of single validation windows: in rows that a trainer makes, and in window_losses.bin; not in metrics.jsonl.
 WINDOW_LOSSES: Final = "window_losses"  # nats per token by window, of the row's last evaluation (the final one if any)
 BEST_WINDOW_LOSSES: Final = "best_window_losses"  # of the trial's evaluation with the lowest val_loss so far
 BEST_STEP: Final = "best_step"  # the step of that evaluation
+WINDOW_COLUMNS = (WINDOW_LOSSES, BEST_WINDOW_LOSSES, BEST_STEP)
 WINDOW_DOCUMENTS: Final = "window_documents"  # number of the document that each window begins in
 
 # Values of the column `phase`.
@@ -88,7 +91,7 @@ STATUSES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
 
 
 class Row(TypedDict, total=False):
-    """One report of a trial. The trainer fills REPORT_COLUMNS; the sweep adds the rest of ROW_COLUMNS.
+    """One report of a trial. The trainer fills REPORT_COLUMNS and WINDOW_COLUMNS; the sweep adds the other ROW_COLUMNS.
 
     >>> row: Row = {"step": 25, "val_loss": 6.31}
     >>> row[VAL_LOSS]
@@ -104,6 +107,12 @@ class Row(TypedDict, total=False):
     train_loss: float
     val_loss: float
     val_loss_se: float
+    final_val_loss: float | None
+    final_val_loss_se: float | None
+    final_windows: int | None
+    window_losses: list[float]
+    best_window_losses: list[float] | None
+    best_step: int | None
     grad_norm: float
     lr: float
     tokens_per_s: float
@@ -114,6 +123,26 @@ class Row(TypedDict, total=False):
     reported_at: float
     decided_at: float
     retries: int
+
+
+def quoted_column(row: Row) -> Literal["val_loss", "final_val_loss"]:
+    """The column of the validation loss that counts for a trial whose last row this is: the final one, if it has that.
+
+    >>> quoted_column({"val_loss": 6.31, "final_val_loss": None})
+    'val_loss'
+    """
+    return VAL_LOSS if row.get(FINAL_VAL_LOSS) is None else FINAL_VAL_LOSS
+
+
+def quoted_loss(row: Row) -> float:
+    """The validation loss in the `quoted_column`.
+
+    >>> quoted_loss({"val_loss": 6.31, "final_val_loss": 6.28}), quoted_loss({"val_loss": 6.31})
+    (6.28, 6.31)
+    """
+    loss = row[quoted_column(row)]
+    assert loss is not None
+    return loss
 
 
 def trial_id(size: str, number: int) -> str:

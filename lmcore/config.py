@@ -4,7 +4,7 @@ Loads without torch. Validation is strict (`"200"` is not 200), unknown keys are
 `lmcore.runfile.run_file` reads a config from a YAML file, and `sweeps.spec.load` reads a whole sweep.
 
 >>> run = RunSpec(model=ModelConfig(d_model=64), optim=OptimConfig(lr=1e-3))
->>> run.train.steps, run.warmup_steps, run.tokens_per_step
+>>> run.steps, run.warmup_steps, run.tokens_per_step
 (200, 10, 2048)
 """
 
@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 DEFAULT_VOCAB_SIZE = 2048
+DEFAULT_STEPS = 200
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -91,20 +92,30 @@ class DataConfig(Config):
     val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Part of `source` held out for validation if there is no val_source."""
     seed: Seed = 0
-    """Training batch s depends on (data.seed, s) only."""
+    """Training batch s of a run depends on (data.seed, s) only."""
 
 
 class TrainConfig(Config):
     """How long a run trains, with what batches, and on which device."""
 
-    steps: PositiveInt = 200
-    """Updates to make."""
+    steps: PositiveInt | None = None
+    """Updates to make. At most one of steps, tokens and tokens_per_parameter is given; with none, there are 200."""
+    tokens: PositiveInt | None = None
+    """Tokens to train on, rounded to whole updates, at least one."""
+    tokens_per_parameter: PositiveFloat | None = None
+    """Tokens to train on for each non-embedding parameter of the model, rounded to whole updates, at least one."""
     batch_size: PositiveInt = 16
     """B, windows per update."""
     eval_every: PositiveInt = 25
     """Updates between reports; there is also a report after the last update."""
+    eval_tokens: PositiveInt | None = None
+    """Tokens between reports, each of which comes after the update that ends nearest; null: those of eval_every
+    updates. A sweep whose trials have different batch sizes sets it, so that they report at equal tokens."""
     eval_windows: PositiveInt = 48
     """Validation windows, the same for every trial; fewer if the validation data are short."""
+    final_eval_windows: Literal["auto"] | PositiveInt = "auto"
+    """Validation windows after the last update; fewer if the validation data are short. auto: as many as cost 5 % of
+    the run's training in FLOPs, and no fewer than eval_windows."""
     checkpoint_every: PositiveInt | None = None
     """Updates between checkpoints of a trial, which are made at reports; null: at every report."""
     seed: Seed = 0
@@ -120,6 +131,19 @@ class TrainConfig(Config):
     """Replay training steps as CUDA graphs. auto: on cuda, the only device that has them."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """CPU threads of a trial. auto: 1, so that trials run side by side and are bit-reproducible."""
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> Self:
+        given = {name: value for name in BUDGET_FIELDS if (value := getattr(self, name)) is not None}
+        if len(given) > 1:
+            first, *others = given
+            also = " and ".join(f"{name} {given[name]:g}" for name in others)
+            raise ValueError(f"{first} must be the only budget (got {given[first]:g}, and {also}); keep one of them")
+        return self
+
+
+BUDGET_FIELDS = ("steps", "tokens", "tokens_per_parameter")
+"""Fields of TrainConfig of which at most one says how long a run trains."""
 
 
 class OptimConfig(Config):
@@ -142,7 +166,7 @@ class OptimConfig(Config):
     weight_decay: NonNegativeFloat = 0.1
     """Decoupled decay, multiplied by the learning rate."""
     warmup_fraction: Fraction = 0.05
-    """Fraction of train.steps spent warming up."""
+    """Fraction of the updates spent warming up."""
     clip_norm: PositiveFloat | None = 1.0
     """Largest l2 norm of the whole gradient; null: no clipping."""
 
@@ -156,9 +180,39 @@ class RunSpec(Config):
     optim: OptimConfig = OptimConfig()
 
     @property
+    def steps(self) -> int:
+        """Updates to make: the budget of `train` in whole updates.
+
+        train.tokens_per_parameter counts parameters without embedding and output head, the N of scaling fits
+        (`lmcore.params`): 20 of them are Chinchilla's budget for large models, whose embeddings hardly count.
+
+        >>> RunSpec(train=TrainConfig(tokens=100_000)).steps  # of 2,048 tokens each
+        49
+        """
+        if self.train.steps is not None:
+            return self.train.steps
+        tokens = self.train.tokens
+        if self.train.tokens_per_parameter is not None:
+            from lmcore.params import count_parameters  # lmcore.params imports this module
+
+            tokens = round(self.train.tokens_per_parameter * count_parameters(self.model).non_embedding)
+        if tokens is None:
+            return DEFAULT_STEPS
+        return max(1, (2 * tokens + self.tokens_per_step) // (2 * self.tokens_per_step))  # halves are rounded up
+
+    @property
     def warmup_steps(self) -> int:
         """T_w, updates of warm-up."""
-        return round(self.optim.warmup_fraction * self.train.steps)
+        return round(self.optim.warmup_fraction * self.steps)
+
+    def in_steps(self) -> "RunSpec":
+        """The same run with its budget as train.steps.
+
+        >>> RunSpec(train=TrainConfig(tokens=100_000)).in_steps().train.steps
+        49
+        """
+        budget = {**dict.fromkeys(BUDGET_FIELDS), "steps": self.steps}
+        return self.model_copy(update={"train": self.train.model_copy(update=budget)})
 
     @property
     def tokens_per_step(self) -> int:
@@ -178,7 +232,8 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Each slot of a population has its own value.
     "slot vector": {
         "model": "tie_embeddings",
-        "train": "steps seed",
+        "train": "steps tokens tokens_per_parameter seed",
+        "data": "seed",
         "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction clip_norm",
     },
     # Changes shapes or the program: all slots of a population share it.
@@ -189,8 +244,9 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     },
     # Makes trials of a sweep comparable: all trials share it.
     "sweep constant": {
-        "train": "device compile cuda_graphs threads eval_every eval_windows checkpoint_every",
-        "data": "source val_source tokenizer vocab_size bin_dtype val_fraction seed",
+        "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
+        "checkpoint_every",
+        "data": "source val_source tokenizer vocab_size bin_dtype val_fraction",
     },
 }
 FIELD_ROLES: dict[str, Role] = {

@@ -6,11 +6,14 @@ of a sweep sees the same ones. Tokens come from `lmcore.corpus.tokens`.
 Shapes: B batch, T context length, E validation windows.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from lmcore.corpus.windows import num_starts, window_starts
 
 TokenArray = NDArray[np.integer[Any]] | torch.Tensor
 
@@ -30,11 +33,11 @@ def get_batch(
     `tokens` are 1-D integers: a numpy array, a memory map, or a tensor on any device. `seed` and `step` are >= 0.
     Raises ValueError if there are fewer than T + 1 tokens.
     """
-    num_starts = _num_starts(tokens, context_length)
+    starts = num_starts(len(tokens), context_length)
     # numpy promises never to change the bits of PCG64 and SeedSequence, but not what Generator.integers makes of them
-    # (NEP 19). The modulo of 64 bits favours a start by less than num_starts / 2**64.
+    # (NEP 19). The modulo of 64 bits favours a start by less than starts / 2**64.
     bits = np.random.PCG64(np.random.SeedSequence([seed, step])).random_raw(batch_size)
-    return _windows(tokens, (bits % np.uint64(num_starts)).astype(np.int64), context_length, torch.device(device))
+    return _windows(tokens, (bits % np.uint64(starts)).astype(np.int64), context_length, torch.device(device))
 
 
 def validation_windows(tokens: TokenArray, context_length: int, num_windows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,21 +47,27 @@ def validation_windows(tokens: TokenArray, context_length: int, num_windows: int
 
     Raises ValueError if there are fewer than T + 1 tokens.
     """
-    _num_starts(tokens, context_length)
-    num_windows = min(num_windows, (len(tokens) - 1) // context_length)
-    starts = np.arange(num_windows) * ((len(tokens) - 1) // num_windows)
+    starts = window_starts(len(tokens), context_length, num_windows)
     device = tokens.device if isinstance(tokens, torch.Tensor) else torch.device("cpu")
     return _windows(tokens, starts, context_length, device)
 
 
-def _num_starts(tokens: TokenArray, context_length: int) -> int:
-    """How many windows there are; raises ValueError if there is none."""
-    if len(tokens) <= context_length:
-        raise ValueError(
-            f"tokens must fill one window of context_length + 1 = {context_length + 1}, but there are {len(tokens)}; "
-            "shorten the context or bring more data"
-        )
-    return len(tokens) - context_length
+def validation_batches(
+    tokens: TokenArray, context_length: int, num_windows: int, batch_size: int, device: torch.device | str
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The windows of `validation_windows` as batches `(x, y)`, both [batch_size, T] int64 on `device`, one at a time.
+
+    All batches have the same shape: the last one repeats its last window if it is not full. Raises as
+    `validation_windows` does.
+
+    >>> [x.tolist() for x, _ in validation_batches(np.arange(9), 2, 3, batch_size=2, device="cpu")]
+    [[[0, 1], [2, 3]], [[4, 5], [4, 5]]]
+    """
+    starts = window_starts(len(tokens), context_length, num_windows)
+    for begin in range(0, len(starts), batch_size):
+        some = starts[begin : begin + batch_size]
+        full = np.pad(some, (0, batch_size - len(some)), mode="edge")
+        yield _windows(tokens, full, context_length, torch.device(device))
 
 
 def _windows(

@@ -84,7 +84,7 @@ def resolve_run(run: RunSpec, machine: Machine) -> RunSpec:
 
 def training_flops(run: RunSpec) -> float:
     """FLOPs of all updates of a run."""
-    return float(flops_per_token(run.model)) * run.tokens_per_step * run.train.steps
+    return float(flops_per_token(run.model)) * run.tokens_per_step * run.steps
 
 
 def why_compile(asked: TrainConfig, resolved: TrainConfig, flops: float) -> str:

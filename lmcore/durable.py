@@ -1,5 +1,6 @@
-"""Files and folders that appear whole or not at all, even after a kill or a power cut."""
+"""Files, folders and additions to a file that appear whole or not at all, even after a kill or a power cut."""
 
+import io
 import os
 import secrets
 import shutil
@@ -36,6 +37,28 @@ def write_file(target: str | os.PathLike[str], parts: Iterable[bytes | memoryvie
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def append(file: io.FileIO, content: bytes) -> None:
+    """Append the whole content to an unbuffered file that was opened for appending, and sync it.
+
+    If the disk refuses, leaves the file as it was and raises OSError.
+
+    Example::
+
+        with open("rows.jsonl", "ab", buffering=0) as file:
+            append(file, b"{}\\n")
+    """
+    end = os.fstat(file.fileno()).st_size
+    try:
+        written = 0
+        # A disk that is almost full accepts a part of the content first.
+        while written < len(content):
+            written += file.write(content[written:]) or 0
+        os.fsync(file.fileno())
+    except OSError:
+        file.truncate(end)
+        raise
 
 
 @contextmanager

@@ -4,11 +4,11 @@ To train is to iterate; to stop is to stop iterating. A trainer has K slots, and
 two reports a slot can be freed, loaded with another run, saved and restored. Each slot's numbers are those of its run
 alone (bitwise on a CPU), so K is a matter of speed only. There is no search, no tracking and no early stopping here.
 
-Shapes: K slots, B batch, T time, E validation windows, C coefficients of an update.
+Shapes: K slots, B batch, T time, C coefficients of an update.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -23,7 +23,8 @@ from lmcore.checkpoint import JSON, CheckpointError, read_checkpoint, write_chec
 from lmcore.columns import Row
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, check_windows
-from lmcore.data import get_batch, validation_windows
+from lmcore.corpus.windows import final_window_count
+from lmcore.data import get_batch, validation_batches, validation_windows
 from lmcore.device import resolve_run, this_machine
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
@@ -69,7 +70,6 @@ class Trainer:
         self.tokens = tokens
         self.slots: list[Slot | None] = [None] * len(resolved)
         self._train = first.train
-        self._data_seed = first.data.seed
         self._device = torch.device(first.train.device)
 
         model = TransformerLM(first.model, len(resolved)).to(self._device)
@@ -130,12 +130,14 @@ class Trainer:
                 slot.updates_since_report += updates
                 slot.train_loss_sum += loss_sums[k]
                 slot.train_s += trained_s
-            due = [k for k, slot in slots.items() if slot.finished or slot.step % slot.run.train.eval_every == 0]
-            losses = self._validate(due, batched and len(due) == len(slots))
+            due = [k for k, slot in slots.items() if slot.report_is_due]
+            together = batched and len(due) == len(slots)
+            losses = self._validate(due, together)
+            finals = self._validate_finally({k: slots[k] for k in due if slots[k].finished}, losses, together)
         elapsed_s = time.perf_counter() - began
         for slot in slots.values():
             slot.elapsed_s += elapsed_s
-        return [self._report(k, slots[k], losses[k], grad_norms[k]) for k in due]
+        return [self._report(k, slots[k], losses[k], finals.get(k), grad_norms[k]) for k in due]
 
     def load_slot(self, k: int, run: RunSpec) -> None:
         """Begin `run` in slot k, replacing what was there. Raises ValueError if its shape is not this trainer's."""
@@ -239,7 +241,7 @@ class Trainer:
             coefficients, max_norms = self._hyperparameters(rows, updates)
             total = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
             for n in range(updates):
-                x, y = self._batches([slot.step + n for slot in rows])
+                x, y = self._batches([(slot.run.data.seed, slot.step + n) for slot in rows])
                 result = self._step(population, x, y, coefficients[n], max_norms, active)
                 total += result.losses
             # The only place in an interval of updates where the host waits for the device.
@@ -272,23 +274,59 @@ class Trainer:
         host = host.contiguous()
         return host if self._device.type == "cpu" else host.pin_memory().to(self._device, non_blocking=True)
 
-    def _batches(self, numbers: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Training windows x, y [K, B, T]: for each slot the batch of this number; equal numbers share one."""
+    def _batches(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
+        """Training windows x, y [K, B, T]: each slot's batch by data seed and number; equal keys share one."""
         shape = (self._train.batch_size, self.model.config.context_length)
-        batches = {n: get_batch(self.tokens.train, *shape, self._device, self._data_seed, n) for n in set(numbers)}
-        return torch.stack([batches[n][0] for n in numbers]), torch.stack([batches[n][1] for n in numbers])
+        batches = {key: get_batch(self.tokens.train, *shape, self._device, *key) for key in set(keys)}
+        return torch.stack([batches[key][0] for key in keys]), torch.stack([batches[key][1] for key in keys])
 
     def _validate(self, due: Sequence[int], batched: bool) -> dict[int, ValLoss]:
+        """Losses of slots on the small set of windows."""
         x, y = self._windows
-        losses: dict[int, ValLoss] = {}
         batch_size = min(self._train.batch_size, len(x))
         whole = len(x) % batch_size == 0  # else the last batch is shorter, and may not fill the vectors
-        for population, members in self._populations(due, batch_size if whole else 1, batched):
-            windows = window_losses(population.model, self._nll_per_token, x, y, batch_size)
-            losses |= {k: val_loss(windows[row]) for row, k in enumerate(members) if k in due}
+        batches = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
+        return self._losses(due, batches, len(x), batch_size if whole else 1, batched)
+
+    def _validate_finally(
+        self, finished: dict[int, Slot], small: dict[int, ValLoss], batched: bool
+    ) -> dict[int, ValLoss]:
+        """Losses of slots that have made all their updates, each on as many windows as its run wants.
+
+        `small` has their losses on the small set, which is the same set if the number is.
+        """
+        context_length = self.model.config.context_length
+        by_count: dict[int, list[int]] = {}
+        for k, slot in finished.items():
+            train, tokens = slot.run.train, slot.run.tokens_per_step * slot.run.steps
+            asked = train.final_eval_windows, train.eval_windows
+            by_count.setdefault(final_window_count(*asked, tokens, context_length, len(self.tokens.val)), []).append(k)
+        losses: dict[int, ValLoss] = {}
+        for count, slots in by_count.items():
+            if count == len(self._windows[0]):
+                losses |= {k: small[k] for k in slots}
+                continue
+            size = min(self._train.batch_size, count)
+            batches = validation_batches(self.tokens.val, context_length, count, size, self._device)
+            losses |= self._losses(slots, batches, count, size, batched and len(slots) == len(small))
         return losses
 
-    def _report(self, k: int, slot: Slot, loss: ValLoss, grad_norm: float) -> Row:
+    def _losses(
+        self, slots: Sequence[int], batches: Iterable[tuple[Tensor, Tensor]], count: int, batch_size: int, batched: bool
+    ) -> dict[int, ValLoss]:
+        """Losses of slots on the first `count` windows of `batches`; `batch_size` is for `_populations`."""
+        populations = self._populations(slots, batch_size, batched)
+        found = window_losses([population.model for population, _ in populations], self._nll_per_token, batches)
+        return {
+            k: val_loss(losses[row, :count])
+            for losses, (_, members) in zip(found, populations, strict=True)
+            for row, k in enumerate(members)
+            if k in slots
+        }
+
+    def _report(self, k: int, slot: Slot, loss: ValLoss, final: ValLoss | None, grad_norm: float) -> Row:
+        if loss.mean < slot.best_val_loss:  # false for nan
+            slot.best_val_loss, slot.best_step, slot.best_window_losses = loss.mean, slot.step, loss.windows
         row: Row = {
             col.SLOT: k,
             col.STEP: slot.step,
@@ -296,10 +334,16 @@ class Trainer:
             col.TRAIN_LOSS: slot.train_loss_sum / slot.updates_since_report,
             col.VAL_LOSS: loss.mean,
             col.VAL_LOSS_SE: loss.se,
+            col.FINAL_VAL_LOSS: None if final is None else final.mean,
+            col.FINAL_VAL_LOSS_SE: None if final is None else final.se,
+            col.FINAL_WINDOWS: None if final is None else len(final.windows),
             col.GRAD_NORM: grad_norm,
             col.LR: slot.lr(slot.step),
             col.TOKENS_PER_S: slot.updates_since_report * slot.run.tokens_per_step / slot.train_s,
             col.ELAPSED_S: slot.elapsed_s,
+            col.WINDOW_LOSSES: (final or loss).windows,
+            col.BEST_WINDOW_LOSSES: slot.best_window_losses,
+            col.BEST_STEP: slot.best_step,
         }
         slot.updates_since_report, slot.train_loss_sum, slot.train_s = 0, 0.0, 0.0
         slot.last_row = row

@@ -19,6 +19,7 @@ from lmcore.errors import InputError
 from sweeps.cli.dry_run import print_plan
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cli.options import SCRIPT, Options, parse, resume_command
+from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cluster.auth import check_dashboard_host
 from sweeps.provenance.resume import resumed_spec
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     try:
         spec, folder = load_sweep(options)
         if options.dry_run:
-            print_plan(spec)
+            print_plan(spec, rates=rates_for(spec, options))
             return 0
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
@@ -86,6 +87,13 @@ def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder]:
         return spec, RunFolder.named(spec.name)
     folder = RunFolder.of_sweep(options.resume)
     return resumed_spec(folder, options.set, **options.flags), folder
+
+
+def rates_for(spec: SweepSpec, options: Options) -> Rates | None:
+    """How fast trials train, for the dry run: measured (imports torch), given, or not known."""
+    if options.measure:
+        return measured_rates(spec)
+    return given_rates(options.tokens_per_s, spec.size_names) if options.tokens_per_s else None
 
 
 def print_table(folder: RunFolder, prog: str) -> None:

@@ -27,8 +27,10 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.rundir.folder import RunFolder, write_json, write_text
+from sweeps.spec.duration import show_duration
 from sweeps.spec.settings import mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
+from sweeps.study.deadline import Deadline
 
 # Ray and Optuna take seconds to import, so each function imports what needs them, after all input has been checked.
 if TYPE_CHECKING:
@@ -93,6 +95,7 @@ def run_sweep(
         InputError: the user's input is wrong; nothing was started.
         FolderInUseError: another process uses the folder.
     """
+    deadline = Deadline(spec.search.time)
     if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
         resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:
@@ -114,7 +117,8 @@ def run_sweep(
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with reaped(), connect(address, dashboard) as cluster:
             interrupts.install()
-            return run_on(cluster, spec, tokens, folder, storage, console, interrupts, last_rows, previous_manifest)
+            memory = last_rows, previous_manifest, deadline
+            return run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)
 
 
 def open_studies(spec: SweepSpec, folder: RunFolder, last_rows: Mapping[str, Row], resume: bool) -> "BaseStorage":
@@ -134,7 +138,7 @@ def open_studies(spec: SweepSpec, folder: RunFolder, last_rows: Mapping[str, Row
     if resume:
         check_trials(storage, spec, last_rows, label)
     else:
-        check_unused(storage, [spec.study_name(size) for size in spec.size_names])
+        check_unused(storage, [spec.study_name(plan) for plan in (*spec.studies, *spec.confirmations)])
     return storage
 
 
@@ -148,12 +152,14 @@ def run_on(
     interrupts: Interrupts,
     last_rows: Mapping[str, Row] = MappingProxyType({}),
     previous_manifest: Mapping[str, Any] = MappingProxyType({}),
+    deadline: Deadline | None = None,
 ) -> Outcome:
     """Run `spec` on a connected cluster, with prepared data, in a folder that this process has claimed.
 
     Args:
         last_rows: on resume, each trial's last row in metrics.jsonl.
         previous_manifest: on resume, the folder's manifest.
+        deadline: the time limit, counted from the start of the command; by default search.time from now on.
     """
     from sweeps.engine.pool import WorkerPool
     from sweeps.engine.watchdog import Watchdog
@@ -165,13 +171,13 @@ def run_on(
     requested = spec.train
     flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
     spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
-    total = sum(spec.trials_of(size) for size in spec.size_names)
+    total = spec.most_trials
     concurrent = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
     pool = WorkerPool(cluster, spec, tokens, folder, concurrent)
     import sweeps.tune.tuner  # noqa: F401  # takes a second
 
     write_inputs(spec, tokens, folder)
-    ledger = Ledger(spec, storage, last_rows)
+    ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
         needs_token = cluster.local and os.environ.get("RAY_AUTH_MODE") == "token"
         hint = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)" if needs_token else ""
@@ -192,8 +198,10 @@ def run_on(
         record = resumed_manifest(previous_manifest, record)
     write_json(folder.manifest, record)
     say(f"Slots on each of {len(pool.handles)} engines: {', '.join(map(str, choices))}")
+    limit = "" if spec.search.time is None else f" in {show_duration(spec.search.time)}"
+    trials = f"As many trials as fit{limit}" if spec.as_many_as_fit else f"{total} trials{limit and f', as fit{limit}'}"
     say(
-        f"{total} trials, {training} at a time{f' and {queued} queued' if queued else ''}, "
+        f"{trials}, {training} at a time{f' and {queued} queued' if queued else ''}, "
         f"on {spec.train.device} in {spec.train.dtype}, {why_compile(requested, spec.train, flops)}; "
         f"everything goes to {folder.display}"
     )
@@ -238,23 +246,28 @@ def run_trials(
     from sweeps.callbacks.progress import Progress
     from sweeps.callbacks.trial_files import TrialFiles
     from sweeps.callbacks.utilization import Utilization
+    from sweeps.callbacks.window_file import WindowFile
     from sweeps.tune.tuner import tune_all
 
     say = functools.partial(console.print, highlight=False)
-    rows = RowFile(folder.metrics)
+    rows, windows = RowFile(folder.metrics), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
     utilization = Utilization(len(pool.handles))
     tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
-    total = sum(ledger.spec.trials_of(size) for size in ledger.spec.size_names)
     began = time.monotonic()
     try:
-        with Progress(console, total, training, queued, _ended(ledger), ledger.best_losses) as progress:
-            callbacks = Callbacks([rows, files, utilization, progress])
+        with Progress(
+            console, lambda: ledger.planned, training, queued, _ended(ledger), ledger.best_losses
+        ) as progress:
+            # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
+            callbacks = Callbacks([windows, rows, files, utilization, progress])
             with watchdog, interrupts.repeating():
-                while ledger.sizes_left:  # a trial may have been requeued after the last one was asked for
+                while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(ledger, pool, callbacks, folder, training + queued)
         pool.stop(STOP_S)  # checkpoints may still be being written
+        for line in ledger.why_stopped():
+            say(line)
     finally:
         seconds = time.monotonic() - began
         interrupted = interrupts.received is not None
@@ -262,6 +275,7 @@ def run_trials(
             say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
         pool.close()
         rows.close()
+        windows.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
             say(problem)

@@ -43,7 +43,14 @@ def test_a_real_sweep_beats_the_unigram_entropy_and_writes_every_file(tmp_path):
     best = min(row["val_loss"] for row in rows)
     assert best < manifest["data"]["val_entropy_unigram"] - 0.5
     assert {row["trial"] for row in rows} == {f"xs-000{n}" for n in range(4)}
-    for name in ("sweep.yaml", "study.db", "tokens/train.npy", "best/xs.yaml", "report/parameters.csv"):
+    for name in (
+        "sweep.yaml",
+        "study.db",
+        "tokens/train.npy",
+        "best/xs.yaml",
+        "report/parameters.csv",
+        "window_losses.bin",
+    ):
         assert (run / name).exists(), name
     assert list(run.glob("wandb/offline-run-*"))
     slots = manifest["slots"]["xs"]  # `search.slots` is "auto"
@@ -60,10 +67,8 @@ def test_a_real_sweep_beats_the_unigram_entropy_and_writes_every_file(tmp_path):
     again = command(*options, cwd=tmp_path, program=LMSWEEP_RUN)
     assert again.returncode == 0, again.stdout + again.stderr
     assert "Figures and fits: lmsweep report runs/best-xs" in again.stdout
-    repeated = [
-        json.loads(line)["val_loss"] for line in (tmp_path / "runs/best-xs/metrics.jsonl").read_text().splitlines()
-    ]
-    assert repeated[-1] == min(row["val_loss"] for row in rows if row["step"] == 200)
+    *_, last = (json.loads(line) for line in (tmp_path / "runs/best-xs/metrics.jsonl").read_text().splitlines())
+    assert last["final_val_loss"] == min(row["final_val_loss"] for row in rows if row["step"] == 200)
     assert "Ray dashboard" not in again.stdout
     assert not (tmp_path / "runs" / "best-xs" / "wandb").exists()
 

@@ -6,6 +6,7 @@ from lmcore.trainer import Trainer
 from sweeps.callbacks.base import Callbacks
 from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.trial_files import TrialFiles
+from sweeps.callbacks.window_file import WindowFile
 from sweeps.engine.trainers import Trainers
 from sweeps.rundir.folder import RunFolder
 from sweeps.study.ledger import Ledger
@@ -24,8 +25,8 @@ def train_without_ray(spec, tokens, path, trials=None, unfinished=0):
     write_inputs(spec, tokens, folder)
     trials = spec.search.trials if trials is None else trials
     ledger = Ledger(spec, open_storage(spec.search.storage, folder))
-    rows = RowFile(folder.metrics)
-    callbacks = Callbacks([rows, TrialFiles(folder, ledger)])
+    rows, windows = RowFile(folder.metrics), WindowFile(folder)
+    callbacks = Callbacks([windows, rows, TrialFiles(folder, ledger)])
     for number in range(trials):
         live = ledger.ask(ledger.sizes_left[0])
         callbacks.on_trial_start(live)
@@ -40,5 +41,6 @@ def train_without_ray(spec, tokens, path, trials=None, unfinished=0):
                 break
         callbacks.on_trial_end(ledger.end(live.id))
     rows.close()
+    windows.close()
     ledger.storage.engine.dispose()
     return folder

@@ -4,11 +4,10 @@ To continue training, `Trainer.restore_slot` reads the same file with the optimi
 """
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from lmcore.checkpoint import CheckpointError, read_checkpoint
+from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.model import TransformerLM
 
@@ -27,7 +26,7 @@ class TrainedModel:
     step: int  # updates made; fewer than run.train.steps if the run has not ended
     model: TransformerLM  # K = 1, float32, on the CPU
     data_fingerprint: str  # Tokens.fingerprint of the training data
-    last_row: Mapping[str, Any] | None  # the run's last report before the checkpoint
+    last_row: Row | None  # the run's last report before the checkpoint
 
 
 def read_trained_model(src: str | os.PathLike[str]) -> TrainedModel:

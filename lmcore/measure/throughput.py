@@ -58,6 +58,16 @@ def measure_at(run: RunSpec, tokens: Tokens, slots: int) -> list[ThroughputSampl
     return _compare(one, _Probe(run, tokens, slots), ThroughputSample(1, 0.0, 1.0, used + one.bytes), used)
 
 
+def measure_one(run: RunSpec, tokens: Tokens) -> float:
+    """Tokens per second of one slot, the median over MIN_SECONDS and at least MIN_UPDATES updates."""
+    probe = _Probe(run, tokens, 1)
+    rates: list[float] = []
+    began = time.perf_counter()
+    while len(rates) < MIN_UPDATES or time.perf_counter() - began < MIN_SECONDS:
+        rates.append(probe.tokens_per_s())
+    return statistics.median(rates)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the host ran out of memory; on the CPU torch raises a plain RuntimeError."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
@@ -67,9 +77,8 @@ class _Probe:
     """Copies of a run that train as one program, one update at a time; `bytes` is their peak memory."""
 
     def __init__(self, run: RunSpec, tokens: Tokens, slots: int) -> None:
-        train = run.train.model_copy(
-            update={"steps": 2**40, "eval_every": 1, "eval_windows": 1, "checkpoint_every": None, "compile": False}
-        )
+        reports = {"eval_every": 1, "eval_tokens": None, "eval_windows": 1, "checkpoint_every": None}
+        train = run.in_steps().train.model_copy(update={"steps": 2**40, "compile": False, **reports})
         self.slots = slots
         memory = _MemoryMeter(run)
         self._trainer = Trainer([run.model_copy(update={"train": train})] * slots, tokens)

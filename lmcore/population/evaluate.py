@@ -1,6 +1,10 @@
-"""Validation loss, with its standard error, on fixed windows that every trial of a sweep shares."""
+"""Validation loss, with its standard error, on fixed windows that every trial of a sweep shares.
+
+Shapes: K slots, B batch, T time, E windows.
+"""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,31 +15,35 @@ from lmcore.population.population import Forward
 
 
 class ValLoss(NamedTuple):
-    """Validation loss of one slot, nats per token, and its standard error over windows; nan with a single window."""
+    """Validation loss of one slot, nats per token, its standard error over windows, and the loss of each window."""
 
     mean: float
-    se: float
+    se: float  # nan with a single window
+    windows: list[float]
 
 
 @torch.no_grad()
-def window_losses(model: TransformerLM, forward: Forward, x: Tensor, y: Tensor, batch_size: int) -> Tensor:
-    """Mean loss of each window and slot, [K, E] float32, for windows x, y [E, T]; `batch_size` windows at a time."""
-    parts = []
-    for some_x, some_y in zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True):
-        shape = (model.num_slots, *some_x.shape)
-        parts.append(forward(model, some_x.expand(shape), some_y.expand(shape)).mean(-1))
-    return torch.cat(parts, dim=1).float()
+def window_losses(
+    models: Sequence[TransformerLM], forward: Forward, batches: Iterable[tuple[Tensor, Tensor]]
+) -> list[Tensor]:
+    """Mean loss of each window and slot: [K, E] float32 for each model, which sees the batches x, y [B, T] in turn."""
+    parts: list[list[Tensor]] = [[] for _ in models]
+    for x, y in batches:
+        for model, losses in zip(models, parts, strict=True):
+            shape = (model.num_slots, *x.shape)
+            losses.append(forward(model, x.expand(shape), y.expand(shape)).mean(-1))
+    return [torch.cat(losses, dim=1).float() for losses in parts]
 
 
 def val_loss(losses: Tensor) -> ValLoss:
     """Mean and standard error of one slot's window losses [E], summed on the host in float64.
 
     >>> val_loss(torch.tensor([1.0, 3.0]))
-    ValLoss(mean=2.0, se=1.0)
+    ValLoss(mean=2.0, se=1.0, windows=[1.0, 3.0])
     """
     values = losses.double().tolist()
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
-        return ValLoss(mean, math.nan)
+        return ValLoss(mean, math.nan, values)
     variance = math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)
-    return ValLoss(mean, math.sqrt(variance / len(values)))
+    return ValLoss(mean, math.sqrt(variance / len(values)), values)

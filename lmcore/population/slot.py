@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.optim import OPTIMIZERS
+from lmcore.reports import is_due, next_report
 from lmcore.schedule import SCHEDULES
 
 
@@ -29,18 +30,25 @@ class Slot:
     train_loss_sum: float = 0.0  # of the training losses of those updates, nats per token
     train_s: float = 0.0  # wall seconds of those updates
     elapsed_s: float = 0.0  # wall seconds since the run began, evaluation included
+    best_val_loss: float = math.inf  # lowest finite validation loss of all reports
+    best_step: int | None = None  # of that report
+    best_window_losses: list[float] | None = None  # of that report
     last_row: Row | None = None  # the last report; whoever resumes from a checkpoint can repeat it in case it was lost
 
     @property
     def finished(self) -> bool:
         """Whether all updates have been made."""
-        return self.step >= self.run.train.steps
+        return self.step >= self.run.steps
 
     @property
     def updates_to_report(self) -> int:
-        """Updates until the next report: at the next multiple of eval_every, or at the end of the run."""
-        every = self.run.train.eval_every
-        return min(self.run.train.steps - self.step, every - self.step % every)
+        """Updates until the next report (`lmcore.reports`)."""
+        return next_report(self.run, self.step) - self.step
+
+    @property
+    def report_is_due(self) -> bool:
+        """Whether there is a report after the update just made."""
+        return is_due(self.run, self.step)
 
     @property
     def max_norm(self) -> float:
@@ -49,7 +57,7 @@ class Slot:
 
     def lr(self, update: int) -> float:
         """Learning rate of update number `update`, counted from 1, so that none has learning rate 0."""
-        optim, steps = self.run.optim, self.run.train.steps
+        optim, steps = self.run.optim, self.run.steps
         return SCHEDULES[optim.schedule](update, optim.lr, optim.min_lr_ratio * optim.lr, self.run.warmup_steps, steps)
 
     def coefficients(self, update: int) -> Sequence[float]:

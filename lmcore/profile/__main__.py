@@ -119,7 +119,7 @@ def _breakdown(breakdown: "Breakdown", timing: "Timing", run: RunSpec) -> str:
             share = seconds / breakdown.update_s
             rows.append((part or "an update", _in_ms(seconds), _in_ms(backward) if backward else "", f"{share:.1%}"))
     fastest, slowest = min(timing.updates_s), max(timing.updates_s)
-    eval_every = min(run.train.eval_every, run.train.steps)
+    eval_every = min(run.train.eval_every, run.steps)
     if breakdown.update_s == timing.update_s:
         remark = "The parts were measured without CUDA graphs."
     else:

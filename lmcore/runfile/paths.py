@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from lmcore.config import RunSpec, flatten
+from lmcore.config import BUDGET_FIELDS, RunSpec, flatten
 from lmcore.errors import InputError
 
 RUN_DEFAULTS: dict[str, Any] = flatten(RunSpec())
 """Every field of a run by its dotted path, with its default."""
+BUDGET = tuple(f"train.{name}" for name in BUDGET_FIELDS)
+"""Paths of which a run has at most one: how long it trains."""
 REQUIRED = ...  # takes the place of a default for a field that has none
 
 # Names of our fields in other projects, which no spelling distance finds.
@@ -117,13 +119,16 @@ def plain_types(path: str) -> frozenset[type]:
 def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
     """A validated copy of `run` with new values at dotted paths.
 
-    An integer field accepts a whole number written as a float (`2e3`). Raises FieldError if a path does not exist or
+    An integer field accepts a whole number written as a float (`2e3`). A budget replaces that of `run`, also one in
+    another field: train.tokens the base's train.steps. Raises FieldError if a path does not exist or
     its field refuses the value, ClashError if the values are not valid together.
 
     >>> apply(RunSpec(), {"optim.lr": 1e-3, "train.steps": 2e3}).train.steps
     2000
     """
     values = run.model_dump()
+    if sets_budget(overrides):
+        values["train"] |= dict.fromkeys(BUDGET_FIELDS)
     for path, value in overrides.items():
         if path not in RUN_DEFAULTS:
             raise unknown(path)
@@ -133,6 +138,21 @@ def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
         return RunSpec.model_validate(whole_numbers(RunSpec, values))
     except ValidationError as error:
         raise describe(error) from None
+
+
+def sets_budget(overrides: Mapping[str, Any]) -> bool:
+    """Whether overrides give one of BUDGET a value."""
+    return any(overrides.get(path) is not None for path in BUDGET)
+
+
+def layered(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Overrides of which those `above` win. A budget above also replaces one below in another field.
+
+    >>> layered({"train.steps": 100, "optim.lr": 0.1}, {"train.tokens": 1000})
+    {'optim.lr': 0.1, 'train.tokens': 1000}
+    """
+    replaced = BUDGET if sets_budget(above) else ()
+    return {**{path: value for path, value in below.items() if path not in replaced}, **above}
 
 
 def apply_at(run: RunSpec, overrides: Mapping[str, Any], places: Mapping[str, str], place: str) -> RunSpec:

@@ -5,14 +5,15 @@ Rows of a trial are ordered by their step, never by time: clocks may be set back
 
 import json
 import math
-import os
 from pathlib import Path
 
 from lmcore import columns as col
 from lmcore.columns import Row
+from lmcore.durable import append
 from lmcore.errors import InputError
 from sweeps.callbacks.base import Callback
-from sweeps.study.ledger import TrialHandle, finite_row
+from sweeps.study.ledger import finite_row
+from sweeps.study.study_state import TrialHandle
 
 
 class RowFile(Callback):
@@ -29,8 +30,16 @@ class RowFile(Callback):
         self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        """Append the row, with its columns in the order of ROW_COLUMNS and null for numbers that are not finite."""
-        values: dict[str, object] = {**row, col.SIZE: trial.size, col.STATUS: trial.status}
+        """Append the row, with its columns in the order of ROW_COLUMNS and null for numbers that are not finite.
+
+        A row that an older version made, and that is repeated from a checkpoint, has no final loss.
+        """
+        values: dict[str, object] = {
+            **dict.fromkeys(col.FINAL_COLUMNS),
+            **row,
+            col.SIZE: trial.size,
+            col.STATUS: trial.status,
+        }
         line = json.dumps(finite_row({name: values[name] for name in col.ROW_COLUMNS}), allow_nan=False)
         self._append(f"{line}\n".encode())
 
@@ -38,17 +47,7 @@ class RowFile(Callback):
         self._file.close()
 
     def _append(self, line: bytes) -> None:
-        """Write the whole line. If the disk refuses, leave the file as it was and raise OSError."""
-        end = os.fstat(self._file.fileno()).st_size
-        try:
-            written = 0
-            # A disk that is almost full accepts a part of the line first.
-            while written < len(line):
-                written += self._file.write(line[written:]) or 0
-            os.fsync(self._file.fileno())
-        except OSError:
-            self._file.truncate(end)
-            raise
+        append(self._file, line)
 
 
 def last_rows(path: Path) -> dict[str, Row]:
@@ -65,6 +64,8 @@ def last_rows(path: Path) -> dict[str, Row]:
                 row["train_loss"] = math.nan
             if row["val_loss"] is None:
                 row["val_loss"] = math.nan
+            if row.get("final_windows") is not None and row["final_val_loss"] is None:
+                row["final_val_loss"] = math.nan
             rows[row["trial"]] = row
         except (ValueError, TypeError, KeyError) as error:
             rule = f"must be a report row, but is damaged ({error!r})"

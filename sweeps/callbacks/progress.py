@@ -1,7 +1,7 @@
 """Progress in the terminal: a table that redraws itself, or plain lines if the output is not a terminal."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -11,31 +11,39 @@ from rich.text import Text
 from lmcore import columns as col
 from lmcore.columns import Row
 from sweeps.callbacks.base import Callback
-from sweeps.study.ledger import TrialHandle
+from sweeps.study.study_state import TrialHandle
 
 LINE_EVERY_S = 15.0
 THROUGHPUT_WINDOW_S = 60.0
 
-Best = dict[str, tuple[float, str]]  # lowest validation loss so far and the id of its trial, by size
+Best = dict[str, tuple[float, str]]  # lowest loss of the search so far and the id of its trial, by size and arm
 
 
 class Progress(Callback):
     """Callback that shows trials done and running, the best loss of each size, tokens/s and the time left.
 
     Example:
-        with Progress(Console(), total=16, slots=4, queued=2) as progress:
+        with Progress(Console(), lambda: 16, slots=4, queued=2) as progress:
             callbacks = Callbacks([progress])
     """
 
     def __init__(
-        self, console: Console, total: int, slots: int, queued: int, ended: Iterable[str] = (), best: Best | None = None
+        self,
+        console: Console,
+        planned: Callable[[], int | None],
+        slots: int,
+        queued: int,
+        ended: Iterable[str] = (),
+        best: Best | None = None,
     ) -> None:
         """`slots` trials can train at a time, and `queued` more can wait for a slot.
+
+        `planned` returns how many trials there will be, as far as is known, or None.
 
         On resume, `ended` are the statuses of the trials that ended earlier, and `best` is the best of them.
         """
         self._console = console
-        self._total = total
+        self._planned = planned
         self._slots, self._concurrent = slots, slots + queued
         self._start = time.monotonic()
         self._running: dict[str, tuple[Row, int] | None] = {}  # newest row and total steps, by the trial's name
@@ -67,7 +75,7 @@ class Progress(Callback):
         self._arrivals.append((now, row["tokens"] - self._tokens.get(trial.id, 0)))
         self._arrivals = [(t, n) for t, n in self._arrivals if t > now - THROUGHPUT_WINDOW_S]
         self._tokens[trial.id] = row["tokens"]
-        self._running[trial.name] = row, trial.run.train.steps
+        self._running[trial.name] = row, trial.run.steps
         if not self._console.is_terminal and now >= self._next_line:
             self._next_line = now + LINE_EVERY_S
             self._console.out(self._summary(), highlight=False)
@@ -78,10 +86,10 @@ class Progress(Callback):
             return
         self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
         self._counts[trial.status] += 1
-        if trial.status == col.COMPLETE and trial.last_row is not None:
-            loss = trial.last_row["val_loss"]
-            if trial.size not in self._best or loss < self._best[trial.size][0]:
-                self._best[trial.size] = loss, trial.id
+        if trial.status == col.COMPLETE and trial.of is None and trial.last_row is not None:
+            loss, study = col.quoted_loss(trial.last_row), trial.plan.id
+            if study not in self._best or loss < self._best[study][0]:
+                self._best[study] = loss, trial.id
         # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.
         self._console.out(_end_line(trial), highlight=False)
 
@@ -92,16 +100,19 @@ class Progress(Callback):
 
     def _time_left(self) -> str:
         """Estimated from the mean duration of ended trials; a running trial counts as half done."""
-        if not self._durations:
+        planned = self._planned()
+        if not self._durations or planned is None:
             return "?"
-        left = self._total - sum(self._counts.values()) - len(self._running) / 2
+        left = planned - sum(self._counts.values()) - len(self._running) / 2
         seconds = max(0.0, left) * sum(self._durations) / len(self._durations) / self._concurrent
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _summary(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
         running = min(len(self._running), self._slots)
-        ended = f"{sum(self._counts.values())}/{self._total} trials{f' ({counts})' if counts else ''}"
+        planned = self._planned()
+        of = "" if planned is None else f"/{planned}"
+        ended = f"{sum(self._counts.values())}{of} trials{f' ({counts})' if counts else ''}"
         parts = [ended, f"{running} running"]
         queued, idle = len(self._running) - running, self._slots - running
         if idle:
@@ -110,7 +121,8 @@ class Progress(Callback):
             parts.append(f"{queued} queued")
         best = ", ".join(f"{size} {loss:.4f} ({trial})" for size, (loss, trial) in sorted(self._best.items()))
         speed = f"{self._tokens_per_s():,.0f} tokens/s"
-        return ", ".join([*parts, f"best {best or 'none yet'}", speed, f"about {self._time_left()} left"])
+        left = [] if planned is None else [f"about {self._time_left()} left"]
+        return ", ".join([*parts, f"best {best or 'none yet'}", speed, *left])
 
     def _table(self) -> Group:
         numbers = (Column(name, justify="right") for name in ("step", "train_loss", "val_loss", "lr", "tokens/s"))
@@ -127,12 +139,12 @@ class Progress(Callback):
 
 
 def _end_line(trial: TrialHandle) -> str:
-    """How a trial ended: `xs-0003  complete val_loss 3.5123 at step 200  (lr 0.00123)`."""
+    """How a trial ended: `xs-0003  complete final_val_loss 3.5123 at step 200  (lr 0.00123)`."""
     row = trial.last_row
     if trial.message is not None:
         detail = trial.message + (f"; see trials/{trial.id}/error.txt" if trial.error else "")
     else:
-        detail = f"val_loss {row['val_loss']:.4f} at step {row['step']}" if row else "no report"
+        detail = f"{col.quoted_column(row)} {col.quoted_loss(row):.4f} at step {row['step']}" if row else "no report"
     params = ", ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in trial.trial.params.items())
     return f"{trial.name:<8} {trial.status:<8} {detail}{f'  ({params})' if params else ''}"
 

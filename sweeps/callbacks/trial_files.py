@@ -8,13 +8,14 @@ from sweeps.callbacks.base import Callback
 from sweeps.rundir.checkpoints import drop_checkpoints, drop_unfinished
 from sweeps.rundir.folder import RunFolder, write_text
 from sweeps.spec.sweep_spec import dump_yaml
-from sweeps.study.ledger import Ledger, TrialHandle
+from sweeps.study.ledger import Ledger
+from sweeps.study.study_state import TrialHandle
 
-KEPT_PER_SIZE = 3
+KEPT_PER_STUDY = 3
 
 
 class TrialFiles(Callback):
-    """Callback that writes each trial's config, and keeps the weights of the best three trials of each size.
+    """Callback that writes each trial's config, and keeps the weights of the best three trials of each study.
 
     Example:
         callbacks = Callbacks([TrialFiles(folder, ledger)])
@@ -23,14 +24,14 @@ class TrialFiles(Callback):
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder
         self._ledger = ledger
+        self._written: dict[str, RunSpec] = {}  # to best/, by study
 
     def catch_up(self) -> None:
         """On resume, do for the ended trials what the previous driver may have left undone when it was killed."""
         kept: set[str] = set()
-        for size in self._ledger.studies:
-            if (best := self._ledger.best_run(size)) is not None:
-                self._write_best(size, best)
-            kept.update(self._ledger.ranking(size)[:KEPT_PER_SIZE])
+        for study in self._ledger.studies:
+            self._write_best(study)
+            kept.update(self._ledger.ranking(study)[:KEPT_PER_STUDY])
         for trial_id, status in self._ledger.statuses().items():
             if status != col.RUNNING:
                 drop = drop_unfinished if trial_id in kept else drop_checkpoints
@@ -41,20 +42,24 @@ class TrialFiles(Callback):
         self._write_run(self._folder.trial(trial.id) / "run.yaml", trial.experiment or trial.id, trial.run)
 
     def on_trial_end(self, trial: TrialHandle) -> None:
-        """Delete weights that are no longer among the best, and update best/<size>.yaml and error.txt."""
+        """Delete weights that are no longer among the best, and update best/<size and arm>.yaml and error.txt."""
         if trial.status == col.RUNNING:
             return
         if trial.error is not None:
             write_text(self._folder.trial(trial.id) / "error.txt", trial.error)
         # Only this trial, or the one that it displaced from the best three, can have weights to delete.
-        ranking = self._ledger.ranking(trial.size)
-        for trial_id in {trial.id, *ranking[KEPT_PER_SIZE : KEPT_PER_SIZE + 1]} - set(ranking[:KEPT_PER_SIZE]):
+        ranking = self._ledger.ranking(trial.plan.id)
+        for trial_id in {trial.id, *ranking[KEPT_PER_STUDY : KEPT_PER_STUDY + 1]} - set(ranking[:KEPT_PER_STUDY]):
             drop_checkpoints(self._folder.trial(trial_id))
-        if ranking and ranking[0] == trial.id:
-            self._write_best(trial.size, trial.run)
+        if trial.of is not None or (ranking and ranking[0] == trial.id):
+            self._write_best(trial.plan.group)
 
-    def _write_best(self, size: str, run: RunSpec) -> None:
-        self._write_run(self._folder.best / f"{size}.yaml", f"best-{size}", run)
+    def _write_best(self, study: str) -> None:
+        """Write the config that trains the winner of a search study again."""
+        run = self._ledger.best_run(study)
+        if run is not None and run != self._written.get(study):
+            self._write_run(self._folder.best / f"{study}.yaml", f"best-{study}", run)
+            self._written[study] = run
 
     def _write_run(self, path: Path, name: str, run: RunSpec) -> None:
         write_text(path, dump_yaml(self._ledger.spec.single(name, run)))

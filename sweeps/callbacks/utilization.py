@@ -2,7 +2,7 @@
 
 from lmcore.columns import Row
 from sweeps.callbacks.base import Callback
-from sweeps.study.ledger import TrialHandle
+from sweeps.study.study_state import TrialHandle
 
 
 class Utilization(Callback):

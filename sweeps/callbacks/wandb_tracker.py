@@ -18,6 +18,7 @@ LOGGED = {
     col.TRAIN_LOSS: "train/loss",
     col.GRAD_NORM: "train/grad_norm",
     col.VAL_LOSS: "val/loss",
+    col.FINAL_VAL_LOSS: "val/final_loss",
     col.LR: "lr",
     col.TOKENS: "tokens",
     col.TOKENS_PER_S: "tokens_per_s",

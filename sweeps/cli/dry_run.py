@@ -1,34 +1,27 @@
 """The cost of a sweep before it runs: `python sweeps/run.py --dry-run` prints it.
 
-Parameter counts, tokens and FLOPs follow from the config alone: no data are read and no model is built. How long the
-sweep takes is not estimated, because that depends on the machine.
+Parameter counts, tokens, FLOPs and memory follow from the config alone: no data are read and no model is built. How
+long the sweep takes depends on the machine, and is told if the speed of a trial is given or measured.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from lmcore.config import RunSpec
+from lmcore.measure.detectable import ASSUMED_NOISE, CONFIDENCE, POWER, detectable_difference
+from lmcore.memory import estimate_memory
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.spec.space import Choices, Range, corners
+from sweeps.cli.rates import Rates, engines_here, trials_in
+from sweeps.spec.cost import COST_FIELDS, TIED, costliest
+from sweeps.spec.duration import show_duration
+from sweeps.spec.space import Choices, grid_values
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
-TIED = "model.tie_embeddings"
-# Fields that determine the cost of a trial, besides tying. The cost grows with each of those that are numbers.
-COST_FIELDS = (
-    "model.d_model",
-    "model.num_layers",
-    "model.d_ff",
-    "model.norm",
-    "model.ffn",
-    "train.steps",
-    "train.batch_size",
-)
 UNLIMITED = 240
 """Characters of a line in a file or a pipe."""
 
@@ -51,6 +44,8 @@ class TrialCost:
     """Tokens trained on."""
     train_flops: int
     """Forward and backward."""
+    memory_bytes: int
+    """Estimate of the memory of one trial (`lmcore.memory`)."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,8 @@ class SizeCost:
 
     size: str
     trials: int
+    confirmations: int
+    """Confirmation runs, if none is left out."""
     tokens: int
     train_flops: int
 
@@ -69,6 +66,7 @@ class Plan:
 
     trials: tuple[TrialCost, ...]
     sizes: tuple[SizeCost, ...]
+    """Empty if there are as many trials as fit in search.time."""
 
 
 def plan(spec: SweepSpec) -> Plan:
@@ -80,24 +78,33 @@ def plan(spec: SweepSpec) -> Plan:
     trials: list[TrialCost] = []
     sizes = []
     for size in spec.size_names:
-        count = spec.trials_of(size)
+        count, confirmed = spec.trials_of(size), spec.confirm_runs_of(size)
         if spec.search.method == "experiments":
             kinds = [
                 _cost(size, experiment.name, spec.run_for(size, experiment.overrides), planned=place < count)
                 for place, experiment in enumerate(spec.experiments)
             ]
-            run = kinds[:count]
+            run = kinds[:count] * (1 + (spec.confirm.seeds if spec.confirm.top else 0))
         else:
             searched = _tyings(spec, size)
-            kinds = [_cost(size, None, _costliest(spec, size, tied), tied in searched) for tied in (False, True)]
-            run = kinds[:1] * count  # tying changes neither tokens nor FLOPs
+            kinds = [_cost(size, None, costliest(spec, size, tied), tied in searched) for tied in (False, True)]
+            run = (
+                [] if spec.as_many_as_fit else kinds[:1] * (count + confirmed)
+            )  # tying changes neither tokens nor FLOPs
         trials += kinds
-        sizes.append(SizeCost(size, count, sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run)))
+        if spec.as_many_as_fit:
+            continue
+        sizes.append(
+            SizeCost(size, count, confirmed, sum(cost.tokens for cost in run), sum(cost.train_flops for cost in run))
+        )
     return Plan(tuple(trials), tuple(sizes))
 
 
-def print_plan(spec: SweepSpec, file: TextIO | None = None) -> None:
-    """Print the resolved config and its cost to `file` (default: stdout). On a terminal, long cells are folded."""
+def print_plan(spec: SweepSpec, file: TextIO | None = None, rates: Rates | None = None) -> None:
+    """Print the resolved config and its cost to `file` (default: stdout). On a terminal, long cells are folded.
+
+    `rates` say how fast trials train; without them it is printed how to give them.
+    """
     console = Console(file=file, highlight=False, markup=False)
     if not console.is_terminal:
         console.width = UNLIMITED
@@ -122,22 +129,93 @@ def print_plan(spec: SweepSpec, file: TextIO | None = None) -> None:
             ("yes" if cost.tied else "no") + ("" if cost.planned else " (not run)"),
             *(f"{n:,}" for n in (cost.params_estimate, cost.params_exact, cost.params_non_embedding, cost.tokens)),
             f"{cost.train_flops:.3g}",
+            f"{cost.memory_bytes / 1e6:,.0f}",
         )
         for cost in costs.trials
     ]
     names = ["size", "experiment", "tied"] if experiments else ["size", "tied"]
-    numbers = ["params estimate", "params exact", "non-embedding", "tokens", "train FLOPs"]
+    numbers = ["params estimate", "params exact", "non-embedding", "tokens", "train FLOPs", "memory, MB (estimate)"]
     console.print(_table("One trial", names, numbers, rows))
 
-    rows = [(size.size, f"{size.trials:,}", f"{size.tokens:,}", f"{size.train_flops:.3g}") for size in costs.sizes]
-    table = _table("All trials, at most (no early stopping)", ["size"], ["trials", "tokens", "train FLOPs"], rows)
-    if len(costs.sizes) > 1:
-        count, tokens, flops = (
-            sum(getattr(size, name) for size in costs.sizes) for name in ("trials", "tokens", "train_flops")
-        )
+    if costs.sizes:
+        console.print(_all_trials(spec, costs.sizes, rates))
+    for line in (*_time_lines(spec, costs, rates), _seeds_line(spec)):
+        console.print(line, soft_wrap=True)
+
+
+def _all_trials(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None) -> Table:
+    """The cost of all trials by size and in all, with device-hours if the rates are known."""
+
+    confirmed = any(size.confirmations for size in sizes)
+
+    def cells(count: int, confirmations: int, tokens: int, flops: int, hours: float) -> list[str]:
+        counts = [f"{count:,}", *([f"{confirmations:,}"] if confirmed else [])]
+        return [*counts, f"{tokens:,}", f"{flops:.3g}", *([] if rates is None else [f"{hours:.3g}"])]
+
+    counts = ["trials", *(["confirmation runs"] if confirmed else [])]
+    numbers = [*counts, "tokens", "train FLOPs", *([] if rates is None else ["device-hours"])]
+    hours = _device_hours(spec, sizes, rates)
+    rows = [(s.size, *cells(s.trials, s.confirmations, s.tokens, s.train_flops, hours[s.size])) for s in sizes]
+    table = _table("All trials, at most (no early stopping)", ["size"], numbers, rows)
+    if len(sizes) > 1:
+        names = ("trials", "confirmations", "tokens", "train_flops")
+        trials, confirmations, tokens, flops = (sum(getattr(size, name) for size in sizes) for name in names)
         table.add_section()
-        table.add_row("in all", f"{count:,}", f"{tokens:,}", f"{flops:.3g}")
-    console.print(table)
+        table.add_row("in all", *cells(trials, confirmations, tokens, flops, sum(hours.values())))
+    return table
+
+
+def _device_hours(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None) -> dict[str, float]:
+    """Hours of one engine by size; zeros if the rates are not known."""
+    if rates is None:
+        return dict.fromkeys((size.size for size in sizes), 0.0)
+    return {s.size: rates.device_hours(spec.run_for(s.size, {}), s.size, float(s.train_flops)) for s in sizes}
+
+
+def _time_lines(spec: SweepSpec, costs: Plan, rates: Rates | None) -> list[str]:
+    """What is known about the time that the sweep takes."""
+    limit = spec.search.time
+    if rates is None:
+        how = (
+            "--measure tries it here for a few seconds, --tokens-per-s N takes the tokens/s of one trial on one engine"
+        )
+        fits = f"As many trials as fit in {show_duration(limit)}. " if limit and spec.as_many_as_fit else ""
+        return [f"{fits}Time: not known without the speed of a trial; {how}."]
+    engines = engines_here(spec.train)
+    speeds = ", ".join(f"{size} {rate:,.0f}" for size, rate in rates.tokens_per_s.items())
+    lines = [f"Speed of one trial on one engine, {rates.source}: tokens/s {speeds}."]
+    on = f"on the {engines} engine{'s' if engines > 1 else ''} of this machine"
+    left_out = "without start-up and evaluation; slots that train as one program are faster"
+    if limit is not None and spec.as_many_as_fit:
+        runs = {size: costliest(spec, size) for size in spec.size_names}
+        count = trials_in(rates, spec, runs, engines, limit)
+        return [*lines, f"Time: {show_duration(limit)}, in which about {count:,} trials fit {on}, {left_out}."]
+    hours = sum(_device_hours(spec, costs.sizes, rates).values())
+    wall = show_duration(3600 * hours / engines)
+    limited = "" if limit is None else f" No trial begins that could not finish in {show_duration(limit)}."
+    return [*lines, f"Time: at most {hours:.3g} device-hours, {wall} {on}, {left_out}.{limited}"]
+
+
+def seeds_per_setting(spec: SweepSpec) -> int:
+    """With how many seeds each setting that is compared is trained: those of a confirmation, or those of a grid."""
+    entry = spec.space.get("train.seed")
+    in_grid = len(grid_values("train.seed", entry)) if entry and spec.search.method == "grid" else 1
+    return max(in_grid, spec.confirm.seeds if spec.confirm.top else 1)
+
+
+def _seeds_line(spec: SweepSpec) -> str:
+    seeds = seeds_per_setting(spec)
+    if seeds < 2:
+        return (
+            "Seeds: 1 per setting, which cannot tell a difference between settings from one between seeds; "
+            "a grid can have `train.seed: [0, 1, 2]` in its space."
+        )
+    times, power = detectable_difference(seeds), f"{POWER:.0%} of cases at {CONFIDENCE:.0%} confidence"
+    return (
+        f"Seeds: {seeds} per setting, which tell two settings apart in {power} if they differ by {times:.2g} times the "
+        f"noise between seeds: {times * ASSUMED_NOISE:.2g} nats per token if that noise is {ASSUMED_NOISE:g}, which is "
+        "an assumption (measured at 1.3M parameters)."
+    )
 
 
 def _table(title: str, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table:
@@ -154,7 +232,7 @@ def _table(title: str, names: Sequence[str], numbers: Sequence[str], rows: Itera
 
 def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> TrialCost:
     exact = count_parameters(run.model)
-    tokens = run.train.steps * run.tokens_per_step
+    tokens = run.steps * run.tokens_per_step
     return TrialCost(
         size=size,
         experiment=experiment,
@@ -165,6 +243,7 @@ def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> Tri
         params_non_embedding=exact.non_embedding,
         tokens=tokens,
         train_flops=tokens * flops_per_token(run.model),
+        memory_bytes=estimate_memory(run).total,
     )
 
 
@@ -172,24 +251,3 @@ def _tyings(spec: SweepSpec, size: str) -> set[bool]:
     """The values of tie_embeddings that the trials of a size have."""
     entry = spec.space.get(TIED)
     return set(entry.choices) if isinstance(entry, Choices) else {spec.run_for(size, {}).model.tie_embeddings}
-
-
-def _costliest(spec: SweepSpec, size: str, tied: bool) -> RunSpec:
-    """The run with the most FLOPs in the space."""
-    values = {path: _costly_values(spec.space[path]) for path in COST_FIELDS if path in spec.space}
-    # The number of heads must divide every width. SweepSpec has checked that the first corner's does.
-    first = next(corners(spec.space))
-    runs = [
-        spec.run_for(size, {**first, **dict(zip(values, combination, strict=True)), TIED: tied})
-        for combination in itertools.product(*values.values())
-    ]
-    return max(runs, key=lambda run: _cost(size, None, run, planned=True).train_flops)
-
-
-def _costly_values(entry: Range | Choices) -> tuple[Any, ...]:
-    """The largest value, or all values if they are not numbers."""
-    if isinstance(entry, Range):
-        return (entry.high,)
-    if all(isinstance(choice, int | float) for choice in entry.choices):
-        return (max(entry.choices),)
-    return entry.choices

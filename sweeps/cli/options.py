@@ -15,7 +15,7 @@ from sweeps.spec.settings import METHODS, SCHEDULERS, mask_password
 
 SCRIPT = "python sweeps/run.py"
 LOOPBACK = "127.0.0.1"
-FIXED = ("config", "name", "search", "scheduler", "seed")  # cannot change when a sweep is resumed
+FIXED = ("config", "name", "search", "scheduler", "compare", "seed")  # cannot change when a sweep is resumed
 
 _ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = next(path for name in ("lmsweep_configs", "configs") if (path := _ROOT / name).is_dir())
@@ -59,6 +59,8 @@ class Options:
     search: str | None
     scheduler: str | None
     trials: int | None
+    time: str | None
+    compare: list[str] | None
     seed: int | None
     slots: int | str | None
     set: tuple[str, ...]
@@ -69,6 +71,9 @@ class Options:
     dashboard_host: str
     wandb: str | None
     dry_run: bool
+    tokens_per_s: tuple[str, ...]
+    """`N` or `SIZE=N` texts; see `sweeps.cli.rates`."""
+    measure: bool
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -117,6 +122,18 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     search.add_argument(
         "--trials", type=int, metavar="N", help="number of trials, shared among the sizes (default: the file's)"
     )
+    search.add_argument(
+        "--time",
+        metavar="DURATION",
+        help="wall time of the sweep, e.g. 2h, 1h30m or 45s; no trial begins that could not finish in it, and without "
+        "a number of trials there are as many as fit (default: the file's)",
+    )
+    search.add_argument(
+        "--compare",
+        type=_paths,
+        metavar="PATH[,PATH]",
+        help="search each choice of these fields on its own, e.g. model.tie_embeddings (default: the file's)",
+    )
     search.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
     place = p.add_argument_group("execution and monitoring")
     place.add_argument(
@@ -141,7 +158,24 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         help="wandb tracking (default: online if there is an API key, else offline files)",
     )
     place.add_argument("--dry-run", action="store_true", help="print the resolved config and its cost, then exit")
+    place.add_argument(
+        "--measure",
+        action="store_true",
+        help="with --dry-run: train each size for a few seconds on random tokens, and say how long the sweep takes",
+    )
+    place.add_argument(
+        "--tokens-per-s",
+        action="append",
+        default=[],
+        metavar="N",
+        help="with --dry-run: say how long the sweep takes if one trial trains on N tokens per second; SIZE=N for one "
+        "size; repeatable",
+    )
     return p
+
+
+def _paths(text: str) -> list[str]:
+    return [path for path in text.split(",") if path]
 
 
 def _slots(text: str) -> int | str:
@@ -162,12 +196,19 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
         fixed = [f"--{name}" for name in FIXED if values[name] is not None]
         if fixed:
             command_line.error(
-                f"--resume: a resumed sweep keeps its config, name, search, scheduler and seed "
+                f"--resume: a resumed sweep keeps its config, name, search, scheduler, compare and seed "
                 f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"
+    if (values["measure"] or values["tokens_per_s"]) and not values["dry_run"]:
+        option = "--measure" if values["measure"] else "--tokens-per-s"
+        command_line.error(f"{option}: must come with --dry-run ; add it, or leave this out")
+    if values["measure"] and values["tokens_per_s"]:
+        command_line.error("--measure: must not come with --tokens-per-s (got both); leave one out")
     config = DEFAULT_CONFIG if values["config"] is None else _find_config(values["config"])
-    return Options(**{**values, "config": config, "set": tuple(values["set"])})
+    return Options(
+        **{**values, "config": config, "set": tuple(values["set"]), "tokens_per_s": tuple(values["tokens_per_s"])}
+    )
 
 
 def shipped_configs() -> list[str]:

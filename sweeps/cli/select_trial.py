@@ -18,6 +18,7 @@ import optuna
 
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError
+from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.corpus.tokens import load_tokens
 from lmcore.errors import InputError
@@ -27,7 +28,8 @@ from lmcore.trainer import with_runtime
 from sweeps.cli.trial_options import BEST
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
 from sweeps.rundir.folder import RUNS, RunFolder
-from sweeps.spec.load import load_spec
+from sweeps.spec.arms import StudyPlan
+from sweeps.spec.load import load_kept
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.storage import quiet_optuna
@@ -51,11 +53,12 @@ class SelectedTrial:
     @property
     def title(self) -> str:
         """One line that describes the model."""
-        run, row = self.trained.run, self.trained.last_row or {}
+        run = self.trained.run
+        row: Row = self.trained.last_row or {}
         reported = row.get(col.STEP) == self.trained.step and row.get(col.VAL_LOSS) is not None
-        loss = f", {col.VAL_LOSS} {row[col.VAL_LOSS]:.3f}" if reported else ""
+        loss = f", {col.quoted_column(row)} {col.quoted_loss(row):.3f}" if reported else ""
         tied = "tied" if run.model.tie_embeddings else "untied"
-        steps = f"{self.trained.step} of {run.train.steps} updates"
+        steps = f"{self.trained.step} of {run.steps} updates"
         parameters = count_parameters(run.model).total
         return f"{self.id} ({self.status}): {parameters:,} parameters, {tied}, after {steps}{loss}"
 
@@ -74,7 +77,7 @@ def select_trial(path: Path, name: str = BEST) -> SelectedTrial:
     if not folder.sweep_yaml.is_file():
         nearest = RUNS / path if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
         raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {nearest}")
-    spec = load_spec(folder.sweep_yaml)
+    spec = load_kept(folder.sweep_yaml)
     trials = _read_trials(spec, folder)
     trial_id = _find(name, spec, trials, folder)
     try:
@@ -87,7 +90,7 @@ def select_trial(path: Path, name: str = BEST) -> SelectedTrial:
 
 
 class _Trial(NamedTuple):
-    size: str
+    plan: StudyPlan
     status: str
     loss: float
     run: dict[str, Any]
@@ -109,8 +112,8 @@ def _read_trials(spec: SweepSpec, folder: RunFolder) -> Trials:
     try:
         storage = optuna.storages.RDBStorage(url or "sqlite://", engine_kwargs=options, skip_table_creation=True)
         studies = optuna.get_all_study_names(storage)
-        for size in spec.size_names:
-            if (study := spec.study_name(size)) in studies:
+        for plan in (*spec.studies, *spec.confirmations):
+            if (study := spec.study_name(plan)) in studies:
                 for trial in optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False):
                     attributes = trial.user_attrs
                     if col.RUN in attributes:
@@ -118,7 +121,7 @@ def _read_trials(spec: SweepSpec, folder: RunFolder) -> Trials:
                         status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else col.RUNNING
                         loss = math.inf if trial.value is None else trial.value
                         # The id becomes part of a path, so it is not read from the database.
-                        trials[col.trial_id(size, trial.number)] = _Trial(size, status, loss, attributes[col.RUN])
+                        trials[col.trial_id(plan.id, trial.number)] = _Trial(plan, status, loss, attributes[col.RUN])
         storage.engine.dispose()
     except Exception as error:  # Optuna's, SQLAlchemy's, a driver's: for the user they all mean the same
         reason = str(error.__cause__ or error).strip().split("\n")[0].replace(url or label, label)
@@ -134,24 +137,29 @@ def _find(name: str, spec: SweepSpec, trials: Trials, folder: RunFolder) -> str:
     if name in trials:
         return name
     largest = max(spec.size_names, key=lambda size: count_parameters(spec.run_for(size, {}).model).total)
-    sizes = {BEST: largest, **{f"{BEST}:{size}": size for size in spec.size_names}}
+    names = dict.fromkeys((*spec.size_names, *(plan.group for plan in spec.studies)))
+    sizes = {BEST: largest, **{f"{BEST}:{size}": size for size in names}}
     if name not in sizes:
         nearest = difflib.get_close_matches(name, [*sizes, *trials], 3, cutoff=0)
         rule = f"must be best, best:SIZE or a trial of {folder.display} (got {name!r})"
         raise InputError(f"--trial: {rule}; the nearest are {', '.join(nearest)}")
     found = _best(trials, sizes[name])
     if found is None:
-        statuses = Counter(trial.status for trial in trials.values() if trial.size == sizes[name])
+        statuses = Counter(
+            trial.status for trial in trials.values() if sizes[name] in (trial.plan.size, trial.plan.group)
+        )
         counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "no trial"
-        others = [f"--trial {BEST}:{size}" for size in spec.size_names if _best(trials, size) is not None]
+        others = [f"--trial {BEST}:{size}" for size in names if _best(trials, size) is not None]
         remedy = f"give {' or '.join(others)}" if others else "wait, resume the sweep, or give one that is running"
         raise InputError(f"--trial {name}: size {sizes[name]} must have a complete trial (got {counts}); {remedy}")
     return found
 
 
 def _best(trials: Trials, size: str) -> str | None:
-    """The complete trial of a size with the lowest loss; the first one on a tie."""
-    complete = [name for name, trial in trials.items() if trial.size == size and trial.status == col.COMPLETE]
+    """The complete trial of the search of a size, or of a size and arm, with the lowest loss; the first on a tie."""
+    searched = {name: trial for name, trial in trials.items() if trial.plan.phase == col.SEARCH}
+    of_size = {name: trial for name, trial in searched.items() if size in (trial.plan.size, trial.plan.group)}
+    complete = [name for name, trial in of_size.items() if trial.status == col.COMPLETE]
     return min(complete, key=lambda name: trials[name].loss, default=None)
 
 
@@ -170,10 +178,10 @@ def _newest_model(trial_id: str, run: RunSpec, trials: Trials, folder: RunFolder
     if skipped:
         raise InputError(f"{trial_id}: must have a valid checkpoint of its own, but has none; {skipped[0]}")
     remedy = f"train it again with its config, {folder.display}/trials/{trial_id}/run.yaml"
-    of_size = [name for name, trial in trials.items() if trial.size == trials[trial_id].size]
+    of_size = [name for name, trial in trials.items() if trial.plan == trials[trial_id].plan]
     kept = [name for name in of_size if checkpoint_files(folder.trial(name))]
     if kept:
-        remedy = f"only the best three of a size keep theirs: give {' or '.join(kept[:3])}, or {remedy}"
+        remedy = f"only the best three of a study keep theirs: give {' or '.join(kept[:3])}, or {remedy}"
     raise InputError(f"{trial_id}: must have weights, but has none (it is {trials[trial_id].status}); {remedy}")
 
 

@@ -16,7 +16,7 @@ from sweeps.engine.placement import Placement
 from sweeps.engine.worker import SlotWorker
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.ledger import TrialHandle
+from sweeps.study.study_state import TrialHandle
 
 T = TypeVar("T")
 

@@ -20,6 +20,7 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.device import resolve_run, this_machine
 from lmcore.measure.slot_count import ThroughputSample, choose_slots, speedup
 from lmcore.measure.throughput import is_out_of_memory, measure_at, measure_doubling
+from lmcore.reports import previous_report, tokens_between_reports
 from lmcore.trainer import Trainer, with_runtime
 from sweeps.engine.slot_table import Costs, Signature
 from sweeps.rundir.checkpoints import (
@@ -107,7 +108,7 @@ class Trainers:
         samples, slots = self.samples(run), self.slots(run)
         if not samples or run.static_signature in self._looped:
             return Costs(single_s=0.0, batched_s=0.0)
-        single_s = run.train.eval_every * run.tokens_per_step / samples[0].tokens_per_s
+        single_s = tokens_between_reports(run) / samples[0].tokens_per_s
         return Costs(single_s, slots * single_s / speedup(samples, slots))
 
     def open(self, run: RunSpec) -> tuple[int, Costs]:
@@ -200,5 +201,5 @@ def _checkpoint_is_due(trainer: Trainer, k: int) -> bool:
     slot = trainer.slots[k]
     assert slot is not None
     every = slot.run.train.checkpoint_every or 1
-    before = slot.step - slot.run.train.eval_every
+    before = previous_report(slot.run, slot.step)
     return slot.finished or slot.step // every > before // every

@@ -194,7 +194,7 @@ class TrainingLoop:
         here = self.trials.get(trial)
         if here is None:
             return
-        last = row[col.STEP] >= here.run.train.steps
+        last = row[col.STEP] >= here.run.steps
         if not last:
             self._report(trial, row)
         if snapshot is not None:

@@ -36,8 +36,9 @@ def manifest(
     if storage is not None:
         shown = mask_password(storage)
         arguments, storage = [argument.replace(storage, shown) for argument in arguments], shown
+    plans = (*spec.studies, *spec.confirmations)
     return {
-        "schema": 1,
+        "schema": 2,
         "name": spec.name,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": [Path(sys.argv[0]).name, *arguments],
@@ -56,14 +57,28 @@ def manifest(
         "search": {
             "method": spec.search.method,
             "scheduler": spec.search.scheduler,
-            "trials": sum(spec.trials_of(size) for size in spec.size_names),
+            **({} if spec.as_many_as_fit else _numbers(spec)),
         },
         "slots": {
             choice.size: {"per_engine": choice.slots, "measured": [sample._asdict() for sample in choice.samples]}
             for choice in choices
         },
         "sizes": list(spec.size_names),
-        "studies": {size: spec.study_name(size) for size in spec.size_names},
+        "studies": [
+            {
+                "id": plan.id,
+                "study": spec.study_name(plan),
+                "size": plan.size,
+                "arm": plan.arm.name,
+                "phase": plan.phase,
+            }
+            for plan in plans
+        ],
+        "compare": {
+            "paths": list(spec.compare),
+            "arms": {arm.name: dict(arm.overrides) for arm in spec.arms if arm.name is not None},
+        },
+        "confirm": {**spec.confirm.model_dump(), "seed_values": list(spec.confirm_seeds) if spec.confirm.top else []},
         "storage": storage,
         "data": {
             "source": spec.data.source,
@@ -75,6 +90,12 @@ def manifest(
             "val_entropy_unigram": tokens.unigram_entropy,
         },
     }
+
+
+def _numbers(spec: SweepSpec) -> dict[str, int]:
+    """Numbers of trials, which nobody knows beforehand if search.time alone limits them."""
+    trials = sum(spec.trials_of(size) for size in spec.size_names)
+    return {"trials": trials, "most_trials": spec.most_trials}
 
 
 def versions() -> dict[str, str | None]:

@@ -6,16 +6,18 @@ from typing import Any
 
 from lmcore.corpus.tokens import Tokens, load_tokens
 from lmcore.errors import InputError
-from lmcore.runfile.paths import show
+from lmcore.runfile.paths import BUDGET, show
 from sweeps.rundir.folder import RunFolder
-from sweeps.spec.load import load_spec
+from sweeps.spec.load import load_kept
 from sweeps.spec.settings import strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
-SEARCH_MAY_CHANGE = ("search.trials", "search.concurrent", "search.slots", "search.hung_after_s")
-MAY_CHANGE = (*SEARCH_MAY_CHANGE, "notes", "tracking.project", "tracking.wandb")
+SEARCH_MAY_CHANGE = tuple(
+    f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")
+)
+MAY_CHANGE = (*SEARCH_MAY_CHANGE, "confirm", "notes", "tracking.project", "tracking.wandb")
 REASON = "so that new trials are comparable with earlier ones"
-REASONS = {"train.steps": "because the schedule of earlier trials ends there and ended trials are final"}
+REASONS = dict.fromkeys(BUDGET, "because the schedule of earlier trials ends there and ended trials are final")
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
 """Entries of the manifest that may affect a trial's numbers."""
 
@@ -28,18 +30,18 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     Example:
         resumed_spec(RunFolder.of_sweep(Path("runs/quick")), ["search.concurrent=2"], trials=32)
     """
-    begun = load_spec(folder.sweep_yaml).absolute()
-    spec = load_spec(folder.sweep_yaml, overrides, **flags).absolute()
+    begun = load_kept(folder.sweep_yaml).absolute()
+    spec = load_kept(folder.sweep_yaml, overrides, **flags).absolute()
     before, after = _flat(begun), _flat(spec)
     after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none
     for path in before:
         if before[path] != after[path] and path not in MAY_CHANGE:
             rule = f"must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])})"
             raise InputError(f"{path}: {rule}; start a new sweep with another --name")
-    for size in spec.size_names:
-        now, then = spec.trials_of(size), begun.trials_of(size)
-        if now < then:
-            rule = f"must not shrink (got {now} for {size}, which began with {then})"
+    for plan in spec.studies:
+        now, then = spec.trials_in(plan), begun.trials_in(plan)
+        if now < then and not begun.as_many_as_fit:
+            rule = f"must not shrink (got {now} for {plan.id}, which began with {then})"
             raise InputError(f"search.trials: {rule}; leave it out, or raise it")
     return spec
 

@@ -9,8 +9,18 @@ from typing import Any
 
 from lmcore.errors import InputError
 from lmcore.runfile import yaml_file
-from lmcore.runfile.paths import REQUIRED, RUN_DEFAULTS, FieldError, defaults, show, unknown, whole_numbers
+from lmcore.runfile.paths import (
+    BUDGET,
+    REQUIRED,
+    RUN_DEFAULTS,
+    FieldError,
+    defaults,
+    show,
+    unknown,
+    whole_numbers,
+)
 from lmcore.runfile.run_file import located, resolve_vocab_size
+from sweeps.spec.arms import ConfirmConfig
 from sweeps.spec.settings import SearchConfig, TrackingConfig
 from sweeps.spec.sweep_spec import SweepSpec
 
@@ -18,7 +28,8 @@ SETTABLE: dict[str, Any] = {
     **RUN_DEFAULTS,
     **{f"search.{name}": default for name, default in defaults(SearchConfig).items()},
     **{f"tracking.{name}": default for name, default in defaults(TrackingConfig).items()},
-    **dict.fromkeys(("name", "notes", "space", "sizes", "experiments"), REQUIRED),
+    **{f"confirm.{name}": default for name, default in defaults(ConfirmConfig).items()},
+    **dict.fromkeys(("name", "notes", "space", "sizes", "experiments", "compare"), REQUIRED),
 }
 """Every dotted path that `--set` accepts, with its default. `space.<path>` is accepted as well."""
 
@@ -26,6 +37,8 @@ FLAGS = {
     "search": "search.method",
     "scheduler": "search.scheduler",
     "trials": "search.trials",
+    "time": "search.time",
+    "compare": "compare",
     "seed": "search.seed",
     "slots": "search.slots",
     "name": "name",
@@ -37,7 +50,8 @@ FLAGS = {
 def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
     """Read a sweep's YAML file, then apply `--set` texts (`a.b=value`), then flags (see FLAGS; None means not given).
 
-    A path that `--set` gives a value is removed from the space. A sweep without a name is named after its file. Raises
+    A path that `--set` gives a value is removed from the space, and a budget such as train.tokens replaces the file's,
+    whichever field that is in; notes say so. A sweep without a name is named after its file. Raises
     InputError if the file or an option is wrong.
 
     Example:
@@ -46,6 +60,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
     source = yaml_file.read_yaml(path)
     known = {**dict.fromkeys(SweepSpec.model_fields, REQUIRED), **SETTABLE}
     set_by: dict[str, str] = {}
+    notes: list[str] = []
     with located(source, known, set_by):
         draft = source.draft()
         draft.setdefault("name", Path(path).stem)
@@ -54,8 +69,11 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
             if not equals:
                 raise InputError(f"--set: must read PATH=VALUE (got {show(text)}); write for example optim.lr=1e-3")
             set_by[target] = f"--set {target}"
-            _put(draft, target, yaml_file.parse_value(value, f"--set {target}"))
-        notes = _pin(draft, set_by)
+            parsed = yaml_file.parse_value(value, f"--set {target}")
+            _put(draft, target, parsed)
+            if target in BUDGET and parsed is not None:
+                notes += _replace_budget(draft, target)
+        notes += _pin(draft, set_by)
         for flag, value in flags.items():
             if value is not None:
                 set_by[FLAGS[flag]] = f"--{flag}"
@@ -64,6 +82,19 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
             draft["notes"] += notes
         resolve_vocab_size(draft)
         return SweepSpec.model_validate(whole_numbers(SweepSpec, draft))
+
+
+def load_kept(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
+    """`load_spec` for the sweep.yaml of a run's folder, which may have been written by an earlier version.
+
+    Before search.allow_unequal_budgets there was no rule about budgets, and such a sweep goes on without one.
+
+    Example:
+        spec = load_kept(folder.sweep_yaml)
+    """
+    search = yaml_file.read_yaml(path).values.get("search")
+    older = isinstance(search, dict) and "allow_unequal_budgets" not in search
+    return load_spec(path, [*(["search.allow_unequal_budgets=true"] if older else []), *overrides], **flags)
 
 
 def _put(draft: dict[str, Any], path: str, value: Any) -> None:
@@ -77,15 +108,35 @@ def _put(draft: dict[str, Any], path: str, value: Any) -> None:
     values[name if dot else path] = value
 
 
+def _replace_budget(draft: dict[str, Any], path: str) -> list[str]:
+    """Remove the budgets that the one just set at `path` replaces, and return a note for each."""
+    notes = []
+    for section, other in ((other.split(".")[0], other) for other in BUDGET if other != path):
+        name = other.split(".")[1]
+        replaced, draft[section][name] = draft[section].get(name), None
+        if replaced is not None:
+            number = f"{replaced:.15g}" if isinstance(replaced, float) else show(replaced)
+            notes.append(f"{path} is set and replaces {other} {number}")
+        if isinstance(draft.get("space"), dict) and draft["space"].pop(other, None) is not None:
+            notes.append(f"{path} is set and therefore {other} is not searched")
+    return notes
+
+
 def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
     """Remove the paths that were set from the space and return notes about it. FieldError if one has no effect."""
     notes = []
     for path in (path for path in paths if path in RUN_DEFAULTS):
         if isinstance(draft.get("space"), dict) and path in draft["space"]:
             del draft["space"][path]
-            notes.append(f"{path} is set and therefore not searched")
+            compared = isinstance(draft.get("compare"), list) and path in draft["compare"]
+            if compared:
+                draft["compare"] = [other for other in draft["compare"] if other != path]
+            notes.append(f"{path} is set and therefore not {'compared' if compared else 'searched'}")
         sizes = draft["sizes"] if isinstance(draft.get("sizes"), list) else []
-        owners = [str(size.get("name")) for size in sizes if isinstance(size, dict) and path in size]
+        same = BUDGET if path in BUDGET else (path,)
+        owners = [
+            str(size.get("name")) for size in sizes if isinstance(size, dict) and not size.keys().isdisjoint(same)
+        ]
         if owners and len(owners) == len(sizes):
             rule = f"must not be set by every size as well (got {', '.join(owners)}), or it has no effect"
             raise FieldError(path, f"{rule}; add --set sizes=[], or change the sizes in the file")

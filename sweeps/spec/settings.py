@@ -10,7 +10,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, PositiveInt
 
 from lmcore.columns import VAL_LOSS
-from lmcore.config import Config, Seed
+from lmcore.config import Config, PositiveFloat, Seed
+from sweeps.spec.duration import Duration
 
 Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
@@ -31,12 +32,22 @@ class SearchConfig(Config):
     process (gp) or by CMA-ES (cmaes); experiments runs the listed experiments and searches nothing."""
     trials: PositiveInt | None = None
     """Number of trials of all sizes together, at least 1, dealt out to the sizes in turn; null means every grid point,
-    every experiment, or 16 trials."""
+    every experiment, or else as many as fit in time, or 16 trials without one."""
+    time: Duration | None = None
+    """Wall time of the sweep, such as 2h, 1h30m, 90m or 45s, or seconds, counted from each start of the command: no
+    new trial begins that could not finish in time, with its confirmation; what runs is finished; null means no
+    limit."""
+    stop_at: PositiveFloat | None = None
+    """Target loss in nats per token, above 0: once a complete trial of a study has reached it, the study begins no
+    more trials; null means no target."""
+    allow_unequal_budgets: bool = False
+    """Whether trials of a size may train on different numbers of tokens; their losses then differ by how long they
+    trained, too."""
     scheduler: Scheduler = "asha"
     """Which rule stops unpromising trials early: successive halving (asha), hyperband or the median rule; none trains
     every trial to its end."""
     metric: Literal["val_loss"] = VAL_LOSS
-    """What is minimized: always val_loss, the validation loss in nats per token."""
+    """What is minimized: always val_loss, the validation loss in nats per token; of a complete trial the final one."""
     seed: Seed = 0
     """Seed of the sampler, and of the choice from a grid that has more points than there are trials; at least 0."""
     slots: Literal["auto"] | PositiveInt = "auto"
@@ -53,8 +64,9 @@ class SearchConfig(Config):
     """Number of random trials of each size, at least 1, before its model-based search begins; null means a quarter of
     the size's trials, but no fewer than 4 and no more than 10."""
     hung_after_s: Annotated[float, Field(gt=0)] = 1800.0
-    """Seconds, above 0, that an engine may take for one interval of training, compilation included; after that it is
-    considered hung and restarted, and its trials continue from their checkpoints."""
+    """Seconds, above 0, that an engine may take for one interval of training, compilation and evaluation included (the
+    final evaluation costs up to 5 % of a run); after that it is considered hung and restarted, and its trials continue
+    from their checkpoints."""
     storage: Annotated[str, Field(min_length=1)] | None = None
     """Optuna storage URL of the studies, such as postgresql://user@host/sweeps; null means study.db in the run's
     folder."""

@@ -108,6 +108,16 @@ Space = dict[str, Annotated[Entry, BeforeValidator(_parse)]]
 """Entries by dotted path."""
 
 
+def choices_of(entry: Entry) -> tuple[Any, ...]:
+    """The choices of an entry; none if it is a range."""
+    return entry.choices if isinstance(entry, Choices) else ()
+
+
+def contains(entry: Entry, number: int) -> bool:
+    """Whether a trial may have this number."""
+    return number in entry.choices if isinstance(entry, Choices) else entry.low <= number <= entry.high
+
+
 def check_entry(path: str, entry: Entry) -> None:
     """FieldError if a range does not suit the field at `path`. Single values are checked with the runs they lead to."""
     if isinstance(entry, Choices):

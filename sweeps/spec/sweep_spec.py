@@ -4,6 +4,7 @@ Validation is eager: every size, every extreme value of the space and every expe
 trial fails an hour later because of its config. Neither torch nor Optuna is imported.
 """
 
+import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,13 +15,18 @@ from pydantic import Field, model_validator
 from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.corpus.text import STDLIB
 from lmcore.runfile import yaml_file
-from lmcore.runfile.paths import RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, show, unknown
+from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, layered, show, unknown
 from lmcore.runfile.run_file import ONLY_SIZE
+from sweeps.spec import budgets
 from sweeps.spec import space as spaces
+from sweeps.spec.arms import Arm, ConfirmConfig, StudyPlan, arms_of, check_compare
 from sweeps.spec.settings import SearchConfig, TrackingConfig, absolute_url
 from sweeps.spec.sizes import Experiment, Name, Size, check_unique_names
 
 DEFAULT_TRIALS = 16
+MANY_TRIALS = 10**6
+"""Stands for as many trials as fit in search.time, which nobody knows beforehand."""
+MAX_STUDY_NAME = 64
 
 
 class SweepSpec(Config):
@@ -49,6 +55,11 @@ class SweepSpec(Config):
     """Range or choices of each field that is searched, by dotted path such as optim.lr; experiments do not use it."""
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
     """Named sizes of the model, each searched in its own study; without any, the base run is the only size, main."""
+    compare: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Dotted paths of the space whose choices are compared. Each combination of their values is an arm, which has a
+    study of its own for each size, and its share of the trials."""
+    confirm: ConfirmConfig = ConfirmConfig()
+    """How the best settings are trained again under new seeds, so that the result is not what was selected on."""
     experiments: Annotated[tuple[Experiment, ...], Field(strict=False)] = ()
     """Named overrides that search.method: experiments trains, once for each size."""
     tracking: TrackingConfig = TrackingConfig()
@@ -63,6 +74,8 @@ class SweepSpec(Config):
         self._check_paths()
         self._check_runs()
         self._check_search()
+        self._check_studies()
+        self._check_budgets()
         return self
 
     @property
@@ -91,9 +104,9 @@ class SweepSpec(Config):
     def single(self, name: str, run: RunSpec) -> "SweepSpec":
         """A sweep called `name` that trains `run` alone, to its end."""
         once = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
-        alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": ()}
+        alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": (), "compare": ()}
         search = {**self.search.model_dump(), **once}
-        return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search})
+        return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search, "confirm": {"top": 0}})
 
     def absolute(self) -> "SweepSpec":
         """This spec with absolute paths to its data and studies, valid from any working directory."""
@@ -108,33 +121,108 @@ class SweepSpec(Config):
         return {experiment.name: experiment.overrides for experiment in self.experiments}[name]
 
     def run_for(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
-        """The run of one trial: the base run, then the size's overrides, then the trial's. FieldError if not valid."""
-        return apply(self.base, {**self._size_overrides(size_name), **overrides})
+        """The run of one trial: the base run, then the size's overrides, then the trial's. FieldError if not valid.
 
-    def study_name(self, size_name: str) -> str:
-        """Name of a size's study: the size's name, after the sweep's where sweeps may share a storage."""
-        return size_name if self.search.storage is None else f"{self.name}/{size_name}"
+        Its budget is in train.steps. If trials of the size may have different batches, it has train.eval_tokens, so
+        that all report at equal tokens.
+        """
+        run = self.unresolved_run(size_name, overrides)
+        if run.train.eval_tokens is None and not self.search.allow_unequal_budgets and budgets.batches_vary(self):
+            base = self.unresolved_run(size_name, {})
+            eval_tokens = base.train.eval_every * base.tokens_per_step
+            run = run.model_copy(update={"train": run.train.model_copy(update={"eval_tokens": eval_tokens})})
+        return run.in_steps()
+
+    def unresolved_run(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
+        """`run_for` with the budget as it was given."""
+        return apply(self.base, layered(self._size_overrides(size_name), overrides))
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms that `compare` makes, in order; one without a name if there is no `compare`."""
+        return arms_of(self.compare, {path: spaces.choices_of(self.space[path]) for path in self.compare})
+
+    @property
+    def studies(self) -> tuple[StudyPlan, ...]:
+        """The search studies, one for each size and arm."""
+        return tuple(StudyPlan(size, arm) for size in self.size_names for arm in self.arms)
+
+    @property
+    def confirmations(self) -> tuple[StudyPlan, ...]:
+        """The studies of confirmation runs; none if nothing is confirmed."""
+        return tuple(plan.confirmation for plan in self.studies) if self.confirm.top else ()
+
+    @property
+    def searched(self) -> spaces.Space:
+        """The part of the space that each study searches: without the compared fields."""
+        return {path: entry for path, entry in self.space.items() if path not in self.compare}
+
+    @property
+    def confirm_seeds(self) -> tuple[int, ...]:
+        """The seeds of confirmation runs: the smallest that no run of the search may have."""
+        paths = ("train.seed", "data.seed")
+        sections = (*(size.overrides for size in self.sizes), *(one.overrides for one in self.experiments))
+        used = {
+            self.train.seed,
+            self.data.seed,
+            *(section[path] for section in sections for path in paths if path in section),
+        }
+        entries = [self.space[path] for path in paths if path in self.space]
+        free = (n for n in itertools.count() if n not in used and not any(spaces.contains(e, n) for e in entries))
+        return tuple(itertools.islice(free, self.confirm.seeds))
+
+    def study_name(self, plan: StudyPlan) -> str:
+        """Name of a study in Optuna: after the sweep's name where sweeps may share a storage."""
+        return plan.name if self.search.storage is None else f"{self.name}/{plan.name}"
 
     def longest_context(self) -> int:
         """T of the size with the longest context, in tokens."""
         return max(self.run_for(size_name, {}).model.context_length for size_name in self.size_names)
 
-    def trials_of(self, size_name: str) -> int:
-        """Number of trials of one size: its share of search.trials, but no more than a grid or list has."""
-        total, sizes = self.search.trials or DEFAULT_TRIALS, self.size_names
-        share = total // len(sizes) + (sizes.index(size_name) < total % len(sizes))
+    def trials_in(self, plan: StudyPlan) -> int:
+        """Number of trials of a search study: its share of search.trials, but no more than a grid or list has.
+
+        MANY_TRIALS if `as_many_as_fit`.
+        """
+        if self.as_many_as_fit:
+            return MANY_TRIALS
+        total, studies = self.search.trials or DEFAULT_TRIALS, self.studies
+        share = total // len(studies) + (studies.index(plan) < total % len(studies))
         if self.search.method not in ("experiments", "grid"):
             return share
-        listed = len(self.experiments if self.search.method == "experiments" else spaces.grid(self.space))
+        listed = len(self.experiments if self.search.method == "experiments" else spaces.grid(self.searched))
         return listed if self.search.trials is None else min(share, listed)
 
-    def startup_trials(self, size_name: str) -> int:
-        """Number of random trials of one size before its model-based search starts."""
-        return self.search.startup_trials or min(max(4, self.trials_of(size_name) // 4), 10)
+    @property
+    def as_many_as_fit(self) -> bool:
+        """Whether search.time alone limits the number of trials."""
+        listed = self.search.method in ("experiments", "grid")
+        return self.search.time is not None and self.search.trials is None and not listed
+
+    def trials_of(self, size_name: str) -> int:
+        """Number of trials of the search of one size, in all arms."""
+        return sum(self.trials_in(plan) for plan in self.studies if plan.size == size_name)
+
+    def confirm_runs_of(self, size_name: str) -> int:
+        """Most confirmation runs of one size: those of a race in which nobody is beaten."""
+        plans = [plan for plan in self.studies if plan.size == size_name]
+        if self.search.method == "experiments":
+            return self.confirm.seeds * sum(map(self.trials_in, plans)) if self.confirm.top else 0
+        return sum(min(self.confirm.top, self.trials_in(plan)) * self.confirm.seeds for plan in plans)
+
+    @property
+    def most_trials(self) -> int:
+        """Number of trials of the whole sweep, if no confirmation run is left out."""
+        return sum(self.trials_of(size) + self.confirm_runs_of(size) for size in self.size_names)
+
+    def startup_trials(self, plan: StudyPlan) -> int:
+        """Number of random trials of a study before its model-based search starts."""
+        return self.search.startup_trials or min(max(4, self.trials_in(plan) // 4), 10)
 
     def grace_steps(self, size_name: str) -> int:
         """Number of updates before which no trial of one size is stopped early."""
         train = self.run_for(size_name, {}).train
+        assert train.steps is not None  # run_for resolves the budget
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
 
     def _size_overrides(self, size_name: str) -> dict[str, Any]:
@@ -151,14 +239,19 @@ class SweepSpec(Config):
         for path, entry in self.space.items():
             _check_may_vary("space", f"space.{path}", path)
             spaces.check_entry(path, entry)
+        if len(searched := [path for path in BUDGET if path in self.space]) > 1:
+            rule = f"must be the only budget that is searched (got space.{searched[0]} too)"
+            raise FieldError(f"space.{searched[1]}", f"{rule}; remove one of them")
         spaces.check_combinations(self.space)
         for variant in (*self.sizes, *self.experiments):
             section = "sizes" if isinstance(variant, Size) else "experiments"
             for path, value in variant.overrides.items():
                 place = f"{section}.{variant.name}.{path}"
                 _check_may_vary(section, place, path)
-                if section == "sizes" and path in self.space:
-                    raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{path}")
+                same = BUDGET if path in BUDGET else (path,)
+                searched = [other for other in same if other in self.space]
+                if section == "sizes" and searched:
+                    raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{searched[0]}")
 
     def _check_runs(self) -> None:
         """Every size must make a valid run, also with every corner of the space and with every experiment."""
@@ -194,6 +287,38 @@ class SweepSpec(Config):
             raise FieldError("space", f"{rule}; add `optim.lr: {{low: 3e-4, high: 3e-2, log: true}}`, or run 1 trial")
         elif method == "grid":
             spaces.check_grid(self.space)
+
+    def _check_budgets(self) -> None:
+        """Trials of a size must train on equal tokens, unless they may not; those that are confirmed always must."""
+        if not self.search.allow_unequal_budgets:
+            budgets.check_equal(self)
+        elif self.confirm.top:
+            try:
+                budgets.check_equal(self)
+            except FieldError as error:
+                rule = f"must be 0 where trials of a size train on different numbers of tokens (got {self.confirm.top}"
+                remedy = "set train.tokens, or confirm.top: 0"
+                raise FieldError("confirm.top", f"{rule}; {error.field} varies it); {remedy}") from None
+
+    def _check_studies(self) -> None:
+        """The compared fields must make arms with names of their own, and each study must get a trial."""
+        check_compare(self.compare, self.space, self.search.method == "experiments")
+        studies = self.studies
+        ids = [plan.id.casefold() for plan in (*studies, *(plan.confirmation for plan in studies))]
+        for plan in studies:
+            if len(plan.group) > MAX_STUDY_NAME:
+                rule = f"size and arm must make a name of at most {MAX_STUDY_NAME} characters (got {plan.group!r})"
+                raise FieldError("compare", f"{rule}; shorten the size's name")
+            if ids.count(plan.id.casefold()) > 1:
+                rule = f"must make names that no other size and arm has (got {plan.id!r} twice)"
+                raise FieldError("compare" if self.compare else "sizes", f"{rule}; rename a size")
+        if self.compare and any(not self.trials_in(plan) for plan in studies):
+            rule = f"must be at least 1 for each size and arm (got {self.search.trials} for {len(studies)})"
+            raise FieldError("search.trials", f"{rule}; raise it")
+        same = self.compare and not self.searched and self.search.method != "grid"
+        if same and any(self.trials_in(plan) > 1 for plan in studies):
+            rule = "must hold a field besides those that are compared, or all trials of an arm are the same"
+            raise FieldError("space", f"{rule} (got {', '.join(self.compare)}); add one, or use search.method: grid")
 
 
 def dump_yaml(spec: SweepSpec) -> str:

@@ -15,7 +15,10 @@ def divergence(row: Row, vocab_size: int) -> str | None:
     'val_loss 9.500 is above 2 ln V = 9.149 at step 25'
     """
     step, val_loss = row[col.STEP], row[col.VAL_LOSS]
-    for name, loss in ((col.TRAIN_LOSS, row[col.TRAIN_LOSS]), (col.VAL_LOSS, val_loss)):
+    final = row.get(col.FINAL_VAL_LOSS)
+    losses = [(col.TRAIN_LOSS, row[col.TRAIN_LOSS]), (col.VAL_LOSS, val_loss)]
+    losses += [] if final is None else [(col.FINAL_VAL_LOSS, final)]
+    for name, loss in losses:
         if not math.isfinite(loss):
             return f"{name} is {loss} at step {step}"
     limit = 2 * math.log(vocab_size)

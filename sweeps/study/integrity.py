@@ -16,6 +16,7 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.errors import InputError
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.schedulers import step_in_study
 
 RESTORE = "restore it from a copy"
 
@@ -52,16 +53,16 @@ def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Ma
     `rows` and `label` are as in `check_file`.
     """
     trials: dict[str, FrozenTrial] = {}
-    for size in spec.size_names:
+    for plan in (*spec.studies, *spec.confirmations):
         try:
-            study_id = storage.get_study_id_from_name(spec.study_name(size))
+            study_id = storage.get_study_id_from_name(spec.study_name(plan))
         except KeyError:
             continue
         for trial in storage.get_all_trials(study_id, deepcopy=False):
-            name = col.trial_id(size, trial.number)
+            name = col.trial_id(plan.id, trial.number)
             trials[name] = trial
             if trial.user_attrs.get(col.TRIAL, name) != name:  # it names a folder
-                raise InputError(f"{label}: trial {trial.number} of {size} must be called {name}; {RESTORE}")
+                raise InputError(f"{label}: trial {trial.number} of {plan.name} must be called {name}; {RESTORE}")
             if trial.state is TrialState.COMPLETE and trial.values is None:
                 raise InputError(f"{label}: must have the loss of {name}, which is complete, but has none; {RESTORE}")
     for name, row in rows.items():
@@ -70,7 +71,8 @@ def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Ma
                 f"{label}: must hold every trial that has rows in metrics.jsonl, but lacks {name}; {RESTORE}"
             )
         step = row[col.STEP]
-        if math.isfinite(row[col.VAL_LOSS]) and step not in trials[name].intermediate_values:
+        known = trials[name].intermediate_values
+        if math.isfinite(row[col.VAL_LOSS]) and step_in_study(trials[name], step) not in known:
             raise InputError(f"{label}: must have the loss of {name} at step {step}, as metrics.jsonl has; {RESTORE}")
     for name, trial in trials.items():
         status = trial.user_attrs.get(col.STATUS, col.RUNNING)

@@ -1,62 +1,37 @@
-"""The ledger of a sweep: its Optuna studies, one per size, and the only code that reads or writes them.
+"""The ledger of a sweep: its Optuna studies, and the only code that reads or writes them.
 
-The studies are the sweep's only memory. What Optuna is told about a trial:
+The studies are the sweep's only memory. Each size and arm has one for its search (`sweeps.study.study_state`) and, if
+the sweep confirms its results, one for that (`sweeps.study.confirmation`). What Optuna is told about a trial:
 
 | status   | Optuna state | value                                                                     |
 |----------|--------------|---------------------------------------------------------------------------|
 | running  | RUNNING      | none yet; a trial that was interrupted stays RUNNING and is resumed       |
-| complete | COMPLETE     | the last validation loss                                                  |
+| complete | COMPLETE     | the final validation loss (`lmcore.columns.quoted_loss`)                  |
 | pruned   | PRUNED       | none is told; Optuna shows the last intermediate value                    |
 | diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
 | failed   | FAIL         | none; the error message is an attribute                                   |
 """
 
-import bisect
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
-from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.spec.space import distributions
+from lmcore.device import training_flops
+from lmcore.reports import comparable_step
+from sweeps.spec.arms import StudyPlan
+from sweeps.spec.duration import show_duration
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.confirmation import Confirmation
+from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence
-from sweeps.study.open_study import open_study
-from sweeps.study.samplers import complete_suggestion, sampler_for
-from sweeps.study.schedulers import EarlyStopping
-from sweeps.study.storage import running_trial
-
-
-@dataclass
-class TrialHandle:
-    """A live trial: the ledger has handed it out and not yet told the study how it ended.
-
-    Example:
-        trial = ledger.ask("xs")
-        trial.id, trial.run.optim.lr, trial.status  # ("xs-0003", 0.0071, "running")
-    """
-
-    id: str
-    size: str
-    experiment: str | None
-    run: RunSpec
-    trial: optuna.Trial
-    last_row: Row | None = None
-    status: str = col.RUNNING
-    message: str | None = None  # why it diverged or failed, in one line
-    error: str | None = None  # the whole text of the error that it failed with
-    requeues: int = 0  # how often it went back to the queue
-
-    @property
-    def name(self) -> str:
-        """The id, followed by the experiment's name if there is one."""
-        return self.id if self.experiment is None else f"{self.id} {self.experiment}"
+from sweeps.study.study_state import StudyState, TrialHandle
 
 
 @dataclass
@@ -74,94 +49,136 @@ class Ledger:
     storage: optuna.storages.BaseStorage
     last_rows: Mapping[str, Row] = field(default_factory=dict)  # on resume: each trial's last row from metrics.jsonl
     live: dict[str, TrialHandle] = field(default_factory=dict)
+    deadline: Deadline = field(default_factory=lambda: Deadline(None))
 
     def __post_init__(self) -> None:
-        # Experiments search nothing: their overrides are in the config, under the experiment's name.
-        self._space = {} if self.spec.search.method == "experiments" else distributions(self.spec.space)
-        self.studies = {size: open_study(self.spec, size, self.storage) for size in self.spec.size_names}
-        trials = {size: study.get_trials(deepcopy=False) for size, study in self.studies.items()}
-        # Counts and ranking are kept here, because listing a study's trials takes longer as it grows.
-        self._total = {size: self.spec.trials_of(size) for size in self.studies}
-        self._asked = {size: sum(t.state is not TrialState.WAITING for t in trials[size]) for size in trials}
-        self._complete = {size: _complete_trials(trials[size]) for size in trials}
-        self._early_stopping: dict[str, EarlyStopping] = {}
-        self._unfinished: dict[str, list[TrialHandle]] = {size: [] for size in self.studies}
-        for size, study in self.studies.items():
-            last_steps = {t.number: self._last_row(size, t.number).get(col.STEP, 0) for t in trials[size]}
-            self._early_stopping[size] = EarlyStopping(study, last_steps)
-            for frozen in trials[size]:
-                if frozen.state is TrialState.RUNNING:
-                    self._resume_trial(size, frozen)
+        spec = self.spec
+        self._interrupted = False  # a trial that was interrupted is neither live nor left, and its search not over
+        self.studies: dict[str, StudyState] = {}
+        """By id of the study: those of the search, then those of the confirmation."""
+        for plan in spec.studies:
+            self.studies[plan.id] = StudyState(spec, plan, self.storage, self.last_rows)
+        for plan in spec.confirmations:
+            search = self.studies[plan.group]
+            self.studies[plan.id] = StudyState(spec, plan, self.storage, self.last_rows, search)
+        self._confirmations: dict[str, Confirmation] = {}
+        if spec.confirm.top:
+            for size in spec.size_names:
+                pairs = [(self._of(plan), self._of(plan.confirmation)) for plan in spec.studies if plan.size == size]
+                searches, confirms = zip(*pairs, strict=True)
+                experiments = spec.search.method == "experiments"
+                self._confirmations[size] = Confirmation(
+                    searches, confirms, spec.confirm.top, spec.confirm_seeds, experiments
+                )
+        for state in self.studies.values():
+            for handle in state.ended:
+                if handle.message is None and handle.last_row is not None:
+                    handle.message = divergence(handle.last_row, handle.run.model.vocab_size)
+                self.live[handle.id] = handle
+        for trial_id in tuple(self.live):
+            self.end(trial_id)
+        for size in spec.size_names:
+            self._confirm(size)
 
-    def _resume_trial(self, size: str, frozen: FrozenTrial) -> None:
-        """Put a trial that an earlier driver left RUNNING in the queue, or end it if its last row has ended it."""
-        trial = running_trial(self._study_with_sampler(size, frozen.number), self.storage, frozen.number)
-        complete_suggestion(trial, self._space)
-        handle = self._handle(size, trial)
-        handle.last_row = self._last_row(size, frozen.number) or None
-        handle.status = frozen.user_attrs.get(col.STATUS, (handle.last_row or {}).get(col.STATUS, col.RUNNING))
-        if handle.status == col.RUNNING:
-            self._unfinished[size].append(handle)
+    def _of(self, plan: StudyPlan) -> StudyState:
+        return self.studies[plan.id]
+
+    def _states(self, size: str, phase: str) -> list[StudyState]:
+        return [state for state in self.studies.values() if (state.plan.size, state.plan.phase) == (size, phase)]
+
+    def _confirm(self, size: str) -> None:
+        """Once the search of a size is over, enqueue the confirmation runs that its results ask for."""
+        if (
+            self._interrupted
+            or size not in self._confirmations
+            or any(state.left for state in self._states(size, col.SEARCH))
+        ):
             return
-        handle.message = frozen.user_attrs.get(col.MESSAGE)
-        if handle.message is None and handle.last_row is not None:
-            handle.message = divergence(handle.last_row, handle.run.model.vocab_size)
-        self.live[handle.id] = handle
-        self.end(handle.id)
+        if not any(live.size == size and live.plan.phase == col.SEARCH for live in self.live.values()):
+            self._confirmations[size].advance()
 
-    def _study_with_sampler(self, size: str, number: int) -> optuna.Study:
-        """The study of `size`, with the sampler for the trial of this number."""
-        self.studies[size].sampler = sampler_for(self.spec.search, size, number, self.spec.startup_trials(size))
-        return self.studies[size]
+    def _close_studies(self) -> None:
+        """End the search of studies that reached search.stop_at, or that have no time left for another trial."""
+        search = self.spec.search
+        if search.time is None and search.stop_at is None:
+            return
+        for plan in self.spec.studies:
+            state = self._of(plan)
+            if state.unfinished or state.asked >= state.total:
+                continue
+            if state.has_reached(search.stop_at):
+                state.close(f"{plan.id}: the target was reached, search.stop_at {search.stop_at:g}")
+            elif not self.deadline.fits(
+                state.trial_flops, list(map(_flops_left, self.live.values())), self._reserved()
+            ):
+                limit = show_duration(search.time or 0)
+                state.close(f"{plan.id}: one more trial would not have finished within search.time, {limit}")
+            else:
+                continue
+            self._confirm(plan.size)
 
-    def _last_row(self, size: str, number: int) -> Row:
-        return self.last_rows.get(col.trial_id(size, number), {})
+    def _reserved(self) -> float:
+        """FLOPs that the confirmation still needs at most, beside its runs that are live."""
+        flops = 0.0
+        for plan in self.spec.confirmations:
+            state, search = self._of(plan), self._of(StudyPlan(plan.size, plan.arm))
+            runs = self.spec.confirm.seeds * (
+                search.asked if self.spec.search.method == "experiments" else self.spec.confirm.top
+            )
+            flops += max(0, runs - state.asked) * search.trial_flops
+        return flops
 
-    def _handle(self, size: str, trial: optuna.Trial) -> TrialHandle:
-        """The handle of a trial. Writes its id, run and parameter counts to the study."""
-        experiment = trial.user_attrs.get(col.EXPERIMENT)
-        overrides = self.spec.experiment(experiment) if experiment else dict(trial.params)
-        run = self.spec.run_for(size, overrides)
-        handle = TrialHandle(col.trial_id(size, trial.number), size, experiment, run, trial)
-        if col.COUNTS not in trial.user_attrs:
-            # Few and large attributes: each is a transaction of its own, some milliseconds with SQLite.
-            trial.set_user_attr(col.TRIAL, handle.id)
-            trial.set_user_attr(col.RUN, run.model_dump())
-            counts = count_parameters(run.model)
-            values = estimate_parameters(run.model), counts.total, counts.non_embedding, flops_per_token(run.model)
-            trial.set_user_attr(col.COUNTS, dict(zip(col.COUNT_COLUMNS, values, strict=True)))
-        return handle
+    def why_stopped(self) -> list[str]:
+        """Why studies got fewer trials than search.trials says, a line each."""
+        return [state.closed for state in self.studies.values() if state.closed]
 
     @property
     def sizes_left(self) -> list[str]:
-        """Sizes with trials left to ask for: those with unfinished trials, or else all, least asked first."""
-        unfinished = [size for size, trials in self._unfinished.items() if trials]
-        left = [size for size, asked in self._asked.items() if asked < self._total[size]]
-        return unfinished or sorted(left, key=self._asked.__getitem__)
+        """Sizes with trials to ask for now: those with unfinished trials, or else all, least asked first."""
+        self._close_studies()
+        sizes = {
+            size: [s for s in self.studies.values() if s.plan.size == size and s.left] for size in self.spec.size_names
+        }
+        unfinished = [size for size, states in sizes.items() if any(state.unfinished for state in states)]
+        left = [size for size, states in sizes.items() if states]
+        return unfinished or sorted(left, key=self._asked)
+
+    def _asked(self, size: str) -> int:
+        return sum(state.asked for state in self.studies.values() if state.plan.size == size)
+
+    @property
+    def more_may_come(self) -> bool:
+        """Whether the trials that are running may be followed by others: the confirmation is not over."""
+        return not all(confirmation.over for confirmation in self._confirmations.values())
+
+    @property
+    def over(self) -> bool:
+        """Whether all trials have ended, and no others will follow."""
+        return not self.sizes_left and not self.live and not self.more_may_come
 
     def ask(self, size: str) -> TrialHandle:
-        """The next trial of a size in `sizes_left`; unfinished trials come first."""
-        if self._unfinished[size]:
-            handle = self._unfinished[size].pop(0)
-        else:
-            handle = self._handle(size, self._study_with_sampler(size, self._asked[size]).ask(self._space))
-            self._early_stopping[size].start(handle.trial)
-            self._asked[size] += 1
+        """The next trial of a size in `sizes_left`: unfinished trials first, then arms by turns."""
+        left = [state for state in self.studies.values() if state.plan.size == size and state.left]
+        state = min(left, key=lambda state: (not state.unfinished, state.asked))
+        handle = state.ask()
         self.live[handle.id] = handle
         return handle
 
     def report(self, trial_id: str, row: Row) -> str:
         """Take a trial's report row and return its status from now on; anything but running means: stop it."""
         handle = self.live[trial_id]
+        known = handle.last_row or {col.STEP: 0, col.ELAPSED_S: 0.0}
+        flops = training_flops(handle.run) * (row[col.STEP] - known[col.STEP]) / handle.run.steps
+        self.deadline.add_training(flops, row[col.ELAPSED_S] - known[col.ELAPSED_S])
         handle.last_row = row
-        loss, step = row[col.VAL_LOSS], row[col.STEP]
-        early_stopping = self._early_stopping[handle.size]
+        loss, step = row[col.VAL_LOSS], comparable_step(handle.run, row[col.STEP])
+        early_stopping = self._of(handle.plan).early_stopping
         if math.isfinite(loss):
             early_stopping.report(handle.trial, loss, step)
         handle.message = divergence(row, handle.run.model.vocab_size)
         if handle.message is not None:
             handle.status = col.DIVERGED
-        elif step >= handle.run.train.steps:
+        elif row[col.STEP] >= handle.run.steps:
             handle.status = col.COMPLETE
         elif early_stopping.should_stop(handle.trial, step):
             handle.status = col.PRUNED
@@ -173,7 +190,7 @@ class Ledger:
         """Put a running trial that lost its place at the head of the queue."""
         handle = self.live.pop(trial_id)
         handle.requeues += 1
-        self._unfinished[handle.size].insert(0, handle)
+        self._of(handle.plan).unfinished.insert(0, handle)
 
     def fail(self, trial_id: str, message: str, error: str) -> None:
         """Note that a trial raised `error`, of which `message` is the line that names it; `end` tells the study."""
@@ -184,6 +201,7 @@ class Ledger:
         """Tell the study how the trial ended, once. A trial that is still running was interrupted: nothing is told."""
         handle = self.live.pop(trial_id)
         if handle.status == col.RUNNING:
+            self._interrupted = True
             return handle
         trial = handle.trial
         if handle.last_row is not None:
@@ -197,42 +215,71 @@ class Ledger:
         value = math.inf if handle.status == col.DIVERGED else None
         if handle.status == col.COMPLETE:
             assert handle.last_row is not None
-            value = handle.last_row[col.VAL_LOSS]
-            bisect.insort(self._complete[handle.size], (value, trial.number, handle.id))
+            value = col.quoted_loss(handle.last_row)
         state = {col.FAILED: TrialState.FAIL, col.PRUNED: TrialState.PRUNED}.get(handle.status, TrialState.COMPLETE)
-        self.studies[handle.size].tell(trial, value, state)
-        self._early_stopping[handle.size].tell(trial, value, state)
+        self._of(handle.plan).tell(handle, value, state)
+        self._close_studies()
+        self._confirm(handle.size)
         return handle
 
-    def ranking(self, size: str) -> list[str]:
-        """Ids of the complete trials of `size`, best first, without diverged ones."""
-        return [trial_id for _, _, trial_id in self._complete[size]]
+    def ranking(self, study: str) -> list[str]:
+        """Ids of the complete trials of a study, best first, without diverged ones."""
+        return [trial_id for _, _, trial_id in self.studies[study].complete]
 
     @property
     def unfinished(self) -> int:
         """Trials in the queue that were handed out before, by this driver or an earlier one."""
-        return sum(len(trials) for trials in self._unfinished.values())
+        return sum(len(state.unfinished) for state in self.studies.values())
+
+    @property
+    def planned(self) -> int | None:
+        """Number of trials that the sweep has, as far as is known: confirmation runs that may be left out count.
+
+        None if there are as many as fit in search.time, and there is time left.
+        """
+        if self.spec.as_many_as_fit and not all(self._of(plan).closed for plan in self.spec.studies):
+            return None
+        total = 0
+        for size in self.spec.size_names:
+            total += sum(state.total for state in self._states(size, col.SEARCH))
+            confirmation = self._confirmations.get(size)
+            if confirmation is not None:
+                confirmed = sum(state.total for state in self._states(size, col.CONFIRM))
+                total += confirmed if confirmation.over else max(confirmed, self.spec.confirm_runs_of(size))
+        return total
 
     @property
     def best_losses(self) -> dict[str, tuple[float, str]]:
-        """Lowest loss and its trial's id by size, for sizes with a complete trial."""
-        return {size: (trials[0][0], trials[0][2]) for size, trials in self._complete.items() if trials}
+        """Lowest loss of the search and its trial's id, by size and arm, where there is a complete trial."""
+        searches = [state for state in self.studies.values() if state.plan.phase == col.SEARCH]
+        return {s.plan.id: (s.complete[0][0], s.complete[0][2]) for s in searches if s.complete}
 
-    def best_run(self, size: str) -> RunSpec | None:
-        """The run of the best complete trial of `size`, or None if there is none."""
-        if not self._complete[size]:
+    def best_run(self, study: str) -> RunSpec | None:
+        """The run that a search study ends in: of the leader once it is confirmed, else of the best complete trial.
+
+        None if there is none, and for the study of a confirmation.
+        """
+        state = self.studies[study]
+        if state.plan.phase == col.CONFIRM:
             return None
-        best = self.studies[size].get_trials(deepcopy=False)[self._complete[size][0][1]]
-        return RunSpec.model_validate(best.user_attrs[col.RUN])
+        confirmation = self._confirmations.get(state.plan.size)
+        leader = confirmation.leaders.get(study) if confirmation is not None else None
+        return state.best_run() if leader is None else state.run_of(leader)
 
     def statuses(self) -> dict[str, str]:
         """Status by trial id of every trial that was handed out."""
         return {
             t.user_attrs[col.TRIAL]: t.user_attrs.get(col.STATUS, col.RUNNING)
-            for study in self.studies.values()
-            for t in study.get_trials(deepcopy=False)
+            for state in self.studies.values()
+            for t in state.study.get_trials(deepcopy=False)
             if col.TRIAL in t.user_attrs
         }
+
+
+def _flops_left(handle: TrialHandle) -> float:
+    """FLOPs of the updates that the trial has not reported yet."""
+    step = 0 if handle.last_row is None else handle.last_row[col.STEP]
+    return training_flops(handle.run) * (1 - step / handle.run.steps)
 
 
 def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,12 +291,3 @@ def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
     }
-
-
-def _complete_trials(trials: list[FrozenTrial]) -> list[tuple[float, int, str]]:
-    """Loss, number and id of the complete trials, best first; ties go to the earlier one."""
-    return sorted(
-        (t.values[0], t.number, t.user_attrs[col.TRIAL])
-        for t in trials
-        if t.state is TrialState.COMPLETE and t.user_attrs[col.STATUS] == col.COMPLETE
-    )

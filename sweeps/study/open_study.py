@@ -1,35 +1,40 @@
-"""Creates the study of one size, or opens it again, with a pruner and with the trials that a config lists enqueued."""
+"""Creates a study of a sweep, or opens it again, with a pruner and with the trials that a config lists enqueued."""
 
 import optuna
 
 from lmcore import columns as col
+from sweeps.spec.arms import StudyPlan
 from sweeps.spec.space import grid, sample_grid
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.schedulers import pruner_for
 
 
-def open_study(spec: SweepSpec, size: str, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """The study of `size`, with every grid point or experiment enqueued that is not in it yet.
+def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseStorage) -> optuna.Study:
+    """The study of `plan`: of a search, with every grid point or experiment enqueued that is not in it yet.
 
     On resume some may be missing: the driver was killed here, or the sweep has more trials now.
 
     Example:
-        study = open_study(spec, "xs", open_storage(None, folder))
+        study = open_study(spec, spec.studies[0], open_storage(None, folder))
     """
-    search, total = spec.search, spec.trials_of(size)
-    steps = spec.run_for(size, {}).train.steps
+    search = spec.search
+    confirms = plan.phase == col.CONFIRM
+    steps = spec.run_for(plan.size, plan.arm.overrides).steps
+    scheduler = "none" if confirms else search.scheduler
     study = optuna.create_study(
-        study_name=spec.study_name(size),
+        study_name=spec.study_name(plan),
         storage=storage,
         direction="minimize",
         load_if_exists=True,  # a new sweep calls `check_unused` first
-        pruner=pruner_for(search.scheduler, spec.grace_steps(size), steps, search.reduction_factor),
+        pruner=pruner_for(scheduler, spec.grace_steps(plan.size), steps, search.reduction_factor),
     )
-    queued = study.get_trials(deepcopy=False)
+    if confirms:
+        return study
+    queued, total = study.get_trials(deepcopy=False), spec.trials_in(plan)
     if search.method == "grid":
         # Until a trial is asked for, Optuna keeps its grid point here alone.
         taken = [trial.system_attrs["fixed_params"] for trial in queued]
-        points = [point for point in sample_grid(grid(spec.space), total, search.seed) if point not in taken]
+        points = [point for point in sample_grid(grid(spec.searched), total, search.seed) if point not in taken]
         for point in points[: total - len(queued)]:
             study.enqueue_trial(point)
     if search.method == "experiments":

@@ -9,8 +9,11 @@ from typing import Any
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
+from lmcore import columns as col
+from lmcore.config import RunSpec
+from lmcore.reports import comparable_step
 from sweeps.study.storage import running_trial
 
 DECISION = "early_stopping"
@@ -35,6 +38,15 @@ def pruner_for(scheduler: str, grace_steps: int, steps: int, reduction_factor: i
     return SCHEDULERS[scheduler](grace_steps, steps, reduction_factor)
 
 
+def step_in_study(trial: FrozenTrial, step: int) -> int:
+    """The step under which a study has the loss that the trial reported after update `step`.
+
+    It is `step` itself unless trials have different batches (`lmcore.reports.comparable_step`).
+    """
+    run = trial.user_attrs.get(col.RUN)
+    return step if run is None else comparable_step(RunSpec.model_validate(run), step)
+
+
 class EarlyStopping:
     """Decides which trials of one study to stop early.
 
@@ -50,7 +62,7 @@ class EarlyStopping:
     """
 
     def __init__(self, study: optuna.Study, known_steps: Mapping[int, int]) -> None:
-        """Copy the study, whose pruner decides.
+        """Copy the study, whose pruner decides. All steps here are those of the study (`step_in_study`).
 
         `known_steps` has the last step in metrics.jsonl by number of a running trial. Its later steps are reported
         again, and are decided on as if for the first time.

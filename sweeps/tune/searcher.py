@@ -33,7 +33,7 @@ class StudySearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
         """The next trial's config; None while no engine has a free slot; FINISHED when there are no trials left."""
         sizes = self._ledger.sizes_left
-        if not sizes:
+        if not sizes and not self._ledger.more_may_come:
             return Searcher.FINISHED
         if (offer := self._engines.offer(sizes)) is None:
             return None

@@ -29,7 +29,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
 
     A trial that lost its place goes back to the queue, possibly after Tune has asked for the last one. Hence::
 
-        while ledger.sizes_left:
+        while not ledger.over:
             tune_all(ledger, engines, callbacks, folder, concurrent=4)
     """
     os.environ.update(TUNE_ENVIRONMENT)
@@ -45,7 +45,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, engines, callbacks),
             scheduler=StudyScheduler(ledger, engines, callbacks),
-            num_samples=sum(ledger.spec.trials_of(size) for size in ledger.spec.size_names),
+            num_samples=ledger.spec.most_trials,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_id,

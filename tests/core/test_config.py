@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from lmcore.config import FIELD_ROLES, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
+from lmcore.config import FIELD_ROLES, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
 from lmcore.device import COMPILE_FLOPS, Machine, resolve, resolve_run, training_flops, why_compile
 from lmcore.errors import InputError
 from lmcore.params import flops_per_token
@@ -17,6 +17,7 @@ def test_every_field_has_exactly_one_role():
 def test_runs_that_differ_only_in_slot_vectors_share_a_population():
     base = RunSpec()
     vectors = RunSpec(
+        data=DataConfig(seed=1),
         model=ModelConfig(tie_embeddings=True),
         train=TrainConfig(steps=7, seed=3),
         optim=OptimConfig(lr=1.0, beta1=0.0, beta2=0.5, eps=1.0, weight_decay=0.0, warmup_fraction=1.0, clip_norm=None),
@@ -88,3 +89,37 @@ def test_long_runs_are_compiled_on_a_cpu_and_the_decision_is_explained():
 def test_device_cuda_needs_a_gpu():
     with pytest.raises(InputError, match=r"train\.device"):
         resolve(TrainConfig(device="cuda"), Machine(cuda=False))
+
+
+def test_a_budget_is_rounded_to_whole_updates_of_which_there_is_at_least_one():
+    def steps(**budget):
+        return RunSpec(train=TrainConfig(batch_size=16, **budget)).steps
+
+    assert steps() == 200
+    assert steps(steps=7) == 7
+    assert steps(tokens=10 * 2048) == 10
+    assert steps(tokens=10 * 2048 + 1023) == 10
+    assert steps(tokens=10 * 2048 + 1024) == 11
+    assert steps(tokens=1) == 1
+
+
+def test_tokens_per_parameter_count_the_parameters_without_embedding_and_head():
+    model = ModelConfig(vocab_size=512, d_model=64, num_layers=2, d_ff=176)
+    run = RunSpec(model=model, train=TrainConfig(tokens_per_parameter=20))
+    N = 2 * (4 * 64 * 64 + 3 * 64 * 176 + 2 * 64) + 64  # four projections, three matrices, two norms; the last norm
+    assert run.steps == round(20 * N / run.tokens_per_step)
+    wider = run.model_copy(update={"model": model.model_copy(update={"vocab_size": 4096})})
+    assert wider.steps == run.steps
+
+
+def test_a_run_has_one_budget():
+    with pytest.raises(ValidationError, match=r"steps must be the only budget \(got 5, and tokens 10\); keep one"):
+        TrainConfig(steps=5, tokens=10)
+
+
+def test_a_run_in_steps_is_the_same_run():
+    run = RunSpec(train=TrainConfig(tokens_per_parameter=3.5, eval_every=7))
+    same = run.in_steps()
+    assert (same.train.steps, same.train.tokens, same.train.tokens_per_parameter) == (run.steps, None, None)
+    assert (same.steps, same.warmup_steps, same.in_steps()) == (run.steps, run.warmup_steps, same)
+    assert same.train.eval_every == 7

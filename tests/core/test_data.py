@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from lmcore.data import get_batch, validation_windows
+from lmcore.corpus.windows import final_window_count, window_starts
+from lmcore.data import get_batch, validation_batches, validation_windows
 
 TOKENS = np.arange(100, dtype=np.uint16)  # a window's first token is its start
 
@@ -122,3 +123,44 @@ def test_validation_windows_of_a_tensor_are_those_of_the_array():
         strict=True,
     ):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 13, 20])
+def test_validation_batches_are_the_windows_in_equal_shapes_one_batch_at_a_time(batch_size):
+    x, y = validation_windows(TOKENS, 7, 13)
+    batches = list(validation_batches(TOKENS, 7, 13, batch_size, "cpu"))
+    assert len(batches) == -(-13 // batch_size)
+    assert {part.shape for batch in batches for part in batch} == {(batch_size, 7)}
+    for parts, whole in zip(zip(*batches, strict=True), (x, y), strict=True):
+        joined = torch.cat(parts)
+        assert torch.equal(joined[:13], whole)
+        assert torch.equal(joined[13:], whole[-1:].expand(len(joined) - 13, 7))
+    with pytest.raises(ValueError, match="but there are 7"):
+        next(validation_batches(TOKENS[:7], 7, 1, 1, "cpu"))
+
+
+def test_validation_windows_begin_at_the_starts_that_the_documents_are_looked_up_for():
+    for count in (8, 50, 100):
+        x, _ = validation_windows(TOKENS[:count], 7, 5)
+        assert x[:, 0].tolist() == window_starts(count, 7, 5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("asked", "training_tokens", "val_tokens", "expected"),
+    [
+        ("auto", 100 * 8 * 10, 10**6, 120),  # 15 % of the 800 windows trained on
+        ("auto", 100 * 8 * 10 + 66, 10**6, 120),  # 120.99: rounded down
+        ("auto", 100 * 8 * 10 + 67, 10**6, 121),
+        ("auto", 8 * 10, 10**6, 48),  # no fewer than eval_windows
+        ("auto", 10**9, 1000, 99),  # no more than there are
+        ("auto", 10, 101, 10),  # eval_windows' real number
+        (5, 10**9, 10**6, 5),
+        (500, 10, 1001, 100),
+    ],
+)
+def test_the_final_windows_cost_at_most_a_twentieth_of_the_training(asked, training_tokens, val_tokens, expected):
+    found = final_window_count(asked, 48, training_tokens, context_length=10, val_tokens=val_tokens)
+    assert found == expected
+    if asked == "auto" and found > 48:
+        forward, both = 1, 3  # FLOPs of a token
+        assert found * 10 * forward <= 0.05 * training_tokens * both

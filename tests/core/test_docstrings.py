@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted([*(ROOT / "lmcore").glob("[a-z]*.py"), *(ROOT / "lmcore" / "population").glob("[a-z]*.py")])
+FILES = sorted(
+    [
+        *(ROOT / "lmcore").glob("[a-z]*.py"),
+        *(ROOT / "lmcore" / "population").glob("[a-z]*.py"),
+        *(ROOT / "lmcore" / "corpus" / f"{name}.py" for name in ("windows", "documents")),
+    ]
+)
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)

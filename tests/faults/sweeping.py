@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from lmcore import columns as col
+from lmcore.window_records import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = ROOT / "sweeps" / "run.py"
@@ -113,6 +114,16 @@ def curves(folder):
     return {
         trial: [{name: value for name, value in row.items() if name not in NOT_NUMBERS} for row in rows]
         for trial, rows in rows_of(folder).items()
+    }
+
+
+def windows_of(folder):
+    """Steps and losses of single windows by trial and evaluation; the last record of each."""
+    records = list(read_records((folder / "window_losses.bin").read_bytes()))
+    return {
+        (header["trial"], header["evaluation"]): (header["step"], header["set"], losses.tolist())
+        for header, losses, _ in records
+        if "trial" in header
     }
 
 

@@ -91,7 +91,7 @@ def test_what_explodes_is_found_at_its_next_report_and_neighbours_do_not_notice(
     for k in (0, 2):
         assert numbers(rows[k]) == numbers(unharmed[k])
     assert all(trial.split("-")[-1] != f"{VICTIM:04d}" for trial in ledger.ranking(size))
-    study = ledger.studies[size]
+    study = ledger.studies[size].study
     assert study.best_trial.number != VICTIM
     assert study.trials[VICTIM].value == math.inf
     exploding.survived()

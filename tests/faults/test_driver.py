@@ -17,6 +17,7 @@ from sweeping import (
     sweep_command,
     table_of,
     wait_until,
+    windows_of,
 )
 
 from lmcore import columns as col
@@ -43,6 +44,7 @@ def test_a_driver_that_is_killed_and_resumed_ends_with_the_rows_of_one_that_was_
     out, error = resumed.communicate(timeout=150)
     assert resumed.returncode == 0, out + error
     assert curves(folder) == control.curves
+    assert windows_of(folder) == windows_of(control.folder)
     assert table_of(folder) == control.table
     ended = sum(trial[-1][col.STATUS] != col.RUNNING for trial in before.values())
     assert f"Resumed: {ended} trials have ended, " in out
@@ -63,9 +65,9 @@ def test_a_driver_that_is_killed_at_eight_moments_ends_as_one_that_was_not(searc
     whole, folder = tiny / "runs" / "whole", tiny / "runs" / "killed"
     if search != "random":
         run(sweep_command("whole", search=search, **options), tiny, check=0)
-        wanted, table = curves(whole), table_of(whole)
     else:
-        wanted, table = control.curves, control.table
+        whole = control.folder
+    wanted, windows, table = curves(whole), windows_of(whole), table_of(whole)
     moments = random.Random(8)
     driver = fault(f"driver kill -9 at {KILLS} moments, {search}")
     for number in range(KILLS):
@@ -91,6 +93,7 @@ def test_a_driver_that_is_killed_at_eight_moments_ends_as_one_that_was_not(searc
     began = time.monotonic()
     run(resume_command("killed"), tiny, check=0)
     assert curves(folder) == wanted  # of TPE: the same suggestions led to the same curves
+    assert windows_of(folder) == windows
     assert table_of(folder) == table
     driver.survived(KILLS, time.monotonic() - began)
 

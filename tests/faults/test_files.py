@@ -32,9 +32,12 @@ from sweeping import (
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, load_tokens, save_tokens
+from lmcore.durable import append
 from lmcore.errors import InputError
 from lmcore.trainer import Trainer
+from lmcore.window_records import read_records
 from sweeps.callbacks.metrics_file import RowFile, last_rows
+from sweeps.callbacks.window_file import WindowFile
 from sweeps.engine.trainers import Trainers
 from sweeps.rundir.checkpoints import checkpoint_file, checkpoint_files, drop_checkpoints
 from sweeps.rundir.folder import RunFolder, write_text
@@ -91,6 +94,50 @@ def test_metrics_cut_at_every_byte_of_its_last_line_loses_that_line_at_most(whol
         rows.close()
         assert path.read_bytes() == lines
         torn.survived()
+
+
+@pytest.mark.smoke
+def test_window_losses_cut_at_every_byte_of_the_last_record_lose_that_record_at_most(whole, tmp_path, fault):
+    content = (whole / "window_losses.bin").read_bytes()
+    *before, last = list(read_records(content))[:4]
+    content = content[: last.end]
+    start = before[-1].end
+    folder = RunFolder(tmp_path)
+    torn = fault("window_losses.bin cut at every byte of its last record")
+    for kept in range(start, last.end):
+        torn.injected()
+        folder.window_losses.write_bytes(content[:kept])
+        assert [record.header for record in read_records(content[:kept])] == [record.header for record in before]
+        file = WindowFile(folder)
+        assert folder.window_losses.read_bytes() == content[:start]
+        append(file._file, content[start:])
+        file.close()
+        assert folder.window_losses.read_bytes() == content
+        torn.survived()
+
+
+@pytest.mark.smoke
+def test_a_writer_of_window_losses_killed_at_any_moment_leaves_the_records_before(whole, tmp_path, fault):
+    content = (whole / "window_losses.bin").read_bytes()
+    _, before, last = list(read_records(content))[:3]
+    content, end = content[: last.end], before.end
+    folder = RunFolder(tmp_path)
+
+    def write():
+        file = WindowFile(folder)
+        append(file._file, content[end:])
+        file.close()
+
+    def check():
+        assert len(list(read_records(folder.window_losses.read_bytes()))) in (2, 3)
+        WindowFile(folder).close()
+        assert folder.window_losses.read_bytes() in (content[:end], content)
+
+    crash = fault("window losses' writer killed at every write and sync")
+    moments = killed_at_every_moment(lambda: folder.window_losses.write_bytes(content[:end]), write, check)
+    crash.injected(moments)
+    assert moments >= 3
+    crash.survived(moments)
 
 
 def last_rows_of(lines):

@@ -98,7 +98,8 @@ MISTAKES = [
     ("name: tied", "name: baseline", 22, "experiments.baseline.name", ["must be unique", "rename"]),
     ("{name: xs, ", "{", 18, "sizes.0.name", ["must be given"]),
     # what may not vary, or not twice
-    (BETA2, "data.seed: [0, 1]", 16, "space.data.seed", ["must not vary", "comparable", "set seed under data:"]),
+    (BETA2, "data.source: [a, b]", 16, "space.data.source", ["must not vary", "comparable", "set source under data:"]),
+    (BETA2, "data.seed: [0, -1]", 16, "space.data.seed.choices", ["must be >= 0 (got -1)"]),
     (BETA2, "train.device: [cpu, cuda]", 16, "space.train.device", ["must not vary", "set device under train:"]),
     ("model.d_ff: 64", "train.eval_windows: 8", 18, "sizes.xs.train.eval_windows", ["must not vary"]),
     ("model.tie_embeddings", "train.compile", 22, "experiments.tied.train.compile", ["must not vary"]),

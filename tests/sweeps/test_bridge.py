@@ -17,6 +17,7 @@ from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from lmcore.config import RunSpec
 from lmcore.trainer import Trainer
+from lmcore.window_records import read_records
 from sweeps.cli.interrupts import Interrupts
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
@@ -100,7 +101,7 @@ def test_intermediate_values_are_the_rows(trials, rows):
         reported = {row[col.STEP]: row[col.VAL_LOSS] for row in rows[trial.user_attrs[col.TRIAL]]}
         assert trial.intermediate_values == reported
         assert list(reported) == steps
-    assert trials["good"].value == trials["good"].intermediate_values[40]
+    assert trials["good"].value == rows[trials["good"].user_attrs[col.TRIAL]][-1][col.FINAL_VAL_LOSS]
     assert trials["hopeless"].value == trials["hopeless"].intermediate_values[10]  # Optuna's own convention
     assert trials["explodes"].value == math.inf
 
@@ -138,13 +139,21 @@ def test_a_trial_in_a_reused_worker_equals_the_same_run_alone_bitwise(sweep, tri
     from lmcore.corpus.tokens import load_tokens
 
     tokens = load_tokens(sweep[0] / "tokens")
+    records = read_records((sweep[0] / "window_losses.bin").read_bytes())
+    written = {(h["trial"], h["evaluation"]): values.tolist() for h, values, _ in records}
     for name in ("better", "other-shape"):
         attributes = trials[name].user_attrs
         alone = list(Trainer([RunSpec.model_validate(attributes[col.RUN])], tokens))
         through_ray = rows[attributes[col.TRIAL]]
         assert len(alone) == 4
-        for column in (col.STEP, col.TRAIN_LOSS, col.VAL_LOSS, col.VAL_LOSS_SE, col.GRAD_NORM, col.LR):
+        for column in (col.STEP, *col.LOSS_COLUMNS, col.GRAD_NORM, col.LR):
             assert [row[column] for row in through_ray] == [row[column] for row in alone]
+        assert written[attributes[col.TRIAL], "last"] == np.float32(alone[-1][col.WINDOW_LOSSES]).tolist()
+        assert written[attributes[col.TRIAL], "best"] == np.float32(alone[-1][col.BEST_WINDOW_LOSSES]).tolist()
+    ended = {name: trial.user_attrs[col.TRIAL] for name, trial in trials.items() if name != "crashes"}  # it had no row
+    assert {trial for trial, evaluation in written if evaluation == "last"} == set(ended.values())
+    del ended["explodes"]  # its losses were never finite
+    assert {trial for trial, evaluation in written if evaluation == "best"} == set(ended.values())
 
 
 def test_only_the_best_three_keep_their_weights_and_those_are_whole(sweep, trials):
@@ -199,7 +208,7 @@ def test_the_resolved_spec_decides_every_auto_and_loads_again(sweep):
 def test_progress_says_where_everything_goes(sweep):
     text = sweep[1]
     assert "6 trials, 1 at a time, on cpu in float32" in text
-    assert "good complete val_loss" in text
+    assert "good complete final_val_loss" in text
     assert sweep[2].exit_code == 0
 
 

@@ -30,3 +30,17 @@ LIMIT = 2 * math.log(V)
 def test_a_loss_that_is_not_finite_or_above_twice_that_of_knowing_nothing_is_divergence(train_loss, val_loss, message):
     row = {col.TRAIN_LOSS: train_loss, col.VAL_LOSS: val_loss, col.STEP: 25}
     assert divergence(row, V) == message
+
+
+@pytest.mark.parametrize(
+    ("final", "message"),
+    [
+        (None, None),  # not measured: updates are left
+        (3.0, None),
+        (math.nan, "final_val_loss is nan at step 25"),
+        (math.inf, "final_val_loss is inf at step 25"),
+    ],
+)
+def test_a_final_loss_that_is_not_finite_is_divergence(final, message):
+    row = {col.TRAIN_LOSS: 3.0, col.VAL_LOSS: 3.0, col.FINAL_VAL_LOSS: final, col.STEP: 25}
+    assert divergence(row, V) == message

@@ -3,18 +3,24 @@
 import io
 import math
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from lmcore.errors import InputError
+from lmcore.measure.detectable import detectable_difference
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.cli.dry_run import plan, print_plan
+from sweeps.cli.dry_run import plan, print_plan, seeds_per_setting
 from sweeps.cli.options import DEFAULT_CONFIG, parse, resume_command
+from sweeps.cli.rates import given_rates, measured_rates
 from sweeps.spec.load import FLAGS, load_spec
 from sweeps.spec.settings import METHODS, SCHEDULERS
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 SIZES = [{"name": "xs", "model.d_model": 64}, {"name": "s", "model.d_model": 128}]
+LR = {"optim.lr": {"low": 1e-3, "high": 1e-2, "log": True}}
 
 
 def test_each_size_is_listed_tied_and_untied_with_lmcores_counts():
@@ -53,7 +59,7 @@ def test_a_space_over_shapes_and_steps_counts_its_costliest_trial():
         "model.num_layers": {"low": 1, "high": 6},
         "train.steps": {"low": 10, "high": 50},
     }
-    spec = SweepSpec(name="a", space=space, search={"trials": 2})
+    spec = SweepSpec(name="a", space=space, search={"trials": 2, "allow_unequal_budgets": True})
     largest = spec.run_for("main", {"model.d_model": 192, "model.num_heads": 3, "model.num_layers": 6})
     flops = 50 * 16 * 128 * flops_per_token(largest.model)
     assert plan(spec).trials[0].train_flops == flops
@@ -65,7 +71,8 @@ def test_an_ablation_lists_every_experiment_and_costs_those_that_run():
     costs = plan(spec)
     assert [cost.experiment for cost in costs.trials] == [experiment.name for experiment in spec.experiments]
     assert [cost.planned for cost in costs.trials] == [True] * 3 + [False] * 5
-    assert costs.sizes[0].train_flops == sum(cost.train_flops for cost in costs.trials[:3])
+    assert (costs.sizes[0].trials, costs.sizes[0].confirmations) == (3, 9)
+    assert costs.sizes[0].train_flops == 4 * sum(cost.train_flops for cost in costs.trials[:3])
 
 
 def test_the_ungated_network_of_the_ablation_has_the_baselines_parameters():
@@ -96,7 +103,7 @@ def test_what_is_printed_is_complete_however_narrow_the_environment_says_it_is(m
     cost = plan(spec).trials[0]
     figures = [f"{n:,}" for n in (cost.params_estimate, cost.params_exact, cost.params_non_embedding, cost.tokens)]
     row = next(line.split() for line in lines if name in line and size in line and "{" not in line)
-    assert row == [size, name, "no", *figures, f"{cost.train_flops:.3g}"]
+    assert row == [size, name, "no", *figures, f"{cost.train_flops:.3g}", f"{cost.memory_bytes / 1e6:,.0f}"]
     total = sum(size.train_flops for size in plan(spec).sizes)
     assert any(line.split()[:2] == ["in", "all"] and line.split()[-1] == f"{total:.3g}" for line in lines)
     assert "\x1b" not in text
@@ -113,6 +120,117 @@ def test_a_vocabulary_that_only_the_data_know_is_said_to_be_assumed():
 def test_flops_stay_finite_numbers_for_absurd_sizes():
     spec = SweepSpec(name="a", train={"steps": 10**30}, search={"trials": 1})
     assert math.isfinite(float(plan(spec).sizes[0].train_flops))
+
+
+def printed(spec, rates=None):
+    file = io.StringIO()
+    print_plan(spec, file, rates)
+    return file.getvalue()
+
+
+def test_device_hours_follow_from_flops_and_the_speed_of_each_sizes_base_run(monkeypatch):
+    monkeypatch.setattr("sweeps.cli.dry_run.engines_here", lambda train: 2)
+    train = {"tokens": 3_600_000, "batch_size": 9, "device": "cpu"}
+    space = {"model.num_layers": [2, 4]}
+    spec = SweepSpec(name="a", train=train, sizes=SIZES, space=space, search={"trials": 3})
+    rates = given_rates(["1000", "s=500"], spec.size_names)
+    lines = printed(spec, rates).splitlines()
+    # The base has four layers, as the most expensive trial; 3.6M tokens at 1000 tokens/s are an hour.
+    table = {
+        line.split()[0]: line.split() for line in lines if line.split()[:1] and line.split()[0] in ("xs", "s", "in")
+    }
+    assert (table["xs"][-1], table["s"][-1], table["in"][-1]) == ("2", "2", "4")
+    assert "Speed of one trial on one engine, given: tokens/s xs 1,000, s 500." in lines
+    assert any(line.startswith("Time: at most 4 device-hours, 2h on the 2 engines of this machine") for line in lines)
+    cheap = {**spec.model_dump(), "space": {"model.num_layers": [1, 2]}}
+    hours = plan(SweepSpec.model_validate(cheap)).sizes[0].train_flops / plan(spec).sizes[0].train_flops * 2
+    assert f"{hours:.3g}" in printed(SweepSpec.model_validate(cheap), rates)
+
+
+def test_without_a_speed_the_plan_says_how_to_get_one():
+    assert "Time: not known without the speed of a trial; --measure tries it" in printed(SweepSpec(name="a", space=LR))
+
+
+def test_a_timed_sweep_says_how_many_trials_fit(monkeypatch):
+    monkeypatch.setattr("sweeps.cli.dry_run.engines_here", lambda train: 3)
+    spec = SweepSpec(name="a", train={"tokens": 204_800}, space=LR, search={"time": 3600.0})
+    text = printed(spec, given_rates(["2048"], spec.size_names))  # a trial takes 100 s
+    assert "Time: 1h, in which about 108 trials fit on the 3 engines of this machine" in text
+    assert "All trials" not in text
+    assert "As many trials as fit in 1h. Time: not known" in printed(spec)
+    limited = SweepSpec(name="a", train={"tokens": 204_800}, space=LR, search={"time": 3600.0, "trials": 3})
+    text = printed(limited, given_rates(["2048"], spec.size_names))
+    assert "1m40s on the 3 engines" in text
+    assert "No trial begins that could not finish in 1h." in text
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["fast"], "--tokens-per-s: must be a number above 0 (got 'fast'); write 20000, or xs=20000"),
+        (["0"], "--tokens-per-s: must be a number above 0 (got '0')"),
+        (["nan"], "--tokens-per-s: must be a number above 0 (got 'nan')"),
+        (["m=5"], "--tokens-per-s: must name a size of the sweep (got 'm'); choose one of xs, s"),
+        (["xs=5"], "--tokens-per-s: must cover every size (got none for s); add --tokens-per-s s=N"),
+    ],
+)
+def test_a_wrong_speed_is_one_line(texts, message):
+    with pytest.raises(InputError) as error:
+        given_rates(texts, ("xs", "s"))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_sizes_own_speed_replaces_that_of_all():
+    assert given_rates(["xs=3", "5"], ("xs", "s")).tokens_per_s == {"xs": 3.0, "s": 5.0}
+
+
+def test_the_speed_can_be_measured_and_a_model_that_does_not_fit_is_refused(monkeypatch):
+    model = {"vocab_size": 64, "d_model": 16, "num_heads": 1, "num_layers": 1, "d_ff": 16, "context_length": 16}
+    spec = SweepSpec(name="a", model=model, space=LR, train={"device": "cpu", "batch_size": 4})
+    monkeypatch.setattr("lmcore.measure.throughput.MIN_SECONDS", 0.05)
+    rates = measured_rates(spec)
+    assert rates.source == "measured"
+    assert 100 < rates.tokens_per_s["main"] < 1e8
+    monkeypatch.setattr("sweeps.cli.rates.free_memory", lambda train: 10**6)
+    with pytest.raises(
+        InputError, match=r"^--measure: needs about 0\.0\d+ GB for a trial of main \(got 0\.001 GB free\); "
+    ):
+        measured_rates(spec)
+
+
+@pytest.mark.parametrize(
+    ("fields", "seeds"),
+    [
+        ({"space": {**LR, "train.seed": [0, 1, 2]}, "search": {"method": "grid"}}, 3),
+        ({"space": {**LR, "train.seed": {"low": 0, "high": 4, "step": 1}}, "search": {"method": "grid"}}, 5),
+        ({"space": {**LR, "train.seed": [0, 1, 2]}}, 1),  # a search hardly tries one setting under two seeds
+        ({"space": LR}, 1),
+    ],
+)
+def test_the_plan_says_what_difference_the_seeds_can_detect(fields, seeds):
+    spec = SweepSpec.model_validate({"name": "a", **fields})
+    assert seeds_per_setting(spec) == seeds
+    text = printed(spec)
+    if seeds == 1:
+        assert "Seeds: 1 per setting, which cannot tell a difference between settings from one between seeds" in text
+    else:
+        times = detectable_difference(seeds)
+        assert f"Seeds: {seeds} per setting" in text
+        assert f"differ by {times:.2g} times the noise between seeds: {times * 0.025:.2g} nats per token" in text
+        assert "which is an assumption (measured at 1.3M parameters)" in text
+
+
+def test_a_dry_run_without_measuring_needs_neither_torch_nor_ray():
+    code = (
+        "import sys\nfrom sweeps.run import main\n"
+        "code = main(['--dry-run', '--tokens-per-s', '1000', '--config', 'tying'])\n"
+        "print(code, sorted({'torch', 'ray', 'optuna'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert done.stdout.endswith("\n0 []\n")
 
 
 def test_without_options_the_shipped_quick_sweep_runs_wherever_one_stands(monkeypatch, tmp_path):
@@ -202,6 +320,9 @@ def test_slots_of_a_file_can_be_left_to_measurement_again(tmp_path):
         ["--wandb", "auto"],
         ["--set"],
         ["--tri", "3"],
+        ["--measure"],
+        ["--tokens-per-s", "1000"],
+        ["--measure", "--dry-run", "--tokens-per-s", "1000"],
         ["quick.yaml"],
     ],
 )

@@ -92,6 +92,24 @@ def test_every_method_and_scheduler_that_a_config_may_name_can_be_built():
     assert set(schedulers.SCHEDULERS) == set(SCHEDULERS)
 
 
+def test_a_complete_trial_is_told_with_its_final_loss_and_ranked_by_it():
+    book = in_memory("random", trials=4, scheduler="none")
+    finals = [3.2, 3.1, None, math.nan]  # None: repeated from a checkpoint of an older version
+    for final in finals:
+        live = book.ask("main")
+        assert book.report(live.id, row(20, 4.0) | {col.FINAL_VAL_LOSS: None}) == col.RUNNING
+        book.report(live.id, row(40, 3.15) | ({} if final is None else {col.FINAL_VAL_LOSS: final}))
+        book.end(live.id)
+    trials = book.studies["main"].trials
+    assert [trial.value for trial in trials] == [3.2, 3.1, 3.15, math.inf]
+    assert [trial.intermediate_values for trial in trials] == [{20: 4.0, 40: 3.15}] * 4  # the small set's
+    assert trials[1].user_attrs[col.LAST][col.FINAL_VAL_LOSS] == 3.1
+    assert trials[3].user_attrs[col.LAST][col.FINAL_VAL_LOSS] is None
+    assert trials[3].user_attrs[col.MESSAGE] == "final_val_loss is nan at step 40"
+    assert book.ranking("main") == ["main-0001", "main-0002", "main-0000"]
+    assert book.best_losses == {"main": (3.1, "main-0001")}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
     ended = drive(ledger(tmp_path, method), crash=(1,))
@@ -156,7 +174,7 @@ def test_no_suggestion_repeats_and_each_size_has_its_own_search(method):
     rates = [live.run.optim.lr for live in ended.values()]
     assert len(set(rates)) == 12
     assert sorted(ended) == [f"s-{n:04d}" for n in range(6)] + [f"xs-{n:04d}" for n in range(6)]
-    assert {name: len(study.trials) for name, study in book.studies.items()} == {"xs": 6, "s": 6}
+    assert {name: len(state.study.trials) for name, state in book.studies.items()} == {"xs": 6, "s": 6}
     assert ended["xs-0000"].run.model.d_model == 64
 
 
@@ -165,9 +183,9 @@ def test_a_diverged_trial_is_never_the_best_and_tpe_moves_away():
     ended = drive(book)
     diverged = [live.trial.number for live in ended.values() if live.status == col.DIVERGED]
     assert diverged, "the space must hold rates that diverge"
-    best = book.studies["main"].best_trial
+    best = book.studies["main"].study.best_trial
     assert best.user_attrs[col.STATUS] == col.COMPLETE
-    complete = [t for t in book.studies["main"].trials if t.user_attrs[col.STATUS] == col.COMPLETE]
+    complete = [t for t in book.studies["main"].study.trials if t.user_attrs[col.STATUS] == col.COMPLETE]
     in_order = [t.user_attrs[col.TRIAL] for t in sorted(complete, key=lambda t: t.value)]
     assert book.ranking("main") == in_order
     assert in_order[0] == best.user_attrs[col.TRIAL]
@@ -222,7 +240,7 @@ def test_two_sweeps_in_one_database_have_studies_of_their_own(tmp_path):
         for name in ("one", "two")
     ]
     for one_spec in specs:
-        names = [one_spec.study_name(size) for size in one_spec.size_names]
+        names = [one_spec.study_name(plan) for plan in one_spec.studies]
         check_unused(storage, names)
         drive(Ledger(one_spec, storage))
         with pytest.raises(InputError, match="--name"):

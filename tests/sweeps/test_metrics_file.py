@@ -56,6 +56,16 @@ def test_numbers_that_are_not_finite_are_null(live, tmp_path):
     assert [name for name, value in written.items() if value is None] == [col.TRAIN_LOSS, col.VAL_LOSS, col.GRAD_NORM]
 
 
+def test_window_losses_are_left_out_and_a_row_of_an_older_version_has_no_final_loss(live, tmp_path):
+    rows = RowFile(tmp_path / "metrics.jsonl")
+    windows = {col.WINDOW_LOSSES: [1.0], col.BEST_WINDOW_LOSSES: None, col.BEST_STEP: None}
+    rows.on_report(live, {name: value for name, value in row(10).items() if name not in col.FINAL_COLUMNS} | windows)
+    rows.close()
+    written = strict((tmp_path / "metrics.jsonl").read_text())
+    assert list(written) == list(col.ROW_COLUMNS)
+    assert [name for name, value in written.items() if value is None] == list(col.FINAL_COLUMNS)
+
+
 def test_a_file_that_is_opened_again_is_appended_to(live, tmp_path):
     for step in (10, 20):
         rows = RowFile(tmp_path / "metrics.jsonl")

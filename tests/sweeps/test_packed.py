@@ -24,7 +24,7 @@ from sweeps.sweep import run_on, with_data
 
 pytestmark = pytest.mark.ray
 
-CURVE = (col.STEP, col.TRAIN_LOSS, col.VAL_LOSS, col.VAL_LOSS_SE, col.GRAD_NORM, col.LR)
+CURVE = (col.STEP, *col.LOSS_COLUMNS, col.GRAD_NORM, col.LR)
 SIZES = [{"name": "xs"}, {"name": "s", "model.d_model": 64}]
 
 

@@ -58,7 +58,7 @@ class Sweep:
 
     def __init__(self, ledger, total=4, slots=2, queued=0, **console):
         self.file = io.StringIO()
-        self.progress = Progress(Console(file=self.file, width=200, **console), total, slots, queued)
+        self.progress = Progress(Console(file=self.file, width=200, **console), lambda: total, slots, queued)
         self.ledger = ledger
 
     def begin(self):
@@ -95,6 +95,18 @@ def test_each_trials_end_is_a_line_with_status_loss_and_parameters(clock, ledger
         ledger.fail(odd.id, "OSError: [Errno 5] cannot read [/data/x] :warning: [bold]", "")  # before any row
         sweep.end(odd)
         assert sweep.lines == [f"m-0000   failed   OSError: [Errno 5] cannot read [/data/x] :warning: [bold]  {PARAMS}"]
+
+
+def test_the_final_loss_is_the_one_that_is_quoted(clock, ledger):
+    sweep = Sweep(ledger)
+    with sweep.progress:
+        live = sweep.begin()
+        last = row(40, 3.51234) | {col.FINAL_VAL_LOSS: 3.49876}
+        ledger.report(live.id, last)
+        sweep.progress.on_report(live, last)
+        sweep.end(live)
+    assert sweep.lines == [f"xs-0000  complete final_val_loss 3.4988 at step 40  {PARAMS}"]
+    assert "best xs 3.4988 (xs-0000)" in sweep.progress._summary()
 
 
 def test_an_interrupted_trial_is_not_shown_as_ended(clock, ledger):

@@ -21,7 +21,7 @@ from sweeps.provenance.resume import (
 )
 from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.spec.settings import SCHEDULERS, absolute_url
-from sweeps.spec.sweep_spec import dump_yaml
+from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 from sweeps.study.ledger import Ledger
 
 WRITES = (
@@ -31,6 +31,7 @@ WRITES = (
     "set_trial_intermediate_value",
     "set_trial_user_attr",
     "set_trial_system_attr",
+    "set_study_user_attr",
     "write_row",  # to metrics.jsonl, in truth
 )
 
@@ -57,6 +58,11 @@ class MortalStorage(optuna.storages.InMemoryStorage):
         rows[trial] = row
 
 
+def seeded_loss(live, step):
+    """A loss that also depends on the run's seed."""
+    return loss_of(live, step) + 0.01 * math.sin(live.run.train.seed * (1 + live.run.optim.lr))
+
+
 def drive(ledger, rows):
     """Run trials one by one, from where their last rows are; `rows` is what metrics.jsonl would hold."""
     while sizes := ledger.sizes_left:
@@ -64,8 +70,9 @@ def drive(ledger, rows):
         known = live.last_row[col.STEP] if live.last_row else 0
         for step in (10, 20, 30, 40):
             if step > known:
-                status = ledger.report(live.id, row(step, loss_of(live, step)))
-                ledger.storage.write_row(rows, live.id, row(step, loss_of(live, step)) | {col.STATUS: status})
+                reported = row(step, seeded_loss(live, step))
+                status = ledger.report(live.id, reported)
+                ledger.storage.write_row(rows, live.id, reported | {col.STATUS: status})
                 if status != col.RUNNING:
                     break
         ledger.end(live.id)
@@ -75,8 +82,11 @@ def outcome(storage):
     """All that the studies say in the end."""
     return {
         study.study_name: [
-            (t.state, t.params, t.values, t.intermediate_values, t.user_attrs)
-            for t in storage.get_all_trials(study._study_id)
+            study.user_attrs,
+            *(
+                (t.state, t.params, t.values, t.intermediate_values, t.user_attrs)
+                for t in storage.get_all_trials(study._study_id)
+            ),
         ]
         for study in storage.get_all_studies()
     }
@@ -93,6 +103,19 @@ EARLY_STOPPING = {
 @pytest.mark.parametrize("method", ["random", "optuna", "grid", "experiments"])
 def test_a_driver_killed_before_any_write_is_resumed_to_the_same_trials_and_statuses(method, scheduler):
     sweep = spec(method, trials=5, **EARLY_STOPPING[scheduler])
+    assert_every_kill_is_survived(sweep, kills_at_least=40)
+
+
+@pytest.mark.filterwarnings("ignore:The (reported|constraint) value is ignored")
+@pytest.mark.parametrize("method", ["random", "experiments"])
+def test_a_driver_killed_before_any_write_of_a_confirmed_sweep_is_resumed_to_the_same_result(method):
+    compare = ["model.tie_embeddings"] if method == "random" else []
+    confirmed = {"compare": compare, "confirm": {"top": 2, "seeds": 2}}
+    sweep = SweepSpec.model_validate({**dict(spec(method, trials=4, scheduler="asha")), **confirmed})
+    assert_every_kill_is_survived(sweep, kills_at_least=80)
+
+
+def assert_every_kill_is_survived(sweep, kills_at_least):
     whole = MortalStorage()
     drive(Ledger(sweep, whole), {})
     wanted = repr(outcome(whole))  # repr: NaN is equal to itself there
@@ -106,7 +129,7 @@ def test_a_driver_killed_before_any_write_is_resumed_to_the_same_trials_and_stat
             kills += 1
             drive(Ledger(sweep, storage, rows), rows)
         assert repr(outcome(storage)) == wanted, fatal
-    assert kills == whole.written > 40
+    assert kills == whole.written > kills_at_least
 
 
 def test_rungs_that_optuna_wrote_for_an_earlier_version_still_count():
@@ -125,9 +148,9 @@ def test_a_finished_sweep_resumed_with_more_trials_repeats_none():
     for method in ("random", "optuna", "grid", "experiments"):
         storage = MortalStorage()
         drive(Ledger(spec(method, trials=4), storage), {})
-        before = outcome(storage)["main"]
+        before = outcome(storage)["main"][1:]
         drive(Ledger(spec(method, trials=7), storage), {})
-        after = outcome(storage)["main"]
+        after = outcome(storage)["main"][1:]
         assert repr(after[:4]) == repr(before)
         runs = {json.dumps(attributes[col.RUN], sort_keys=True) for _, _, _, _, attributes in after}
         assert len(after) == 7
@@ -239,6 +262,11 @@ def test_a_cut_off_row_is_ignored_and_a_null_loss_is_nan(tmp_path):
     rows = last_rows(path)
     assert rows["a"][col.STEP] == 20
     assert math.isnan(rows["b"][col.VAL_LOSS])
+    final = {col.TRIAL: "c", **row(10, 3.0), col.FINAL_VAL_LOSS: None}
+    path.write_text(text + "".join(json.dumps(final | {col.FINAL_WINDOWS: n}) + "\n" for n in (None, 240)))
+    assert math.isnan(last_rows(path)["c"][col.FINAL_VAL_LOSS])  # it was measured, and not finite
+    path.write_text(text + json.dumps(final | {col.FINAL_WINDOWS: None}) + "\n")
+    assert last_rows(path)["c"][col.FINAL_VAL_LOSS] is None
     path.write_text("{]\n" + text)
     with pytest.raises(InputError, match=r"metrics.jsonl:1: must be a report row"):
         last_rows(path)

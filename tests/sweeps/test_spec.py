@@ -176,8 +176,9 @@ def test_trials_are_dealt_out_to_the_sizes_in_turn(search, expected):
 @pytest.mark.parametrize(("trials", "expected"), [(1, 4), (16, 4), (24, 6), (400, 10)])
 def test_a_quarter_of_the_trials_but_four_to_ten_are_random(trials, expected):
     spec = SweepSpec(name="a", space=SPACE, search={"trials": trials})
-    assert spec.startup_trials("main") == expected
-    assert SweepSpec(name="a", space=SPACE, search={"startup_trials": 2}).startup_trials("main") == 2
+    assert spec.startup_trials(spec.studies[0]) == expected
+    given = SweepSpec(name="a", space=SPACE, search={"startup_trials": 2})
+    assert given.startup_trials(given.studies[0]) == 2
 
 
 @pytest.mark.parametrize(("steps", "every", "expected"), [(200, 25, 50), (200, 40, 40), (20, 25, 25), (1000, 10, 250)])
@@ -235,9 +236,13 @@ def test_a_single_run_is_a_sweep_of_one_trial_that_trains_exactly_it(tmp_path):
 
 def test_studies_are_named_after_sizes_and_in_a_shared_storage_after_the_sweep_too():
     spec = load_spec(CONFIGS / "quick.yaml")
-    assert [spec.study_name(size) for size in spec.size_names] == ["xs", "s"]
+    assert [spec.study_name(plan) for plan in spec.studies] == ["xs-untied", "xs-tied", "s-untied", "s-tied"]
     shared = load_spec(CONFIGS / "quick.yaml", ["search.storage=sqlite:///all.db"], name="mine")
-    assert [shared.study_name(size) for size in shared.size_names] == ["mine/xs", "mine/s"]
+    assert shared.study_name(shared.studies[0]) == "mine/xs-untied"
+    assert shared.study_name(shared.confirmations[-1]) == "mine/s-tied/confirm"
+    plain = SweepSpec(name="a", space=SPACE, sizes=[{"name": "xs"}, {"name": "s"}])
+    assert [plain.study_name(plan) for plan in plain.studies] == ["xs", "s"]
+    assert plain.confirmations == ()
 
 
 def test_the_longest_context_is_that_of_the_size_that_has_the_longest():
@@ -321,6 +326,23 @@ def test_a_sweep_constant_may_not_vary(path, section):
     varied = {path: [value]} if section == "space" else [{"name": "a", path: value}]
     with pytest.raises(ValidationError, match="must not vary, so that all trials of a sweep stay comparable; set "):
         SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, section: varied})
+
+
+def test_the_data_seed_may_vary_like_any_other_hyperparameter():
+    spec = SweepSpec.model_validate(
+        {
+            "name": "a",
+            "data": {"source": "stdlib"},
+            "space": {"data.seed": [0, 1], "optim.lr": {"low": 1e-3, "high": 1e-2}},
+            "sizes": [{"name": "xs"}, {"name": "s", "model.d_model": 64}],
+            "experiments": [{"name": "other-batches", "data.seed": 5}],
+        }
+    )
+    assert [spec.run_for("s", {"data.seed": seed}).data.seed for seed in (0, 1)] == [0, 1]
+    assert spec.run_for("xs", spec.experiment("other-batches")).data.seed == 5
+    assert spec.run_for("s", {"data.seed": 1}).static_signature == spec.run_for("s", {}).static_signature
+    sized = SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, "sizes": [{"name": "a", "data.seed": 3}]})
+    assert sized.run_for("a", {}).data.seed == 3
 
 
 def test_trials_of_one_size_are_validated_on_the_same_windows():

@@ -40,8 +40,10 @@ def init(**settings):
 
 
 def line(trial, step, status=col.RUNNING):
-    """A line of metrics.jsonl."""
+    """A line of metrics.jsonl; the trial has a final loss when it has ended."""
     row = dict.fromkeys(col.ROW_COLUMNS, 1.5) | {col.TRIAL: trial, col.SIZE: "xs", col.STATUS: status, col.STEP: step}
+    if status == col.RUNNING:
+        row |= dict.fromkeys(col.FINAL_COLUMNS)
     return json.dumps(row) + "\n"
 
 
@@ -157,6 +159,8 @@ def test_a_trial_that_ended_is_a_finished_run_and_one_without_its_last_row_a_fai
     assert (ended.exit_code, unfinished.exit_code) == (0, 1)
     assert ended.summary[col.STATUS] == '"pruned"'
     assert [int(row["_step"]) for row in unfinished.history] == [10, 20]
+    assert ["val/final_loss" in row for row in ended.history] == [False, True]
+    assert not any("val/final_loss" in row for row in unfinished.history)
     assert (ended.project, ended.group) == ("a-project", "tracked")
 
 

@@ -36,7 +36,7 @@ def ledger():
 
 
 def row(step, loss):
-    numbers = dict.fromkeys(col.REPORT_COLUMNS, 1.0)
+    numbers = dict.fromkeys(col.REPORT_COLUMNS, 1.0) | dict.fromkeys(col.FINAL_COLUMNS)
     return {**numbers, col.STEP: step, col.VAL_LOSS: loss}
 
 

@@ -1,0 +1,52 @@
+"""How much memory one training run needs, estimated from its config. No model is built and torch is not loaded.
+
+Weights, gradients and two moments are exact; the rest counts the tensors that a forward pass keeps for the backward
+pass. A test compares the sum with the peak of a real run: it lies within a factor of FACTOR for runs of 100 MB or more.
+Libraries take some 300 MB of every process besides.
+
+Letters: N layers, D width, F ffn width, V vocabulary, B batch, T context length.
+"""
+
+from typing import NamedTuple
+
+from lmcore.config import RunSpec
+from lmcore.params import count_parameters
+
+FACTOR = 1.3
+"""An estimate is wrong by at most about this factor, in either direction."""
+FLOAT = 4  # bytes
+CHUNK_LOGITS = 2**20  # of the loss, which never holds the logits of all positions (`lmcore.loss`)
+
+
+class MemoryEstimate(NamedTuple):
+    """Bytes that one trial needs while it trains, on its own.
+
+    >>> estimate_memory(RunSpec()).state == 16 * 1_328_256
+    True
+    """
+
+    state: int  # float32 weights, their gradients, and both moments
+    activations: int  # kept from the forward pass for the backward pass, and the loss's buffers
+
+    @property
+    def total(self) -> int:
+        """Both together."""
+        return self.state + self.activations
+
+
+def estimate_memory(run: RunSpec) -> MemoryEstimate:
+    """The memory of a run; with dtype auto, that of float32, which needs more."""
+    model, tokens = run.model, run.tokens_per_step
+    D, F, V = model.d_model, model.d_ff, model.vocab_size
+    counts = count_parameters(model)
+    weights = counts.total - counts.head + V * D  # a tied slot has an idle head
+    low = 2 if run.train.dtype == "bfloat16" else FLOAT
+    # Float32 in any case: input, normalized input and output of two norms. In the dtype of the products: q, k, v, the
+    # heads' outputs and a contiguous copy, the inputs of the products if they were cast, and the hidden layer.
+    norms = 0 if model.norm == "none" else 4
+    cast = 2 if low < FLOAT else 0
+    hidden = 4 if model.ffn == "swiglu" else 2
+    per_token = model.num_layers * (FLOAT * (2 + norms) * D + low * ((5 + cast) * D + hidden * F)) + FLOAT * 3 * D
+    weights_cast = low * weights if low < FLOAT else 0
+    loss = 2 * FLOAT * max(CHUNK_LOGITS, 128 * V) + FLOAT * V * D
+    return MemoryEstimate(4 * FLOAT * weights, tokens * per_token + weights_cast + loss)

@@ -1,0 +1,138 @@
+"""Arms and studies: what a sweep searches on its own, so that each of them ends in a tuned, finished model.
+
+`compare` names fields of the space. Each combination of their values is an *arm*; each (size, arm) has an Optuna study
+of its own, and a second one for its confirmation runs. Without `compare` there is one arm, which has no name.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from lmcore import columns as col
+from lmcore.config import Config
+from lmcore.runfile.paths import FieldError, show
+
+NAMES = {"model.tie_embeddings": {True: "tied", False: "untied"}}
+"""Words for values that would not be clear on their own."""
+
+
+class ConfirmConfig(Config):
+    """Confirmation: after the search, the best settings are trained again under new seeds.
+
+    >>> ConfirmConfig(top=3).runs
+    9
+    """
+
+    top: NonNegativeInt = 0
+    """How many of the best settings of each size and arm are confirmed, or of experiments all; 0: no confirmation."""
+    seeds: PositiveInt = 3
+    """Number of new seeds, of initial weights and of the order of the data, the same for every setting; settings that
+    are clearly beaten are not trained under all of them."""
+
+    @property
+    def runs(self) -> int:
+        """Most confirmation runs of one size and arm."""
+        return self.top * self.seeds
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One combination of the values in `compare`.
+
+    >>> Arm("tied", {"model.tie_embeddings": True}).name
+    'tied'
+    """
+
+    name: str | None = None
+    """None if the sweep has no `compare`."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One study of a sweep.
+
+    >>> StudyPlan("xs", Arm("tied", {"model.tie_embeddings": True}), col.CONFIRM).id
+    'xs-tied-confirm'
+    """
+
+    size: str
+    arm: Arm = Arm()
+    phase: str = col.SEARCH
+
+    @property
+    def id(self) -> str:
+        """What the ids of its trials begin with."""
+        return f"{self.group}-{col.CONFIRM}" if self.phase == col.CONFIRM else self.group
+
+    @property
+    def name(self) -> str:
+        """Its name in Optuna, without the sweep's."""
+        return f"{self.group}/{col.CONFIRM}" if self.phase == col.CONFIRM else self.group
+
+    @property
+    def group(self) -> str:
+        """Size and arm: what a search study and its confirmation have in common."""
+        return self.size if self.arm.name is None else f"{self.size}-{self.arm.name}"
+
+    @property
+    def confirmation(self) -> "StudyPlan":
+        """The study that confirms this one."""
+        return StudyPlan(self.size, self.arm, col.CONFIRM)
+
+
+def arms_of(compare: Sequence[str], choices: Mapping[str, Sequence[Any]]) -> tuple[Arm, ...]:
+    """Every combination of the choices of the compared fields; the last field varies fastest.
+
+    >>> [arm.name for arm in arms_of(["model.tie_embeddings"], {"model.tie_embeddings": [False, True]})]
+    ['untied', 'tied']
+
+    Raises FieldError if two arms would have the same name.
+    """
+    if not compare:
+        return (Arm(),)
+    arms = []
+    for values in itertools.product(*(choices[path] for path in compare)):
+        overrides = dict(zip(compare, values, strict=True))
+        arms.append(Arm("-".join(_word(path, value) for path, value in overrides.items()), overrides))
+    names = [str(arm.name).casefold() for arm in arms]
+    for name in names:
+        if names.count(name) > 1:
+            rule = f"must give each arm a name of its own (two are called {name!r})"
+            raise FieldError("compare", f"{rule}; compare one field at a time")
+    return tuple(arms)
+
+
+def _word(path: str, value: Any) -> str:
+    """A value as part of a file name: `tied`, `gelu`, `num_heads4`, `no-clip_norm`."""
+    field_name = path.rpartition(".")[2]
+    if path in NAMES:
+        return NAMES[path][value]
+    if isinstance(value, str):
+        return re.sub(r"[^A-Za-z0-9._]+", "_", value)
+    if isinstance(value, bool):
+        return field_name if value else f"no-{field_name}"
+    return f"no-{field_name}" if value is None else f"{field_name}{value:g}"
+
+
+def check_compare(compare: Sequence[str], space: Mapping[str, Any], experiments: bool) -> None:
+    """FieldError unless every compared path has choices in the space. `experiments`: whether those are trained."""
+    for path in compare:
+        if compare.count(path) > 1:
+            raise FieldError("compare", f"must name each field once (got {path} twice); remove one")
+        if experiments:
+            rule = f"must be empty for the search method experiments, each of which is an arm (got {path})"
+            raise FieldError("compare", f"{rule}; leave it out")
+        entry = space.get(path)
+        if entry is None:
+            rule = f"must name fields of the space (got {path}, which is not in it)"
+            raise FieldError("compare", f"{rule}; add `{path}: {{choices: [...]}}` to the space")
+        if not hasattr(entry, "choices"):
+            found = f"{path}, which is a range from {show(entry.low)} to {show(entry.high)}"
+            raise FieldError("compare", f"must name fields with choices (got {found}); list the values to compare")
+        if len(entry.choices) < 2:
+            raise FieldError("compare", f"needs at least two choices of a field (got 1 of {path}); add one")

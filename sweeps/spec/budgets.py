@@ -1,0 +1,94 @@
+"""Equal budgets: trials that are compared train on equal numbers of tokens, to within half an update.
+
+Otherwise a batch of twice the size would win because its trials see twice the data. Only configs are looked at here.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lmcore.config import RunSpec
+from lmcore.params import count_parameters
+from lmcore.runfile.paths import BUDGET, FieldError
+from sweeps.spec import space as spaces
+
+if TYPE_CHECKING:
+    from sweeps.spec.sweep_spec import SweepSpec
+
+BATCH = "train.batch_size"
+PER_PARAMETER = "train.tokens_per_parameter"
+COUNTED = tuple(f"model.{name}" for name in ("d_model", "num_layers", "d_ff", "norm", "ffn"))
+"""Fields that change the number of parameters without embedding and head, on which PER_PARAMETER depends."""
+
+Overrides = Mapping[str, Any]
+
+
+def batches_vary(spec: "SweepSpec") -> bool:
+    """Whether trials of one size may have different batch sizes."""
+    in_space = spec.search.method != "experiments" and BATCH in spec.space
+    return in_space or any(BATCH in overrides for _, overrides in _experiments(spec))
+
+
+def check_equal(spec: "SweepSpec") -> None:
+    """FieldError if two trials of one size could train on different numbers of tokens.
+
+    Example:
+        check_equal(SweepSpec(name="a", space={"train.batch_size": [8, 16]}))  # raises: 200 updates of either size
+    """
+    varied = _varied(spec)
+    given = [spec.base.train.tokens_per_parameter, *(o.get(PER_PARAMETER) for _, o in varied)]
+    given += [size.overrides.get(PER_PARAMETER) for size in spec.sizes]
+    paths = (*BUDGET, BATCH, *(COUNTED if any(given) or PER_PARAMETER in spec.space else ()))
+    for size in spec.size_names:
+        first: float | None = None
+        seen = []
+        for place, overrides in varied:
+            relevant = {path: overrides[path] for path in paths if path in overrides}
+            if relevant in seen:
+                continue
+            seen.append(relevant)
+            run = spec.unresolved_run(size, overrides)
+            if first is None:
+                first = _budget(run)
+            tokens = run.steps * run.tokens_per_step
+            if abs(tokens - first) > run.tokens_per_step / 2:
+                where = place or f"space.{next(path for path in relevant if relevant[path] != seen[0].get(path))}"
+                raise FieldError(where, _rule(run, relevant, round(first), tokens))
+
+
+def _rule(run: RunSpec, relevant: Overrides, first: int, tokens: int) -> str:
+    searched = [path for path in BUDGET if path in relevant]
+    used = next((path for path in BUDGET if getattr(run.train, path.split(".")[1]) is not None), "train.steps")
+    remedy = f"set train.tokens instead of {used}" if used != "train.tokens" else "raise train.tokens"
+    if searched:
+        remedy = "leave that out"
+    rule = f"must leave all trials of a size equal tokens to train on (got {first:,} and {tokens:,})"
+    return f"{rule}; {remedy}, or search.allow_unequal_budgets: true"
+
+
+def _varied(spec: "SweepSpec") -> list[tuple[str, Overrides]]:
+    """What trials of one size override, extreme values of the space at least, each with its place in the file.
+
+    The place is empty for the space, whose entry at fault is not known here.
+    """
+    first = {
+        path: entry.choices[0] if isinstance(entry, spaces.Choices) else entry.low
+        for path, entry in spec.space.items()
+        if path not in spaces.CONSTRAINED  # every corner has those
+    }
+    return _experiments(spec) or [("", {**first, **corner}) for corner in spaces.corners(spec.space)]
+
+
+def _experiments(spec: "SweepSpec") -> list[tuple[str, Overrides]]:
+    """The experiments, if they are what is trained."""
+    experiments = spec.experiments if spec.search.method == "experiments" else ()
+    return [(f"experiments.{experiment.name}", experiment.overrides) for experiment in experiments]
+
+
+def _budget(run: RunSpec) -> float:
+    """Tokens that a run should train on, before rounding to whole updates."""
+    tokens: float = run.steps * run.tokens_per_step
+    if run.train.tokens is not None:
+        tokens = run.train.tokens
+    elif run.train.tokens_per_parameter is not None:
+        tokens = run.train.tokens_per_parameter * count_parameters(run.model).non_embedding
+    return max(tokens, run.tokens_per_step)

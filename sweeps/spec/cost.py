@@ -1,0 +1,55 @@
+"""The most expensive trial that a size can have: what a trial that is not known yet may cost."""
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from lmcore.config import RunSpec
+from lmcore.device import training_flops
+from sweeps.spec.space import Choices, Range, corners
+
+if TYPE_CHECKING:
+    from sweeps.spec.sweep_spec import SweepSpec
+
+TIED = "model.tie_embeddings"
+# Fields that determine the cost of a trial, besides tying. The cost grows with each of those that are numbers.
+COST_FIELDS = (
+    "model.d_model",
+    "model.num_layers",
+    "model.d_ff",
+    "model.norm",
+    "model.ffn",
+    "train.steps",
+    "train.tokens",
+    "train.tokens_per_parameter",
+    "train.batch_size",
+)
+
+
+def costliest(spec: "SweepSpec", size: str, tied: bool | None = None) -> RunSpec:
+    """The run of `size` with the most FLOPs in the space, or of the experiments that are trained.
+
+    >>> costliest(load_spec("configs/quick.yaml"), "xs").steps  # doctest: +SKIP
+    200
+    """
+    tying = {} if tied is None else {TIED: tied}
+    if spec.search.method == "experiments":
+        listed = spec.experiments[: max(1, spec.trials_of(size))]
+        runs = [spec.run_for(size, {**experiment.overrides, **tying}) for experiment in listed]
+    else:
+        values = {path: _costly_values(spec.space[path]) for path in COST_FIELDS if path in spec.space}
+        # The number of heads must divide every width. SweepSpec has checked that the first corner's does.
+        first = next(corners(spec.space))
+        runs = [
+            spec.run_for(size, {**first, **dict(zip(values, combination, strict=True)), **tying})
+            for combination in itertools.product(*values.values())
+        ]
+    return max(runs, key=training_flops)
+
+
+def _costly_values(entry: Range | Choices) -> tuple[Any, ...]:
+    """The largest value, or all values if they are not numbers."""
+    if isinstance(entry, Range):
+        return (entry.high,)
+    if all(isinstance(choice, int | float) for choice in entry.choices):
+        return (max(entry.choices),)
+    return entry.choices

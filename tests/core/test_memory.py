@@ -1,0 +1,73 @@
+"""The estimate of a trial's memory against the peak of a real run, and the difference that seeds can detect."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.measure.detectable import detectable_difference
+from lmcore.memory import FACTOR, estimate_memory
+
+ROOT = Path(__file__).parents[2]
+# In a process of its own, because memory that an earlier test has freed would not be measured.
+PEAK = """
+import numpy as np
+from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.corpus.tokens import Tokens
+from lmcore.measure.throughput import _Probe
+def peak(run):
+    ids = np.random.default_rng(0).integers(0, run.model.vocab_size, 9000)
+    return _Probe(run, Tokens.of(ids, ids, run.model.vocab_size), 1).bytes
+train = TrainConfig(device="cpu", dtype={dtype!r}, threads=1)
+peak(RunSpec(model=ModelConfig(vocab_size=16, d_model=16, num_heads=1, d_ff=16), train=train))  # loads the libraries
+print(peak(RunSpec(model=ModelConfig(**{model!r}), train=train)))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset a process's peak memory")
+@pytest.mark.parametrize(
+    ("dtype", "model"),
+    [
+        ("float32", {"d_model": 256, "d_ff": 704, "num_layers": 3}),
+        ("bfloat16", {"d_model": 256, "d_ff": 1024, "num_layers": 3, "ffn": "gelu", "vocab_size": 8192}),
+    ],
+)
+def test_the_estimate_is_within_its_factor_of_the_peak_of_a_real_run(dtype, model):
+    command = [sys.executable, "-c", PEAK.format(dtype=dtype, model=model)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    estimate = estimate_memory(RunSpec(model=ModelConfig(**model), train=TrainConfig(dtype=dtype))).total
+    assert estimate > 1e8
+    assert 1 / FACTOR < int(done.stdout) / estimate < FACTOR
+
+
+def test_weights_gradients_and_moments_take_sixteen_bytes_a_parameter_an_idle_head_included():
+    model = ModelConfig(vocab_size=512, d_model=64, num_layers=2, d_ff=176)
+    untied = RunSpec(model=model)
+    tied = RunSpec(model=model.model_copy(update={"tie_embeddings": True}))
+    assert estimate_memory(untied).state == estimate_memory(tied).state == 16 * (2 * 512 * 64 + 100_672)
+
+
+def test_a_larger_batch_costs_activations_only():
+    small, large = (estimate_memory(RunSpec(train=TrainConfig(batch_size=B))) for B in (16, 32))
+    assert small.state == large.state
+    assert 1.5 < large.activations / small.activations < 2
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [(2, 14.08), (3, 4.38), (5, 2.35), (10, 1.41)])
+def test_the_detectable_difference_is_that_of_a_paired_t_test_with_eighty_percent_power(seeds, expected):
+    assert detectable_difference(seeds) == pytest.approx(expected, abs=0.01)
+
+
+def test_a_difference_of_the_detectable_size_is_detected_four_times_out_of_five():
+    seeds, rng = 10, np.random.default_rng(0)
+    gaps = detectable_difference(seeds) + rng.normal(size=(20_000, seeds, 2)) @ [1, -1]
+    t = gaps.mean(1) / gaps.std(1, ddof=1) * math.sqrt(seeds)
+    assert (t > 2.262).mean() == pytest.approx(0.8, abs=0.02)  # t_{0.975, 9}
+
+
+def test_one_seed_detects_nothing():
+    assert math.isinf(detectable_difference(1))

@@ -160,7 +160,7 @@ def _leader(
         tuple(others.index[worse == 1]),
         tuple(one for one in unstable if one != setting),
         tuple(of_setting[col.TRIAL]),
-        basis != CONFIRMED or bool(len(named)),
+        basis != CONFIRMED or bool(counted[col.LEADER].notna().any()),
     )
 
 

@@ -6,7 +6,6 @@ import json
 import math
 import shutil
 import sqlite3
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from optuna.trial import TrialState
 
 from analysis.runs.load import LAST_REPORT
 from lmcore import columns as col
+from lmcore.window_records import encode_record
 
 BASE = {
     "data": {"source": "stdlib", "val_source": None, "seed": 0},
@@ -154,17 +154,15 @@ class RunFolder:
 
     def windows(self, trial: str, losses: Any, evaluation: str = "last", **header: Any) -> None:
         """Append the losses of windows to window_losses.bin."""
-        content = np.asarray(losses, "<f4").tobytes()
-        self._record({"trial": trial, "step": 100, "set": "final", "evaluation": evaluation, **header}, content)
+        self._record({"trial": trial, "step": 100, "set": "final", "evaluation": evaluation, **header}, losses)
 
     def documents(self, numbers: Any, context_length: int = 32) -> None:
         """Append the documents of windows to window_losses.bin."""
-        self._record({"context_length": context_length, "documents": True}, np.asarray(numbers, "<i4").tobytes())
+        self._record({"context_length": context_length, "documents": True}, numbers)
 
-    def _record(self, header: dict[str, Any], content: bytes) -> None:
-        header = {**header, "n": len(content) // 4, "crc32": zlib.crc32(content)}
+    def _record(self, header: dict[str, Any], values: Any) -> None:
         with (self.path / "window_losses.bin").open("ab") as file:
-            file.write(json.dumps(header).encode() + b"\n" + content)
+            file.write(encode_record(header, np.asarray(values)))
 
     def row(self, trial: str, step: int, val_loss: float | None, **changes: Any) -> None:
         row = {"trial": trial, "size": trial.split("-")[0], "status": "running", "step": step, "tokens": 256 * step}

@@ -100,7 +100,7 @@ def test_a_complete_trial_is_told_with_its_final_loss_and_ranked_by_it():
         assert book.report(live.id, row(20, 4.0) | {col.FINAL_VAL_LOSS: None}) == col.RUNNING
         book.report(live.id, row(40, 3.15) | ({} if final is None else {col.FINAL_VAL_LOSS: final}))
         book.end(live.id)
-    trials = book.studies["main"].trials
+    trials = book.studies["main"].study.trials
     assert [trial.value for trial in trials] == [3.2, 3.1, 3.15, math.inf]
     assert [trial.intermediate_values for trial in trials] == [{20: 4.0, 40: 3.15}] * 4  # the small set's
     assert trials[1].user_attrs[col.LAST][col.FINAL_VAL_LOSS] == 3.1

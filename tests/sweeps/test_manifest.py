@@ -62,9 +62,9 @@ def test_analysis_finds_everything_it_needs(small_tokens, tmp_path):
 def test_it_records_seeds_search_hardware_and_command(small_tokens, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/sweeps/run.py", "--trials", "5"])
     values = manifest(spec(), small_tokens, CLUSTER, PEAKS, CHOICES)
-    assert values["schema"] == 1
+    assert values["schema"] == 2
     assert values["seeds"] == {"search": 5, "train": 4, "data": 3}
-    assert values["search"] == {"method": "random", "scheduler": "asha", "trials": 5}
+    assert values["search"] == {"method": "random", "scheduler": "asha", "trials": 5, "most_trials": 5}
     assert values["sizes"] == ["xs", "s"]
     hardware = values["hardware"]
     assert hardware["peak_flops_per_s"] == PEAKS

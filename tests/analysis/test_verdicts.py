@@ -167,7 +167,8 @@ def test_the_interval_of_an_arms_difference_contains_the_truth_in_95_percent_of_
     assert 0.92 <= inside / 400 <= 0.98
 
 
-def test_the_report_has_the_answer_in_numbers_and_says_it_last(run, capsys):
+def test_the_report_has_the_answer_in_numbers_and_says_it_last(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     sweep(run)
     assert main([str(run.path), "--brief"]) == 0
     lines = capsys.readouterr().out.rstrip().splitlines()

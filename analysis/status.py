@@ -61,8 +61,8 @@ class SweepStatus:
     run: str  # the folder
     driver: bool  # whether a process holds the folder's lock, that is, runs the sweep now
     pid: int | None  # that process, on the machine that it runs on
-    planned: int  # number of trials that the sweep will have
-    ended: int  # number of trials of the search that are complete, pruned, diverged or failed
+    planned: int  # number of trials that the sweep will have; until it is over, runs that a race may save count
+    ended: int  # number of trials that are complete, pruned, diverged or failed
     sizes: list[SizeStatus]
 
 
@@ -77,12 +77,13 @@ def sweep_status(folder: str | Path) -> SweepStatus:
     folder = Path(folder)
     trials, _, manifest = load(folder)
     sizes = [_size_status(study.id, _trials_of(study, trials)) for study in studies_of(manifest)]
-    ended = int(((trials[col.STATUS] != col.RUNNING) & (trials[col.PHASE] == col.SEARCH)).sum())
+    ended = int((trials[col.STATUS] != col.RUNNING).sum())
     driver = _is_locked(folder / ".lock")
     pid = None
     with suppress(OSError, ValueError):
         pid = int((folder / ".lock-holder").read_text()) if driver else None
-    planned = manifest.get("search", {}).get("trials", len(trials))
+    search = manifest.get("search", {})
+    planned = search.get("most_trials", search.get("trials", len(trials)))
     return SweepStatus(str(folder), driver, pid, planned, ended, sizes)
 
 

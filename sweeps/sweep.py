@@ -281,7 +281,10 @@ def run_trials(
             say(problem)
         if utilization.share is not None:
             say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
-            write_json(folder.manifest, {**record, "utilization": utilization.share})
+            record = {**record, "utilization": utilization.share}
+        if ledger.planned is not None:
+            record = {**record, "search": {**record["search"], "most_trials": ledger.planned}}
+        write_json(folder.manifest, record)
     return Outcome(ledger.statuses(), seconds)
 
 

@@ -32,7 +32,7 @@ def test_a_real_sweep_beats_the_unigram_entropy_and_writes_every_file(tmp_path):
     done = command(
         *("--search", "optuna", "--trials", "4", "--scheduler", "median", "--name", "real", "--seed", "1"),
         *("--set", "train.steps=200", "--set", "train.eval_every=50", "--set", "optim.lr=1e-2"),
-        *("--set", "model.tie_embeddings=false"),
+        *("--set", "model.tie_embeddings=false", "--set", "confirm.top=0"),
         *("--set", "sizes=[{name: xs, model.d_model: 64, model.d_ff: 176, model.num_layers: 2}]"),
         cwd=tmp_path,
     )
@@ -135,7 +135,7 @@ def test_a_second_writer_is_refused_with_exit_code_3_and_the_first_goes_on(tmp_p
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         with RunFolder.named("quick").claimed():
-            done = command("--trials", "2", cwd=tmp_path)
+            done = command("--trials", "4", cwd=tmp_path)
     assert done.returncode == 3
     assert done.stderr.count("\n") == 1
     assert str(os.getpid()) in done.stderr

@@ -130,9 +130,14 @@ def scaling_section(scaling: Scaling) -> Section:
 
 
 def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
-    """By name: `tied` against untied where both were trained, and each experiment against the first."""
+    """By name: `tied` against untied where one search or grid trained both, and each experiment against the first.
+
+    Arms are compared in the answer.
+    """
     known = trials[trials[TIED_PATH].notna()]
-    comparisons = {}
+    comparisons: dict[str, Comparison] = {}
+    if known[col.ARM].notna().any():
+        return comparisons
     if known[TIED_PATH].astype(bool).nunique() == 2:
         tied = compare(known, TIED_PATH, False, True)
         comparisons["tied"] = replace(tied, fields="embeddings", a="untied", b="tied")

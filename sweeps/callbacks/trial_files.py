@@ -24,13 +24,14 @@ class TrialFiles(Callback):
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder
         self._ledger = ledger
-        self._written: dict[str, RunSpec] = {}  # to best/, by study
+        self._written: dict[str, RunSpec] = {}  # to best/, by size and arm
 
     def catch_up(self) -> None:
         """On resume, do for the ended trials what the previous driver may have left undone when it was killed."""
         kept: set[str] = set()
+        for size in self._ledger.spec.size_names:
+            self._write_best(size)
         for study in self._ledger.studies:
-            self._write_best(study)
             kept.update(self._ledger.ranking(study)[:KEPT_PER_STUDY])
         for trial_id, status in self._ledger.statuses().items():
             if status != col.RUNNING:
@@ -42,7 +43,7 @@ class TrialFiles(Callback):
         self._write_run(self._folder.trial(trial.id) / "run.yaml", trial.experiment or trial.id, trial.run)
 
     def on_trial_end(self, trial: TrialHandle) -> None:
-        """Delete weights that are no longer among the best, and update best/<size and arm>.yaml and error.txt."""
+        """Delete weights that are no longer among the best, and update best/ and error.txt."""
         if trial.status == col.RUNNING:
             return
         if trial.error is not None:
@@ -52,14 +53,14 @@ class TrialFiles(Callback):
         for trial_id in {trial.id, *ranking[KEPT_PER_STUDY : KEPT_PER_STUDY + 1]} - set(ranking[:KEPT_PER_STUDY]):
             drop_checkpoints(self._folder.trial(trial_id))
         if trial.of is not None or (ranking and ranking[0] == trial.id):
-            self._write_best(trial.plan.group)
+            self._write_best(trial.size)
 
-    def _write_best(self, study: str) -> None:
-        """Write the config that trains the winner of a search study again."""
-        run = self._ledger.best_run(study)
-        if run is not None and run != self._written.get(study):
-            self._write_run(self._folder.best / f"{study}.yaml", f"best-{study}", run)
-            self._written[study] = run
+    def _write_best(self, size: str) -> None:
+        """Write the configs that train the winners of a size again."""
+        for name, run in self._ledger.winners(size).items():
+            if run != self._written.get(name):
+                self._write_run(self._folder.best / f"{name}.yaml", f"best-{name}", run)
+                self._written[name] = run
 
     def _write_run(self, path: Path, name: str, run: RunSpec) -> None:
         write_text(path, dump_yaml(self._ledger.spec.single(name, run)))

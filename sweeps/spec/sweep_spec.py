@@ -305,6 +305,7 @@ class SweepSpec(Config):
         check_compare(self.compare, self.space, self.search.method == "experiments")
         studies = self.studies
         ids = [plan.id.casefold() for plan in (*studies, *(plan.confirmation for plan in studies))]
+        ids += [name.casefold() for name in self.size_names if self.compare]  # files in best/ are called so
         for plan in studies:
             if len(plan.group) > MAX_STUDY_NAME:
                 rule = f"size and arm must make a name of at most {MAX_STUDY_NAME} characters (got {plan.group!r})"

@@ -77,6 +77,12 @@ class Confirmation:
                 found[pair[0].plan.id] = (pair, listed[: self._top])
         return found
 
+    def loss_of(self, candidate: str) -> float:
+        """The mean loss of a candidate over its confirmation runs."""
+        runs = [loss for _, confirm in self._pairs for (of, _), loss in _ended(confirm).items() if of == candidate]
+        finite = [loss for loss in runs if not math.isnan(loss)]
+        return sum(finite) / len(finite) if finite else math.nan
+
     def _finish(self, standing: Standing) -> None:
         if not self._experiments:
             self.leaders = dict(standing.leaders)

@@ -254,17 +254,22 @@ class Ledger:
         searches = [state for state in self.studies.values() if state.plan.phase == col.SEARCH]
         return {s.plan.id: (s.complete[0][0], s.complete[0][2]) for s in searches if s.complete}
 
-    def best_run(self, study: str) -> RunSpec | None:
-        """The run that a search study ends in: of the leader once it is confirmed, else of the best complete trial.
+    def winners(self, size: str) -> dict[str, RunSpec]:
+        """The runs that the search of a size ends in, by size and arm: those that lead, or else the best complete ones.
 
-        None if there is none, and for the study of a confirmation.
+        Of several arms, the best one's is also there under the name of the size.
         """
-        state = self.studies[study]
-        if state.plan.phase == col.CONFIRM:
-            return None
-        confirmation = self._confirmations.get(state.plan.size)
-        leader = confirmation.leaders.get(study) if confirmation is not None else None
-        return state.best_run() if leader is None else state.run_of(leader)
+        found: dict[str, tuple[float, RunSpec]] = {}
+        confirmation = self._confirmations.get(size)
+        for state in self._states(size, col.SEARCH):
+            leader = confirmation.leaders.get(state.plan.id) if confirmation is not None else None
+            if confirmation is not None and leader is not None:
+                found[state.plan.id] = confirmation.loss_of(leader), state.run_of(leader)
+            elif state.complete:
+                found[state.plan.id] = state.complete[0][0], state.run_of(state.complete[0][2])
+        if found and size not in self.studies:
+            found[size] = min(found.values(), key=lambda pair: pair[0])
+        return {name: run for name, (_, run) in found.items()}
 
     def statuses(self) -> dict[str, str]:
         """Status by trial id of every trial that was handed out."""

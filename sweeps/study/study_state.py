@@ -166,10 +166,6 @@ class StudyState:
         self.study.tell(handle.trial, value, state)
         self.early_stopping.tell(handle.trial, value, state)
 
-    def best_run(self) -> RunSpec | None:
-        """The run of the best complete trial, or None if there is none."""
-        return self.run_of(self.complete[0][2]) if self.complete else None
-
     def run_of(self, trial_id: str) -> RunSpec:
         """The run of one of this study's trials."""
         return RunSpec.model_validate(self._frozen(trial_id).user_attrs[col.RUN])

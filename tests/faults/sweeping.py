@@ -23,6 +23,8 @@ SETTINGS = {
     "model.context_length": "64",
     "train.steps": "200",
     "train.eval_every": "20",
+    "compare": "[]",
+    "confirm.top": "0",
     "data.source": "tokens.npy",
     "data.vocab_size": "61",
 }

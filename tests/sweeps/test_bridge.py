@@ -58,7 +58,12 @@ def sweep(cluster, tmp_path_factory):
                 "model": {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 32}
                 | {"vocab_size": 61},
                 "train": {"steps": 40, "batch_size": 4, "eval_every": 10, "eval_windows": 16},
-                "search": {"method": "experiments", "scheduler": "asha", "concurrent": 1},
+                "search": {
+                    "method": "experiments",
+                    "scheduler": "asha",
+                    "concurrent": 1,
+                    "allow_unequal_budgets": True,
+                },
                 "experiments": EXPERIMENTS,
                 "tracking": {"wandb": "offline", "project": "bridge"},
             }

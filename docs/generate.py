@@ -161,6 +161,7 @@ def benchmarks() -> str:
         _sweeps(),
         _control(),
         _faults(),
+        _verdicts(),
         _analysis(),
     ]
     return "\n".join(parts)
@@ -255,6 +256,54 @@ def _faults() -> str:
         "happened to. Seconds are the median until a row comes again or the command has ended.\n\n"
         + _table(["what happened", "times", "survived", "seconds"], rows)
         + _source("faults", result)
+    )
+
+
+def _verdicts() -> str:
+    result = _load("verdicts")
+    described = {
+        "flat": "all settings and both arms are alike",
+        "close": "settings differ by up to 0.1",
+        "typical": "settings differ by up to 1",
+        "steep": "settings differ by up to 3",
+        "uneven": "as typical, worse settings are noisier",
+    }
+    keys = (
+        "difference_covered_percent",
+        "named_set_holds_best_confirmed_percent",
+        "named_and_unconfirmed_hold_best_of_16_percent",
+        "bias_in_se",
+        "bias_of_lowest_search_loss_in_its_se",
+        "runs_saved_percent",
+    )
+    rows = [[described[name], *(f"{found[key]:g}" for key in keys)] for name, found in result["sweeps"].items()]
+    head = [
+        "settings (nats)",
+        "covered, %",
+        "best confirmed, %",
+        "best of 16, %",
+        "bias",
+        "bias of the lowest",
+        "saved, %",
+    ]
+    real, windows = result["real_models"], result["windows"]
+    low, median, high = real["error_over_bootstrap_of_documents"]
+    covered = [[row[f"{key}_covered_percent"] for row in windows] for key in ("clustered", "independent")]
+    return (
+        "## Answers\n\n"
+        f"Simulated sweeps of two arms with {result['settings_per_arm']} settings each, whose best "
+        f"{result['confirm']['top']} are confirmed under {result['confirm']['seeds']} seeds;\nanother seed changes a loss by "
+        f"{result['sd_between_seeds_nats']:g} nats. *Covered*: how often the 95 % interval of the difference between the\narms holds the "
+        "truth. *Best*: how often the settings that the answer names hold the truly best one. *Bias*: mean error of the\n"
+        "reported loss in standard errors, and that of the search's lowest loss. *Saved*: confirmation runs that the race\n"
+        f"left out. Where both arms are alike, {result['sweeps']['flat']['tie_percent']:g} % of answers are a tie.\n\n"
+        + _table(head, rows)
+        + "\nThe difference of two fixed models on windows of documents, simulated: intervals clustered by document cover "
+        f"in\n{min(covered[0]):g} to {max(covered[0]):g} %, those of independent windows in {min(covered[1]):g} to "
+        f"{max(covered[1]):g} %. Of {real['pairs']} pairs of real models ({real['windows']} windows of\n{real['documents']} documents) the "
+        f"error is {median:.2f} times that of a bootstrap of documents ({low:.2f} to {high:.2f}), and\n"
+        f"{real['error_over_independent_means'][1]:.2f} times that of two independent means.\n"
+        + _source("verdicts", result)
     )
 
 

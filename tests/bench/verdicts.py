@@ -1,6 +1,6 @@
 """Do the answers of a sweep hold? Simulated sweeps whose truth is known, judged by the functions that judge real ones.
 
-    python tests/bench/verdicts.py [--sweeps 1000]     # writes results/verdicts.json; some minutes
+    python tests/bench/verdicts.py [--sweeps 1000] [--run runs/quick]     # writes results/verdicts.json; some minutes
 
 Each sweep has one size and two arms of 16 settings. The loss of a run is the setting's true loss, which is quadratic
 in three hyperparameters, plus what its seed does to every setting, plus noise. The best 3 of each arm are confirmed
@@ -15,10 +15,13 @@ what it would be for the search's own lowest loss; the share of confirmation run
 `typical`).
 
 Windows: two fixed models on validation windows of documents of random length; how often the interval of their
-difference covers the truth, with errors clustered by document, and with windows taken as independent.
+difference covers the truth, with errors clustered by document, and with windows taken as independent. With `--run`, the
+same for real models: the standard error of the difference of every two complete trials of a run, over that of a
+bootstrap of its documents (goal: within 10 %), and over that of two independent means.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
@@ -31,6 +34,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+import analysis
 from analysis.stats.estimate import Estimate
 from analysis.stats.verdicts import verdicts
 from analysis.tables.window_pairs import clustered_difference
@@ -46,6 +50,7 @@ SCENARIOS = {"flat": 0.0, "close": 0.1, "typical": 1.0, "steep": 3.0, "uneven": 
 """Nats per token between the optimum and the edge of the space in its most important direction."""
 IMPORTANCE = np.array([1.0, 0.3, 0.1])
 Array = NDArray[np.float64]
+BOOTSTRAPS = 4000
 
 
 class Sweep(NamedTuple):
@@ -173,13 +178,47 @@ def windows(documents: int, per_document: float, sets: int) -> dict[str, float]:
     }
 
 
+def real_models(run: Path) -> dict[str, Any]:
+    """Errors of differences between real models, as ratios: median and range over all pairs of one size."""
+    trials = analysis.load(run).trials
+    complete = trials[(trials[col.STATUS] == col.COMPLETE) & trials[col.WINDOW_LOSSES].notna()]
+    generator = np.random.default_rng(0)
+    to_bootstrap, to_independent = [], []
+    for _, group in complete.groupby(col.SIZE, sort=False):
+        documents = group[col.WINDOW_DOCUMENTS].iloc[0]
+        names, cluster = np.unique(documents, return_inverse=True)
+        counts = np.bincount(cluster)
+        drawn = generator.integers(0, len(names), (BOOTSTRAPS, len(names)))
+        for a, b in itertools.combinations(group[col.WINDOW_LOSSES], 2):
+            found = clustered_difference(a, b, documents)
+            sums = np.bincount(cluster, np.asarray(b, float) - np.asarray(a, float))
+            resampled = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+            to_bootstrap.append(found.se / resampled.std(ddof=1))
+            to_independent.append(found.se / math.hypot(*(np.std(x, ddof=1) / math.sqrt(len(x)) for x in (a, b))))
+    ratios = {"bootstrap_of_documents": to_bootstrap, "independent_means": to_independent}
+    return {
+        "pairs": len(to_bootstrap),
+        "windows": len(documents),
+        "documents": len(names),
+        "within_10_percent_of_the_bootstrap_percent": round(
+            100 * float(np.mean(np.abs(np.array(to_bootstrap) - 1) < 0.1)), 1
+        ),
+        **{
+            f"error_over_{name}": [round(float(np.quantile(found, q)), 3) for q in (0, 0.5, 1)]
+            for name, found in ratios.items()
+        },
+    }
+
+
 def main() -> None:
     """Simulate, print a line per scenario, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweeps", type=int, default=1000)
-    sweeps = parser.parse_args().sweeps
+    parser.add_argument("--run", type=Path, help="a run's folder, for errors of real models")
+    arguments = parser.parse_args()
+    sweeps = arguments.sweeps
     results: dict[str, Any] = {
-        "command": f"python tests/bench/verdicts.py --sweeps {sweeps}",
+        "command": f"python tests/bench/verdicts.py --sweeps {sweeps} --run runs/quick",
         "commit": commit(),
         "versions": versions(),
         "hardware": {"machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()},
@@ -189,6 +228,9 @@ def main() -> None:
         "sweeps": {},
         "windows": [],
     }
+    if arguments.run is not None:
+        results["real_models"] = real_models(arguments.run)
+        print("real models", results["real_models"], flush=True)
     for name, curvature in SCENARIOS.items():
         results["sweeps"][name] = scenario(name, curvature, sweeps)
         print(name, results["sweeps"][name], flush=True)

@@ -41,14 +41,14 @@ class TrialStatus:
     trial: str
     step: int | None  # updates at its last report; None before the first one
     steps: int | None  # updates of the whole trial; None if it failed before its config was recorded
-    val_loss: float | None  # nats per token: the quoted loss so far; None before the first report, or if not finite
+    loss: float | None  # nats per token: the quoted loss so far; None before the first report, or if not finite
 
 
 @dataclass(frozen=True)
-class SizeStatus:
-    """The trials of one model size; with arms, of one size and arm, and with a confirmation, of one phase."""
+class StudyStatus:
+    """The trials of one study: of a model size, or of one arm of it; either its search or its confirmation."""
 
-    size: str  # the id of the study, which begins with the size
+    study: str  # its id, which trial ids begin with: `xs`, `xs-tied` or `xs-tied-confirm`
     trials: dict[str, int]  # number of trials by status
     best: TrialStatus | None  # the complete trial with the lowest quoted loss
     running: list[TrialStatus]  # the unfinished trials; they are training only while a driver runs
@@ -61,9 +61,11 @@ class SweepStatus:
     run: str  # the folder
     driver: bool  # whether a process holds the folder's lock, that is, runs the sweep now
     pid: int | None  # that process, on the machine that it runs on
-    planned: int  # number of trials that the sweep will have; until it is over, runs that a race may save count
+    planned: int | None
+    """Number of trials that the sweep will have; until it is over, runs that a race may save count. None while it is
+    unknown, because the sweep makes as many as its time allows."""
     ended: int  # number of trials that are complete, pruned, diverged or failed
-    sizes: list[SizeStatus]
+    studies: list[StudyStatus]
 
 
 def sweep_status(folder: str | Path) -> SweepStatus:
@@ -76,7 +78,7 @@ def sweep_status(folder: str | Path) -> SweepStatus:
     """
     folder = Path(folder)
     trials, _, manifest = load(folder)
-    sizes = [_size_status(study.id, _trials_of(study, trials)) for study in studies_of(manifest)]
+    studies = [_study_status(study.id, _trials_of(study, trials)) for study in studies_of(manifest)]
     ended = int((trials[col.STATUS] != col.RUNNING).sum())
     driver = _is_locked(folder / ".lock")
     pid = None
@@ -84,7 +86,7 @@ def sweep_status(folder: str | Path) -> SweepStatus:
         pid = int((folder / ".lock-holder").read_text()) if driver else None
     search = manifest.get("search", {})
     planned = search.get("most_trials", search.get("trials", len(trials)))
-    return SweepStatus(str(folder), driver, pid, planned, ended, sizes)
+    return SweepStatus(str(folder), driver, pid, planned, ended, studies)
 
 
 def _trials_of(study: StudyEntry, trials: pd.DataFrame) -> pd.DataFrame:
@@ -92,11 +94,11 @@ def _trials_of(study: StudyEntry, trials: pd.DataFrame) -> pd.DataFrame:
     return trials[(trials[col.SIZE] == study.size) & arm & (trials[col.PHASE] == study.phase)]
 
 
-def _size_status(size: str, trials: pd.DataFrame) -> SizeStatus:
+def _study_status(study: str, trials: pd.DataFrame) -> StudyStatus:
     counts = {status: int((trials[col.STATUS] == status).sum()) for status in BEST_FIRST}
     best = complete_trials(trials).sort_values([col.LOSS, col.NUMBER]).head(1).to_dict("records")
     running = trials[trials[col.STATUS] == col.RUNNING].to_dict("records")
-    return SizeStatus(size, counts, _trial_status(best[0]) if best else None, [_trial_status(one) for one in running])
+    return StudyStatus(study, counts, _trial_status(best[0]) if best else None, [_trial_status(one) for one in running])
 
 
 def _trial_status(trial: dict[Hashable, Any]) -> TrialStatus:
@@ -105,7 +107,7 @@ def _trial_status(trial: dict[Hashable, Any]) -> TrialStatus:
         trial=trial[col.TRIAL],
         step=int(step) if pd.notna(step) else None,
         steps=int(steps) if pd.notna(steps) else None,
-        val_loss=loss if math.isfinite(loss) else None,
+        loss=loss if math.isfinite(loss) else None,
     )
 
 
@@ -121,19 +123,20 @@ def _is_locked(path: Path) -> bool:
 
 def print_status(status: SweepStatus, console: Console, resume: str) -> None:
     """Print the status as tables; `resume` is the command that resumes a sweep."""
-    console.print(f"{status.run}: {status.ended} of {status.planned} trials have ended; {_activity(status, resume)}")
+    of = "" if status.planned is None else f" of {status.planned}"
+    console.print(f"{status.run}: {status.ended}{of} trials have ended; {_activity(status, resume)}")
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("size", *BEST_FIRST, "best", col.VAL_LOSS):
-        table.add_column(heading, overflow="fold", justify="left" if heading in ("size", "best") else "right")
-    for size in status.sizes:
-        best = ("none", "") if size.best is None else (size.best.trial, _loss(size.best))
-        table.add_row(size.size, *map(str, size.trials.values()), *best)
+    for heading in ("study", *BEST_FIRST, "best", col.LOSS):
+        table.add_column(heading, overflow="fold", justify="left" if heading in ("study", "best") else "right")
+    for study in status.studies:
+        best = ("none", "") if study.best is None else (study.best.trial, _loss(study.best))
+        table.add_row(study.study, *map(str, study.trials.values()), *best)
     console.print(table)
-    running = [trial for size in status.sizes for trial in size.running]
+    running = [trial for study in status.studies for trial in study.running]
     if running:
         table = Table(box=SIMPLE_HEAD)
         table.add_column("running trial" if status.driver else "unfinished trial", overflow="fold")
-        for heading in ("step", col.VAL_LOSS):
+        for heading in ("step", col.LOSS):
             table.add_column(heading, justify="right")
         for trial in running:
             table.add_row(trial.trial, f"{trial.step or 0} of {trial.steps or '?'}", _loss(trial))
@@ -143,12 +146,12 @@ def print_status(status: SweepStatus, console: Console, resume: str) -> None:
 def _activity(status: SweepStatus, resume: str) -> str:
     if status.driver:
         return "the sweep is running" + (f" (process {status.pid})" if status.pid is not None else "")
-    unfinished = status.ended < status.planned
+    unfinished = status.planned is None or status.ended < status.planned
     return "no process runs the sweep" + (f"; resume it with {resume} {shlex.quote(status.run)}" if unfinished else "")
 
 
 def _loss(trial: TrialStatus) -> str:
-    return "" if trial.val_loss is None else f"{trial.val_loss:.4f}"
+    return "" if trial.loss is None else f"{trial.loss:.4f}"
 
 
 def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:

@@ -37,6 +37,7 @@ MADE = "<!-- Made by docs/generate.py; edit its source instead. -->\n\n"
 def sweep_file() -> str:
     """Every field, its type, default and docstring, section by section."""
     from lmcore.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+    from sweeps.spec.arms import ConfirmConfig
     from sweeps.spec.settings import SearchConfig, TrackingConfig
     from sweeps.spec.sweep_spec import SweepSpec
 
@@ -46,6 +47,7 @@ def sweep_file() -> str:
         "train": TrainConfig,
         "optim": OptimConfig,
         "search": SearchConfig,
+        "confirm": ConfirmConfig,
         "tracking": TrackingConfig,
     }
     own = {name: field for name, field in SweepSpec.model_fields.items() if name not in sections}

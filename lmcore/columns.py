@@ -11,12 +11,12 @@ from typing import Final, Literal, TypedDict
 TRIAL: Final = "trial"  # trial id, "<study>-<number>"; see `trial_id`
 SIZE: Final = "size"  # name of the model size; "main" if the sweep lists no sizes
 ARM: Final = "arm"  # name of the arm, one combination of the values in `compare`; missing if the sweep has no arms
-PHASE: Final = "phase"  # one of PHASES
+PHASE: Final = "phase"  # search or confirm
 OF: Final = "of"  # id of the trial whose setting a confirmation trial repeats under other seeds; else missing
 LEADER: Final = "leader"  # of a confirmation trial: whether its setting is the result of its size and arm
 NUMBER: Final = "number"  # Optuna's trial number within its study
 EXPERIMENT: Final = "experiment"  # name of the experiment; missing if the trial belongs to none
-STATUS: Final = "status"  # one of STATUSES
+STATUS: Final = "status"  # running, complete, pruned, diverged or failed
 MESSAGE: Final = "message"  # why the trial failed or diverged
 
 # Measurements in a row.
@@ -49,8 +49,11 @@ REPORT_COLUMNS = (SLOT, STEP, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKENS_PER_S
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
-# User attributes of an Optuna trial: TRIAL, EXPERIMENT, RUN and COUNTS; once the trial has ended, also STATUS, MESSAGE
-# and LAST.
+# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; once the trial has ended, also
+# `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its weights and of the
+# order of its data. A confirmation study has the attribute `result`, `{"leader": id, "beaten": {id: seeds}}`: the trial
+# whose setting leads, or null, and under how many seeds each beaten setting was trained. It is null or missing until
+# the confirmation is over.
 RUN: Final = "run"  # the trial's RunSpec as a nested dict
 COUNTS: Final = "counts"  # dict of COUNT_COLUMNS
 LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row

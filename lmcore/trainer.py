@@ -176,7 +176,10 @@ class Trainer:
         tensors, meta = read_checkpoint(src)
         try:
             # The run keeps its dtype, on which its numbers depend, and takes this trainer's device and compile mode.
-            run = with_runtime(RunSpec.model_validate(meta.pop("run")), self._train)
+            saved = meta.pop("run")
+            # A checkpoint from before there was a final evaluation takes this trainer's.
+            saved["train"].setdefault("final_eval_windows", self._train.final_eval_windows)
+            run = with_runtime(RunSpec.model_validate(saved), self._train)
             fingerprint = meta.pop("data_fingerprint")
             slot = Slot(run, **meta)
         except (KeyError, TypeError, ValidationError):

@@ -26,7 +26,7 @@ examples:
   {prog} runs/quick --trial best:xs --out winner-xs
       the best complete trial of size xs
   {prog} runs/quick --trial xs-0003 --out xs-0003
-      any trial that has a checkpoint: the best three of a size, and those that are running
+      any trial that has a checkpoint: the best three or more of each study, and those that are running
 
 then, with transformers:
   AutoModelForCausalLM.from_pretrained("winner"), AutoTokenizer.from_pretrained("winner")

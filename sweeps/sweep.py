@@ -199,7 +199,11 @@ def run_on(
     write_json(folder.manifest, record)
     say(f"Slots on each of {len(pool.handles)} engines: {', '.join(map(str, choices))}")
     limit = "" if spec.search.time is None else f" in {show_duration(spec.search.time)}"
-    trials = f"As many trials as fit{limit}" if spec.as_many_as_fit else f"{total} trials{limit and f', as fit{limit}'}"
+    searched = sum(spec.trials_of(size) for size in spec.size_names)
+    confirmed = f" and up to {total - searched} confirmation runs" if total > searched else ""
+    trials = f"{'Up to ' if limit else ''}{searched} trials{confirmed}{limit and f', as many as fit{limit}'}"
+    if spec.as_many_as_fit:
+        trials = f"As many trials as fit{limit}"
     say(
         f"{trials}, {training} at a time{f' and {queued} queued' if queued else ''}, "
         f"on {spec.train.device} in {spec.train.dtype}, {why_compile(requested, spec.train, flops)}; "

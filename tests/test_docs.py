@@ -76,8 +76,9 @@ def test_the_quoted_sweep_is_the_committed_one():
     measured = json.loads((ROOT / "tests" / "bench" / "results" / "quick.json").read_text())
     text = README.read_text()
     assert f"took {measured['median_seconds'] / 60:.1f} minutes" in " ".join(text.split())
+    assert measured["same_verdicts"]
     for row in measured["runs"][0]["table"]:
-        assert f"{float(row['val_loss']):.3f}" in text
+        assert f"{float(row['loss']):.3f} +- {float(row['half']):.3f}" in text
         assert row["trial"] in text
 
 

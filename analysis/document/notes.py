@@ -53,7 +53,10 @@ def _missing_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
     trials = run.trials.rename(columns={TIED_PATH: TIED})
     for _, group in trials[trials[TIED].notna()].groupby(arm_columns, sort=False, dropna=False):
         arm = _arm(group.iloc[0], arm_columns)
-        if arm not in shown:
+        confirmation = group.loc[group[col.PHASE] == col.CONFIRM, col.STATUS]
+        if arm not in shown and len(confirmation):
+            yield f"{arm}: no row, because no confirmation run ran to its end ({tally(confirmation)})."
+        elif arm not in shown:
             yield f"{arm}: no row, because no trial has a validation loss ({tally(group[col.STATUS])})."
     begun = set(trials[col.SIZE])
     for size in sizes_of(run.manifest):

@@ -13,11 +13,11 @@ from analysis.document.page import Section
 from analysis.figures.registry import FigureData, figures_of
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, LR
-from analysis.scaling.fit import Scaling, fit_scaling, points_of
+from analysis.scaling.fit import Scaling, first_arm, fit_scaling, points_of
 from analysis.scaling.optimum import find_optima, largest_stable
-from analysis.scaling.peak_lr import peak_lr_optima
-from analysis.stats.comparison import Comparison, compare, compare_experiments
-from analysis.stats.estimate import Estimate, Fitted, NotEstimable
+from analysis.scaling.peak_lr import lr_intervals, peak_lr_optima
+from analysis.stats.comparison import Comparison, compare
+from analysis.stats.estimate import Fitted, NotEstimable
 from analysis.stats.importance import estimates, importance
 from analysis.stats.verdicts import verdicts
 from analysis.tables.cost import cost_table
@@ -41,7 +41,8 @@ SETTINGS_CAPTION = (
     "Every setting that was trained under more than one seed: mean over seeds, standard deviation between them (sd), "
     "and half of the 95 % interval of the mean."
 )
-MAX_EXPERIMENTS = 12  # compared with the first
+TRIALS_CAPTION = "n = {n} trials. se: standard error of the validation loss over its windows, not over seeds."
+ARM_NOTE = "The laws are those of {arm}, the first arm: no law of one arm holds for several."
 COST_CAPTION = (
     "A device-second is a second of one device; trials that were trained as one program share it. FLOP/s: training "
     "FLOPs over device-seconds, which include evaluation. Share of peak: of the FLOP/s of matrix products that the "
@@ -66,7 +67,8 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
     """The sections of a report of a run, or of several that were combined; `brief` leaves out figures and fits."""
     trials = run.trials
     all_trials, failures = trials_table(trials), failure_table(trials)
-    ended = [_table("trials", "All trials", all_trials, f"n = {len(all_trials)} trials.", [col.SIZE, col.MESSAGE])]
+    caption = TRIALS_CAPTION.format(n=len(all_trials))
+    ended = [_table("trials", "All trials", all_trials, caption, [col.SIZE, col.MESSAGE])]
     if len(failures):
         ended.append(_table("failures", "Why trials diverged or failed", failures))
     cost = _table("cost", "Cost", cost_table(run), COST_CAPTION)
@@ -79,7 +81,7 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
         Section("Curves", figures=figures_of("Curves", FigureData(run))),
         _hyperparameter_section(run),
         _comparison_section(comparisons_of(trials)),
-        scaling_section(fit_scaling(points_of(trials))),
+        scaling_section(fit_scaling(points_of(trials)), first_arm(trials)),
         *last,
     ]
 
@@ -87,8 +89,7 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
 def answer_section(trials: pd.DataFrame, brief: bool = False) -> Section:
     """What the run says: a sentence per size, parameters against loss, and differences between arms."""
     optima = peak_lr_optima(trials)
-    known = {key: (one.value, one.low, one.high) for key, one in optima.items() if isinstance(one, Estimate)}
-    parameters, answer = parameter_table(trials, known), verdicts(trials)
+    parameters, answer = parameter_table(trials, lr_intervals(optima)), verdicts(trials)
     cells, legend = parameter_cells(parameters), parameter_legend(parameters)
     tables = [ReportTable("parameters", PARAMETERS, parameters, cells, legend)]
     if len(table := answer.table()):
@@ -119,35 +120,31 @@ def sections_of_points(points: pd.DataFrame) -> list[Section]:
     return [*sections, Section("Points", [_table("points", "Points", scaling.points, caption)])]
 
 
-def scaling_section(scaling: Scaling) -> Section:
-    """Laws of the loss and of the optimal settings."""
+def scaling_section(scaling: Scaling, arm: str | None = None) -> Section:
+    """Laws of the loss and of the optimal settings; `arm` is the one that they are fitted to."""
     fitted: dict[str, Fitted] = {f"scaling.{path}": one for path, one in scaling.fitted.items()}
     fitted |= {f"optimum.{path}": one for path, one in scaling.optimum.items()}
     tables = [_table("optima", "Optimal settings", scaling.optima, OPTIMA_CAPTION)] if len(scaling.optima) else []
     from_run = col.SIZE in scaling.points
     note = "N counts parameters without embeddings and head." if from_run else "N is that of the CSV file."
-    return Section("Scaling", tables, figures_of("Scaling", FigureData(scaling=scaling)), fitted, [note])
+    notes = [note] if arm is None else [note, ARM_NOTE.format(arm=arm)]
+    return Section("Scaling", tables, figures_of("Scaling", FigureData(scaling=scaling)), fitted, notes)
 
 
 def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
-    """By name: `tied` against untied where one search or grid trained both, and each experiment against the first.
-
-    Arms are compared in the answer.
-    """
-    known = trials[trials[TIED_PATH].notna()]
-    comparisons: dict[str, Comparison] = {}
-    if known[col.ARM].notna().any():
-        return comparisons
-    if known[TIED_PATH].astype(bool).nunique() == 2:
-        tied = compare(known, TIED_PATH, False, True)
-        comparisons["tied"] = replace(tied, fields="embeddings", a="untied", b="tied")
-    baseline, *others = [*known[col.EXPERIMENT].dropna().unique()] or [None]
-    return comparisons | {name: compare_experiments(known, baseline, name) for name in others[:MAX_EXPERIMENTS]}
+    """`tied` against untied where one search or grid trained both. Arms and experiments are compared in the answer."""
+    known = trials[trials[TIED_PATH].notna() & trials[col.ARM].isna() & trials[col.EXPERIMENT].isna()]
+    if known[TIED_PATH].astype(bool).nunique() < 2:
+        return {}
+    tied = compare(known, TIED_PATH, False, True)
+    return {"tied": replace(tied, fields="embeddings", a="untied", b="tied")}
 
 
 def _hyperparameter_section(run: Run) -> Section:
     searched = run.trials[run.trials[col.PHASE] == col.SEARCH]  # a confirmation repeats what was selected
-    by_size = {size: points_of(group) for size, group in searched.groupby(col.SIZE, sort=False)}
+    arm = first_arm(searched)
+    of_arm = searched if arm is None else searched[searched[col.ARM] == arm]
+    by_size = {size: points_of(group) for size, group in of_arm.groupby(col.SIZE, sort=False)}
     optima = {size: find_optima({LR: points[LR]}, points[LOSS])[LR] for size, points in by_size.items()}
     edges, shares = largest_lr(run.trials), importance(searched)
     csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above"]
@@ -160,7 +157,8 @@ def _hyperparameter_section(run: Run) -> Section:
     fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
     unknown = edges[edges["refused"].notna()]
     fitted |= {f"stability.lr.{one.size}": NotEstimable(one.refused) for one in unknown.itertuples()}
-    return Section("Hyperparameters", tables, figures, fitted | estimates(shares))
+    notes = [f"Optimal learning rates are those of {arm}, the first arm; the answer has those of all."] if arm else []
+    return Section("Hyperparameters", tables, figures, fitted | estimates(shares), notes)
 
 
 def _comparison_section(comparisons: dict[str, Comparison]) -> Section:

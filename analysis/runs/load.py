@@ -21,18 +21,16 @@ import pyarrow.json
 
 from analysis.runs.manifest import RunError, read_manifest
 from analysis.runs.quoted_loss import with_quoted_loss
-from analysis.runs.studies import Studied, read_studies, status_of
+from analysis.runs.studies import OVER, Studied, read_studies, status_of
 from analysis.runs.window_file import BEST, LAST, NAME, WindowLosses, read_window_losses
 from lmcore import columns as col
 
 __all__ = ["Run", "RunError", "load"]
 
 IDENTITY = (
-    *(col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.LEADER),
+    *(col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.LEADER, OVER),
     *(col.NUMBER, col.STATUS, col.EXPERIMENT, col.MESSAGE),
 )
-FINAL = (col.FINAL_VAL_LOSS, col.FINAL_VAL_LOSS_SE, col.FINAL_WINDOWS)
-LAST_REPORT = tuple(dict.fromkeys((*col.LAST_COLUMNS, *FINAL)))
 QUOTED = (col.LOSS, col.LOSS_SE)
 DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
 WINDOWS = (col.WINDOW_LOSSES, col.BEST_WINDOW_LOSSES, col.WINDOW_DOCUMENTS)
@@ -47,7 +45,8 @@ class Run(NamedTuple):
 
     trials: pd.DataFrame
     """One row per trial, by size in the manifest's order, searches first, then by arm and number. Columns: trial, size,
-    arm, phase, of, leader, number, status, experiment, message; one `params.<dotted path>` per field of the RunSpec;
+    arm, phase, of, leader, over (of trials that confirm: whether their study has a result; missing in others), number,
+    status, experiment, message; one `params.<dotted path>` per field of the RunSpec;
     the parameter and FLOP counts; the last report (of a running trial, the newest row) and the final evaluation; loss
     and loss_se, which are those of the final evaluation if there was one; train_flops, perplexity and bits_per_byte,
     which follow from these (bits_per_byte is NaN where the bytes per token are unknown); and window_losses,
@@ -122,12 +121,11 @@ def _without_torn_end(content: bytes, path: Path) -> bytes:
 def _trials_frame(
     studied: list[Studied], rows: pd.DataFrame, windows: WindowLosses, bytes_per_token: float | None
 ) -> pd.DataFrame:
-    reported = [name for name in LAST_REPORT if name in rows]
-    newest = rows.drop_duplicates(col.TRIAL, keep="last").set_index(col.TRIAL)[reported].to_dict("index")
+    newest = rows.drop_duplicates(col.TRIAL, keep="last").set_index(col.TRIAL)[[*col.LAST_COLUMNS]].to_dict("index")
     trials = pd.DataFrame([_trial_record(one, newest) for one in studied])
     params = [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
-    typed = [name for name in (*IDENTITY, *col.COUNT_COLUMNS, *LAST_REPORT) if name not in (col.NUMBER, col.LEADER)]
-    trials = trials.astype({name: _dtype(name) for name in typed} | {col.LEADER: "boolean"})
+    typed = [name for name in (*IDENTITY, *col.COUNT_COLUMNS, *col.LAST_COLUMNS) if name != col.NUMBER]
+    trials = trials.astype({name: _dtype(name) for name in typed})
     if trials[col.OF].notna().any():  # what repeats an experiment belongs to it
         named = trials.set_index(col.TRIAL)[col.EXPERIMENT]
         trials[col.EXPERIMENT] = trials[col.EXPERIMENT].fillna(trials[col.OF].map(named)).astype("str")
@@ -139,7 +137,7 @@ def _trials_frame(
         trials[col.PERPLEXITY] = np.exp(trials[col.LOSS])
     trials[col.BITS_PER_BYTE] = trials[col.LOSS] / math.log(2) / (bytes_per_token or math.nan)
     trials = trials.assign(**_window_columns(trials, windows))
-    return trials[[*IDENTITY, *params, *col.COUNT_COLUMNS, *LAST_REPORT, *QUOTED, *DERIVED, *WINDOWS]]
+    return trials[[*IDENTITY, *params, *col.COUNT_COLUMNS, *col.LAST_COLUMNS, *QUOTED, *DERIVED, *WINDOWS]]
 
 
 def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -149,6 +147,7 @@ def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[s
     record: dict[str, Any] = {col.TRIAL: studied.id, col.SIZE: entry.size, col.ARM: entry.arm, col.PHASE: entry.phase}
     of = attributes.get(col.OF)
     record |= {col.OF: of, col.LEADER: of == result.get("leader") if of and result else None}
+    record[OVER] = result is not None if entry.phase == col.CONFIRM else None
     record |= {col.NUMBER: trial.number, col.STATUS: status_of(trial)}
     record |= {name: attributes.get(name) for name in (col.EXPERIMENT, col.MESSAGE)}
     for part, fields in attributes.get(col.RUN, {}).items():
@@ -157,7 +156,7 @@ def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[s
     record |= {name: counts.get(name) for name in col.COUNT_COLUMNS}
     # A trial without a status has not ended, or nobody recorded its end: its newest row is all that is known.
     last = attributes.get(col.LAST, {}) if col.STATUS in attributes else newest.get(studied.id, {})
-    return record | {name: last.get(name) for name in LAST_REPORT}
+    return record | {name: last.get(name) for name in col.LAST_COLUMNS}
 
 
 def _window_columns(trials: pd.DataFrame, windows: WindowLosses) -> dict[str, pd.Series]:
@@ -179,4 +178,6 @@ def _objects(arrays: Sequence[object]) -> pd.Series:
 
 
 def _dtype(column: str) -> str:
+    if column in (col.LEADER, OVER):
+        return "boolean"
     return "str" if column in STRINGS else "Int64" if column in INTEGERS else "float64"

@@ -15,6 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from analysis.runs.manifest import RunError, StudyEntry, studies_of
 from lmcore import columns as col
 
+OVER = "over"  # column of the trials that confirm: whether their study has a RESULT; missing in others
 RESULT = "result"  # user attribute of a confirmation study that is over: {"leader": id, "beaten": {id: seeds, ...}}
 
 

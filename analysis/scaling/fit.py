@@ -48,12 +48,15 @@ class Scaling:
 def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     """Complete and diverged trials of the search as points; N counts non-embedding parameters.
 
-    A trial that was stopped early has no final loss and is left out. Tied and untied models of a size have the same N,
-    as is usual for scaling laws. The column `reported` is the loss that a law may be fitted to: the mean over seeds of
-    the trial's setting; in an arm that was confirmed, the mean over the confirmation of its leader, and missing for all
-    other settings.
+    Of a sweep that compares arms, only the first arm counts. A trial that was stopped early has no final loss and is
+    left out. Tied and untied models of a size have the same N, as is usual for scaling laws. The column `reported` is
+    the loss that a law may be fitted to: the mean over seeds of the trial's setting; in an arm that was confirmed, the
+    mean over the confirmation of its leader, and missing for all other settings; +inf where the confirmation ended
+    without a leader.
     """
     trials = with_quoted_loss(trials)
+    if (arm := first_arm(trials)) is not None:
+        trials = trials[trials[col.ARM] == arm]
     ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
     ended = ended[ended[col.PHASE] == col.SEARCH]
     fields = ("train.steps", "train.batch_size", "model.context_length")
@@ -66,16 +69,25 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame({**points, col.SIZE: ended[col.SIZE]}).reset_index(drop=True)
 
 
+def first_arm(trials: pd.DataFrame) -> str | None:
+    """The arm that laws are fitted to, as a law of several arms would be one of none; None without arms."""
+    arms = trials[col.ARM].dropna()
+    return str(arms.iloc[0]) if len(arms) else None
+
+
 def _reported_losses(trials: pd.DataFrame) -> dict[str, float]:
     """By trial: the column `reported` of `points_of`."""
     searched = settings_table(trials[trials[col.PHASE] == col.SEARCH])
     losses = {trial: loss for ids, loss in zip(searched["trials"], searched[col.LOSS], strict=True) for trial in ids}
-    leaders = [one for result in results(trials).values() for one in result.leaders]
+    found = results(trials)
+    leaders = [one for result in found.values() for one in result.leaders]
+    lost = {(size, name) for size, result in found.items() for name in result.lost}
     confirmed = {(one.size, one.name) for one in leaders if one.basis == CONFIRMED}
-    if confirmed:
+    if confirmed or lost:
         arms = trials[col.ARM].astype(object).where(trials[col.ARM].notna(), None)
-        groups = zip(trials[col.TRIAL], trials[col.SIZE], arms, strict=True)
-        losses |= {trial: np.nan for trial, *group in groups if tuple(group) in confirmed}
+        groups = dict(zip(trials[col.TRIAL], zip(trials[col.SIZE], arms, strict=True), strict=True))
+        losses |= {trial: np.nan for trial, group in groups.items() if group in confirmed}
+        losses |= {trial: np.inf for trial, group in groups.items() if group in lost}
     return losses | {one.setting: one.mean for one in leaders if one.basis != SEARCHED}
 
 
@@ -91,6 +103,7 @@ def best_points(points: pd.DataFrame) -> pd.DataFrame:
         cells = finite.groupby([N, D])[REPORTED]
         finite = finite[finite[REPORTED].notna() | (cells.transform("count") == 0)]
         finite = finite.assign(**{LOSS: finite[REPORTED].fillna(finite[LOSS])}).drop(columns=REPORTED)
+        finite = finite[np.isfinite(finite[LOSS])]
     return finite.loc[finite.groupby([N, D])[LOSS].idxmin()].reset_index(drop=True)
 
 

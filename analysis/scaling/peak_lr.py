@@ -1,5 +1,7 @@
 """The optimal peak learning rate of each arm with its interval, for the parameter table."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 
 from analysis.runs.trial_csv import LOSS, LR
@@ -25,10 +27,9 @@ def peak_lr_optima(trials: pd.DataFrame) -> dict[tuple[str, str], Fitted]:
     return found
 
 
-def lr_intervals(trials: pd.DataFrame) -> dict[tuple[str, str], tuple[float, float, float]]:
+def lr_intervals(optima: Mapping[tuple[str, str], Fitted]) -> dict[tuple[str, str], tuple[float, float, float]]:
     """Those of `peak_lr_optima` that are estimable, as (optimum, low, high).
 
-    >>> parameter_table(trials, lr_intervals(trials))["peak_lr_low"]
+    >>> parameter_table(trials, lr_intervals(peak_lr_optima(trials)))["peak_lr_low"]
     """
-    optima = peak_lr_optima(trials)
     return {key: (one.value, one.low, one.high) for key, one in optima.items() if isinstance(one, Estimate)}

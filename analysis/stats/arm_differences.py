@@ -77,19 +77,21 @@ def differences(a: Sequence[Model], b: Sequence[Model], size: str, noise: Noise)
 
 
 def _direct(a: Model, b: Model, noise: Noise) -> tuple[Fitted, str]:
-    """b minus a, under the seeds that they share; or on the windows that they share, if each has one run."""
+    """b minus a under the seeds that they share, else between their means; on shared windows if no seed tells."""
     if {a.leader.basis, b.leader.basis} == {CONFIRMED, SEARCHED}:
         return NotEstimable(f"{_unconfirmed(a, b)} was not confirmed, and a selected loss is no match"), UNKNOWN
     x, y = a.leader.losses.align(b.leader.losses)
     gap, error, n = paired_difference(x.to_numpy(float), y.to_numpy(float), noise.paired)
     if n and noise.paired.df:
         return _student(gap, error, noise.paired.df, n), SEEDS
-    if not n and noise.between.df and min(a.leader.n, b.leader.n) > 1:
+    if noise.between.df:
         error = noise.between.sd * (1 / a.leader.n + 1 / b.leader.n) ** 0.5
         return _student(b.leader.mean - a.leader.mean, error, noise.between.df, min(a.leader.n, b.leader.n)), SEEDS
     found = estimate_of(window_difference(a.row, b.row))
     if isinstance(found, NotEstimable):
-        return NotEstimable(f"there is one run of each, and {found.reason}"), UNKNOWN
+        once = all(len(one.leader.trials) == 1 and not one.leader.diverged for one in (a, b))
+        why = "there is one run of each" if once else "no setting ran to its end under two seeds"
+        return NotEstimable(f"{why}, and {found.reason}"), UNKNOWN
     return found, WINDOWS
 
 

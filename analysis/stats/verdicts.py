@@ -131,7 +131,8 @@ def _of_size(result: SizeResult, models: Sequence[Model], groups: Sequence[str |
     names = [name for name in groups if name is not None]
     own = {one.leader.name: one.row for one in models if one.leader.size == result.size}
     if not leaders:
-        return SizeVerdict(result, (), f"{result.size}: no result, because no trial ran to its end.", ())
+        why = "no confirmation run" if set(groups) <= set(result.lost) else "no trial"
+        return SizeVerdict(result, (), f"{result.size}: no result, because {why}{_of(names)} ran to its end.", ())
     if len(names) < 2:
         name = next(iter(leaders))
         return SizeVerdict(result, (), setting_sentence(result.size, leaders[name], own[name]), ())
@@ -140,7 +141,8 @@ def _of_size(result: SizeResult, models: Sequence[Model], groups: Sequence[str |
     for name in others:
         a, b = ([one for one in models if one.leader.name == arm] for arm in (first, name))
         if missing := [arm for arm in (first, name) if arm not in leaders]:
-            reason = NotEstimable(f"no trial of {' and '.join(missing)} ran to its end")
+            kind = "confirmation run" if set(missing) <= set(result.lost) else "trial"
+            reason = NotEstimable(f"no {kind} of {' and '.join(missing)} ran to its end")
             found.append(ArmDifference(result.size, first, name, "any matching", reason, "unknown"))
         else:
             found += differences(a, b, result.size, result.noise)
@@ -164,3 +166,7 @@ def _sd(noise: SeedNoise) -> Fitted:
         return NotEstimable("no setting was trained under two seeds that tell it")
     low, high = (noise.sd * math.sqrt(noise.df / stats.chi2.ppf(q, noise.df)) for q in (0.975, 0.025))
     return Estimate(noise.sd, low, high, noise.df)
+
+
+def _of(names: Sequence[str]) -> str:
+    return f" of {' or '.join(names)}" if names else ""

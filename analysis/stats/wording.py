@@ -73,8 +73,11 @@ def experiments_sentence(size: str, baseline: Leader | None, name: str, found: S
     half = "" if baseline.n < 2 else f" +- {decimal(baseline.half)}"
     text = f"{size}: {name} {decimal(baseline.mean)}{half} nats ({seeds(baseline.n)})"
     direct = list({one.b: one for one in reversed(found)}.values())[::-1]  # the first of each: the direct difference
-    clauses = [_experiment_clause(one) for one in direct if isinstance(one.difference, Estimate)]
-    windows = any(one.basis != SEEDS for one in direct if isinstance(one.difference, Estimate))
+    said = [one for one in direct if isinstance(one.difference, Estimate)]
+    # What all clauses have in common is said once: their seeds beside the baseline's loss, their windows at the end.
+    windows = bool(said) and all(_evidence(one) == NO_SEEDS for one in said)
+    common = NO_SEEDS if windows else seeds(baseline.n)
+    clauses = [_experiment_clause(one, common) for one in said]
     end = f" ({NO_SEEDS})" if windows else ""
     without = [one.b for one in direct if isinstance(one.difference, NotEstimable)]
     missing = f"; without a result: {', '.join(without)}" if without else ""
@@ -96,11 +99,19 @@ def listed(ids: Sequence[str]) -> str:
     return ", ".join(ids[:LISTED]) + more
 
 
-def _experiment_clause(one: ArmDifference) -> str:
+def _evidence(one: ArmDifference) -> str:
+    """What an estimable difference rests on: `3 seeds`."""
     assert isinstance(one.difference, Estimate)
+    return seeds(one.difference.n) if one.basis == SEEDS else NO_SEEDS
+
+
+def _experiment_clause(one: ArmDifference, common: str) -> str:
+    """`common`: the evidence that the sentence names elsewhere."""
+    assert isinstance(one.difference, Estimate)
+    own = "" if _evidence(one) == common else _evidence(one)
     if one.verdict == TIE:
-        return f"{one.b} is a tie ({signed(one.difference)})"
-    return f"{one.b} is {one.verdict} by {plus_minus(one.difference)}"
+        return f"{one.b} is a tie ({signed(one.difference)}{', ' if own else ''}{own})"
+    return f"{one.b} is {one.verdict} by {plus_minus(one.difference)}" + (f" ({own})" if own else "")
 
 
 def _pair_clause(a: str, b: str, found: Sequence[ArmDifference]) -> str:
@@ -114,7 +125,8 @@ def _pair_clause(a: str, b: str, found: Sequence[ArmDifference]) -> str:
         own = [one for one in said if one.difference == d]
         at = " and ".join(AT[one.matching] for one in own)
         assert isinstance(d, Estimate)
-        unit, n = ("", "") if parts else (" nats", seeds(d.n) if own[0].basis == SEEDS else NO_SEEDS)
+        unit = "" if parts else " nats"
+        n = "" if parts and _evidence(own[0]) == _evidence(said[0]) else _evidence(own[0])
         if own[0].verdict == TIE:
             parts.append(f"a tie {at} ({b} - {a}: {signed(d)}{unit}{', ' if n else ''}{n})")
             winner = None

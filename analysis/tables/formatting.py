@@ -46,11 +46,9 @@ def count(value: Any, suffixes: tuple[str, ...] = COUNT_SUFFIXES) -> str:
     return f"{float(mantissa) * 10.0**digits:.{max(0, 2 - digits)}f}{suffixes[group]}"
 
 
-def loss(mean: Any, error: Any) -> str:
-    """Loss and its standard error: 4.123 +- 0.050."""
-    if pd.isna(mean) or not math.isfinite(mean):
-        return MISSING
-    return decimal(mean) if pd.isna(error) else f"{decimal(mean)} +- {decimal(error)}"
+def loss(value: Any) -> str:
+    """Three decimal places of a loss, or nothing if it is not finite: 4.1234 -> 4.123."""
+    return MISSING if pd.isna(value) or not math.isfinite(value) else decimal(value)
 
 
 def scientific(value: Any) -> str:
@@ -88,7 +86,8 @@ FORMATS: dict[str, Callable[[Any], str]] = {
     **dict.fromkeys((col.TRAIN_FLOPS, ACHIEVED), partial(count, suffixes=FLOP_SUFFIXES)),
     **dict.fromkeys((col.BITS_PER_BYTE, WARMUP), partial(decimal, places=2)),
     **dict.fromkeys(("beta1", "beta2"), beta),
-    **dict.fromkeys((col.TRAIN_LOSS, col.LOSS, "sd", HALF), decimal),
+    **dict.fromkeys((col.TRAIN_LOSS, col.LOSS, "sd", HALF, col.VAL_LOSS_SE, col.FINAL_VAL_LOSS_SE), decimal),
+    **dict.fromkeys((col.VAL_LOSS, col.FINAL_VAL_LOSS), loss),
     **dict.fromkeys((PEAK_LR, "peak_lr_optimum"), scientific),
     PEAK_SHARE: lambda share: MISSING if pd.isna(share) else f"{share:.0%}",
 }
@@ -102,6 +101,8 @@ HEADINGS = {
     col.PERPLEXITY: "ppl",
     col.BITS_PER_BYTE: "bpb",
     col.TOKENS_PER_S: "tokens/s",
+    col.VAL_LOSS_SE: "se",
+    col.FINAL_VAL_LOSS_SE: "final se",
     DEVICE_S: "device-seconds",
     ACHIEVED: "FLOP/s",
     PEAK_SHARE: "share of peak",
@@ -113,12 +114,8 @@ HEADINGS = {
 
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Any table as short strings under readable headings. A validation loss is joined with its standard error."""
+    """Any table as short strings under readable headings."""
     cells = pd.DataFrame({name: [FORMATS.get(name, number)(value) for value in table[name]] for name in table})
-    for mean, error in {col.VAL_LOSS: col.VAL_LOSS_SE, col.FINAL_VAL_LOSS: col.FINAL_VAL_LOSS_SE}.items():
-        if mean in table and error in table:
-            cells[mean] = [loss(*pair) for pair in zip(table[mean], table[error], strict=True)]
-            cells = cells.drop(columns=error)
     return cells.astype("str").rename(columns=lambda name: HEADINGS.get(name, str(name).replace("_", " ")))
 
 

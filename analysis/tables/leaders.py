@@ -1,7 +1,8 @@
 """The result of each group of trials: its leading setting, and the settings that cannot be told apart from it.
 
 What was selected on is never what is reported. A group that was confirmed is judged by its confirmation trials alone:
-new seeds, the same for every candidate. An experiment was not selected, so all its runs count. A group without either
+new seeds, the same for every candidate. Its leader is the one that the sweep recorded when the confirmation was over,
+and until then the search's best setting. An experiment was not selected, so all its runs count. A group without either
 is judged by its search; its best loss is then the luckiest of many, and `basis` says so.
 
 Settings that share seeds are compared seed by seed, with the noise of all settings of the size together
@@ -16,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from analysis.runs.studies import OVER
 from analysis.tables.settings import (
     DIVERGED,
     GROUP,
@@ -62,14 +64,13 @@ class Leader:
     half: float  # of the 95 % interval of the mean, from its own seeds; NaN for one seed
     diverged: int  # other seeds of the leading setting, which diverged
     same: tuple[str, ...]  # compared settings that are not significantly worse
-    same_from: (
-        str  # `seeds`, or `windows`, or `errors` (of the two losses, as windows were not kept), or `` for neither
-    )
+    same_from: str
+    """`seeds`, `windows`, `errors` (of the two losses, as windows were not kept), or `` for none of them."""
     unconfirmed: tuple[str, ...]  # of the search: not confirmed, but within the noise of the leader
     beaten: tuple[str, ...]
     unstable: tuple[str, ...]  # settings of which a seed diverged
     trials: tuple[str, ...]  # ids of the leader's complete trials that count
-    over: bool  # False while a confirmation has not named its leader
+    over: bool  # False while a confirmation that has begun has no result
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class SizeResult:
     size: str
     noise: Noise
     leaders: tuple[Leader, ...]
+    lost: tuple[str | None, ...]  # groups without a leader, because no run of their confirmation ran to its end
 
 
 def results(trials: pd.DataFrame) -> dict[str, SizeResult]:
@@ -91,11 +93,16 @@ def results(trials: pd.DataFrame) -> dict[str, SizeResult]:
             for key, group in of_size.groupby([col.EXPERIMENT, col.ARM], dropna=False, sort=False)
             for name in [" ".join(str(part) for part in key if pd.notna(part)) or None]
         }
+        lost = tuple(name for name, group in groups.items() if _is_lost(group))
         evidence = {name: _evidence(group) for name, group in groups.items()}
         counted = pd.concat([part for part, _ in evidence.values()])
         noise = noise_of(loss_matrix(counted))
-        leaders = (_leader(str(size), name, group, *evidence[name], noise) for name, group in groups.items())
-        found[str(size)] = SizeResult(str(size), noise, tuple(one for one in leaders if one is not None))
+        leaders = (
+            _leader(str(size), name, group, *evidence[name], noise)
+            for name, group in groups.items()
+            if name not in lost
+        )
+        found[str(size)] = SizeResult(str(size), noise, tuple(one for one in leaders if one is not None), lost)
     return found
 
 
@@ -120,10 +127,30 @@ def _evidence(group: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """The trials that a group is judged by, and the basis."""
     if group[col.EXPERIMENT].notna().any():
         return group, ALL_RUNS
-    confirmation = group[group[col.PHASE] == col.CONFIRM]
-    if (confirmation[col.STATUS] == col.COMPLETE).any():
+    confirmation = _confirmation(group)
+    complete = confirmation[confirmation[col.STATUS] == col.COMPLETE]
+    first = _best_of_search(group)
+    if len(complete) and (_is_over(group) or first is None or first in set(complete[SETTING])):
         return confirmation, CONFIRMED
     return group[group[col.PHASE] == col.SEARCH], SEARCHED
+
+
+def _confirmation(group: pd.DataFrame) -> pd.DataFrame:
+    return group[group[col.PHASE] == col.CONFIRM]
+
+
+def _is_over(group: pd.DataFrame) -> bool:
+    """False while a confirmation that has begun has no result."""
+    return bool(_confirmation(group)[OVER].fillna(False).astype(bool).all())
+
+
+def _is_lost(group: pd.DataFrame) -> bool:
+    """Whether a confirmation is over and names no leader. Experiments have all their runs, and no leader is named."""
+    confirmation = _confirmation(group)
+    if confirmation.empty or group[col.EXPERIMENT].notna().any() or not _is_over(group):
+        return False
+    named = confirmation[col.LEADER].fillna(False).astype(bool).any()
+    return not named or not (confirmation[col.STATUS] == col.COMPLETE).any()
 
 
 def _leader(
@@ -135,9 +162,10 @@ def _leader(
         return None
     matrix = loss_matrix(counted).droplevel(GROUP)
     named = counted.loc[counted[col.LEADER].fillna(False).astype(bool), SETTING]
-    setting = named.iloc[0] if len(named) and named.iloc[0] in table.index else None
-    if setting is None:
-        setting = _best_of_confirmed(group, table, matrix, noise) if basis == CONFIRMED else _best(table)
+    choices = [named.iloc[0] if len(named) else None]
+    if basis != ALL_RUNS:
+        choices += [_best_of_search(group), _best_of_search(group, table.index)]
+    setting = next((one for one in choices if one in table.index), None) or _best(table)
     unstable = table.index[table[DIVERGED] > 0]
     others = matrix.drop(index=[setting, *unstable], errors="ignore")
     own = matrix.loc[setting]
@@ -160,7 +188,7 @@ def _leader(
         tuple(others.index[worse == 1]),
         tuple(one for one in unstable if one != setting),
         tuple(of_setting[col.TRIAL]),
-        basis != CONFIRMED or bool(counted[col.LEADER].notna().any()),
+        _is_over(group),
     )
 
 
@@ -171,15 +199,16 @@ def _best(table: pd.DataFrame) -> str:
     return str((stable if len(stable) else table)[MEAN].idxmin())
 
 
-def _best_of_confirmed(group: pd.DataFrame, table: pd.DataFrame, matrix: pd.DataFrame, noise: Noise) -> str:
-    """Without a recorded leader: the search's best setting, unless another beats it in the confirmation."""
+def _best_of_search(group: pd.DataFrame, among: pd.Index | None = None) -> str | None:
+    """The search's best setting, of those that did not diverge in the confirmation while there are others."""
     searched = summary_of(group[group[col.PHASE] == col.SEARCH]).set_index(SETTING)
-    stable = [one for one in table.index if table.loc[one, DIVERGED] == 0] or list(table.index)
-    known = searched.loc[[one for one in stable if one in searched.index and searched.loc[one, SEED_COUNT] > 0]]
-    first = str(known[MEAN].idxmin()) if len(known) else str(table.loc[stable, MEAN].idxmin())
-    gap, error, df = _gaps(matrix.loc[stable], matrix.loc[first], noise)
-    better = [one for one, g, e, d in zip(stable, gap, error, df, strict=True) if d > 0 and g < -_t(d) * e]
-    return str(table.loc[better, MEAN].idxmin()) if better else first
+    searched = searched[searched[SEED_COUNT] > 0]
+    searched = searched if among is None else searched[searched.index.isin(among)]
+    confirmation = _confirmation(group)
+    fallen = confirmation.loc[confirmation[col.STATUS] == col.DIVERGED, SETTING]
+    left = searched[~searched.index.isin(fallen)]
+    left = left if len(left) else searched
+    return _best(left) if len(left) else None
 
 
 def _gaps(others: pd.DataFrame, own: pd.Series, noise: Noise) -> tuple[Array, Array, Array]:

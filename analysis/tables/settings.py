@@ -1,6 +1,7 @@
 """Settings and the seeds that they were trained under: means over seeds instead of the luckiest seed.
 
-A *setting* is everything in a run but its seeds (`train.seed`, `data.seed`). A *group* is what is searched on its own
+A *setting* is everything in a run but its seeds (`train.seed`, `data.seed`) and what all trials of a sweep share, such
+as the device: a confirmation on another machine still confirms. A *group* is what is searched on its own
 and has one result: a size, an arm of it, or an experiment. Nothing is selected here: `analysis.tables.leaders` does.
 """
 
@@ -12,9 +13,17 @@ import pandas as pd
 from scipy import stats
 
 from analysis.runs.quoted_loss import with_quoted_loss
+from analysis.runs.studies import OVER
 from lmcore import columns as col
 
 SEED_PATHS = (f"{col.PARAMS_PREFIX}train.seed", f"{col.PARAMS_PREFIX}data.seed")
+CONSTANT_FIELDS = {
+    "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
+    "checkpoint_every",
+    "data": "source val_source tokenizer vocab_size bin_dtype val_fraction",
+}
+"""The sweep constants of `lmcore.config.FIELD_ROLES`, repeated here because `lmcore.config` needs pydantic."""
+CONSTANTS = [f"{col.PARAMS_PREFIX}{part}.{name}" for part, names in CONSTANT_FIELDS.items() for name in names.split()]
 GROUP = [col.SIZE, col.EXPERIMENT, col.ARM]
 Array = npt.NDArray[np.float64]
 SETTING, SEED = "setting", "seed"
@@ -30,12 +39,14 @@ def with_settings(trials: pd.DataFrame) -> pd.DataFrame:
     """
     paths = [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
     known = with_quoted_loss(trials[trials[paths].notna().any(axis=1)])
-    absent = [name for name in (*GROUP, col.OF, col.LEADER) if name not in known]
+    absent = [name for name in (*GROUP, col.OF, col.LEADER, OVER) if name not in known]
     known = known.assign(**dict.fromkeys(absent, None))
     if col.PHASE not in known:
         known[col.PHASE] = col.SEARCH
     seeds = [path for path in SEED_PATHS if path in known]
-    varying = [path for path in paths if path not in SEED_PATHS and known[path].nunique(dropna=False) > 1]
+    varying = [
+        path for path in paths if path not in (*SEED_PATHS, *CONSTANTS) and known[path].nunique(dropna=False) > 1
+    ]
     # Of the trials with a setting, a complete one of the search gives its name.
     rank = 2 * (known[col.PHASE] == col.CONFIRM) + (known[col.STATUS] != col.COMPLETE)
     by = known.iloc[np.argsort(rank, kind="stable")].groupby([*GROUP, *varying], dropna=False)

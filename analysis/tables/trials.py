@@ -16,7 +16,6 @@ import pandas as pd
 from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.tables.leaders import Leader, results
 from analysis.tables.settings import HALF
-from analysis.tables.window_pairs import window_difference
 from lmcore import columns as col
 
 TIED = "tied"
@@ -37,8 +36,6 @@ WITH_A_LOSS = (col.COMPLETE, col.PRUNED, col.RUNNING)  # the last loss of a dive
 
 LrIntervals = Mapping[tuple[str, str], tuple[float, float, float]]
 
-SEPARABLE_SE = 2.0  # a difference beyond this many standard errors counts as real
-
 
 def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = None) -> pd.DataFrame:
     """Parameter count against loss: a row for each size and arm, or experiment; without arms, tied and untied models.
@@ -48,7 +45,7 @@ def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = Non
     A row is the leading setting of `analysis.tables.leaders`: if the arm was confirmed, the one that the confirmation
     named, with the loss of its confirmation trials only; else the setting with the lowest mean over its seeds. An arm
     without a complete trial is represented by the pruned or running trial with the lowest last loss, as `status` shows;
-    an arm whose trials all diverged or failed has no row.
+    an arm whose trials all diverged or failed has no row, nor has one whose confirmation runs all did.
 
     Columns: size, experiment (in ablations), arm (in sweeps that compare arms), tied, params_estimate, params_exact,
     params_non_embedding, tokens, train_flops, loss (nats per token: the mean over seeds of the quoted loss), half (of
@@ -59,20 +56,22 @@ def parameter_table(trials: pd.DataFrame, lr_intervals: LrIntervals | None = Non
     trial (one of the search with this setting), same, unconfirmed, beaten (ids of settings: those that cannot be
     told apart, those that may be as good but were not confirmed, and those that are worse; missing if there are none).
 
-    `lr_intervals` maps (size, arm) to (optimum, low, high); `analysis.scaling.peak_lr.lr_intervals` computes it.
+    `lr_intervals` maps (size, arm) to (optimum, low, high); `analysis.scaling.peak_lr.lr_intervals` makes it.
     """
     known = with_quoted_loss(trials[trials[TIED_PATH].notna()])
     known = known.assign(**{TIED: known[TIED_PATH].astype(bool)})
     labelled = known.assign(**{col.ARM: known[col.ARM].where(known[col.ARM].notna(), known[TIED].map(TYING))})
-    leaders = {
-        one.trials[0]: one for result in results(labelled).values() for one in result.leaders if np.isfinite(one.mean)
-    }
+    found = results(labelled)
+    leaders = {one.trials[0]: one for result in found.values() for one in result.leaders if np.isfinite(one.mean)}
+    lost = {(size, name) for size, result in found.items() for name in result.lost}
     group = [col.SIZE, *_present(trials, col.EXPERIMENT), col.ARM]
     won = labelled[labelled[col.TRIAL].isin(leaders)]
     won = won.assign(**_means(labelled, [leaders[trial] for trial in won[col.TRIAL]]))
 
     # Groups without a complete trial: the lowest loss so far.
     rest = labelled[labelled[col.STATUS].isin(WITH_A_LOSS) & np.isfinite(labelled[col.LOSS])]
+    is_lost = [pair in lost for pair in zip(rest[col.SIZE], rest[col.ARM], strict=True)]
+    rest = rest[~np.array(is_lost, bool)]
     rest = rest.assign(unfinished=rest[col.STATUS] != col.COMPLETE)
     rest = rest.sort_values(["unfinished", col.LOSS, col.NUMBER]).drop_duplicates(group)
     led = pd.MultiIndex.from_frame(won[group]) if len(won) else []
@@ -137,33 +136,6 @@ def status_counts(trials: pd.DataFrame) -> pd.DataFrame:
     counts = pd.crosstab(trials[col.SIZE], trials[col.STATUS])
     counts = counts.reindex(index=trials[col.SIZE].unique(), columns=list(BEST_FIRST), fill_value=0)
     return counts.assign(total=counts.sum(axis=1)).rename_axis(index=col.SIZE, columns=None).reset_index()
-
-
-def winner_margins(trials: pd.DataFrame) -> pd.DataFrame:
-    """By how much the best complete trial of each size leads the runner-up, and whether the lead exceeds the noise.
-
-    One row per size with at least two complete trials of the search. Columns: size, best, runner_up (trial ids),
-    difference (nats per token), difference_se (its standard error), error_from (`windows`: of the paired difference,
-    see `analysis.tables.window_pairs`; `losses`: sqrt(se1^2 + se2^2), as the losses of single windows were not kept,
-    which is too large), separable (difference > 2 difference_se; False where an error is unknown). The errors cover
-    the choice of validation windows, not the spread between seeds: `analysis.stats.verdicts` does that.
-    """
-    searched = complete_trials(trials[trials[col.PHASE] == col.SEARCH])
-    complete = _sorted(searched, [col.SIZE, col.LOSS, col.NUMBER], trials)
-    records = []
-    for size, group in complete.groupby(col.SIZE, sort=False):
-        if len(group) > 1:
-            best, runner_up = group.iloc[0], group.iloc[1]
-            difference = runner_up[col.LOSS] - best[col.LOSS]
-            paired = window_difference(best.to_dict(), runner_up.to_dict())
-            if isinstance(paired, str):
-                error, source = float(np.hypot(best[col.LOSS_SE], runner_up[col.LOSS_SE])), "losses"
-            else:
-                error, source = paired.se, "windows"
-            separable = difference > SEPARABLE_SE * error
-            records.append((size, best[col.TRIAL], runner_up[col.TRIAL], difference, error, source, separable))
-    columns = [col.SIZE, "best", "runner_up", "difference", "difference_se", "error_from", "separable"]
-    return pd.DataFrame(records, columns=columns)
 
 
 def failure_table(trials: pd.DataFrame) -> pd.DataFrame:

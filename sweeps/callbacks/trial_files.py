@@ -11,11 +11,12 @@ from sweeps.spec.sweep_spec import dump_yaml
 from sweeps.study.ledger import Ledger
 from sweeps.study.study_state import TrialHandle
 
-KEPT_PER_STUDY = 3
+KEPT = 3
+"""Trials of a study that keep their weights, or more if more are confirmed."""
 
 
 class TrialFiles(Callback):
-    """Callback that writes each trial's config, and keeps the weights of the best three trials of each study.
+    """Callback that writes each trial's config, and keeps the weights of the best trials of each study.
 
     Example:
         callbacks = Callbacks([TrialFiles(folder, ledger)])
@@ -24,6 +25,7 @@ class TrialFiles(Callback):
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder
         self._ledger = ledger
+        self._kept = max(KEPT, ledger.spec.confirm.top)
         self._written: dict[str, RunSpec] = {}  # to best/, by size and arm
 
     def catch_up(self) -> None:
@@ -32,7 +34,7 @@ class TrialFiles(Callback):
         for size in self._ledger.spec.size_names:
             self._write_best(size)
         for study in self._ledger.studies:
-            kept.update(self._ledger.ranking(study)[:KEPT_PER_STUDY])
+            kept.update(self._ledger.ranking(study)[: self._kept])
         for trial_id, status in self._ledger.statuses().items():
             if status != col.RUNNING:
                 drop = drop_unfinished if trial_id in kept else drop_checkpoints
@@ -40,7 +42,9 @@ class TrialFiles(Callback):
 
     def on_trial_start(self, trial: TrialHandle) -> None:
         """Write trials/<id>/run.yaml, a sweep's file that trains this trial alone."""
-        self._write_run(self._folder.trial(trial.id) / "run.yaml", trial.experiment or trial.id, trial.run)
+        self._write_run(
+            self._folder.trial(trial.id) / "run.yaml", trial.id if trial.of else trial.experiment or trial.id, trial.run
+        )
 
     def on_trial_end(self, trial: TrialHandle) -> None:
         """Delete weights that are no longer among the best, and update best/ and error.txt."""
@@ -48,9 +52,9 @@ class TrialFiles(Callback):
             return
         if trial.error is not None:
             write_text(self._folder.trial(trial.id) / "error.txt", trial.error)
-        # Only this trial, or the one that it displaced from the best three, can have weights to delete.
+        # Only this trial, or the one that it displaced from the best, can have weights to delete.
         ranking = self._ledger.ranking(trial.plan.id)
-        for trial_id in {trial.id, *ranking[KEPT_PER_STUDY : KEPT_PER_STUDY + 1]} - set(ranking[:KEPT_PER_STUDY]):
+        for trial_id in {trial.id, *ranking[self._kept : self._kept + 1]} - set(ranking[: self._kept]):
             drop_checkpoints(self._folder.trial(trial_id))
         if trial.of is not None or (ranking and ranking[0] == trial.id):
             self._write_best(trial.size)

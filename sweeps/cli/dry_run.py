@@ -203,14 +203,25 @@ def seeds_per_setting(spec: SweepSpec) -> int:
     return max(in_grid, spec.confirm.seeds if spec.confirm.top else 1)
 
 
+def _settings_per_size(spec: SweepSpec) -> int:
+    """How many settings of a size share their seeds, from which the noise between seeds is estimated: at least 2."""
+    if not spec.confirm.top:
+        return 2
+    size = spec.size_names[0]
+    return max(2, spec.confirm_runs_of(size) // spec.confirm.seeds)
+
+
 def _seeds_line(spec: SweepSpec) -> str:
     seeds = seeds_per_setting(spec)
     if seeds < 2:
         return (
             "Seeds: 1 per setting, which cannot tell a difference between settings from one between seeds; "
-            "a grid can have `train.seed: [0, 1, 2]` in its space."
+            "add `confirm: {top: 3, seeds: 3}`."
         )
-    times, power = detectable_difference(seeds), f"{POWER:.0%} of cases at {CONFIDENCE:.0%} confidence"
+    times, power = (
+        detectable_difference(seeds, _settings_per_size(spec)),
+        f"{POWER:.0%} of cases at {CONFIDENCE:.0%} confidence",
+    )
     return (
         f"Seeds: {seeds} per setting, which tell two settings apart in {power} if they differ by {times:.2g} times the "
         f"noise between seeds: {times * ASSUMED_NOISE:.2g} nats per token if that noise is {ASSUMED_NOISE:g}, which is "

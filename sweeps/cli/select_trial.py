@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import sqlite3
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from sweeps.spec.arms import StudyPlan
 from sweeps.spec.load import load_kept
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.confirmation import RESULT
 from sweeps.study.storage import quiet_optuna
 
 RESTORE = "restore it from a copy"
@@ -94,6 +96,8 @@ class _Trial(NamedTuple):
     status: str
     loss: float
     run: dict[str, Any]
+    confirmed: float | None = None
+    """Mean loss of its confirmation runs, if its setting is the confirmed result of its size and arm."""
 
 
 Trials = dict[str, _Trial]
@@ -108,13 +112,18 @@ def _read_trials(spec: SweepSpec, folder: RunFolder) -> Trials:
     uri = f"{folder.study_db.resolve().as_uri()}?mode=rw"
     options = {"creator": lambda: sqlite3.connect(uri, uri=True)} if url is None else None
     quiet_optuna()
-    trials = {}
+    trials: Trials = {}
     try:
         storage = optuna.storages.RDBStorage(url or "sqlite://", engine_kwargs=options, skip_table_creation=True)
         studies = optuna.get_all_study_names(storage)
         for plan in (*spec.studies, *spec.confirmations):
-            if (study := spec.study_name(plan)) in studies:
-                for trial in optuna.load_study(study_name=study, storage=storage).get_trials(deepcopy=False):
+            if (name := spec.study_name(plan)) in studies:
+                study = optuna.load_study(study_name=name, storage=storage)
+                leader = (study.user_attrs.get(RESULT) or {}).get("leader")
+                runs = [t.value for t in study.get_trials(deepcopy=False) if t.user_attrs.get(col.OF) == leader]
+                if leader in trials and (losses := [loss for loss in runs if loss is not None]):
+                    trials[leader] = trials[leader]._replace(confirmed=statistics.fmean(losses))
+                for trial in study.get_trials(deepcopy=False):
                     attributes = trial.user_attrs
                     if col.RUN in attributes:
                         # The status is recorded before Optuna is told; only then has the trial ended.
@@ -151,16 +160,22 @@ def _find(name: str, spec: SweepSpec, trials: Trials, folder: RunFolder) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "no trial"
         others = [f"--trial {BEST}:{size}" for size in names if _best(trials, size) is not None]
         remedy = f"give {' or '.join(others)}" if others else "wait, resume the sweep, or give one that is running"
-        raise InputError(f"--trial {name}: size {sizes[name]} must have a complete trial (got {counts}); {remedy}")
+        what = f"{'size ' if sizes[name] in spec.size_names else ''}{sizes[name]}"
+        raise InputError(f"--trial {name}: {what} must have a complete trial (got {counts}); {remedy}")
     return found
 
 
 def _best(trials: Trials, size: str) -> str | None:
-    """The complete trial of the search of a size, or of a size and arm, with the lowest loss; the first on a tie."""
+    """The best complete trial of the search of a size, or of a size and arm; the first on a tie.
+
+    Where results are confirmed they are compared by their confirmed losses, else trials by their own.
+    """
     searched = {name: trial for name, trial in trials.items() if trial.plan.phase == col.SEARCH}
     of_size = {name: trial for name, trial in searched.items() if size in (trial.plan.size, trial.plan.group)}
     complete = [name for name, trial in of_size.items() if trial.status == col.COMPLETE]
-    return min(complete, key=lambda name: trials[name].loss, default=None)
+    confirmed = {name: loss for name in complete if (loss := trials[name].confirmed) is not None}
+    losses = confirmed or {name: trials[name].loss for name in complete}
+    return min(losses, key=losses.__getitem__, default=None)
 
 
 def _newest_model(trial_id: str, run: RunSpec, trials: Trials, folder: RunFolder) -> tuple[TrainedModel, list[str]]:

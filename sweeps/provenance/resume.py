@@ -38,6 +38,11 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
         if before[path] != after[path] and path not in MAY_CHANGE:
             rule = f"must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])})"
             raise InputError(f"{path}: {rule}; start a new sweep with another --name")
+    for name in ("top", "seeds"):
+        now, then = getattr(spec.confirm, name), getattr(begun.confirm, name)
+        if begun.confirm.top and now < then:
+            rule = f"must not shrink, as the runs that it asked for are part of the sweep (got {now} after {then})"
+            raise InputError(f"confirm.{name}: {rule}; leave it out, or raise it")
     for plan in spec.studies:
         now, then = spec.trials_in(plan), begun.trials_in(plan)
         if now < then and not begun.as_many_as_fit:

@@ -16,6 +16,8 @@ from lmcore import columns as col
 from lmcore.config import Config
 from lmcore.runfile.paths import FieldError, show
 
+SEED_PATHS = ("train.seed", "data.seed")
+"""What may differ between two runs of one setting."""
 NAMES = {"model.tie_embeddings": {True: "tied", False: "untied"}}
 """Words for values that would not be clear on their own."""
 
@@ -112,11 +114,11 @@ def _word(path: str, value: Any) -> str:
     field_name = path.rpartition(".")[2]
     if path in NAMES:
         return NAMES[path][value]
-    if isinstance(value, str):
-        return re.sub(r"[^A-Za-z0-9._]+", "_", value)
     if isinstance(value, bool):
         return field_name if value else f"no-{field_name}"
-    return f"no-{field_name}" if value is None else f"{field_name}{value:g}"
+    if value is None:
+        return f"no-{field_name}"
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", value if isinstance(value, str) else f"{field_name}{value:g}")
 
 
 def check_compare(compare: Sequence[str], space: Mapping[str, Any], experiments: bool) -> None:
@@ -124,6 +126,9 @@ def check_compare(compare: Sequence[str], space: Mapping[str, Any], experiments:
     for path in compare:
         if compare.count(path) > 1:
             raise FieldError("compare", f"must name each field once (got {path} twice); remove one")
+        if path in SEED_PATHS:
+            rule = f"must not name a seed, as arms are compared under the same seeds (got {path})"
+            raise FieldError("compare", f"{rule}; leave it out, and set confirm.seeds")
         if experiments:
             rule = f"must be empty for the search method experiments, each of which is an arm (got {path})"
             raise FieldError("compare", f"{rule}; leave it out")

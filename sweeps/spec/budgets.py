@@ -61,7 +61,7 @@ def _rule(run: RunSpec, relevant: Overrides, first: int, tokens: int) -> str:
     remedy = f"set train.tokens instead of {used}" if used != "train.tokens" else "raise train.tokens"
     if searched:
         remedy = "leave that out"
-    rule = f"must leave all trials of a size equal tokens to train on (got {first:,} and {tokens:,})"
+    rule = f"must give all trials of a size the same number of training tokens (got {first:,} and {tokens:,})"
     return f"{rule}; {remedy}, or search.allow_unequal_budgets: true"
 
 

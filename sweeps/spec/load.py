@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmcore.config import TrainConfig
 from lmcore.errors import InputError
 from lmcore.runfile import yaml_file
 from lmcore.runfile.paths import (
@@ -87,14 +88,21 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
 def load_kept(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
     """`load_spec` for the sweep.yaml of a run's folder, which may have been written by an earlier version.
 
-    Before search.allow_unequal_budgets there was no rule about budgets, and such a sweep goes on without one.
+    Before search.allow_unequal_budgets there was no rule about budgets, and such a sweep goes on without one. Nor was
+    there a final evaluation on more windows.
 
     Example:
         spec = load_kept(folder.sweep_yaml)
     """
-    search = yaml_file.read_yaml(path).values.get("search")
-    older = isinstance(search, dict) and "allow_unequal_budgets" not in search
-    return load_spec(path, [*(["search.allow_unequal_budgets=true"] if older else []), *overrides], **flags)
+    values = yaml_file.read_yaml(path).values
+    search, train = values.get("search"), values.get("train")
+    earlier = []
+    if isinstance(search, dict) and "allow_unequal_budgets" not in search:
+        earlier.append("search.allow_unequal_budgets=true")
+    if isinstance(train, dict) and "final_eval_windows" not in train:
+        # Its trials have no final evaluation: new ones are measured on the same small set of windows.
+        earlier.append(f"train.final_eval_windows={train.get('eval_windows', TrainConfig().eval_windows)}")
+    return load_spec(path, [*earlier, *overrides], **flags)
 
 
 def _put(draft: dict[str, Any], path: str, value: Any) -> None:

@@ -31,8 +31,8 @@ class SearchConfig(Config):
     """How hyperparameters are proposed: by TPE (optuna), at random, from a grid, quasi-randomly (qmc), by a Gaussian
     process (gp) or by CMA-ES (cmaes); experiments runs the listed experiments and searches nothing."""
     trials: PositiveInt | None = None
-    """Number of trials of all sizes together, at least 1, dealt out to the sizes in turn; null means every grid point,
-    every experiment, or else as many as fit in time, or 16 trials without one."""
+    """Number of trials of all sizes and arms together, at least 1, dealt out in turn, without confirmation runs; null
+    means every grid point, every experiment, or else as many as fit in time, or 16 trials without one."""
     time: Duration | None = None
     """Wall time of the sweep, such as 2h, 1h30m, 90m or 45s, or seconds, counted from each start of the command: no
     new trial begins that could not finish in time, with its confirmation; what runs is finished; null means no
@@ -61,8 +61,8 @@ class SearchConfig(Config):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One trial in this many, at least 2, is promoted from each rung of asha or hyperband to the next."""
     startup_trials: PositiveInt | None = None
-    """Number of random trials of each size, at least 1, before its model-based search begins; null means a quarter of
-    the size's trials, but no fewer than 4 and no more than 10."""
+    """Number of random trials of each size and arm, at least 1, before its model-based search begins; null means a
+    quarter of its trials, but no fewer than 4 and no more than 10."""
     hung_after_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds, above 0, that an engine may take for one interval of training, compilation and evaluation included (the
     final evaluation costs up to 5 % of a run); after that it is considered hung and restarted, and its trials continue

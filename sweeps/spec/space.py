@@ -113,9 +113,11 @@ def choices_of(entry: Entry) -> tuple[Any, ...]:
     return entry.choices if isinstance(entry, Choices) else ()
 
 
-def contains(entry: Entry, number: int) -> bool:
-    """Whether a trial may have this number."""
-    return number in entry.choices if isinstance(entry, Choices) else entry.low <= number <= entry.high
+def whole_numbers_of(entry: Entry) -> set[int]:
+    """The whole numbers that a trial may have, at most those below MAX_GRID and the ends of a range."""
+    if isinstance(entry, Choices):
+        return set(entry.choices)
+    return {int(entry.low), int(entry.high), *range(int(entry.low), min(int(entry.high) + 1, MAX_GRID))}
 
 
 def check_entry(path: str, entry: Entry) -> None:

@@ -14,19 +14,23 @@ from pydantic import Field, model_validator
 
 from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.corpus.text import STDLIB
+from lmcore.corpus.windows import final_window_count
 from lmcore.runfile import yaml_file
 from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, layered, show, unknown
 from lmcore.runfile.run_file import ONLY_SIZE
 from sweeps.spec import budgets
 from sweeps.spec import space as spaces
-from sweeps.spec.arms import Arm, ConfirmConfig, StudyPlan, arms_of, check_compare
+from sweeps.spec.arms import SEED_PATHS, Arm, ConfirmConfig, StudyPlan, arms_of, check_compare
 from sweeps.spec.settings import SearchConfig, TrackingConfig, absolute_url
 from sweeps.spec.sizes import Experiment, Name, Size, check_unique_names
 
 DEFAULT_TRIALS = 16
+ENDLESS = 2**62
+"""Tokens of validation data whose number is not known yet."""
 MANY_TRIALS = 10**6
 """Stands for as many trials as fit in search.time, which nobody knows beforehand."""
-MAX_STUDY_NAME = 64
+MAX_STUDY_NAME = 48
+"""Characters of size and arm together: with `-confirm-` and a number they name trials, their folders and configs."""
 
 
 class SweepSpec(Config):
@@ -103,7 +107,7 @@ class SweepSpec(Config):
 
     def single(self, name: str, run: RunSpec) -> "SweepSpec":
         """A sweep called `name` that trains `run` alone, to its end."""
-        once = {"method": "random", "trials": 1, "scheduler": "none", "storage": None}
+        once = {"method": "random", "trials": 1, "scheduler": "none", "storage": None, "time": None, "stop_at": None}
         alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": (), "compare": ()}
         search = {**self.search.model_dump(), **once}
         return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search, "confirm": {"top": 0}})
@@ -124,13 +128,18 @@ class SweepSpec(Config):
         """The run of one trial: the base run, then the size's overrides, then the trial's. FieldError if not valid.
 
         Its budget is in train.steps. If trials of the size may have different batches, it has train.eval_tokens, so
-        that all report at equal tokens.
+        that all report at equal tokens. If they may train on different numbers of tokens, by rounding or by choice,
+        train.final_eval_windows is a number, so that all are evaluated on the same windows.
         """
         run = self.unresolved_run(size_name, overrides)
-        if run.train.eval_tokens is None and not self.search.allow_unequal_budgets and budgets.batches_vary(self):
+        batches_vary = budgets.batches_vary(self)
+        if batches_vary or self.search.allow_unequal_budgets:
             base = self.unresolved_run(size_name, {})
-            eval_tokens = base.train.eval_every * base.tokens_per_step
-            run = run.model_copy(update={"train": run.train.model_copy(update={"eval_tokens": eval_tokens})})
+            train = run.train.model_copy(update={"final_eval_windows": _final_windows(base)})
+            if batches_vary and not self.search.allow_unequal_budgets and train.eval_tokens is None:
+                tokens = base.train.eval_every * base.tokens_per_step
+                train = train.model_copy(update={"eval_tokens": tokens})
+            run = run.model_copy(update={"train": train})
         return run.in_steps()
 
     def unresolved_run(self, size_name: str, overrides: Mapping[str, Any]) -> RunSpec:
@@ -160,16 +169,15 @@ class SweepSpec(Config):
     @property
     def confirm_seeds(self) -> tuple[int, ...]:
         """The seeds of confirmation runs: the smallest that no run of the search may have."""
-        paths = ("train.seed", "data.seed")
         sections = (*(size.overrides for size in self.sizes), *(one.overrides for one in self.experiments))
         used = {
             self.train.seed,
             self.data.seed,
-            *(section[path] for section in sections for path in paths if path in section),
+            *(section[path] for section in sections for path in SEED_PATHS if path in section),
         }
-        entries = [self.space[path] for path in paths if path in self.space]
-        free = (n for n in itertools.count() if n not in used and not any(spaces.contains(e, n) for e in entries))
-        return tuple(itertools.islice(free, self.confirm.seeds))
+        for path in SEED_PATHS:
+            used |= spaces.whole_numbers_of(self.space[path]) if path in self.space else set()
+        return tuple(itertools.islice((n for n in itertools.count() if n not in used), self.confirm.seeds))
 
     def study_name(self, plan: StudyPlan) -> str:
         """Name of a study in Optuna: after the sweep's name where sweeps may share a storage."""
@@ -314,12 +322,20 @@ class SweepSpec(Config):
                 rule = f"must make names that no other size and arm has (got {plan.id!r} twice)"
                 raise FieldError("compare" if self.compare else "sizes", f"{rule}; rename a size")
         if self.compare and any(not self.trials_in(plan) for plan in studies):
-            rule = f"must be at least 1 for each size and arm (got {self.search.trials} for {len(studies)})"
+            found = f"got {self.search.trials or DEFAULT_TRIALS} for {len(studies)}"
+            rule = f"must be at least 1 for each size and arm ({found})"
             raise FieldError("search.trials", f"{rule}; raise it")
         same = self.compare and not self.searched and self.search.method != "grid"
         if same and any(self.trials_in(plan) > 1 for plan in studies):
             rule = "must hold a field besides those that are compared, or all trials of an arm are the same"
             raise FieldError("space", f"{rule} (got {', '.join(self.compare)}); add one, or use search.method: grid")
+
+
+def _final_windows(base: RunSpec) -> int:
+    """The number of windows that a size's base run is evaluated on in the end, if the data have so many."""
+    train, tokens = base.train, base.steps * base.tokens_per_step
+    context_length = base.model.context_length
+    return final_window_count(train.final_eval_windows, train.eval_windows, tokens, context_length, ENDLESS)
 
 
 def dump_yaml(spec: SweepSpec) -> str:

@@ -13,11 +13,13 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.config import FIELD_ROLES, RunSpec, flatten
+from sweeps.spec.arms import SEED_PATHS
 from sweeps.study.race import Candidate, Standing, race
-from sweeps.study.study_state import SEED, SEED_PATHS, StudyState
+from sweeps.study.study_state import SEED, StudyState
 
 RESULT = "result"
-"""User attribute of a confirmation study that is over: `{"leader": id or None, "beaten": {id: seeds, ...}}`."""
+"""User attribute of a confirmation study: `{"leader": id or None, "beaten": {id: seeds, ...}}`, or None until it is
+over."""
 
 
 class Confirmation:
@@ -39,7 +41,7 @@ class Confirmation:
         self._pairs = list(zip(searches, confirms, strict=True))
         self._top = top
         self._seeds = list(seeds)
-        self._experiments = experiments
+        self.experiments = experiments
         self.over = False
         """Whether all runs have ended, and the result is in the studies."""
         self.leaders: dict[str, str] = {}
@@ -59,6 +61,8 @@ class Confirmation:
         ranked = {arm: [candidate for candidate, _ in listed] for arm, (_, listed) in arms.items()}
         standing = race(ranked, losses, len(self._seeds))
         enqueued = {key for _, confirm in self._pairs for key in _enqueued(confirm)}
+        if standing.pending:
+            self.reopen()
         for candidate, index in standing.pending:
             if (candidate, self._seeds[index]) not in enqueued:
                 owners[candidate][1].enqueue(candidate, experiments[candidate], self._seeds[index])
@@ -71,11 +75,17 @@ class Confirmation:
         found: dict[str, tuple[tuple[StudyState, StudyState], list[tuple[Candidate, str | None]]]] = {}
         for pair in self._pairs:
             listed = candidates(pair[0])
-            if self._experiments:
+            if self.experiments:
                 found |= {candidate.id: (pair, [(candidate, name)]) for candidate, name in listed}
             else:
                 found[pair[0].plan.id] = (pair, listed[: self._top])
         return found
+
+    def reopen(self) -> None:
+        """Take back the result of an earlier confirmation, because more trials follow."""
+        for _, confirm in self._pairs:
+            if confirm.study.user_attrs.get(RESULT) is not None:
+                confirm.study.set_user_attr(RESULT, None)
 
     def loss_of(self, candidate: str) -> float:
         """The mean loss of a candidate over its confirmation runs."""
@@ -84,7 +94,7 @@ class Confirmation:
         return sum(finite) / len(finite) if finite else math.nan
 
     def _finish(self, standing: Standing) -> None:
-        if not self._experiments:
+        if not self.experiments:
             self.leaders = dict(standing.leaders)
         for search, confirm in self._pairs:
             own = {c: seeds for c, seeds in standing.beaten.items() if c.rpartition("-")[0] == search.plan.id}
@@ -111,7 +121,7 @@ def candidates(search: StudyState) -> list[tuple[Candidate, str | None]]:
     if not ranked:
         pruned = [t for t in trials if t.state is TrialState.PRUNED and t.intermediate_values]
         furthest = sorted(pruned, key=lambda t: (-max(t.intermediate_values), _last_loss(t), t.number))
-        ranked = [(_last_loss(t), t.number, t) for t in furthest[:1]]
+        ranked = [(math.nan, t.number, t) for t in furthest[:1]]  # its loss is not that of a whole run
     return [
         (Candidate(t.user_attrs[col.TRIAL], loss), t.user_attrs.get(col.EXPERIMENT)) for loss, _, t in sorted(ranked)
     ]
@@ -121,9 +131,9 @@ def _setting(trial: FrozenTrial) -> str:
     """Equal for trials whose runs differ in their seeds alone."""
     run = RunSpec.model_validate(trial.user_attrs[col.RUN])
     fields = flatten(run)
-    return repr(
-        (trial.user_attrs.get(col.EXPERIMENT), [fields[path] for path in FIELD_ROLES if path not in SEED_PATHS])
-    )
+    # A sweep that was resumed on another device has another one in its newer runs.
+    paths = [path for path, role in FIELD_ROLES.items() if role != "sweep constant" and path not in SEED_PATHS]
+    return repr((trial.user_attrs.get(col.EXPERIMENT), [fields[path] for path in paths]))
 
 
 def _last_loss(trial: FrozenTrial) -> float:

@@ -77,7 +77,9 @@ class Ledger:
                 self.live[handle.id] = handle
         for trial_id in tuple(self.live):
             self.end(trial_id)
-        for size in spec.size_names:
+        for size, confirmation in self._confirmations.items():
+            if any(state.left for state in self._states(size, col.SEARCH)):
+                confirmation.reopen()
             self._confirm(size)
 
     def _of(self, plan: StudyPlan) -> StudyState:
@@ -123,7 +125,7 @@ class Ledger:
         for plan in self.spec.confirmations:
             state, search = self._of(plan), self._of(StudyPlan(plan.size, plan.arm))
             runs = self.spec.confirm.seeds * (
-                search.asked if self.spec.search.method == "experiments" else self.spec.confirm.top
+                search.asked + 1 if self.spec.search.method == "experiments" else self.spec.confirm.top
             )
             flops += max(0, runs - state.asked) * search.trial_flops
         return flops
@@ -159,7 +161,7 @@ class Ledger:
     def ask(self, size: str) -> TrialHandle:
         """The next trial of a size in `sizes_left`: unfinished trials first, then arms by turns."""
         left = [state for state in self.studies.values() if state.plan.size == size and state.left]
-        state = min(left, key=lambda state: (not state.unfinished, state.asked))
+        state = min(left, key=lambda state: (not state.unfinished, state.plan.phase == col.CONFIRM, state.asked))
         handle = state.ask()
         self.live[handle.id] = handle
         return handle
@@ -265,7 +267,7 @@ class Ledger:
             leader = confirmation.leaders.get(state.plan.id) if confirmation is not None else None
             if confirmation is not None and leader is not None:
                 found[state.plan.id] = confirmation.loss_of(leader), state.run_of(leader)
-            elif state.complete:
+            elif state.complete and (confirmation is None or not confirmation.over or confirmation.experiments):
                 found[state.plan.id] = state.complete[0][0], state.run_of(state.complete[0][2])
         if found and size not in self.studies:
             found[size] = min(found.values(), key=lambda pair: pair[0])

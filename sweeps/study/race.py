@@ -10,7 +10,8 @@ The leader of an arm is the search's best setting. It is replaced only if anothe
 alone, on which nothing was selected. So its mean over the new seeds is an unbiased estimate of its loss, which the
 lowest of several means would not be. tests/bench/verdicts.py measures both claims, and what the race saves.
 
-Pure functions of losses, so that a sweep that is resumed makes the same decisions. Shapes: C candidates, S seeds.
+Every decision follows from the losses that were known when it was taken, and is taken again from them each time: so a
+sweep that is resumed makes the same ones. Shapes: C candidates, S seeds.
 """
 
 import math
@@ -72,12 +73,13 @@ def race(arms: Mapping[str, Sequence[Candidate]], losses: Mapping[tuple[str, int
     """
     field = _Field(arms, losses, seeds)
     for seed in range(seeds):
-        opening = [c for arm in field.alive.values() for c in (arm[:OPENERS] if seed == 0 else arm)]
+        opening = field.openers if seed == 0 else field.left
         if pending := field.missing(opening, seed):
             return field.standing(pending)
         if seed == 0:
+            field.drop_ended_badly(seeds=1)
             field.screen()
-            if pending := field.missing([c for arm in field.alive.values() for c in arm], seed):
+            if pending := field.missing(field.left, seed):
                 return field.standing(pending)
         field.decide(seed + 1, last=seed == seeds - 1)
     return field.standing(())
@@ -97,8 +99,14 @@ class _Field:
         ).reshape(len(everyone), 1 + seeds)
         self.alive = {arm: [candidate.id for candidate in candidates] for arm, candidates in arms.items()}
         self._leaders = {arm: candidates[0] for arm, candidates in self.alive.items() if candidates}
+        self.openers = [c for candidates in self.alive.values() for c in candidates[:OPENERS]]
         self._beaten: dict[str, int] = {}
         self._challengers = max([len(candidates) - 1 for candidates in self.alive.values()], default=0)
+
+    @property
+    def left(self) -> list[str]:
+        """The candidates that are not beaten."""
+        return [c for candidates in self.alive.values() for c in candidates]
 
     def missing(self, candidates: Sequence[str], seed: int) -> tuple[tuple[str, int], ...]:
         """The runs under this seed that have not ended."""
@@ -109,39 +117,44 @@ class _Field:
 
     def screen(self) -> None:
         """Beat candidates that have not begun and whose loss in the search is too far behind the leader's."""
-        begun = [c for c in self._row if (c, 0) in self._losses]
-        noise = self._noise(begun, columns=2)
-        for arm, candidates in self.alive.items():
-            for c in [c for c in candidates if c not in begun]:
-                gap = self._table[self._row[c], 0] - self._table[self._row[self._leaders[arm]], 0]
-                if noise.df and gap > _quantile(RACE_LEVEL, noise) * noise.sd * math.sqrt(2):
+        noise = self._noise(self.openers, columns=2)
+        if not noise.df:
+            return
+        largest_gap = _quantile(RACE_LEVEL, noise) * noise.sd * math.sqrt(2)
+        for arm, leader in self._leaders.items():
+            for c in [c for c in self.alive[arm] if c not in self.openers and self._has_run(leader, 1)]:
+                if self._table[self._row[c], 0] - self._table[self._row[leader], 0] > largest_gap:
                     self._beat(arm, c, 0)
 
     def decide(self, seeds: int, last: bool) -> None:
         """After so many seeds: replace leaders that are beaten, then beat those that are behind their leader."""
         race_noise = self._noise(list(self._row), 1 + seeds)
         fresh_noise = self._noise(list(self._row), 1 + seeds, first=1)
+        self.drop_ended_badly(seeds)
         level = LEAD_LEVEL / max(self._challengers, 1)
         for arm in self._leaders.copy():
-            self._drop_diverged(arm, seeds)
             while (better := self._better(arm, seeds, fresh_noise, level)) is not None:
                 self._beat(arm, self._leaders[arm], seeds)
                 self._leaders[arm] = better
-            if not last and race_noise.df:
+            if not last and race_noise.df and self._has_run(self._leaders[arm], seeds):
                 for c in self.alive[arm].copy():
-                    gap, error, _ = self._gap(self._leaders.get(arm, c), c, slice(0, 1 + seeds), race_noise)
+                    gap, error, _ = self._gap(self._leaders[arm], c, slice(0, 1 + seeds), race_noise)
                     if gap > _quantile(RACE_LEVEL, race_noise) * error:
                         self._beat(arm, c, seeds)
 
-    def _drop_diverged(self, arm: str, seeds: int) -> None:
-        for c in self.alive[arm].copy():
-            if np.isinf(self._table[self._row[c], 1 : 1 + seeds]).any():
-                self._beat(arm, c, seeds)
-        if self.alive[arm]:
-            leader = self._leaders[arm]
-            self._leaders[arm] = leader if leader in self.alive[arm] else self.alive[arm][0]
-        else:
-            del self._leaders[arm]
+    def drop_ended_badly(self, seeds: int) -> None:
+        """Beat candidates that diverged under one of the first `seeds` seeds, or that failed under every seed."""
+        for arm in self._leaders.copy():
+            for c in self.alive[arm].copy():
+                fresh = self._table[self._row[c], 1 : 1 + seeds]
+                failed = seeds == self._table.shape[1] - 1 and self._begun(c) and np.isnan(fresh).all()
+                if np.isinf(fresh).any() or failed:
+                    self._beat(arm, c, seeds)
+            alive = self.alive[arm]
+            if not alive:
+                del self._leaders[arm]
+            elif self._leaders[arm] not in alive:
+                self._leaders[arm] = alive[0]
 
     def _better(self, arm: str, seeds: int, noise: SeedNoise, level: float) -> str | None:
         """The challenger with the lowest mean among those that beat the arm's leader under the new seeds."""
@@ -151,6 +164,13 @@ class _Field:
         gaps = {c: self._gap(self._leaders[arm], c, fresh, noise) for c in self.alive[arm]}
         better = [c for c, (gap, error, _) in gaps.items() if gap < -_quantile(level, noise) * error]
         return min(better, key=lambda c: float(np.nanmean(self._table[self._row[c], fresh])), default=None)
+
+    def _begun(self, candidate: str) -> bool:
+        return (candidate, 0) in self._losses
+
+    def _has_run(self, candidate: str, seeds: int) -> bool:
+        """Whether it has a loss under one of the first seeds. Without, it beats nobody by its loss in the search."""
+        return bool(np.isfinite(self._table[self._row[candidate], 1 : 1 + seeds]).any())
 
     def _gap(self, a: str, b: str, columns: slice, noise: SeedNoise) -> tuple[float, float, int]:
         return paired_difference(self._table[self._row[a], columns], self._table[self._row[b], columns], noise)

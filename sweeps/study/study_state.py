@@ -16,7 +16,7 @@ from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.device import training_flops
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from sweeps.spec.arms import StudyPlan
+from sweeps.spec.arms import SEED_PATHS, StudyPlan
 from sweeps.spec.cost import costliest
 from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
@@ -25,7 +25,6 @@ from sweeps.study.samplers import complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.storage import running_trial
 
-SEED_PATHS = ("train.seed", "data.seed")
 SEED = "seed"
 """User attribute of a confirmation trial: the seed of its weights and of the order of its data."""
 
@@ -96,7 +95,7 @@ class StudyState:
         self._space = distributions(self.spec.searched) if searches else {}
         trials = self.study.get_trials(deepcopy=False)
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
-        self.total = len(trials) if confirms else self.spec.trials_in(self.plan)
+        self.total = len(trials) if confirms else max(self.asked, self.spec.trials_in(self.plan))
         self.complete = _complete_trials(trials)
         self.closed = ""
         """Why the study ends before it has all its trials, in a line; empty if it does not."""

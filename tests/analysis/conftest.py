@@ -15,7 +15,6 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from analysis.runs.load import LAST_REPORT
 from lmcore import columns as col
 from lmcore.window_records import encode_record
 
@@ -113,7 +112,7 @@ class RunFolder:
             attributes |= {"status": ended, "last": last}
         for key, value in changes.items():
             if "__" not in key:
-                group = counts if key in col.COUNT_COLUMNS else last if key in LAST_REPORT else attributes
+                group = counts if key in col.COUNT_COLUMNS else last if key in col.LAST_COLUMNS else attributes
                 group[key] = value
         if attributes.get("last") is None:  # the trial never reported
             attributes.pop("last", None)

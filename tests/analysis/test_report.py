@@ -158,6 +158,13 @@ def test_markdown_has_both_tables_and_the_notes(folder):
     assert "\n- Data: stdlib, fingerprint f00d" in markdown
 
 
+def test_a_standard_error_over_windows_is_a_column_of_its_own(folder):
+    markdown = report_of(folder).markdown()
+    rows = markdown[markdown.index("### All trials") :]
+    assert "| trial | status | val loss | se | train loss |" in rows
+    assert "| xs-0000 | complete | 4.200 | 0.010 |" in rows
+
+
 def test_no_cell_breaks_out_of_a_markdown_table():
     assert markdown_table(pd.DataFrame({"a": ["x|y"]})) == "| a |\n| --- |\n| x\\|y |"
 
@@ -175,9 +182,9 @@ def test_no_cell_breaks_out_of_a_markdown_table():
         (count(pd.NA), "-"),
         (count(2.74e15, FLOP_SUFFIXES), "2.74P"),
         (scientific(0.0032), "3.2e-03"),
-        (loss(4.12345, 0.05), "4.123 +- 0.050"),
-        (loss(4.12345, float("nan")), "4.123"),
-        (loss(float("inf"), 0.1), "-"),
+        (loss(4.12345), "4.123"),
+        (loss(float("inf")), "-"),
+        (loss(float("nan")), "-"),
         (beta(0.95), "0.950"),
         (beta(0.9999), "0.9999"),
         (beta(float("nan")), "-"),

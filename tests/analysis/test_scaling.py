@@ -9,7 +9,7 @@ from conftest import armed
 
 import analysis
 from analysis.figures.registry import FigureData, figures_of
-from analysis.report import main
+from analysis.report import build_report, main
 from analysis.scaling.fit import best_points, fit_scaling, points_of
 from analysis.stats.estimate import Estimate, NotEstimable
 
@@ -66,6 +66,16 @@ def test_the_law_is_fitted_to_confirmed_losses_and_to_means_over_seeds(make_run)
     points = points_of(analysis.load(run.path).trials)
     assert len(points) == 4  # of the search
     assert best_points(points)["loss"].tolist() == pytest.approx([4.05, 3.2])
+
+
+def test_one_law_is_not_fitted_to_several_arms(make_run):
+    run = make_run(**armed("untied", "tied"))
+    for arm, loss in {"untied": 4.0, "tied": 3.0}.items():
+        run.add(f"xs-{arm}", "complete", loss)
+    loaded = analysis.load(run.path)
+    assert points_of(loaded.trials)["loss"].tolist() == [4.0]
+    (section,) = [one for one in build_report(loaded).sections if one.title == "Scaling"]
+    assert "The laws are those of untied, the first arm: no law of one arm holds for several." in section.notes
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3])

@@ -8,8 +8,10 @@ import pytest
 from conftest import armed
 
 import analysis
+from analysis.scaling.fit import best_points, points_of
 from analysis.tables.leaders import noise_of, results
-from analysis.tables.settings import loss_matrix, settings_table, with_settings
+from analysis.tables.settings import CONSTANTS, loss_matrix, settings_table, with_settings
+from lmcore.config import FIELD_ROLES
 
 
 def grid(run, losses):
@@ -133,17 +135,64 @@ def test_the_named_set_has_what_is_as_good_and_what_may_be(make_run):
     assert (row["same"], row["beaten"], row["unconfirmed"]) == ("xs-0001", "xs-0002", "xs-0003")
 
 
-def test_without_a_recorded_leader_the_searchs_best_leads_unless_another_beats_it(make_run):
-    trials = confirmed(make_run(**armed(sizes=("xs",))), SEARCHED, result=False)
-    (leader,) = results(trials)["xs"].leaders
-    assert (leader.setting, leader.over) == ("xs-0000", False)
+LUCKY = {1e-3: (3.0, {1: 4.5, 2: 4.6, 3: 4.55}), **dict(list(SEARCHED.items())[1:])}
 
 
-def test_without_a_recorded_leader_a_setting_that_beats_the_searchs_best_leads(make_run):
-    lucky = {1e-3: (3.0, {1: 4.5, 2: 4.6, 3: 4.55}), **dict(list(SEARCHED.items())[1:])}
-    trials = confirmed(make_run(**armed(sizes=("xs",))), lucky, result=False)
+@pytest.mark.parametrize("losses", [SEARCHED, LUCKY])
+def test_until_there_is_a_result_the_searchs_best_leads_by_its_confirmation(make_run, losses):
+    trials = confirmed(make_run(**armed(sizes=("xs",))), losses, result=False)
     (leader,) = results(trials)["xs"].leaders
-    assert leader.setting == "xs-0001"
+    assert (leader.setting, leader.basis, leader.over) == ("xs-0000", "confirmed", False)
+
+
+def test_the_searchs_best_does_not_lead_if_it_diverged_in_the_confirmation(make_run):
+    losses = {1e-3: (3.8, {1: 4.0, 2: None}), 2e-3: (3.9, {1: 4.1}), 3e-3: (4.0, {1: 4.05})}
+    trials = confirmed(make_run(**armed(sizes=("xs",))), losses, result=False)
+    (leader,) = results(trials)["xs"].leaders
+    assert (leader.setting, leader.over) == ("xs-0001", False)
+
+
+def test_the_search_counts_until_its_best_has_a_confirmation_run_and_that_is_not_the_end(make_run):
+    run = make_run(**armed(sizes=("xs",)))
+    best, other = run.add("xs", "complete", 3.8, optim__lr=1e-3), run.add("xs", "complete", 3.9, optim__lr=2e-3)
+    run.add("xs-confirm", None, optim__lr=1e-3, train__seed=1, data__seed=1, of=best)
+    run.confirm(other, {1: 4.0})
+    (leader,) = results(analysis.load(run.path).trials)["xs"].leaders
+    assert (leader.setting, leader.mean, leader.basis, leader.over) == (best, 3.8, "searched", False)
+
+
+def test_the_confirmation_of_experiments_is_over_when_it_has_a_result(make_run):
+    run = make_run(**armed(sizes=("xs",)))
+    trial = run.add("xs", "complete", 4.0, experiment="baseline")
+    run.confirm(trial, {1: 4.1})
+    (leader,) = results(analysis.load(run.path).trials)["xs"].leaders
+    assert (leader.basis, leader.over) == ("all runs", False)
+    run.study("xs-confirm").set_user_attr("result", {"leader": None, "beaten": {}})
+    (leader,) = results(analysis.load(run.path).trials)["xs"].leaders
+    assert (leader.n, leader.over) == (2, True)
+
+
+def test_a_confirmation_that_named_nobody_leaves_no_leader_and_no_row(make_run):
+    run = make_run(**armed(sizes=("xs",)))
+    run.confirm(run.add("xs", "complete", 3.8), {1: None, 2: None})
+    run.study("xs-confirm").set_user_attr("result", {"leader": None, "beaten": {"xs-0000": 2}})
+    trials = analysis.load(run.path).trials
+    assert (results(trials)["xs"].leaders, results(trials)["xs"].lost) == ((), (None,))
+    assert analysis.parameter_table(trials.assign(arm="tied")).empty
+    assert analysis.verdicts(trials).sentences == ("xs: no result, because no confirmation run ran to its end.",)
+    assert best_points(points_of(trials)).empty  # of a scaling law
+
+
+def test_a_setting_is_the_same_on_another_device_and_with_other_reports(make_run):
+    run = make_run()
+    for seed, device in enumerate(("cpu", "cuda")):
+        run.add("xs", "complete", 4.0, train__seed=seed, train__device=device, train__eval_every=5 + seed)
+    assert settings_table(analysis.load(run.path).trials)["n"].tolist() == [2]
+
+
+def test_constant_fields_are_those_of_the_config():
+    constants = {f"params.{path}" for path, role in FIELD_ROLES.items() if role == "sweep constant"}
+    assert set(CONSTANTS) == constants
 
 
 def test_settings_with_one_run_are_compared_on_their_windows(make_run):

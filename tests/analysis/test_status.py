@@ -20,8 +20,8 @@ def snapshot(folder):
 
 def test_trials_are_counted_by_size_and_status_with_the_best_and_the_running_ones(folder):
     status = sweep_status(folder.path)
-    xs, s = status.sizes
-    assert (xs.size, s.size) == ("xs", "s")
+    xs, s = status.studies
+    assert (xs.study, s.study) == ("xs", "s")
     assert xs.trials == {"complete": 3, "pruned": 1, "running": 0, "diverged": 1, "failed": 1}
     assert s.trials == {"complete": 2, "pruned": 1, "running": 1, "diverged": 0, "failed": 0}
     assert (status.ended, status.planned) == (9, 4)
@@ -30,10 +30,10 @@ def test_trials_are_counted_by_size_and_status_with_the_best_and_the_running_one
 
     for _, trial in analysis.load(folder.path).trials.query("status == 'complete'").iterrows():
         losses[trial["size"]][trial["trial"]] = trial["val_loss"]
-    for size in status.sizes:
-        assert size.best.trial == min(losses[size.size], key=losses[size.size].get)
-        assert size.best.val_loss == min(losses[size.size].values())
-        assert size.best.steps == 100
+    for study in status.studies:
+        assert study.best.trial == min(losses[study.study], key=losses[study.study].get)
+        assert study.best.loss == min(losses[study.study].values())
+        assert study.best.steps == 100
     assert [trial.trial for trial in s.running] == ["s-0003"]
 
 
@@ -42,9 +42,19 @@ def test_a_size_without_a_complete_trial_has_no_best(make_run):
     run.add("xs", "diverged", float("inf"))
     run.add("xs", None, None)
     status = sweep_status(run.path)
-    assert status.sizes[0].best is None
-    assert (status.sizes[0].running[0].step, status.sizes[0].running[0].val_loss) == (None, None)
-    assert set(status.sizes[1].trials.values()) == {0}
+    assert status.studies[0].best is None
+    assert (status.studies[0].running[0].step, status.studies[0].running[0].loss) == (None, None)
+    assert set(status.studies[1].trials.values()) == {0}
+
+
+def test_a_sweep_that_makes_as_many_trials_as_fit_has_no_planned_number(make_run, capsys):
+    run = make_run(search={"method": "random", "trials": None})
+    run.add("xs", "complete", 4.0)
+    assert sweep_status(run.path).planned is None
+    assert main([str(run.path)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "1 trials have ended" in text
+    assert "resume it with" in text
 
 
 def test_the_driver_is_the_process_that_holds_the_lock_and_the_folder_is_only_read(folder):
@@ -73,7 +83,7 @@ def test_the_tables_fit_80_columns(folder, capsys, monkeypatch, prog):
     text = " ".join(" ".join(lines).split())
     assert "9 of 4 trials have ended" in text
     assert "no process runs the sweep" in text
-    assert "unfinished trial step val_loss" in text
+    assert "unfinished trial step loss" in text
     assert any(line.split()[:6] == ["xs", "3", "1", "0", "1", "1"] for line in lines)
 
 
@@ -91,8 +101,9 @@ def test_json_says_the_same(folder, capsys):
     assert main([str(folder.path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["run"] == str(folder.path)
-    assert found["sizes"][0]["trials"]["complete"] == 3
-    assert found["sizes"][1]["running"][0]["trial"] == "s-0003"
+    assert found["studies"][0]["trials"]["complete"] == 3
+    assert found["studies"][1]["running"][0]["trial"] == "s-0003"
+    assert found["studies"][1]["running"][0]["loss"] == 4.0
     assert (found["driver"], found["pid"]) == (False, None)
 
 

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.tables.trials import parameter_table, status_counts, trials_table, winner_margins
+from analysis.tables.trials import parameter_table, status_counts, trials_table
 
 
 def table_of(run):
@@ -125,41 +125,3 @@ def test_statuses_are_counted_by_size(folder):
         {"size": "xs", "complete": 3, "pruned": 1, "running": 0, "diverged": 1, "failed": 1, "total": 6},
         {"size": "s", "complete": 2, "pruned": 1, "running": 1, "diverged": 0, "failed": 0, "total": 4},
     ]
-
-
-def test_a_lead_inside_two_combined_standard_errors_is_not_separable(folder):
-    margins = winner_margins(analysis.load(folder.path).trials)
-    assert margins[["size", "best", "runner_up", "separable"]].values.tolist() == [
-        ["xs", "xs-0000", "xs-0001", False],
-        ["s", "s-0001", "s-0000", True],
-    ]
-    assert margins["difference"].tolist() == pytest.approx([0.01, 0.4])
-    assert margins["difference_se"].tolist() == pytest.approx([math.sqrt(2) * 0.01] * 2)
-
-
-@pytest.mark.parametrize(("lead", "separable"), [(0.099, False), (0.101, True)])
-def test_the_border_of_separable_is_two_combined_standard_errors(make_run, lead, separable):
-    run = make_run()
-    run.add("xs", "complete", 4.0, val_loss_se=0.03)
-    run.add("xs", "complete", 4.0 + lead, val_loss_se=0.04)  # combined 0.05
-    assert winner_margins(analysis.load(run.path).trials)["separable"].tolist() == [separable]
-
-
-def test_the_error_of_a_lead_is_that_of_the_paired_windows_where_they_were_kept(make_run):
-    run = make_run()
-    best, other = run.add("xs", "complete", 4.0), run.add("xs", "complete", 4.01, optim__lr=1e-3)
-    shared = np.random.default_rng(0).standard_normal(64)
-    run.windows(best, 4.0 + shared)
-    run.windows(other, 4.01 + shared + 0.001 * np.tile([-1, 1], 32))
-    lead = winner_margins(analysis.load(run.path).trials).iloc[0]
-    assert (lead["error_from"], lead["separable"]) == ("windows", True)
-    assert lead["difference_se"] < 0.001  # the two losses have an error of 0.014 together
-
-
-def test_an_unknown_standard_error_separates_nothing_and_one_complete_trial_has_no_runner_up(make_run):
-    run = make_run()
-    run.add("xs", "complete", 4.0, val_loss_se=None)
-    run.add("xs", "complete", 8.0)
-    run.add("s", "complete", 4.0)
-    run.add("s", "pruned", 4.0)
-    assert winner_margins(analysis.load(run.path).trials)[["size", "separable"]].values.tolist() == [["xs", False]]

@@ -1,6 +1,8 @@
 """The answer of a sweep: one sentence per size, with differences that are those of the textbook."""
 
 import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,9 +11,12 @@ from conftest import armed
 from scipy import stats
 
 import analysis
+from analysis.document.sections import comparisons_of
 from analysis.report import build_report, main
+from analysis.stats.arm_differences import ArmDifference
 from analysis.stats.estimate import Estimate, NotEstimable
 from analysis.stats.matching import SAME_NON_EMBEDDING, SAME_SHAPE, SAME_TOTAL
+from analysis.stats.wording import difference_sentence, experiments_sentence
 from analysis.tables.leaders import noise_of
 
 SEEDS = (1, 2, 3)
@@ -126,6 +131,71 @@ def test_without_windows_or_seeds_arms_cannot_be_compared(run):
         "xs: untied and tied cannot be compared: there is one run of each, and the losses of single windows were not "
         "kept."
     )
+
+
+def test_arms_without_shared_seeds_are_compared_by_the_noise_between_seeds(run):
+    for arm, seed, losses in (("untied", 0, (5.0, 5.02)), ("tied", 2, (5.5, 5.53))):
+        for place, loss in enumerate(losses):
+            run.add(f"xs-{arm}", "complete", loss, train__seed=seed + place, model__tie_embeddings=arm == "tied")
+    one = number(analysis.verdicts(analysis.load(run.path).trials), "xs", SAME_SHAPE)
+    pooled = math.sqrt((np.var([5.0, 5.02], ddof=1) + np.var([5.5, 5.53], ddof=1)) / 2)
+    assert one.difference.value == pytest.approx(5.515 - 5.01)
+    assert one.difference.high - one.difference.value == pytest.approx(stats.t.ppf(0.975, 2) * pooled)
+    assert (one.basis, one.verdict) == ("seeds", "worse")
+
+
+def test_one_run_of_an_arm_is_compared_with_two_of_another(run):
+    for arm, losses in {"untied": (5.0, 5.02), "tied": (5.8,)}.items():
+        for seed, loss in enumerate(losses):
+            run.add(f"xs-{arm}", "complete", loss, train__seed=seed, model__tie_embeddings=arm == "tied")
+    one = number(analysis.verdicts(analysis.load(run.path).trials), "xs", SAME_SHAPE)
+    assert (one.basis, one.difference.n) == ("seeds", 1)
+
+
+def test_a_clause_with_other_seeds_than_the_first_says_so():
+    def difference(b, matching, value, n, basis="seeds"):
+        return ArmDifference("xs", "a", b, matching, Estimate(value, value - 0.1, value + 0.1, n), basis)
+
+    found = [difference("b", SAME_SHAPE, 0.5, 3), difference("b", SAME_TOTAL, 0.4, 2)]
+    assert difference_sentence("xs", found) == (
+        "xs: a is better by 0.500 +- 0.100 nats at equal shape (3 seeds), by 0.400 +- 0.100 at equal total parameters "
+        "(2 seeds)."
+    )
+    baseline = SimpleNamespace(mean=4.0, half=0.1, n=3)
+    mixed = [
+        difference("b", SAME_SHAPE, 0.5, 3),
+        difference("c", SAME_SHAPE, 0.0, 2),
+        difference("d", SAME_SHAPE, 1, 9),
+    ]
+    mixed[2] = replace(mixed[2], basis="windows")
+    assert experiments_sentence("xs", baseline, "a", mixed) == (
+        "xs: a 4.000 +- 0.100 nats (3 seeds); b is worse by 0.500 +- 0.100, c is a tie (+0.000 +- 0.100, 2 seeds), "
+        "d is worse by 1.000 +- 0.100 (on the same windows; what another seed would change is not included)."
+    )
+
+
+def test_an_arm_without_a_finished_confirmation_run_is_not_compared_by_its_search(run):
+    for arm in ("untied", "tied"):
+        trial = run.add(f"xs-{arm}", "complete", 5.0, model__tie_embeddings=arm == "tied")
+        run.confirm(trial, {1: 5.1 if arm == "untied" else None})
+        run.result(trial) if arm == "untied" else run.study("xs-tied-confirm").set_user_attr("result", {"leader": None})
+    loaded = analysis.load(run.path)
+    (sentence,) = analysis.verdicts(loaded.trials).sentences
+    assert sentence == "xs: untied and tied cannot be compared: no confirmation run of tied ran to its end."
+    assert any(
+        "xs tied: no row, because no confirmation run" in note for note in build_report(loaded, brief=True).notes
+    )
+
+
+def test_differences_that_the_answer_has_are_not_judged_again_by_another_rule(make_run):
+    run = make_run()
+    for place, tied in enumerate((False, True)):
+        run.add("xs", "complete", 4.0 + place, model__tie_embeddings=tied)
+    trials = analysis.load(run.path).trials
+    names = ["plain", "tied"]
+    assert list(comparisons_of(trials)) == ["tied"]
+    assert comparisons_of(trials.assign(experiment=names)) == {}
+    assert comparisons_of(trials.assign(arm=names)) == {}
 
 
 def test_a_sweep_without_arms_is_answered_by_its_leading_setting(make_run):

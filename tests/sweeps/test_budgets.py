@@ -116,14 +116,14 @@ def test_two_budgets_in_one_place_are_one_line_with_a_remedy(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"space": BATCHES}, "space.train.batch_size: must leave all trials .* (got 204,800 and 409,600); "
+        ({"space": BATCHES}, "space.train.batch_size: must give all trials .* (got 204,800 and 409,600); "
             "set train.tokens instead of train.steps, or search.allow_unequal_budgets: true"),
         ({"space": {"train.steps": {"low": 10, "high": 20}}}, "space.train.steps: .*(got 20,480 and 40,960); leave "),
-        ({"space": {"train.tokens": [20_480, 40_960]}}, "space.train.tokens: must leave all trials .*; leave that out"),
+        ({"space": {"train.tokens": [20_480, 40_960]}}, "space.train.tokens: must give all trials .*; leave that out"),
         ({"train": {"tokens_per_parameter": 20.0}, "space": {"model.num_layers": [2, 4]}},
             "space.model.num_layers: .*; set train.tokens instead of train.tokens_per_parameter, or"),
         ({"search": {"method": "experiments"}, "experiments": [{"name": "a"}, {"name": "b", "train.batch_size": 32}]},
-            "experiments.b: must leave all trials of a size equal tokens to train on (got 409,600 and 819,200); set"),
+            "experiments.b: must give all trials of a size the same number of training tokens (got 409,600 "),
         ({"train": {"tokens": 1000}, "space": {"train.batch_size": [8, 64]}}, "space.train.batch_size: .*; raise "),
     ],
 )  # fmt: skip
@@ -199,11 +199,11 @@ def test_a_kept_file_from_before_the_rule_goes_on_without_it(tmp_path):
     path = tmp_path / "sweep.yaml"
     now = dump_yaml(spec)
     path.write_text("".join(line for line in now.splitlines(keepends=True) if "allow_unequal" not in line))
-    with pytest.raises(InputError, match="must leave all trials of a size equal tokens"):
+    with pytest.raises(InputError, match="must give all trials of a size the same number"):
         load_spec(path)
     assert load_kept(path) == spec
     path.write_text(now.replace("allow_unequal_budgets: true", "allow_unequal_budgets: false"))
-    with pytest.raises(InputError, match="must leave all trials of a size equal tokens"):
+    with pytest.raises(InputError, match="must give all trials of a size the same number"):
         load_kept(path)
 
 

@@ -277,3 +277,46 @@ def test_two_studies_of_one_name_are_refused(tmp_path):
     file.write_text(json.dumps({**BASE, "compare": [], "sizes": sizes}))
     with pytest.raises(InputError, match="'xs-confirm' twice"):
         load_spec(file)
+
+
+def test_seeds_are_not_arms(tmp_path):
+    file = tmp_path / "sweep.yaml"
+    space = {**BASE["space"], "train.seed": {"choices": [0, 1]}}
+    file.write_text(json.dumps({**BASE, "space": space, "compare": ["train.seed"]}))
+    with pytest.raises(InputError, match="compare: must not name a seed"):
+        load_spec(file)
+
+
+def test_names_of_confirmation_runs_are_short_enough_for_their_files():
+    long = spec(sizes=[{"name": "x" * 32}])
+    for plan in (*long.studies, *long.confirmations):
+        long.single(f"{plan.id}-00000", long.run_for(plan.size, {}))
+    with pytest.raises(ValueError, match="must make a name of at most"):
+        spec(sizes=[{"name": "x" * 32}], compare=["model.norm", "model.positions", "model.tie_embeddings"], space={
+            **BASE["space"],
+            "model.norm": {"choices": ["pre", "post"]},
+            "model.positions": {"choices": ["rope", "none"]},
+        })  # fmt: skip
+
+
+def test_a_wide_range_of_seeds_leaves_seeds_to_confirm_with():
+    wide = spec(space={**BASE["space"], "train.seed": {"low": 0, "high": 2**31 - 1}})
+    assert len(wide.confirm_seeds) == 3
+
+
+def test_trials_of_any_batch_size_are_evaluated_on_the_same_windows():
+    space = {**BASE["space"], "train.batch_size": {"choices": [4, 6, 8]}}
+    varied = spec(space=space, train={"tokens": 100_000, "eval_every": 10, "batch_size": 4})
+    windows = {varied.run_for("main", {"train.batch_size": b}).train.final_eval_windows for b in (4, 6, 8)}
+    assert windows == {117}  # 0.15 * 195 updates * 4 windows
+    assert spec().run_for("main", {}).train.final_eval_windows == "auto"
+
+
+def test_a_result_is_taken_back_while_more_trials_follow(storage):
+    ledger = Ledger(spec(), storage)
+    ended = drive(ledger)
+    rows = {live.id: live.last_row | {col.STATUS: live.status} for live in ended}
+    more = Ledger(spec(search={"method": "random", "trials": 20, "scheduler": "none"}), storage, rows)
+    assert set(results(more).values()) == {None}
+    drive(more)
+    assert None not in results(more).values()

@@ -74,6 +74,25 @@ def test_the_decisions_do_not_depend_on_the_order_in_which_runs_end():
         assert run(arms, loss_of) == run(arms, loss_of, at_a_time=1)
 
 
+def test_a_run_that_was_asked_for_stays_asked_for_and_a_beaten_candidate_stays_beaten():
+    generator = np.random.default_rng(3)
+    for seed in range(60):
+        means = {f"{a}{n}": 4.0 + generator.uniform(0, 0.15) for a in "tu" for n in range(6)}
+        loss_of, losses, asked = noisy(means, seed), {}, set()
+        arms = {
+            a: arm(*sorted(((c, m) for c, m in means.items() if c[0] == a), key=lambda pair: pair[1])) for a in "tu"
+        }
+        beaten = {}
+        while pending := (standing := race(arms, losses, SEEDS)).pending:
+            asked |= set(pending)
+            assert standing.beaten.items() >= beaten.items()
+            beaten = standing.beaten
+            key = pending[generator.integers(len(pending))]
+            losses[key] = math.nan if generator.random() < 0.05 else loss_of(*key)
+        assert asked == set(losses)
+        assert standing.beaten.items() >= beaten.items()
+
+
 def test_a_setting_that_diverges_under_a_seed_never_leads():
     arms = {"xs": arm(("hot", 3.9), ("cool", 4.0))}
     standing, losses = run(arms, lambda c, seed: math.inf if (c, seed) == ("hot", 1) else 4.0 + 0.01 * seed)
@@ -91,7 +110,8 @@ def test_an_arm_whose_candidates_all_diverge_has_no_leader_and_the_others_go_on(
 
 def test_a_run_that_failed_is_left_out_and_not_run_again():
     arms = {"xs": arm(("a", 4.0), ("b", 4.0))}
-    standing, losses = run(arms, lambda c, seed: math.nan if (c, seed) == ("a", 0) else 4.0 + 0.001 * len(c) * seed)
+    noise = noisy({"a": 4.0, "b": 4.0})
+    standing, losses = run(arms, lambda c, seed: math.nan if (c, seed) == ("a", 0) else noise(c, seed))
     assert len(losses) == 6
     assert standing.leaders == {"xs": "a"}
 
@@ -106,3 +126,19 @@ def test_one_candidate_is_trained_under_every_seed():
     standing, losses = run({"xs": arm(("a", 4.0))}, lambda c, seed: 4.0 + seed)
     assert len(losses) == SEEDS
     assert standing.leaders == {"xs": "a"}
+
+
+def test_a_leader_whose_first_runs_diverge_does_not_beat_the_rest_of_its_arm():
+    arms = {"xs": arm(("hot", 3.0), ("hotter", 3.1), ("cool", 4.0)), "s": arm(("a", 3.0), ("b", 3.01))}
+    noise = noisy({"hot": 0.0, "hotter": 0.0, "cool": 4.0, "a": 3.0, "b": 3.0})
+    standing, losses = run(arms, lambda c, seed: math.inf if c.startswith("hot") else noise(c, seed))
+    assert standing.leaders["xs"] == "cool"
+    assert {key for key in losses if key[0] == "cool"} == {("cool", seed) for seed in range(SEEDS)}
+
+
+def test_a_candidate_that_only_fails_neither_leads_nor_beats_others_by_its_loss_in_the_search():
+    arms = {"xs": arm(("broken", 3.0), ("whole", 4.0)), "s": arm(("a", 3.0), ("b", 3.01))}
+    noise = noisy({"whole": 4.0, "a": 3.0, "b": 3.0})
+    standing, losses = run(arms, lambda c, seed: math.nan if c == "broken" else noise(c, seed))
+    assert standing.leaders["xs"] == "whole"
+    assert len([key for key in losses if key[0] == "whole"]) == SEEDS

@@ -13,15 +13,16 @@ import pandas as pd
 from scipy import stats
 
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
-from analysis.tables.window_pairs import WindowDifference, window_difference
+from analysis.tables.window_pairs import window_difference
 from lmcore import columns as col
+from lmcore.measure.window_difference import WindowDifference
 
 
 def paired_windows(trials: pd.DataFrame, a: str, b: str) -> Fitted:
     """The loss of trial b minus that of trial a (nats per token), with Student's interval; n counts windows.
 
-    The error is clustered by document (`analysis.tables.window_pairs`). Not estimable if the trials do not share their
-    windows, or these were not kept. Raises KeyError if a trial does not exist.
+    The error is clustered by document (`lmcore.measure.window_difference`). Not estimable if the trials do not share
+    their windows, or these were not kept. Raises KeyError if a trial does not exist.
     """
     rows = trials.set_index(col.TRIAL)
     return estimate_of(window_difference(rows.loc[a].to_dict(), rows.loc[b].to_dict()))

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from lmcore import columns as col
 from lmcore.columns import Row
+from lmcore.measure.window_difference import clustered_difference
 from sweeps.callbacks.base import Callback
 from sweeps.study.study_state import TrialHandle
 
@@ -52,6 +53,7 @@ class Progress(Callback):
         statuses = list(ended)
         self._counts = {s: statuses.count(s) for s in (col.COMPLETE, col.PRUNED, col.DIVERGED, col.FAILED)}
         self._best: Best = dict(best or {})
+        self._best_windows: dict[str, list[float] | None] = {}
         self._tokens: dict[str, int] = {}
         self._arrivals: list[tuple[float, int]] = []
         self._next_line = self._start + LINE_EVERY_S
@@ -86,12 +88,26 @@ class Progress(Callback):
             return
         self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
         self._counts[trial.status] += 1
+        # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.
+        self._console.out(_end_line(trial) + self._against_best(trial), highlight=False)
         if trial.status == col.COMPLETE and trial.of is None and trial.last_row is not None:
             loss, study = col.quoted_loss(trial.last_row), trial.plan.id
             if study not in self._best or loss < self._best[study][0]:
                 self._best[study] = loss, trial.id
-        # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.
-        self._console.out(_end_line(trial), highlight=False)
+                self._best_windows[study] = trial.last_row.get(col.WINDOW_LOSSES)
+
+    def _against_best(self, trial: TrialHandle) -> str:
+        """A complete trial's loss minus that of the best one before it, on the windows that both were evaluated on.
+
+        Twice the standard error follows, which does not cover what another seed would change.
+        """
+        before = self._best_windows.get(trial.plan.id)
+        row = trial.last_row
+        windows = None if row is None or trial.of is not None else row.get(col.WINDOW_LOSSES)
+        if trial.status != col.COMPLETE or before is None or windows is None or len(before) != len(windows):
+            return ""
+        found = clustered_difference(before, windows, documents=None)
+        return f", {found.mean:+.3f} +- {2 * found.se:.3f} against {self._best[trial.plan.id][1]}"
 
     def _tokens_per_s(self) -> float:
         now = time.monotonic()

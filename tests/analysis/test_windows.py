@@ -8,7 +8,7 @@ import pytest
 
 from analysis.stats.estimate import Estimate, NotEstimable
 from analysis.stats.windows import paired_windows
-from analysis.tables.window_pairs import clustered_difference
+from lmcore.measure.window_difference import clustered_difference
 
 
 def windows(n=480, documents=60, document_sd=0.05, window_sd=0.1, seed=0):

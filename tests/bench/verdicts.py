@@ -37,8 +37,8 @@ from scipy import stats
 import analysis
 from analysis.stats.estimate import Estimate
 from analysis.stats.verdicts import verdicts
-from analysis.tables.window_pairs import clustered_difference
 from lmcore import columns as col
+from lmcore.measure.window_difference import clustered_difference
 from sweeps.provenance.manifest import commit, processor, versions
 from sweeps.study.race import Candidate, race
 

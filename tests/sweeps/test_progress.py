@@ -4,6 +4,7 @@ import io
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
 from rich.console import Console
@@ -195,3 +196,31 @@ def test_a_terminal_shows_the_running_trials_below_the_lines_of_the_ended_ones(c
         ["s-0000", "20/40", "4.0000", "nan", "1.00e-03", "1,234"],
         ["m-0000", "waiting"],
     ]
+
+
+def test_a_complete_trial_is_compared_with_the_best_on_the_windows_that_both_saw(clock):
+    spec = SweepSpec.model_validate(
+        {
+            "name": "progress",
+            "train": {"steps": 40},
+            "search": {"method": "grid", "scheduler": "none"},
+            "space": {"optim.lr": [1e-3, 2e-3, 3e-3]},
+        }
+    )
+    sweep = Sweep(Ledger(spec, optuna.storages.InMemoryStorage()), total=3)
+    hard = np.random.default_rng(0).normal(4, 1, 27)  # windows differ in how hard they are
+    with sweep.progress:
+        for shift, ending in (
+            (0.0, ")"),
+            (0.25, ", +0.250 +- 0.000 against main-0000"),
+            (-0.5, ", -0.500 +- 0.000 against"),
+        ):
+            live = sweep.begin()
+            losses = list(hard + shift)
+            reported = row(40, float(np.mean(losses))) | {col.WINDOW_LOSSES: losses}
+            sweep.ledger.report(live.id, reported)
+            sweep.progress.on_report(live, reported)
+            sweep.end(live)
+            (line,) = sweep.lines
+            assert ending in line
+            assert ("against" in line) == (shift != 0.0)

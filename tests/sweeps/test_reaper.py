@@ -49,3 +49,21 @@ def alive(pid):
         with open(f"/proc/{pid}/stat") as stat:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def test_sessions_are_read_off_command_lines():
+    name = "/session_2026-01-02_03-04-05_678901_23/"
+    arguments = (f"--raylet=/tmp/ray{name}sockets/raylet", "/home/me/session_1/runs")
+    command = [sys.executable, "-c", "input()"]
+    processes = [subprocess.Popen([*command, argument], stdin=subprocess.PIPE) for argument in arguments]
+    try:
+        pids = [process.pid for process in processes]
+        deadline = time.monotonic() + 10
+        while not reaper.sessions(pids) and time.monotonic() < deadline:
+            time.sleep(0.01)  # a command line is that of the test until the process has been replaced
+        assert reaper.sessions([*pids, 2**22 + 1]) == {name.encode()}
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdin.close()

@@ -58,7 +58,11 @@ RUN: Final = "run"  # the trial's RunSpec as a nested dict
 COUNTS: Final = "counts"  # dict of COUNT_COLUMNS
 LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row
 
+RESULT: Final = "result"  # of a confirmation study, see above
+CONFIRM_SEED: Final = "seed"  # of a confirmation trial: the seed of its weights and of the order of its data
+
 # Columns of the trials table.
+OVER: Final = "over"  # of a confirmation trial: whether its study has a result; missing in others
 PARAMS_PREFIX: Final = "params."  # followed by the dotted path of a RunSpec field: "params.optim.lr"
 PARAMS_ESTIMATE: Final = "params_estimate"  # parameters by the textbook formula
 PARAMS_EXACT: Final = "params_exact"  # parameters in the slot's state dict

@@ -8,7 +8,7 @@ Shapes: K slots, B batch, T time, C coefficients of an update.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -23,22 +23,19 @@ from lmcore.checkpoint import JSON, CheckpointError, read_checkpoint, write_chec
 from lmcore.columns import Row
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, check_windows
-from lmcore.corpus.windows import final_window_count
 from lmcore.data import get_batch, validation_batches, validation_windows
 from lmcore.device import resolve_run, this_machine
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
 from lmcore.population.evaluate import ValLoss, val_loss, window_losses
+from lmcore.population.forward import forward_of, hidden_of
 from lmcore.population.graph import GraphedStep
-from lmcore.population.population import Coefficients, Forward, Population, StepResult, mean_nll, nll_per_token
+from lmcore.population.population import Coefficients, Population, StepResult, mean_nll, nll_per_token
 from lmcore.population.slot import Slot
-
-Hidden = Callable[[TransformerLM, Tensor], Tensor]
 
 # A slot's elements must fill whole vector registers. Otherwise exp, log and silu compute the remainder in another way,
 # and a slot's last bits depend on its place. Shapes that do not fill them run one slot after the other.
 VECTOR = 64
-MAX_PROGRAMS = 200  # that one process may compile
 
 
 class Trainer:
@@ -77,10 +74,10 @@ class Trainer:
         self._views: dict[int, Population] = {}  # slots as populations of their own, made when needed
         self._graphs: dict[str, GraphedStep] = {}  # by model.tying
 
-        hidden = _hidden(self._train)
+        hidden = hidden_of(self._train)
         fused = bool(self._train.compile) and self._device.type == "cuda"
-        self._mean_nll = _forward(partial(mean_nll, fused=fused), hidden, self._train)
-        self._nll_per_token = _forward(nll_per_token, hidden, self._train)
+        self._mean_nll = forward_of(partial(mean_nll, fused=fused), hidden, self._train)
+        self._nll_per_token = forward_of(nll_per_token, hidden, self._train)
         windows = validation_windows(tokens.val, first.model.context_length, first.train.eval_windows)
         self._windows = tuple(part.to(self._device) for part in windows)
         for k, run in enumerate(resolved):
@@ -301,9 +298,7 @@ class Trainer:
         context_length = self.model.config.context_length
         by_count: dict[int, list[int]] = {}
         for k, slot in finished.items():
-            train, tokens = slot.run.train, slot.run.tokens_per_step * slot.run.steps
-            asked = train.final_eval_windows, train.eval_windows
-            by_count.setdefault(final_window_count(*asked, tokens, context_length, len(self.tokens.val)), []).append(k)
+            by_count.setdefault(slot.final_windows(len(self.tokens.val)), []).append(k)
         losses: dict[int, ValLoss] = {}
         for count, slots in by_count.items():
             if count == len(self._windows[0]):
@@ -357,31 +352,6 @@ def with_runtime(run: RunSpec, train: TrainConfig) -> RunSpec:
     """`run` where `train` runs: with its device, compile mode and threads, which may change when a run is resumed."""
     here = train.model_dump(include={"device", "compile", "cuda_graphs", "threads"})
     return run.model_copy(update={"train": run.train.model_copy(update=here)})
-
-
-def _forward(nll: Callable[[TransformerLM, Tensor, Tensor], Tensor], hidden: Hidden, train: TrainConfig) -> Forward:
-    """From windows x, y to losses, in the dtype of these runs."""
-
-    def forward(model: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=train.dtype == "bfloat16"):
-            return nll(model, hidden(model, x), y)
-
-    return forward
-
-
-def _hidden(train: TrainConfig) -> Hidden:
-    """All of the model but its head, compiled if these runs are.
-
-    Head and loss are not: torch.compile's cache did not find a program with their loop again.
-    """
-    if not train.compile:
-        return TransformerLM.hidden
-    import torch._dynamo.config as dynamo  # here because importing it takes longer than importing torch
-
-    # Every shape, tying and K is a program. By default the ninth silently runs uncompiled, with other last bits.
-    dynamo.recompile_limit = max(dynamo.recompile_limit, MAX_PROGRAMS)
-    dynamo.fail_on_recompile_limit_hit = True
-    return torch.compile(TransformerLM.hidden, dynamic=False)
 
 
 @contextmanager

@@ -21,14 +21,14 @@ import pyarrow.json
 
 from analysis.runs.manifest import RunError, read_manifest
 from analysis.runs.quoted_loss import with_quoted_loss
-from analysis.runs.studies import OVER, Studied, read_studies, status_of
+from analysis.runs.studies import Studied, read_studies, status_of
 from analysis.runs.window_file import BEST, LAST, NAME, WindowLosses, read_window_losses
 from lmcore import columns as col
 
 __all__ = ["Run", "RunError", "load"]
 
 IDENTITY = (
-    *(col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.LEADER, OVER),
+    *(col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.LEADER, col.OVER),
     *(col.NUMBER, col.STATUS, col.EXPERIMENT, col.MESSAGE),
 )
 QUOTED = (col.LOSS, col.LOSS_SE)
@@ -147,7 +147,7 @@ def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[s
     record: dict[str, Any] = {col.TRIAL: studied.id, col.SIZE: entry.size, col.ARM: entry.arm, col.PHASE: entry.phase}
     of = attributes.get(col.OF)
     record |= {col.OF: of, col.LEADER: of == result.get("leader") if of and result else None}
-    record[OVER] = result is not None if entry.phase == col.CONFIRM else None
+    record[col.OVER] = result is not None if entry.phase == col.CONFIRM else None
     record |= {col.NUMBER: trial.number, col.STATUS: status_of(trial)}
     record |= {name: attributes.get(name) for name in (col.EXPERIMENT, col.MESSAGE)}
     for part, fields in attributes.get(col.RUN, {}).items():
@@ -178,6 +178,6 @@ def _objects(arrays: Sequence[object]) -> pd.Series:
 
 
 def _dtype(column: str) -> str:
-    if column in (col.LEADER, OVER):
+    if column in (col.LEADER, col.OVER):
         return "boolean"
     return "str" if column in STRINGS else "Int64" if column in INTEGERS else "float64"

@@ -15,16 +15,13 @@ from optuna.trial import FrozenTrial, TrialState
 from analysis.runs.manifest import RunError, StudyEntry, studies_of
 from lmcore import columns as col
 
-OVER = "over"  # column of the trials that confirm: whether their study has a RESULT; missing in others
-RESULT = "result"  # user attribute of a confirmation study that is over: {"leader": id, "beaten": {id: seeds, ...}}
-
 
 class Studied(NamedTuple):
     """A trial and the study that it belongs to."""
 
     entry: StudyEntry
     trial: FrozenTrial
-    result: dict[str, Any] | None  # the study's RESULT
+    result: dict[str, Any] | None  # the study's attribute `result`
 
     @property
     def id(self) -> str:
@@ -49,7 +46,7 @@ def read_studies(folder: Path, manifest: dict[str, Any]) -> list[Studied]:
                 with suppress(KeyError):  # not created yet
                     study = optuna.load_study(study_name=entry.study, storage=storage)
                     found += 1
-                    result = study.user_attrs.get(RESULT)
+                    result = study.user_attrs.get(col.RESULT)
                     trials = study.get_trials(deepcopy=False)
                     started += [Studied(entry, one, result) for one in trials if one.state != TrialState.WAITING]
     except Exception as error:

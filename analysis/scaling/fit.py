@@ -48,7 +48,7 @@ class Scaling:
 def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     """Complete and diverged trials of the search as points; N counts non-embedding parameters.
 
-    Of a sweep that compares arms, only the first arm counts. A trial that was stopped early has no final loss and is
+    If the sweep compares arms, only the first one counts. A trial that was stopped early has no final loss and is
     left out. Tied and untied models of a size have the same N, as is usual for scaling laws. The column `reported` is
     the loss that a law may be fitted to: the mean over seeds of the trial's setting; in an arm that was confirmed, the
     mean over the confirmation of its leader, and missing for all other settings; +inf where the confirmation ended

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.runs.studies import OVER
 from analysis.tables.settings import (
     DIVERGED,
     GROUP,
@@ -141,7 +140,7 @@ def _confirmation(group: pd.DataFrame) -> pd.DataFrame:
 
 def _is_over(group: pd.DataFrame) -> bool:
     """False while a confirmation that has begun has no result."""
-    return bool(_confirmation(group)[OVER].fillna(False).astype(bool).all())
+    return bool(_confirmation(group)[col.OVER].fillna(False).astype(bool).all())
 
 
 def _is_lost(group: pd.DataFrame) -> bool:

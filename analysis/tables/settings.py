@@ -1,8 +1,8 @@
 """Settings and the seeds that they were trained under: means over seeds instead of the luckiest seed.
 
 A *setting* is everything in a run but its seeds (`train.seed`, `data.seed`) and what all trials of a sweep share, such
-as the device: a confirmation on another machine still confirms. A *group* is what is searched on its own
-and has one result: a size, an arm of it, or an experiment. Nothing is selected here: `analysis.tables.leaders` does.
+as the device: a confirmation on another machine still confirms. A *group* is what is searched on its own and has one
+result: a size, an arm of it, or an experiment. Nothing is selected here: `analysis.tables.leaders` does.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,6 @@ import pandas as pd
 from scipy import stats
 
 from analysis.runs.quoted_loss import with_quoted_loss
-from analysis.runs.studies import OVER
 from lmcore import columns as col
 
 SEED_PATHS = (f"{col.PARAMS_PREFIX}train.seed", f"{col.PARAMS_PREFIX}data.seed")
@@ -39,7 +38,7 @@ def with_settings(trials: pd.DataFrame) -> pd.DataFrame:
     """
     paths = [name for name in trials.columns if name.startswith(col.PARAMS_PREFIX)]
     known = with_quoted_loss(trials[trials[paths].notna().any(axis=1)])
-    absent = [name for name in (*GROUP, col.OF, col.LEADER, OVER) if name not in known]
+    absent = [name for name in (*GROUP, col.OF, col.LEADER, col.OVER) if name not in known]
     known = known.assign(**dict.fromkeys(absent, None))
     if col.PHASE not in known:
         known[col.PHASE] = col.SEARCH
@@ -47,7 +46,7 @@ def with_settings(trials: pd.DataFrame) -> pd.DataFrame:
     varying = [
         path for path in paths if path not in (*SEED_PATHS, *CONSTANTS) and known[path].nunique(dropna=False) > 1
     ]
-    # Of the trials with a setting, a complete one of the search gives its name.
+    # A setting is named after one of its trials: if possible a complete one, and one of the search.
     rank = 2 * (known[col.PHASE] == col.CONFIRM) + (known[col.STATUS] != col.COMPLETE)
     by = known.iloc[np.argsort(rank, kind="stable")].groupby([*GROUP, *varying], dropna=False)
     setting = by[col.TRIAL].transform("first").reindex(known.index)

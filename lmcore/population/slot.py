@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from lmcore.columns import Row
 from lmcore.config import RunSpec
+from lmcore.corpus.windows import final_window_count
 from lmcore.optim import OPTIMIZERS
 from lmcore.reports import is_due, next_report
 from lmcore.schedule import SCHEDULES
@@ -49,6 +50,12 @@ class Slot:
     def report_is_due(self) -> bool:
         """Whether there is a report after the update just made."""
         return is_due(self.run, self.step)
+
+    def final_windows(self, val_tokens: int) -> int:
+        """Validation windows to evaluate on after the last update, of validation data of so many tokens."""
+        train, tokens = self.run.train, self.run.tokens_per_step * self.run.steps
+        asked, context_length = train.final_eval_windows, self.run.model.context_length
+        return final_window_count(asked, train.eval_windows, tokens, context_length, val_tokens)
 
     @property
     def max_norm(self) -> float:

@@ -41,6 +41,7 @@ PART_OF_MODULE = {
 PART_OF_FILE = {
     "data": BATCHES,
     "trainer": BATCHES,
+    "forward": BATCHES,
     "model": HEAD_AND_LOSS,
     "loss": HEAD_AND_LOSS,
     "population": CLIPPING,

@@ -202,7 +202,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
         values["config"] = values["resume"] / "sweep.yaml"
     if (values["measure"] or values["tokens_per_s"]) and not values["dry_run"]:
         option = "--measure" if values["measure"] else "--tokens-per-s"
-        command_line.error(f"{option}: must come with --dry-run ; add it, or leave this out")
+        command_line.error(f"{option}: is for the dry run, which was not asked for; add --dry-run, or leave this out")
     if values["measure"] and values["tokens_per_s"]:
         command_line.error("--measure: must not come with --tokens-per-s (got both); leave one out")
     config = DEFAULT_CONFIG if values["config"] is None else _find_config(values["config"])

@@ -33,7 +33,6 @@ from sweeps.spec.arms import StudyPlan
 from sweeps.spec.load import load_kept
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.confirmation import RESULT
 from sweeps.study.storage import quiet_optuna
 
 RESTORE = "restore it from a copy"
@@ -119,7 +118,7 @@ def _read_trials(spec: SweepSpec, folder: RunFolder) -> Trials:
         for plan in (*spec.studies, *spec.confirmations):
             if (name := spec.study_name(plan)) in studies:
                 study = optuna.load_study(study_name=name, storage=storage)
-                leader = (study.user_attrs.get(RESULT) or {}).get("leader")
+                leader = (study.user_attrs.get(col.RESULT) or {}).get("leader")
                 runs = [t.value for t in study.get_trials(deepcopy=False) if t.user_attrs.get(col.OF) == leader]
                 if leader in trials and (losses := [loss for loss in runs if loss is not None]):
                     trials[leader] = trials[leader]._replace(confirmed=statistics.fmean(losses))

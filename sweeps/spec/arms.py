@@ -8,7 +8,7 @@ import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import NonNegativeInt, PositiveInt
 
@@ -16,8 +16,13 @@ from lmcore import columns as col
 from lmcore.config import Config
 from lmcore.runfile.paths import FieldError, show
 
+if TYPE_CHECKING:
+    from sweeps.spec.sweep_spec import SweepSpec
+
 SEED_PATHS = ("train.seed", "data.seed")
 """What may differ between two runs of one setting."""
+MAX_STUDY_NAME = 48
+"""Characters of size and arm together: with `-confirm-` and a number they name trials, their folders and configs."""
 NAMES = {"model.tie_embeddings": {True: "tied", False: "untied"}}
 """Words for values that would not be clear on their own."""
 
@@ -25,8 +30,8 @@ NAMES = {"model.tie_embeddings": {True: "tied", False: "untied"}}
 class ConfirmConfig(Config):
     """Confirmation: after the search, the best settings are trained again under new seeds.
 
-    >>> ConfirmConfig(top=3).runs
-    9
+    >>> ConfirmConfig(top=3).seeds
+    3
     """
 
     top: NonNegativeInt = 0
@@ -34,11 +39,6 @@ class ConfirmConfig(Config):
     seeds: PositiveInt = 3
     """Number of new seeds, of initial weights and of the order of the data, the same for every setting; settings that
     are clearly beaten are not trained under all of them."""
-
-    @property
-    def runs(self) -> int:
-        """Most confirmation runs of one size and arm."""
-        return self.top * self.seeds
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,30 @@ def _word(path: str, value: Any) -> str:
     if value is None:
         return f"no-{field_name}"
     return re.sub(r"[^A-Za-z0-9._-]+", "_", value if isinstance(value, str) else f"{field_name}{value:g}")
+
+
+def check_studies(spec: "SweepSpec") -> None:
+    """FieldError unless the compared fields make arms with names of their own, and each study gets a trial."""
+    check_compare(spec.compare, spec.space, spec.search.method == "experiments")
+    studies = spec.studies
+    ids = [plan.id.casefold() for plan in (*studies, *(plan.confirmation for plan in studies))]
+    ids += [name.casefold() for name in spec.size_names if spec.compare]  # files in best/ are called so
+    for plan in studies:
+        if len(plan.group) > MAX_STUDY_NAME:
+            rule = f"size and arm must make a name of at most {MAX_STUDY_NAME} characters (got {plan.group!r})"
+            raise FieldError("compare", f"{rule}; shorten the size's name")
+        if ids.count(plan.id.casefold()) > 1:
+            rule = f"must make names that no other size and arm has (got {plan.id!r} twice)"
+            raise FieldError("compare" if spec.compare else "sizes", f"{rule}; rename a size")
+    if not spec.compare:
+        return
+    counts = [spec.trials_in(plan) for plan in studies]
+    if not min(counts):
+        rule = f"must be at least 1 for each size and arm (got {sum(counts)} for {len(studies)})"
+        raise FieldError("search.trials", f"{rule}; raise it")
+    if not spec.searched and spec.search.method != "grid" and max(counts) > 1:
+        rule = "must hold a field besides those that are compared, or all trials of an arm are the same"
+        raise FieldError("space", f"{rule} (got {', '.join(spec.compare)}); add one, or use search.method: grid")
 
 
 def check_compare(compare: Sequence[str], space: Mapping[str, Any], experiments: bool) -> None:

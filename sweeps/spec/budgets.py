@@ -28,6 +28,22 @@ def batches_vary(spec: "SweepSpec") -> bool:
     return in_space or any(BATCH in overrides for _, overrides in _experiments(spec))
 
 
+def check(spec: "SweepSpec") -> None:
+    """FieldError if trials of a size train on different numbers of tokens and may not.
+
+    They may with `search.allow_unequal_budgets`, but not if they are confirmed.
+    """
+    if not spec.search.allow_unequal_budgets:
+        check_equal(spec)
+    elif spec.confirm.top:
+        try:
+            check_equal(spec)
+        except FieldError as error:
+            rule = f"must be 0 where trials of a size train on different numbers of tokens (got {spec.confirm.top}"
+            remedy = "set train.tokens, or confirm.top: 0"
+            raise FieldError("confirm.top", f"{rule}; {error.field} varies it); {remedy}") from None
+
+
 def check_equal(spec: "SweepSpec") -> None:
     """FieldError if two trials of one size could train on different numbers of tokens.
 

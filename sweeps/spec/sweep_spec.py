@@ -20,7 +20,7 @@ from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, ClashError, FieldError, a
 from lmcore.runfile.run_file import ONLY_SIZE
 from sweeps.spec import budgets
 from sweeps.spec import space as spaces
-from sweeps.spec.arms import SEED_PATHS, Arm, ConfirmConfig, StudyPlan, arms_of, check_compare
+from sweeps.spec.arms import SEED_PATHS, Arm, ConfirmConfig, StudyPlan, arms_of, check_studies
 from sweeps.spec.settings import SearchConfig, TrackingConfig, absolute_url
 from sweeps.spec.sizes import Experiment, Name, Size, check_unique_names
 
@@ -29,8 +29,6 @@ ENDLESS = 2**62
 """Tokens of validation data whose number is not known yet."""
 MANY_TRIALS = 10**6
 """Stands for as many trials as fit in search.time, which nobody knows beforehand."""
-MAX_STUDY_NAME = 48
-"""Characters of size and arm together: with `-confirm-` and a number they name trials, their folders and configs."""
 
 
 class SweepSpec(Config):
@@ -78,8 +76,8 @@ class SweepSpec(Config):
         self._check_paths()
         self._check_runs()
         self._check_search()
-        self._check_studies()
-        self._check_budgets()
+        check_studies(self)
+        budgets.check(self)
         return self
 
     @property
@@ -295,40 +293,6 @@ class SweepSpec(Config):
             raise FieldError("space", f"{rule}; add `optim.lr: {{low: 3e-4, high: 3e-2, log: true}}`, or run 1 trial")
         elif method == "grid":
             spaces.check_grid(self.space)
-
-    def _check_budgets(self) -> None:
-        """Trials of a size must train on equal tokens, unless they may not; those that are confirmed always must."""
-        if not self.search.allow_unequal_budgets:
-            budgets.check_equal(self)
-        elif self.confirm.top:
-            try:
-                budgets.check_equal(self)
-            except FieldError as error:
-                rule = f"must be 0 where trials of a size train on different numbers of tokens (got {self.confirm.top}"
-                remedy = "set train.tokens, or confirm.top: 0"
-                raise FieldError("confirm.top", f"{rule}; {error.field} varies it); {remedy}") from None
-
-    def _check_studies(self) -> None:
-        """The compared fields must make arms with names of their own, and each study must get a trial."""
-        check_compare(self.compare, self.space, self.search.method == "experiments")
-        studies = self.studies
-        ids = [plan.id.casefold() for plan in (*studies, *(plan.confirmation for plan in studies))]
-        ids += [name.casefold() for name in self.size_names if self.compare]  # files in best/ are called so
-        for plan in studies:
-            if len(plan.group) > MAX_STUDY_NAME:
-                rule = f"size and arm must make a name of at most {MAX_STUDY_NAME} characters (got {plan.group!r})"
-                raise FieldError("compare", f"{rule}; shorten the size's name")
-            if ids.count(plan.id.casefold()) > 1:
-                rule = f"must make names that no other size and arm has (got {plan.id!r} twice)"
-                raise FieldError("compare" if self.compare else "sizes", f"{rule}; rename a size")
-        if self.compare and any(not self.trials_in(plan) for plan in studies):
-            found = f"got {self.search.trials or DEFAULT_TRIALS} for {len(studies)}"
-            rule = f"must be at least 1 for each size and arm ({found})"
-            raise FieldError("search.trials", f"{rule}; raise it")
-        same = self.compare and not self.searched and self.search.method != "grid"
-        if same and any(self.trials_in(plan) > 1 for plan in studies):
-            rule = "must hold a field besides those that are compared, or all trials of an arm are the same"
-            raise FieldError("space", f"{rule} (got {', '.join(self.compare)}); add one, or use search.method: grid")
 
 
 def _final_windows(base: RunSpec) -> int:

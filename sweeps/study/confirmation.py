@@ -1,7 +1,9 @@
 """The confirmation of one size: when its search is over, the best settings are trained again under new seeds.
 
-`sweeps.study.race` decides which runs are needed; here they are enqueued, and the result is kept in the studies. All of
-it follows from results in the studies, so a driver that takes over decides as the previous one would have.
+`sweeps.study.race` decides which runs are needed; here they are enqueued. Once all have ended, the result is an
+attribute of each confirmation study: `{"leader": id or None, "beaten": {id: seeds, ...}}`. It is None again while more
+runs follow. All of it follows from results in the studies, so a driver that takes over decides as the previous one
+would have.
 """
 
 import itertools
@@ -15,11 +17,7 @@ from lmcore import columns as col
 from lmcore.config import FIELD_ROLES, RunSpec, flatten
 from sweeps.spec.arms import SEED_PATHS
 from sweeps.study.race import Candidate, Standing, race
-from sweeps.study.study_state import SEED, StudyState
-
-RESULT = "result"
-"""User attribute of a confirmation study: `{"leader": id or None, "beaten": {id: seeds, ...}}`, or None until it is
-over."""
+from sweeps.study.study_state import StudyState
 
 
 class Confirmation:
@@ -84,8 +82,8 @@ class Confirmation:
     def reopen(self) -> None:
         """Take back the result of an earlier confirmation, because more trials follow."""
         for _, confirm in self._pairs:
-            if confirm.study.user_attrs.get(RESULT) is not None:
-                confirm.study.set_user_attr(RESULT, None)
+            if confirm.study.user_attrs.get(col.RESULT) is not None:
+                confirm.study.set_user_attr(col.RESULT, None)
 
     def loss_of(self, candidate: str) -> float:
         """The mean loss of a candidate over its confirmation runs."""
@@ -99,8 +97,8 @@ class Confirmation:
         for search, confirm in self._pairs:
             own = {c: seeds for c, seeds in standing.beaten.items() if c.rpartition("-")[0] == search.plan.id}
             result = {"leader": self.leaders.get(search.plan.id), "beaten": own}
-            if confirm.study.user_attrs.get(RESULT) != result:
-                confirm.study.set_user_attr(RESULT, result)
+            if confirm.study.user_attrs.get(col.RESULT) != result:
+                confirm.study.set_user_attr(col.RESULT, result)
         self.over = True
 
 
@@ -142,13 +140,15 @@ def _last_loss(trial: FrozenTrial) -> float:
 
 def _ended(confirm: StudyState) -> dict[tuple[str, int], float]:
     """Losses by candidate and seed of the runs that have ended; inf if a run diverged, NaN if it failed."""
-    return {
-        (t.user_attrs[col.OF], t.user_attrs[SEED]): t.values[0] if t.state is TrialState.COMPLETE else math.nan
-        for t in confirm.study.get_trials(deepcopy=False)
-        if t.state.is_finished()
-    }
+    ended = [t for t in confirm.study.get_trials(deepcopy=False) if t.state.is_finished()]
+    return {_run(t): t.values[0] if t.state is TrialState.COMPLETE else math.nan for t in ended}
 
 
 def _enqueued(confirm: StudyState) -> set[tuple[str, int]]:
     """Candidates and seeds that have a run, whatever its state."""
-    return {(t.user_attrs[col.OF], t.user_attrs[SEED]) for t in confirm.study.get_trials(deepcopy=False)}
+    return {_run(trial) for trial in confirm.study.get_trials(deepcopy=False)}
+
+
+def _run(trial: FrozenTrial) -> tuple[str, int]:
+    """The candidate and the seed of a confirmation run."""
+    return trial.user_attrs[col.OF], trial.user_attrs[col.CONFIRM_SEED]

@@ -27,8 +27,7 @@ RACE_LEVEL = 0.01
 """One-sided level at which a candidate is beaten before it was trained under all seeds."""
 LEAD_LEVEL = 0.005
 """One-sided level at which another candidate replaces the leader, shared by all challengers. It is strict, because a
-leader that was chosen by the losses that are reported looks better than it is: where all settings are alike the mean
-error of the reported loss is -0.04 standard errors, and would be -0.08 with 0.025."""
+leader that was chosen by the losses that are reported looks better than it is (`bias_in_se` in verdicts.json)."""
 OPENERS = 2
 """Candidates of each arm that begin."""
 
@@ -52,7 +51,7 @@ class Standing:
     """How far a race is."""
 
     pending: tuple[tuple[str, int], ...]
-    """Runs to make now: candidate and index of the seed. Empty if the race is over, or its runs are under way."""
+    """Runs to make now, or under way: candidate and index of the seed. Empty if the race is over."""
     leaders: Mapping[str, str]
     """By arm, the candidate that leads; arms whose candidates all diverged have none."""
     beaten: Mapping[str, int]
@@ -147,7 +146,7 @@ class _Field:
         for arm in self._leaders.copy():
             for c in self.alive[arm].copy():
                 fresh = self._table[self._row[c], 1 : 1 + seeds]
-                failed = seeds == self._table.shape[1] - 1 and self._begun(c) and np.isnan(fresh).all()
+                failed = seeds == self._table.shape[1] - 1 and (c, 0) in self._losses and np.isnan(fresh).all()
                 if np.isinf(fresh).any() or failed:
                     self._beat(arm, c, seeds)
             alive = self.alive[arm]
@@ -164,9 +163,6 @@ class _Field:
         gaps = {c: self._gap(self._leaders[arm], c, fresh, noise) for c in self.alive[arm]}
         better = [c for c, (gap, error, _) in gaps.items() if gap < -_quantile(level, noise) * error]
         return min(better, key=lambda c: float(np.nanmean(self._table[self._row[c], fresh])), default=None)
-
-    def _begun(self, candidate: str) -> bool:
-        return (candidate, 0) in self._losses
 
     def _has_run(self, candidate: str, seeds: int) -> bool:
         """Whether it has a loss under one of the first seeds. Without, it beats nobody by its loss in the search."""

@@ -25,9 +25,6 @@ from sweeps.study.samplers import complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.storage import running_trial
 
-SEED = "seed"
-"""User attribute of a confirmation trial: the seed of its weights and of the order of its data."""
-
 
 @dataclass
 class TrialHandle:
@@ -81,7 +78,7 @@ class StudyState:
     storage: optuna.storages.BaseStorage
     last_rows: Mapping[str, Row]
     repeats: "StudyState | None" = None
-    """Of a confirmation study: the search study whose settings it repeats."""
+    """The search study whose settings this one repeats; None unless it is a confirmation study."""
     unfinished: list[TrialHandle] = field(default_factory=list)
     """Trials in the queue that were handed out before, by this driver or an earlier one."""
     ended: list[TrialHandle] = field(default_factory=list)
@@ -152,8 +149,8 @@ class StudyState:
         return handle
 
     def enqueue(self, candidate: str, experiment: str | None, seed: int) -> None:
-        """Of a confirmation study: add a run of this search trial's setting under this seed."""
-        attributes = {col.OF: candidate, SEED: seed, **({col.EXPERIMENT: experiment} if experiment else {})}
+        """Add a confirmation run: the setting of this search trial under this seed."""
+        attributes = {col.OF: candidate, col.CONFIRM_SEED: seed, **({col.EXPERIMENT: experiment} if experiment else {})}
         self.study.enqueue_trial({}, user_attrs=attributes)
         self.total += 1
 
@@ -178,7 +175,7 @@ class StudyState:
         params = dict(trial.params) if of is None or self.repeats is None else self.repeats.params_of(of)
         overrides = {**self.plan.arm.overrides, **(self.spec.experiment(experiment) if experiment else params)}
         if of is not None:
-            overrides |= dict.fromkeys(SEED_PATHS, trial.user_attrs[SEED])
+            overrides |= dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED])
         run = self.spec.run_for(self.plan.size, overrides)
         handle = TrialHandle(col.trial_id(self.plan.id, trial.number), self.plan, experiment, of, run, trial)
         if col.COUNTS not in trial.user_attrs:

@@ -7,8 +7,8 @@ import lmcore.loss
 from lmcore.config import ModelConfig, TrainConfig
 from lmcore.loss import token_nll
 from lmcore.model import TransformerLM
+from lmcore.population.forward import forward_of, hidden_of
 from lmcore.population.population import mean_nll
-from lmcore.trainer import _forward, _hidden
 
 K, B, T, V = 2, 8, 32, 97
 
@@ -47,7 +47,7 @@ def test_gradients_lie_inside_the_gap_between_two_splits_of_the_batch(model, win
     halves = (plain(model, x[:, : B // 2], y[:, : B // 2]) + plain(model, x[:, B // 2 :], y[:, B // 2 :])) / 2
     gap = (whole - halves).norm(dim=1)
     train = TrainConfig(device="cpu", dtype="bfloat16", compile=compiled)
-    ours = gradient(model, _forward(mean_nll, _hidden(train), train)(model, x, y))
+    ours = gradient(model, forward_of(mean_nll, hidden_of(train), train)(model, x, y))
     assert ((ours - whole).norm(dim=1) <= gap).all()
     exact = plain(model, x, y, torch.float32)
     assert ((ours - exact).norm(dim=1) <= 1.05 * (whole - exact).norm(dim=1)).all()

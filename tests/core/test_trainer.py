@@ -9,7 +9,7 @@ from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from lmcore.clip import clip_grad_norm_
 from lmcore.config import DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
-from lmcore.data import get_batch, validation_windows
+from lmcore.data import get_batch
 from lmcore.errors import InputError
 from lmcore.loss import cross_entropy
 from lmcore.model import TransformerLM
@@ -146,107 +146,6 @@ def test_training_learns_the_markov_chain(small_tokens):
     assert 0 < rows[-1][col.VAL_LOSS_SE] < 0.2
 
 
-def test_validation_reports_the_mean_over_fixed_windows_and_its_standard_error(small_tokens):
-    trainer = Trainer([run(steps=10)], small_tokens)
-    row = trainer.advance()[0]
-    losses = plain_window_losses(trainer, 0, small_tokens, 8)
-    assert row[col.VAL_LOSS] == pytest.approx(losses.mean().item(), rel=1e-6)
-    assert row[col.VAL_LOSS_SE] == pytest.approx(losses.std().item() / math.sqrt(8), rel=1e-4)
-    assert row[col.WINDOW_LOSSES] == pytest.approx(losses.tolist(), rel=1e-5)
-    assert row[col.VAL_LOSS] == math.fsum(row[col.WINDOW_LOSSES]) / 8
-    assert [row[name] for name in FINAL] == [None] * 3  # updates are left
-
-
-def plain_window_losses(trainer, k, tokens, windows, context_length=16):
-    """Reference: one window after the other through slot k's model and cross_entropy."""
-    x, y = validation_windows(tokens.val, context_length, windows)
-    model = trainer.model.slot_view(k)
-    with torch.no_grad():
-        losses = [cross_entropy(model(x[i][None, None])[0, 0], y[i]) for i in range(len(x))]
-    return torch.stack(losses).double()
-
-
-# In batches of 4, so some last batches are not full. auto: 6 for the 10 x 4 windows trained on, but no fewer than 7.
-@pytest.mark.parametrize(
-    ("train", "count"),
-    [
-        ({"final_eval_windows": 37}, 37),
-        ({"final_eval_windows": 3}, 3),
-        ({"final_eval_windows": 10**9}, 249),  # all that 4000 tokens hold
-        ({"eval_windows": 2}, 6),
-        ({"eval_windows": 7}, 7),
-    ],
-)
-def test_after_the_last_update_the_loss_is_measured_on_more_windows(small_tokens, train, count):
-    trainer = Trainer([run(steps=10, train=train)], small_tokens)
-    first, last = list(trainer)
-    losses = plain_window_losses(trainer, 0, small_tokens, count)
-    assert last[col.FINAL_WINDOWS] == len(losses) == len(last[col.WINDOW_LOSSES]) == count
-    assert last[col.WINDOW_LOSSES] == pytest.approx(losses.tolist(), rel=1e-5)
-    assert last[col.FINAL_VAL_LOSS] == math.fsum(last[col.WINDOW_LOSSES]) / count
-    assert last[col.FINAL_VAL_LOSS] == pytest.approx(losses.mean().item(), rel=1e-6)
-    assert last[col.FINAL_VAL_LOSS_SE] == pytest.approx(losses.std().item() / math.sqrt(count), rel=1e-4)
-    small = plain_window_losses(trainer, 0, small_tokens, trainer.slots[0].run.train.eval_windows)
-    assert last[col.VAL_LOSS] == pytest.approx(small.mean().item(), rel=1e-6)
-    assert [first[name] for name in FINAL] == [None] * 3
-    assert len(first[col.WINDOW_LOSSES]) == trainer.slots[0].run.train.eval_windows
-
-
-@pytest.mark.parametrize("context_length", [16, 10], ids=["batched", "looped"])
-def test_final_losses_are_bitwise_those_of_the_run_alone_in_any_company(small_tokens, context_length):
-    """Runs of several lengths want different numbers of windows, and end together with some and after others."""
-    model = MODEL | {"context_length": context_length}
-    train = {"eval_windows": 5, "eval_every": 20}
-    runs = [run(steps=n, seed=k, lr=1e-2, model=model, train=train) for k, n in enumerate((40, 60, 60, 67))]
-    together = curves(Trainer(runs, small_tokens))
-    for curve, alone in zip(together, runs, strict=True):
-        assert curve == curves(Trainer([alone], small_tokens))[0]
-        assert curve[-1][col.FINAL_WINDOWS] == 3 * 4 * alone.train.steps // 20
-    same = [run(steps=40, seed=k, lr=1e-2, tied=k == 1, model=model, train=train) for k in range(3)]
-    batched, looped = (
-        [row for _ in range(2) for row in Trainer(same, small_tokens).advance(batched=way)] for way in (True, False)
-    )
-    assert numbers(batched) == numbers(looped)
-
-
-def test_compiled_final_losses_are_bitwise_those_of_the_compiled_run_alone(small_tokens):
-    train = {"compile": True, "eval_windows": 4, "final_eval_windows": 13}
-    runs = [run(steps=5, seed=k, lr=1e-2, train=train, model=MODEL | {"num_layers": 1}) for k in range(2)]
-    together = curves(Trainer(runs, small_tokens))
-    assert together == [curves(Trainer([alone], small_tokens))[0] for alone in runs]
-
-
-def test_rows_carry_the_window_losses_of_the_evaluation_with_the_lowest_loss(small_tokens, tmp_path):
-    wild = run(steps=60, lr=3.0, warmup_fraction=0.0, min_lr_ratio=1.0)  # its losses go up and down
-    rows = list(Trainer([wild], small_tokens))
-    losses = [row[col.VAL_LOSS] for row in rows]
-    assert losses != sorted(losses)
-    assert losses != sorted(losses, reverse=True)
-    for n, row in enumerate(rows):
-        best = min(rows[: n + 1], key=lambda row: row[col.VAL_LOSS])
-        assert row[col.BEST_STEP] == best[col.STEP]
-        assert math.fsum(row[col.BEST_WINDOW_LOSSES]) / 8 == best[col.VAL_LOSS]
-    # A run that was resumed in the middle has the same, whatever it met before.
-    for cut in range(1, len(rows)):
-        trainer = Trainer([wild], small_tokens)
-        for _ in range(cut):
-            trainer.advance()
-        trainer.save_slot(0, tmp_path / "slot.safetensors")
-        other = Trainer([FIVE[0]], small_tokens)
-        other.restore_slot(0, tmp_path / "slot.safetensors")
-        assert numbers(other) == numbers(rows[cut:])
-
-
-def test_a_loss_that_is_not_finite_is_never_the_best(small_tokens):
-    nan = FIVE[2]
-    rows = list(Trainer([nan], small_tokens))
-    assert not math.isfinite(rows[-1][col.VAL_LOSS])
-    assert not math.isfinite(rows[-1][col.FINAL_VAL_LOSS])
-    finite = [row for row in rows if math.isfinite(row[col.VAL_LOSS])]
-    best = min(finite, key=lambda row: row[col.VAL_LOSS]) if finite else {col.STEP: None, col.WINDOW_LOSSES: None}
-    assert (rows[-1][col.BEST_STEP], rows[-1][col.BEST_WINDOW_LOSSES]) == (best[col.STEP], best[col.WINDOW_LOSSES])
-
-
 def test_slots_of_one_trainer_may_have_data_seeds_of_their_own(small_tokens):
     runs = [run(lr=1e-2).model_copy(update={"data": DataConfig(seed=seed)}) for seed in (0, 1, 0, 7)]
     together = curves(Trainer(runs, small_tokens))
@@ -317,86 +216,19 @@ def test_refilling_and_retying_slots_does_not_recompile(small_tokens):
 
 
 def test_a_program_beyond_the_limit_is_an_error_and_never_runs_uncompiled(small_tokens, monkeypatch):
-    """Pins what `lmcore.trainer._hidden` relies on in torch's private `_dynamo.config`."""
+    """Pins what `lmcore.population.forward.hidden_of` relies on in torch's private `_dynamo.config`."""
     import torch._dynamo.config as dynamo
 
     compiled = run(train={"compile": True, "eval_windows": 4}, model=MODEL | {"num_layers": 1})
     torch._dynamo.reset()
     with monkeypatch.context() as patch, dynamo.patch(recompile_limit=2):
-        patch.setattr("lmcore.trainer.MAX_PROGRAMS", 2)  # training and evaluation
+        patch.setattr("lmcore.population.forward.MAX_PROGRAMS", 2)  # training and evaluation
         Trainer([compiled], small_tokens).advance()
         with pytest.raises(torch._dynamo.exc.FailOnRecompileLimitHit):
             Trainer([compiled] * 3, small_tokens).advance(batched=True)
     torch._dynamo.reset()
     Trainer([compiled] * 3, small_tokens).advance(batched=True)
     assert dynamo.recompile_limit >= 200
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_a_saved_slot_continues_elsewhere_bit_for_bit(small_tokens, tmp_path, tied):
-    whole = Trainer([run(tied=tied, lr=1e-2, seed=4)], small_tokens)
-    (curve,) = curves(whole)
-    first = Trainer([FIVE[0], run(tied=tied, lr=1e-2, seed=4)], small_tokens)
-    for _ in range(3):
-        first.advance()
-    first.save_slot(1, tmp_path / "slot.safetensors")
-    second = Trainer([FIVE[1], None, None], small_tokens)
-    second.restore_slot(2, tmp_path / "slot.safetensors")
-    assert curves(second)[2] == curve[3:]
-    assert_same_weights(second, 2, whole, 0)
-
-
-def test_a_saved_trainer_continues_all_its_slots_even_between_two_reports(small_tokens, tmp_path):
-    runs = [run(steps=30, lr=1e-2), run(steps=7, seed=1), None]
-    whole = curves(Trainer(runs, small_tokens))
-    first = Trainer(runs, small_tokens)
-    first.advance()
-    assert [row[col.SLOT] for row in first.advance()] == [1]  # step 7: slot 0 is on its way from 5 to 10
-    first.save(tmp_path)
-    second = Trainer([FIVE[4]] * 3, small_tokens)
-    second.restore(tmp_path)
-    assert second.slots[2] is None
-    rest = curves(second)
-    assert rest[0] == whole[0][1:]
-    assert rest[1] == []
-
-
-def test_a_tied_slots_checkpoint_holds_no_idle_head(small_tokens, tmp_path):
-    trainer = Trainer([run(tied=True), run()], small_tokens)
-    trainer.save(tmp_path)
-    tied, _ = read_checkpoint(tmp_path / "slot-0.safetensors")
-    untied, _ = read_checkpoint(tmp_path / "slot-1.safetensors")
-    heads = {f"{part}.lm_head.weight" for part in ("model", "exp_avg", "exp_avg_sq")}
-    assert set(untied) - set(tied) == heads
-
-
-def test_a_checkpoint_from_before_optimizers_had_names_is_restored(small_tokens, tmp_path):
-    trainer = Trainer([run()], small_tokens)
-    trainer.advance()
-    tensors, meta = trainer.snapshot_slot(0)
-    assert meta["run"]["optim"].pop("name") == "adamw"
-    assert meta["run"]["optim"].pop("schedule") == "cosine"
-    write_checkpoint(tmp_path / "old.safetensors", tensors, meta)
-    other = Trainer([run()], small_tokens)
-    other.restore_slot(0, tmp_path / "old.safetensors")
-    assert curves(other) == curves(trainer)
-
-
-def test_a_checkpoint_from_before_window_losses_is_restored(small_tokens, tmp_path):
-    trainer = Trainer([run()], small_tokens)
-    for _ in range(2):
-        trainer.advance()
-    tensors, meta = trainer.snapshot_slot(0)
-    for name in ("best_val_loss", "best_step", "best_window_losses"):
-        del meta[name]
-    del meta["run"]["train"]["final_eval_windows"]
-    new = (*FINAL, *col.WINDOW_COLUMNS)
-    meta["last_row"] = {name: value for name, value in meta["last_row"].items() if name not in new}
-    write_checkpoint(tmp_path / "old.safetensors", tensors, meta)
-    other = Trainer([run()], small_tokens)
-    other.restore_slot(0, tmp_path / "old.safetensors")
-    assert curves(other) == curves(trainer)
-    assert col.quoted_loss(other.slots[0].last_row) == other.slots[0].last_row[col.FINAL_VAL_LOSS]
 
 
 def test_what_does_not_fit_is_refused(small_tokens, tmp_path):
@@ -427,16 +259,6 @@ def test_what_does_not_fit_is_refused(small_tokens, tmp_path):
     with pytest.raises(CheckpointError, match="lacks tensors"):
         trainer.restore_slot(0, tmp_path / "lacking.safetensors")
     assert all(torch.equal(weight, before[name]) for name, weight in trainer.model.slot_state_dict(0).items())
-
-
-def test_a_saved_slot_has_its_last_report_and_continues_with_another_number_of_threads(small_tokens, tmp_path):
-    trainer = Trainer([run()], small_tokens)
-    (row,) = trainer.advance()
-    trainer.save_slot(0, tmp_path / "slot.safetensors")
-    other = Trainer([run(train={"threads": 2})], small_tokens)
-    other.restore_slot(0, tmp_path / "slot.safetensors")
-    assert other.slots[0].last_row == row
-    assert other.slots[0].run.train.threads == 2
 
 
 def test_training_restores_the_number_of_threads(small_tokens):
@@ -541,22 +363,6 @@ def test_only_active_slots_advance_and_a_refusal_changes_nothing(small_tokens):
     assert trainer.advance([]) == []
 
 
-def test_a_snapshot_written_later_equals_the_file_that_save_slot_writes_now(small_tokens, tmp_path):
-    trainer = Trainer([run(lr=1e-2), run(lr=1e-2, seed=1, tied=True)], small_tokens)
-    trainer.advance()
-    for k in (0, 1):
-        trainer.save_slot(k, tmp_path / f"now-{k}.safetensors")
-    snapshots = [trainer.snapshot_slot(k) for k in (0, 1)]
-    trainer.advance()
-    trainer.load_slot(0, FIVE[1])
-    for k, snapshot in enumerate(snapshots):
-        write_checkpoint(tmp_path / f"later-{k}.safetensors", *snapshot)
-        now, later = ((tmp_path / f"{when}-{k}.safetensors").read_bytes() for when in ("now", "later"))
-        assert now == later
-    with pytest.raises(ValueError, match="slot 2 is empty"):
-        Trainer([run(), run(), None], small_tokens).snapshot_slot(2)
-
-
 def test_compiled_slots_beside_an_inactive_one_are_bitwise_their_compiled_runs_alone(small_tokens):
     small = {
         "model": MODEL | {"num_layers": 1},
@@ -579,14 +385,3 @@ def test_runs_with_different_batches_report_at_equal_tokens(small_tokens):
         train = {"steps": None, "tokens": 40 * 64, "batch_size": batch_size, "eval_every": 10, "eval_tokens": 10 * 64}
         rows.append([row[col.STEP] for row in Trainer([run(train=train)], small_tokens)])
     assert rows == [[10, 20, 30, 40], [7, 13, 20, 27], [3, 5, 8, 10]]  # 6.7, 13.3, ...; 2.5, 5, 7.5, 10, halves up
-
-
-def test_a_run_resumes_between_reports_at_equal_tokens_as_if_it_had_never_stopped(small_tokens, tmp_path):
-    aligned = run(steps=13, train={"batch_size": 16, "eval_every": 10, "eval_tokens": 10 * 64})
-    whole, trainer = Trainer([aligned], small_tokens), Trainer([aligned], small_tokens)
-    expected = numbers(whole)
-    trainer.advance()
-    trainer.save(tmp_path)
-    resumed = Trainer([aligned], small_tokens)
-    resumed.restore(tmp_path)
-    assert numbers(resumed) == expected[1:]

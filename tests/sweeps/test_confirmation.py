@@ -11,7 +11,7 @@ from lmcore import columns as col
 from lmcore.errors import InputError
 from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.confirmation import RESULT, candidates
+from sweeps.study.confirmation import candidates
 from sweeps.study.ledger import Ledger
 from tests.sweeps.test_ledger import row
 
@@ -57,7 +57,7 @@ def drive(ledger, stop_after=None, order=0):
 
 def results(ledger):
     return {
-        name: state.study.user_attrs[RESULT]
+        name: state.study.user_attrs[col.RESULT]
         for name, state in ledger.studies.items()
         if state.plan.phase == col.CONFIRM
     }

@@ -33,9 +33,8 @@ class WindowFile(Callback):
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
         self._file = folder.window_losses.open("ab", buffering=0)
-        self._documented: set[tuple[int | None, int]] = (
-            set()
-        )  # (context length, number of windows) with a record of documents
+        # Context lengths and numbers of windows that have a record of documents.
+        self._documented: set[tuple[int | None, int]] = set()
         end = 0
         for record in read_records(folder.window_losses.read_bytes()):
             end = record.end

@@ -88,9 +88,8 @@ def plan(spec: SweepSpec) -> Plan:
         else:
             searched = _tyings(spec, size)
             kinds = [_cost(size, None, costliest(spec, size, tied), tied in searched) for tied in (False, True)]
-            run = (
-                [] if spec.as_many_as_fit else kinds[:1] * (count + confirmed)
-            )  # tying changes neither tokens nor FLOPs
+            # Tying changes neither tokens nor FLOPs.
+            run = [] if spec.as_many_as_fit else kinds[:1] * (count + confirmed)
         trials += kinds
         if spec.as_many_as_fit:
             continue

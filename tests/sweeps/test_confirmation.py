@@ -320,3 +320,23 @@ def test_a_result_is_taken_back_while_more_trials_follow(storage):
     assert set(results(more).values()) == {None}
     drive(more)
     assert None not in results(more).values()
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({"top": 0}, {"top": 3, "seeds": 3}), ({"top": 2, "seeds": 3}, {"top": 2, "seeds": 5})],
+    ids=["confirmed afterwards", "more seeds"],
+)
+def test_a_sweep_that_has_ended_is_confirmed_on_resume_and_repeats_no_run(storage, before, after):
+    first = Ledger(spec(confirm=before), storage)
+    ended = drive(first)
+    rows = {live.id: live.last_row | {col.STATUS: live.status} for live in ended}
+    second = Ledger(spec(confirm=after), storage, rows)
+    more = drive(second)
+    assert more
+    assert all(live.of for live in more)
+    runs = [(live.of, live.run.train.seed) for live in (*ended, *more) if live.of]
+    assert len(runs) == len(set(runs))
+    seeds = {seed for of, seed in runs if of == second.ranking("main-tied")[0]}
+    assert seeds == set(range(1, 1 + after["seeds"]))
+    assert None not in results(second).values()

@@ -270,3 +270,13 @@ def test_a_cut_off_row_is_ignored_and_a_null_loss_is_nan(tmp_path):
     path.write_text("{]\n" + text)
     with pytest.raises(InputError, match=r"metrics.jsonl:1: must be a report row"):
         last_rows(path)
+
+
+def test_a_resumed_sweep_may_confirm_more_but_not_less(in_tmp):
+    begun = RunFolder.named("contract")
+    kept = {**dict(spec("random", trials=4)), "confirm": {"top": 2, "seeds": 3}}
+    write_text(begun.sweep_yaml, dump_yaml(SweepSpec.model_validate(kept)))
+    assert resumed_spec(begun, ("confirm.seeds=5", "confirm.top=3")).confirm.seeds == 5
+    for fewer in ("confirm.top=0", "confirm.seeds=2"):
+        with pytest.raises(InputError, match=rf"{fewer.split('=')[0]}: must not shrink"):
+            resumed_spec(begun, (fewer,))

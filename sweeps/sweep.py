@@ -112,7 +112,7 @@ def run_sweep(
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         storage = open_studies(spec, folder, last_rows, resume)
 
-        from sweeps.cluster.ray_cluster import connect
+        from sweeps.cluster.connect import connect
 
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
         with reaped(), connect(address, dashboard) as cluster:

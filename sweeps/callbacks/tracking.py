@@ -23,7 +23,7 @@ from typing import Protocol
 
 from lmcore.columns import Row
 from sweeps.callbacks.wandb_tracker import WandbTracker
-from sweeps.cluster.ray_cluster import python_path
+from sweeps.cluster.checkout import python_path
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import TrackingConfig
 

@@ -1,22 +1,11 @@
-"""The Ray cluster of a sweep: starting or joining it, sharing out its devices, and naming its processes."""
+"""What a sweep may use of a Ray cluster, and how that is shared by engines and trials."""
 
-import logging
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from lmcore.config import TrainConfig
-from lmcore.device import Machine, cpu_bfloat16
+from lmcore.device import Machine
 from lmcore.errors import InputError
-from sweeps.cluster.auth import require_token, use_token
-
-ROOT = Path(__file__).resolve().parents[2]
-INSTALLED = ("site-packages", "dist-packages")
-"""Names of ROOT if lmsweep is installed from a wheel rather than used from a checkout."""
 
 TRIAL_RESOURCES = {"cpu": 1.0}
 """A trial's proxy uses no CPU, but with less than one reserved the raylet starts and stops processes endlessly."""
@@ -24,7 +13,7 @@ TRIAL_RESOURCES = {"cpu": 1.0}
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a sweep may use of a Ray cluster; see `connect`."""
+    """What a sweep may use of a Ray cluster; see `sweeps.cluster.connect`."""
 
     cpus: int  # logical CPUs, for engines and trials together
     gpus: int  # each can have one engine
@@ -62,82 +51,3 @@ class Cluster:
         """Options of an engine's Ray actor: the CPUs and GPU that it holds, and that Ray restarts it if it dies."""
         gpus = {"num_gpus": 1} if train.device == "cuda" else {}
         return {"num_cpus": int(train.threads), **gpus, "max_restarts": -1}
-
-
-@contextmanager
-def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
-    """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
-
-    A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
-    the host `dashboard`; None means no dashboard. Raises InputError if nothing answers at the address.
-
-    Example:
-        with connect("head:6379", dashboard=None) as cluster:
-            print(cluster.gpus, cluster.engines(spec.train))
-    """
-    os.environ["PYTHONPATH"] = python_path()
-    # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number of threads.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        use_token()
-    else:
-        require_token()
-    # Ray reads the authentication mode once, when it is imported.
-    import ray
-
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address:
-        try:
-            # ray.init would keep trying for many minutes if nothing listens at the address.
-            host, colon, port = address.removeprefix("ray://").rpartition(":")
-            if colon and port.isdecimal():
-                socket.create_connection((host, int(port)), timeout=5).close()
-            context = ray.init(address=address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
-            remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
-            raise InputError(f"--address: {rule}; {remedy}") from None
-    else:
-        # With address="local" Ray never joins a cluster that somebody else started on this machine.
-        context = ray.init(
-            address="local",
-            include_dashboard=dashboard is not None,
-            dashboard_host=dashboard or "127.0.0.1",
-            num_cpus=256,  # as many as it is to claim: enough for all trials that anybody would run at a time
-            **quiet,
-        )
-    try:
-        # A cluster that is shared with others counts as far as it is free now, our own as a whole.
-        counts = ray.available_resources if address else ray.cluster_resources
-        resources: dict[str, float] = counts()  # type: ignore[no-untyped-call]
-        cpus = int(resources.get("CPU", 0))
-        yield Cluster(
-            cpus=cpus,
-            gpus=int(resources.get("GPU", 0)),
-            cores=cpus if address else len(os.sched_getaffinity(0)),
-            memory_bytes=int(resources.get("memory", 0)),
-            dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
-            local=not address,
-            head=ray.get_runtime_context().gcs_address,
-            # The CPUs of other machines are unknown.
-            cpu_bfloat16=not address and cpu_bfloat16(),
-        )
-    finally:
-        ray.shutdown()
-
-
-def python_path() -> str:
-    """PYTHONPATH for child processes, so that they import the same lmcore and sweeps as this one.
-
-    An installed lmsweep is found without it, and site-packages must not come before the standard library.
-    """
-    checkout = [] if ROOT.name in INSTALLED else [str(ROOT)]
-    return os.pathsep.join([*checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
-
-
-def show_in_dashboard(title: str) -> None:
-    """Set the title that Ray's dashboard and `ps` show for this process; an actor's own name cannot change."""
-    from ray._raylet import setproctitle  # type: ignore[attr-defined]
-
-    setproctitle(f"ray::{title}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from lmcore import columns as col
 from lmcore.columns import Row
-from sweeps.cluster.ray_cluster import show_in_dashboard
+from sweeps.cluster.titles import show_in_dashboard
 from sweeps.engine.checkpoint_writer import CheckpointWriter
 from sweeps.engine.death_count import death_charged
 from sweeps.engine.slot_table import Signature, SlotTable, Work

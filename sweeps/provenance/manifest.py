@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lmcore.corpus.tokens import Tokens
-from sweeps.cluster.ray_cluster import INSTALLED, ROOT, Cluster
+from sweeps.cluster.checkout import INSTALLED, ROOT
+from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.pool import SlotChoice
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from lmcore import columns as col
-from sweeps.cluster.ray_cluster import show_in_dashboard
+from sweeps.cluster.titles import show_in_dashboard
 from sweeps.engine.death_count import MAX_DEATHS
 from sweeps.engine.worker import SlotWorker
 

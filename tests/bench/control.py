@@ -48,7 +48,8 @@ from lmcore.runfile.run_file import ONLY_SIZE
 from sweeps.callbacks.base import Callbacks
 from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.trial_files import TrialFiles
-from sweeps.cluster.ray_cluster import Cluster, connect
+from sweeps.cluster.connect import connect
+from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.pool import WorkerPool
 from sweeps.engine.worker_trial import Heartbeat
 from sweeps.provenance.manifest import manifest

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope="session")
 def cluster():
     """A local cluster of two CPUs without a dashboard."""
-    from sweeps.cluster.ray_cluster import connect
+    from sweeps.cluster.connect import connect
 
     with connect(None, dashboard=None) as cluster:
         yield cluster

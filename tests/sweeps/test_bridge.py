@@ -220,7 +220,7 @@ def test_progress_says_where_everything_goes(sweep):
 def test_a_worker_bears_the_name_of_its_trial_in_the_dashboards_process_list(cluster):
     import ray
 
-    from sweeps.cluster.ray_cluster import show_in_dashboard
+    from sweeps.cluster.titles import show_in_dashboard
 
     @ray.remote(num_cpus=1)
     def title_while_training():

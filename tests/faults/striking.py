@@ -3,6 +3,7 @@
 `SITE` is the text of a sitecustomize.py that every process of the sweep imports. STRIKES names a folder with
 plan.json, `{trial: [moment, step]}`: when the trial with that row comes to that moment, the victim (`STRIKES_VICTIM`)
 is killed with SIGKILL, and the process that came there goes on once it is dead. A strike leaves a file in the folder.
+A node is killed by the test, which sees that file and then makes another one that ends in `.dead`.
 """
 
 SITE = '''
@@ -56,6 +57,10 @@ def moment(name, trial, step):
     try:
         os.close(os.open(f"{FOLDER}/{trial}.{name}.struck", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
+        return
+    if VICTIM == "node":
+        while not os.path.exists(f"{FOLDER}/{trial}.{name}.dead"):
+            time.sleep(0.01)
         return
     struck = victims(trial)
     with open(f"{FOLDER}/{trial}.{name}.struck", "w") as file:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import time
 
 import optuna
 import pytest
+from hosts import Hosts
 from striking import MOMENTS, SITE
-from sweeping import curves, resume_command, run, sweep_command, windows_of
+from sweeping import ROOT, curves, resume_command, run, start_on, sweep_command, windows_of, write_tokens
 
 from lmcore import columns as col
 from sweeps.rundir.checkpoints import checkpoint_files
@@ -50,8 +52,6 @@ def outcome(folder):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    from sweeping import write_tokens
-
     folder = tmp_path_factory.mktemp("undisturbed")
     write_tokens(folder)
     run(command("whole"), folder, check=0)
@@ -105,6 +105,38 @@ def test_a_verdict_is_final_whenever_the_driver_dies(tiny, undisturbed, fault):
         done = run(resume_command("struck"), tiny, timeout=100, **environment)
     assert done.returncode == 0, done.stdout + done.stderr
     check(tiny / "runs" / "struck", folder, undisturbed, "driver")
+    struck.survived(len(NAMES))
+
+
+@pytest.mark.ray
+def test_a_verdict_is_final_whenever_the_node_dies_and_another_one_takes_its_place(tiny, undisturbed, fault):
+    struck = fault("node without power at each moment between a trial's last row and its verdict")
+    struck.injected(len(NAMES))
+    environment, folder = strikes(tiny, "node")
+    with Hosts(2, tiny) as hosts:
+        for host in hosts:
+            host.set_environment(environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{ROOT}"})
+        token = hosts[0].run("ray get-auth-token --generate", check=0).stdout.strip()
+        address = f"{hosts[0].address}:6379"
+        hosts[0].join("--head --include-dashboard=false", token, cpus=0)  # the driver, and nothing that can be lost
+        hosts[1].join(f"--address={address}", token, cpus=1)
+        process = start_on(hosts[0], command("struck", "--address", address))
+        node = hosts[1]
+        done = set()
+        while process.poll() is None:
+            for path in set(folder.glob("*.struck")) - done:
+                node.kill(silently=True)
+                path.with_suffix(".dead").touch()
+                done.add(path)
+                node = hosts.add()
+                node.set_environment(environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{ROOT}"})
+                node.join(f"--address={address}", token, cpus=1)
+            time.sleep(0.1)
+        assert process.wait(10) == 0, "".join(process.lines)
+    assert len(done) == len(NAMES)
+    assert outcome(tiny / "runs" / "struck") == outcome(undisturbed)
+    assert curves(tiny / "runs" / "struck") == curves(undisturbed)
+    assert windows_of(tiny / "runs" / "struck") == windows_of(undisturbed)
     struck.survived(len(NAMES))
 
 

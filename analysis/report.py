@@ -36,6 +36,8 @@ from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_tabl
 from analysis.tables.trials import TIED
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
+from lmcore.printable import printable
+from lmcore.study_database import STORAGE_HELP
 
 WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
 MIN_WIDTH = 60
@@ -186,7 +188,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
     try:
         _check(arguments)
         if arguments.columns is None:
-            report = build_report(load_all(arguments.runs), arguments.brief)
+            report = build_report(load_all(arguments.runs, arguments.storage), arguments.brief)
         else:
             report = report_of_points(first.stem, _points(arguments))
         write_report(report, out, arguments.brief)
@@ -216,13 +218,28 @@ def _check(arguments: argparse.Namespace) -> None:
             if getattr(arguments, option) is not None:
                 flag = f"--{option.replace('_', '-')}"
                 raise RunError(f"{flag}: is for a CSV file, which needs --columns as well; add it, or leave this out")
+        _check_links(arguments)
         for run in runs:
             if run.is_file():
                 raise RunError(f"--columns: must name the columns of a CSV file (got {run}); add N=...,D=...,loss=...")
+    elif arguments.storage is not None:
+        raise RunError("--storage: is for a run's folder, but --columns reads a CSV file; leave one out")
     elif len(runs) > 1:
         raise RunError(f"--columns: reads one CSV file (got {len(runs)}); give one")
     elif runs[0].is_dir():
         raise RunError(f"--columns: reads a CSV file, but {runs[0]} is a folder; leave --columns out")
+
+
+def _check_links(arguments: argparse.Namespace) -> None:
+    """Raise RunError if RUN/report is or holds a symbolic link: a stranger's could lead to any file of the user's."""
+    report = arguments.runs[0] / "report"
+    if arguments.out is None:
+        for path in (report, *(report.iterdir() if report.is_dir() else ())):
+            if path.is_symlink():
+                rule = "must be given if RUN/report is, or holds, a symbolic link, which would be written through"
+                raise RunError(
+                    f"--out: {rule} (got {printable(f'{path} to {path.readlink()}')}); delete it, or give --out"
+                )
 
 
 def _points(arguments: argparse.Namespace) -> pd.DataFrame:
@@ -238,6 +255,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = OneLineParser(prog=prog, description="Tables, figures and fits of sweeps.")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
+    parser.add_argument("--storage", metavar="URL", help=STORAGE_HELP)
     parser.add_argument("--brief", action="store_true", help="tables only, as at the end of a sweep")
     table = parser.add_argument_group("a CSV file of trials from another tool")
     table.add_argument("--columns", metavar="N=...,D=...,loss=...[,lr=...]", help="the names of its columns")

@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     from sweeps.cli.select_trial import select_trial
 
     try:
-        selected = select_trial(options.run, options.trial)
+        selected = select_trial(options.run, options.trial, options.storage)
         if selected.tokenizer_json is None:
             raise InputError(
                 f"RUN: must have a tokenizer to read and write text, but {options.run} was trained on token ids "

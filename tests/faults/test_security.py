@@ -280,7 +280,10 @@ def test_a_password_in_the_storages_url_is_neither_shown_nor_kept_and_given_agai
     spec = load_spec(QUICK, [f"search.storage={kept}"]).absolute()
     folder = RunFolder(tmp_path)
     folder.sweep_yaml.write_text(dump_yaml(spec))
-    assert resumed_spec(folder, []).search.storage == kept
+    with pytest.raises(InputError, match=r"--storage: .*sweep.yaml names a database"):
+        resumed_spec(folder, [])
+    assert resumed_spec(folder, [], storage=kept).search.storage == kept
+    assert resumed_spec(folder, [], storage=url).search.storage == url
     assert resumed_spec(folder, [f"search.storage={url}"]).search.storage == url
     with pytest.raises(InputError, match=r"search\.storage: must stay"):
         resumed_spec(folder, [f"search.storage={url.replace('lm', 'other').replace('study', 'other')}"])

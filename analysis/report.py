@@ -32,7 +32,7 @@ from analysis.runs.combine import load_all
 from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
 from analysis.stats.estimate import Estimate, Fitted, as_json
-from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_table, text_table
+from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_table, markdown_text, text_table
 from analysis.tables.trials import TIED
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
@@ -119,18 +119,21 @@ class Report:
 
     def markdown(self) -> str:
         """The report for a file: all tables, numbers and figures."""
-        parts = [f"# {self.name}", self.summary]
+        parts = [f"# {markdown_text(self.name)}", markdown_text(self.summary)]
         for section in filter(None, self.sections):
-            figures = [f"![{figure.title}]({figure.name}.svg)\n\n{figure.caption}" for figure in section.figures]
-            parts += [f"## {section.title}", *section.lead, _bullets(section.notes)]
+            figures = [
+                f"![{markdown_text(figure.title)}]({figure.name}.svg)\n\n{markdown_text(figure.caption)}"
+                for figure in section.figures
+            ]
+            parts += [f"## {section.title}", *map(markdown_text, section.lead), _bullets(section.notes)]
             for table in section.shown_tables:
                 rows = markdown_table(table.cells) if len(table.cells) else NO_ROWS
-                parts += [f"### {table.title}", rows, table.caption]
+                parts += [f"### {table.title}", rows, markdown_text(table.caption)]
             if section.estimates:
                 parts += ["### Fitted numbers", markdown_table(fitted_cells(section.estimates))]
             parts += figures
             if section.unsaid:
-                reasons = _bullets([f"`{path}`: {reason}" for path, reason in section.unsaid.items()])
+                reasons = _bullets([f"{path}: {reason}" for path, reason in section.unsaid.items()])
                 parts += [f"<details><summary>{section.unsaid_title}</summary>", reasons, "</details>"]
         if self.notes:
             parts += ["## Notes", _bullets(self.notes)]
@@ -275,7 +278,7 @@ def _bulleted(lines: Sequence[str], width: int) -> str:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ if not __package__:  # started as a script: see run.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lmcore.errors import InputError, number_type
+from lmcore.printable import printable
 from sweeps.cli.trial_options import TrialParser
 
 SCRIPT = "python sweeps/generate.py"
@@ -115,9 +116,11 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             stop=None if end_of_text is None else end_of_text[1],
         )
         print(options.prompt, end="", flush=True)
+        # A model may write anything: what would steer the terminal is shown, and a file gets it as it is.
+        shown = printable if sys.stdout.isatty() else str
         try:
             for piece in text_pieces(tokenizer, prompt, ids):
-                print(piece, end="", flush=True)
+                print(shown(piece), end="", flush=True)
         finally:
             print(flush=True)
     except InputError as error:

@@ -165,7 +165,7 @@ def test_studies_may_be_in_another_database_and_one_that_does_not_answer_is_name
     here = f"sqlite:///{database}"
     assert refusal(export.main, capsys, "runs/apart", "--out", "found") == (
         "--storage: runs/apart/sweep.yaml names a database, which is opened only if you confirm its address "
-        f"(got {here}); add --storage {here}"
+        f"(got {here}); add --storage {here}\n"
     )
     assert export.main(["runs/apart", "--out", "found", "--storage", here]) == 0
     assert capsys.readouterr().out.startswith("s-0000 (complete): ")

@@ -28,8 +28,8 @@ METHODS = [  # one of each service that Ray's processes offer
 ]
 REFUSED = re.compile("PermissionError|UNAUTHENTICATED|HTTP 401|HTTP 403")
 NO_SERVICE = re.compile("UNIMPLEMENTED|UNAVAILABLE|CANCELLED|INTERNAL|RemoteDisconnected|BadStatusLine|ConnectionReset")
-PUBLIC = re.compile("(metrics page|start page) of")
-"""What Ray answers without a token: numbers for Prometheus, and the dashboard's own static page."""
+PUBLIC = re.compile("^/(metrics)? of DashboardAgent|^/ of dashboard.py")
+"""What Ray answers without a token: the numbers that Prometheus collects, and the dashboard's static first page."""
 
 pytestmark = [
     pytest.mark.ray,
@@ -61,59 +61,56 @@ def as_other_user(work):
 
 
 class Attempts:
-    """Tries things and records how each ended: pairs of what was tried and the error, or `succeeded`."""
+    """Tries things and records how each ended: its kind, what was tried, and the error or `succeeded`."""
 
     def __init__(self):
         self.ended = []
 
-    def __call__(self, what, action):
+    def __call__(self, kind, what, action):
         try:
             action()
-            self.ended.append((what, "succeeded"))
+            how = "succeeded"
         except urllib.error.HTTPError as error:
-            self.ended.append((what, f"HTTP {error.code}"))
+            how = f"HTTP {error.code}"
         except Exception as error:
             code = getattr(error, "code", None)
-            self.ended.append((what, f"{type(error).__name__}: {code().name if callable(code) else error}"))
+            how = f"{type(error).__name__}: {code().name if callable(code) else error}"
+        self.ended.append((kind, str(what), how))
 
 
-def every_attempt(paths, sockets, places, pids, folder, token, grpc):
-    """All that the other user tries; `places` are pairs of a port and the title of the process that listens."""
+def every_attempt(private, shared, sockets, places, pids, folder, token, grpc):
+    """All that the other user tries; `places` are pairs of a port and the title of the process that listens there."""
     attempt = Attempts()
-    private = paths[0]
-    attempt(f"list the private folder {private}", lambda: os.listdir(private))
-    for path in paths:
-        attempt(f"rename {path}", lambda path=path: path.rename(f"{path}-mine"))
-        attempt(f"put a file beside {path.name}", lambda path=path: Path(f"{path}-mine").touch())
+    attempt("list Ray's folder", private, lambda: os.listdir(private))
+    for path in shared:
+        attempt("replace a folder", path, lambda path=path: path.rename(f"{path}-mine"))
     for path in sockets:
-        attempt(
-            f"connect to the socket {path.name}", lambda path=path: socket.socket(socket.AF_UNIX).connect(str(path))
-        )
-        attempt(f"replace the socket {path.name}", path.unlink)
-    open_http = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        attempt("connect to a socket", path.name, lambda path=path: socket.socket(socket.AF_UNIX).connect(str(path)))
+        attempt("replace a socket", path.name, path.unlink)
+    open_url = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
     for port, title in places:
+        channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)])
         for method in METHODS:
-            channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)])
             call = channel.unary_unary(f"/ray.rpc.{method}")
-            attempt(f"call {method} of {title}", lambda call=call: call(b"", timeout=5))
-            channel.close()
-        for what, path in (("metrics", "/metrics"), ("start", "/"), ("jobs", "/api/jobs/"), ("nodes", "/nodes")):
-            url = f"http://127.0.0.1:{port}{path}"
-            attempt(f"read the {what} page of {title}", lambda url=url: open_http(url, timeout=5).read())
+            attempt("call a process of Ray's", f"{method} of {title}", lambda call=call: call(b"", timeout=5))
+        channel.close()
+        for page in ("/", "/metrics", "/api/jobs/", "/nodes?view=summary"):
+            url = f"http://127.0.0.1:{port}{page}"
+            attempt("read a page", f"{page} of {title}", lambda url=url: open_url(url, timeout=5).read())
     for pid in pids:
-        attempt(f"read the environment of process {pid}", Path(f"/proc/{pid}/environ").read_bytes)
-        attempt(f"read the memory of process {pid}", Path(f"/proc/{pid}/maps").read_bytes)
-        attempt(f"end process {pid}", lambda pid=pid: os.kill(pid, 15))
+        attempt("read an environment", pid, Path(f"/proc/{pid}/environ").read_bytes)
+        attempt("read a memory map", pid, Path(f"/proc/{pid}/maps").read_bytes)
+        attempt("end a process", pid, lambda pid=pid: os.kill(pid, 15))
     for path in Path("/dev/shm").glob("*"):
-        attempt(f"read shared memory {path.name}", path.read_bytes)
-    attempt("read the token", token.read_bytes)
-    attempt("replace the token", token.unlink)
+        attempt("read shared memory", path, path.read_bytes)
+    attempt("read the token", token, token.read_bytes)
+    attempt("replace the token", token, token.unlink)
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
-            attempt(f"put a file into the run's {path.relative_to(folder)}", lambda path=path: (path / "x").touch())
+            attempt("put a file into the run's folder", path, lambda path=path: (path / "x").touch())
         elif path.is_file():
-            attempt(f"write to the run's {path.relative_to(folder)}", lambda path=path: path.open("r+b"))
-            attempt(f"delete the run's {path.relative_to(folder)}", path.unlink)
+            attempt("write to a file of the run", path, lambda path=path: path.open("r+b"))
+            attempt("delete a file of the run", path, path.unlink)
     return attempt.ended
 
 
@@ -158,8 +155,9 @@ def test_another_user_cannot_read_connect_to_or_replace_anything_of_a_sweep(reac
         places = [(port, f"{short(titles[pid][2])}:{port}") for pid in family for _, port in listening({pid})]
         assert len(places) > 6
         token = home / ".ray" / "auth_token"
-        paths = [private, reachable / "runs", folder, token.parent]
-        ended = as_other_user(lambda: every_attempt(paths, sockets, places, sorted(family), folder, token, grpc))
+        shared = [private, folder.parent, folder, token.parent]
+        pids = sorted(family)
+        ended = as_other_user(lambda: every_attempt(private, shared, sockets, places, pids, folder, token, grpc))
         assert process.poll() is None
         assert curves(folder)
     finally:
@@ -168,34 +166,34 @@ def test_another_user_cannot_read_connect_to_or_replace_anything_of_a_sweep(reac
     assert process.returncode == 143, out + error
     assert not private.exists()
 
-    attempts = [(what, error) for what, error in ended if not NO_SERVICE.search(error)]
+    attempts = [one for one in ended if not NO_SERVICE.search(one[2])]
     with capsys.disabled():
-        print(f"\n{len(attempts)} attempts of another user, and {len(ended) - len(attempts)} at services not offered:")
-        for what, how in attempts:
-            print(f"  {what.replace(str(reachable), '')}: {how.replace(str(reachable), '')[:90]}")
-    for kind in ("list", "rename", "put", "connect", "replace", "call", "read the j", "read the e", "end", "write"):
-        assert any(what.startswith(kind) for what, _ in attempts), kind
-    public = [(what, how) for what, how in attempts if PUBLIC.search(what) and how == "succeeded"]
-    assert {what.split(":")[0] for what, _ in public} <= {
-        "read the metrics page of DashboardAgent",
-        "read the start page of DashboardAgent",
-        "read the start page of dashboard.py",
-    }
-    for what, how in attempts:
-        if (what, how) not in public:
-            row = fault(f"another user: {kind_of(what)}")
-            row.injected()
-            assert REFUSED.search(how), f"{what}: {how}"
-            row.survived()
+        print(f"\n{len(attempts)} attempts of {OTHER}, and {len(ended) - len(attempts)} calls of services not offered:")
+        for kind, what, how in attempts:
+            print(f"  {kind}: {what.replace(str(reachable), '')}: {how.replace(str(reachable), '')[:80]}")
+    for kind, what, how in attempts:
+        if kind == "read a page" and PUBLIC.search(what):
+            continue
+        row = fault(f"another user: {kind}")
+        row.injected()
+        assert REFUSED.search(how), f"{kind}: {what}: {how}"
+        row.survived()
+    kinds = {kind for kind, _, _ in attempts}
+    assert {
+        "call a process of Ray's",
+        "connect to a socket",
+        "replace a socket",
+        "read a page",
+        "end a process",
+    } < kinds
+    called = " ".join(what for kind, what, _ in attempts if kind == "call a process of Ray's")
+    assert all(method in called for method in METHODS)
+    assert all(f"of {name}" in called for name in ("gcs_server", "raylet", "SlotWorker", "run.py", "DashboardAgent"))
 
 
 def short(title):
     """What a process is called: `gcs_server`, `raylet`, `SlotWorker`."""
+    if title.startswith("ray::engine"):
+        return "SlotWorker"
     found = re.search(r"ray::(\w+)|/(gcs_server|raylet)\b|/(dashboard\.py)|sweeps/(run\.py)", title)
     return next(filter(None, found.groups())) if found else title[:20]
-
-
-def kind_of(what):
-    """An attempt without the names and numbers that differ between sweeps."""
-    what = re.sub(r"process \d+|:\d+|engine \d+", "process", what)
-    return re.sub(r"/\S*|(the run's|socket|beside|service of|of) \S+.*", lambda m: (m[1] or "a path") + " ...", what)

@@ -32,10 +32,12 @@ from analysis.runs.combine import load_all
 from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
 from analysis.stats.estimate import Estimate, Fitted, as_json
-from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_table, text_table
+from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_table, markdown_text, text_table
 from analysis.tables.trials import TIED
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
+from lmcore.printable import printable
+from lmcore.study_database import STORAGE_HELP
 
 WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
 MIN_WIDTH = 60
@@ -117,18 +119,21 @@ class Report:
 
     def markdown(self) -> str:
         """The report for a file: all tables, numbers and figures."""
-        parts = [f"# {self.name}", self.summary]
+        parts = [f"# {markdown_text(self.name)}", markdown_text(self.summary)]
         for section in filter(None, self.sections):
-            figures = [f"![{figure.title}]({figure.name}.svg)\n\n{figure.caption}" for figure in section.figures]
-            parts += [f"## {section.title}", *section.lead, _bullets(section.notes)]
+            figures = [
+                f"![{markdown_text(figure.title)}]({figure.name}.svg)\n\n{markdown_text(figure.caption)}"
+                for figure in section.figures
+            ]
+            parts += [f"## {section.title}", *map(markdown_text, section.lead), _bullets(section.notes)]
             for table in section.shown_tables:
                 rows = markdown_table(table.cells) if len(table.cells) else NO_ROWS
-                parts += [f"### {table.title}", rows, table.caption]
+                parts += [f"### {table.title}", rows, markdown_text(table.caption)]
             if section.estimates:
                 parts += ["### Fitted numbers", markdown_table(fitted_cells(section.estimates))]
             parts += figures
             if section.unsaid:
-                reasons = _bullets([f"`{path}`: {reason}" for path, reason in section.unsaid.items()])
+                reasons = _bullets([f"{path}: {reason}" for path, reason in section.unsaid.items()])
                 parts += [f"<details><summary>{section.unsaid_title}</summary>", reasons, "</details>"]
         if self.notes:
             parts += ["## Notes", _bullets(self.notes)]
@@ -186,7 +191,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
     try:
         _check(arguments)
         if arguments.columns is None:
-            report = build_report(load_all(arguments.runs), arguments.brief)
+            report = build_report(load_all(arguments.runs, arguments.storage), arguments.brief)
         else:
             report = report_of_points(first.stem, _points(arguments))
         write_report(report, out, arguments.brief)
@@ -216,13 +221,28 @@ def _check(arguments: argparse.Namespace) -> None:
             if getattr(arguments, option) is not None:
                 flag = f"--{option.replace('_', '-')}"
                 raise RunError(f"{flag}: is for a CSV file, which needs --columns as well; add it, or leave this out")
+        _check_links(arguments)
         for run in runs:
             if run.is_file():
                 raise RunError(f"--columns: must name the columns of a CSV file (got {run}); add N=...,D=...,loss=...")
+    elif arguments.storage is not None:
+        raise RunError("--storage: is for a run's folder, but --columns reads a CSV file; leave one out")
     elif len(runs) > 1:
         raise RunError(f"--columns: reads one CSV file (got {len(runs)}); give one")
     elif runs[0].is_dir():
         raise RunError(f"--columns: reads a CSV file, but {runs[0]} is a folder; leave --columns out")
+
+
+def _check_links(arguments: argparse.Namespace) -> None:
+    """Raise RunError if RUN/report is or holds a symbolic link: a stranger's could lead to any file of the user's."""
+    report = arguments.runs[0] / "report"
+    if arguments.out is None:
+        for path in (report, *(report.iterdir() if report.is_dir() else ())):
+            if path.is_symlink():
+                rule = "must be given if RUN/report is, or holds, a symbolic link, which would be written through"
+                raise RunError(
+                    f"--out: {rule} (got {printable(f'{path} to {path.readlink()}')}); delete it, or give --out"
+                )
 
 
 def _points(arguments: argparse.Namespace) -> pd.DataFrame:
@@ -238,6 +258,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser = OneLineParser(prog=prog, description="Tables, figures and fits of sweeps.")
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
+    parser.add_argument("--storage", metavar="URL", help=STORAGE_HELP)
     parser.add_argument("--brief", action="store_true", help="tables only, as at the end of a sweep")
     table = parser.add_argument_group("a CSV file of trials from another tool")
     table.add_argument("--columns", metavar="N=...,D=...,loss=...[,lr=...]", help="the names of its columns")
@@ -257,7 +278,7 @@ def _bulleted(lines: Sequence[str], width: int) -> str:
 
 
 def _bullets(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)
+    return "\n".join(f"- {markdown_text(line)}" for line in lines)
 
 
 if __name__ == "__main__":

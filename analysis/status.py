@@ -29,6 +29,7 @@ from analysis.runs.manifest import StudyEntry, studies_of
 from analysis.tables.trials import BEST_FIRST, complete_trials
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
+from lmcore.study_database import STORAGE_HELP
 
 SCRIPT = "python analysis/status.py"
 WIDTH = 80  # characters
@@ -68,16 +69,18 @@ class SweepStatus:
     studies: list[StudyStatus]
 
 
-def sweep_status(folder: str | Path) -> SweepStatus:
+def sweep_status(folder: str | Path, storage: str | None = None) -> SweepStatus:
     """Read the status of the sweep in `folder`.
 
         status = sweep_status("runs/quick")
         print(status.ended, "of", status.planned)
 
+    `storage` is the address of the studies, if they are not in the folder's study.db.
+
     Raises RunError if the folder is not a sweep's, is damaged, or no trial has started yet.
     """
     folder = Path(folder)
-    trials, _, manifest = load(folder)
+    trials, _, manifest = load(folder, storage)
     studies = [_study_status(study.id, _trials_of(study, trials)) for study in studies_of(manifest)]
     ended = int((trials[col.STATUS] != col.RUNNING).sum())
     driver = _is_locked(folder / ".lock")
@@ -158,10 +161,11 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     """Print the status of a sweep, and return the exit code. `prog` is the command as the user typed it."""
     parser = OneLineParser(prog=prog, description="Show how far a sweep is, while it runs or afterwards.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")
+    parser.add_argument("--storage", metavar="URL", help=STORAGE_HELP)
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     options = parser.parse_args(argv)
     try:
-        status = sweep_status(options.run)
+        status = sweep_status(options.run, options.storage)
     except RunError as error:
         print(error, file=sys.stderr)
         return 2

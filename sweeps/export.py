@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         from lmcore.export.llama import llama_files, write_folder
         from sweeps.cli.select_trial import select_trial
 
-        selected = select_trial(options.run, options.trial)
+        selected = select_trial(options.run, options.trial, options.storage)
         model = selected.trained.model
         files = llama_files(model.config, model.slot_state_dict(0), selected.tokenizer_json)
         try:

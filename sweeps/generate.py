@@ -14,6 +14,7 @@ if not __package__:  # started as a script: see run.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from lmcore.errors import InputError, number_type
+from lmcore.printable import printable
 from sweeps.cli.trial_options import TrialParser
 
 SCRIPT = "python sweeps/generate.py"
@@ -92,7 +93,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     from sweeps.cli.select_trial import select_trial
 
     try:
-        selected = select_trial(options.run, options.trial)
+        selected = select_trial(options.run, options.trial, options.storage)
         if selected.tokenizer_json is None:
             raise InputError(
                 f"RUN: must have a tokenizer to read and write text, but {options.run} was trained on token ids "
@@ -115,9 +116,11 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             stop=None if end_of_text is None else end_of_text[1],
         )
         print(options.prompt, end="", flush=True)
+        # A model may write anything: what would steer the terminal is shown, and a file gets it as it is.
+        shown = printable if sys.stdout.isatty() else str
         try:
             for piece in text_pieces(tokenizer, prompt, ids):
-                print(piece, end="", flush=True)
+                print(shown(piece), end="", flush=True)
         finally:
             print(flush=True)
     except InputError as error:

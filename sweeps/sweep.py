@@ -115,7 +115,7 @@ def run_sweep(
         from sweeps.cluster.connect import connect
 
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
-        with reaped(), connect(address, dashboard) as cluster:
+        with reaped() as remove_later, connect(address, dashboard, remove_later) as cluster:
             interrupts.install()
             memory = last_rows, previous_manifest, deadline
             return run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)

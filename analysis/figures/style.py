@@ -46,6 +46,7 @@ STYLE: dict[RcKeyType, Any] = {
     "ytick.color": INK,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
+    "text.parse_math": False,  # a name with two dollar signs is no formula
     "figure.constrained_layout.use": True,
     "svg.fonttype": "path",
     "svg.hashsalt": "lmsweep",  # reproducible ids: the same figure gives the same bytes

@@ -7,15 +7,15 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs.load import Run, RunError, load
-from analysis.runs.manifest import STUDIES, studies_of
+from analysis.runs.manifest import STUDIES, read_manifest, studies_of
 from lmcore import columns as col
 
 
-def load_all(folders: Sequence[Path]) -> Run:
+def load_all(folders: Sequence[Path], storage: str | None = None) -> Run:
     """The trials and rows of all `folders`; one folder is loaded as it is.
 
     The names of sizes and trials get their run's name in front: `small/xs`, `small/xs-0003`. The manifest is the first
-    run's, with the studies of all.
+    run's, with the studies of all. `storage` is the database of the runs whose studies are not in their study.db.
 
     >>> load_all([Path("runs/small"), Path("runs/large")]).manifest["name"]
     'small + large'
@@ -24,10 +24,10 @@ def load_all(folders: Sequence[Path]) -> Run:
     cannot be compared.
     """
     if len(folders) == 1:
-        return load(folders[0])
+        return load(folders[0], storage)
     runs: dict[str, Run] = {}
     for folder in folders:
-        run = load(folder)
+        run = load(folder, storage if read_manifest(folder).get("storage") else None)
         name = str(run.manifest.get("name", folder.name))
         if name in runs:
             raise RunError(f"RUN: each run must be given once and have a name of its own (got {name} twice)")

@@ -3,7 +3,7 @@
 `load` reads these files in turn: manifest.json names the studies of the run; the studies say which trials exist and
 how each ended; metrics.jsonl holds the curves, and says how far a running trial has got; window_losses.bin, where there
 is one, has the losses of single validation windows. Once a trial has ended, only the study counts. Loading neither
-creates nor changes a file, so it is safe while the sweep is running.
+creates nor changes a file, so it is safe while the sweep is running; and it follows no address that the folder names.
 
 Nothing is aggregated or judged here: `analysis.tables.trials` does that.
 """
@@ -24,6 +24,7 @@ from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.runs.studies import Studied, read_studies, status_of
 from analysis.runs.window_file import BEST, LAST, NAME, WindowLosses, read_window_losses
 from lmcore import columns as col
+from lmcore.printable import printable
 
 __all__ = ["Run", "RunError", "load"]
 
@@ -53,20 +54,24 @@ class Run(NamedTuple):
     best_window_losses and window_documents, each an array [n], or None where they were not kept."""
     rows: pd.DataFrame
     """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then by step."""
-    manifest: dict[str, Any]  # manifest.json, unchanged
+    manifest: dict[str, Any]  # manifest.json
 
 
-def load(folder: str | Path) -> Run:
+def load(folder: str | Path, storage: str | None = None) -> Run:
     """Read a run's folder, whether its sweep has finished, was killed, or is still running.
 
     >>> run = load("runs/quick")
     >>> run.trials[["trial", "status", "loss"]]
 
-    Raises RunError if the folder, its manifest or its studies are missing or damaged, or no trial has started.
+    If the studies are in another database than the folder's study.db, its address must be given as `storage`: an
+    address that is only in the folder is not followed. Control characters in texts are escaped.
+
+    Raises RunError if the folder, its manifest or its studies are missing or damaged, no trial has started, or
+    `storage` is needed.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    studied = read_studies(folder, manifest)
+    studied = read_studies(folder, manifest, storage)
     rows = _read_rows(folder / "metrics.jsonl", [one.id for one in studied])
     windows = read_window_losses(folder / NAME)
     bytes_per_token = manifest.get("data", {}).get("bytes_per_token")
@@ -81,6 +86,10 @@ def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
     if table is None:
         raise RunError(f"metrics.jsonl must hold the columns of this version's rows, but {path} does not; restore it")
     rows = table.to_pandas().astype({name: _dtype(name) for name in col.ROW_COLUMNS})
+    for name in STRINGS & set(col.ROW_COLUMNS):
+        unsafe = {text: safe for text in rows[name].dropna().unique() if (safe := printable(text)) != text}
+        if unsafe:
+            rows[name] = rows[name].replace(unsafe)
     rows = rows.drop_duplicates([col.TRIAL, col.STEP], keep="last")
     order = rows[col.TRIAL].map({trial: place for place, trial in enumerate(trial_ids)})
     return rows.assign(order=order).sort_values(["order", col.TRIAL, col.STEP], ignore_index=True).drop(columns="order")
@@ -143,7 +152,7 @@ def _trials_frame(
 def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One row of `Run.trials`, without what is derived; `newest` has the newest row of each trial that has rows."""
     entry, trial, result = studied
-    attributes = trial.user_attrs
+    attributes = studied.attributes
     record: dict[str, Any] = {col.TRIAL: studied.id, col.SIZE: entry.size, col.ARM: entry.arm, col.PHASE: entry.phase}
     of = attributes.get(col.OF)
     record |= {col.OF: of, col.LEADER: of == result.get("leader") if of and result else None}

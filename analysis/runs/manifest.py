@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmcore import columns as col
+from lmcore.printable import printable_values
 
 MANIFEST_SCHEMAS = (1, 2)
 STUDIES = "studies"
@@ -29,7 +30,7 @@ class StudyEntry(NamedTuple):
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of the run in `folder`, unchanged.
+    """The manifest of the run in `folder`, with control characters escaped.
 
     Raises RunError if it is missing, damaged or of another schema.
     """
@@ -37,7 +38,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise RunError(f"RUN must be the folder of a run, but {folder} is not a folder; give runs/<name> of a sweep")
     path = folder / "manifest.json"
     try:
-        manifest = json.loads(path.read_bytes())
+        manifest = printable_values(json.loads(path.read_bytes()))
     except FileNotFoundError:
         rule = f"a run's folder must hold manifest.json, but {folder} has none"
         raise RunError(f"{rule}; give runs/<name> of a sweep") from None

@@ -1,9 +1,8 @@
 """The trials of a run's Optuna studies, read without changing the database."""
 
 import math
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from analysis.runs.manifest import RunError, StudyEntry, studies_of
 from lmcore import columns as col
+from lmcore.errors import InputError
+from lmcore.printable import printable, printable_values
+from lmcore.study_database import confirmed_storage, sqlite_file, sqlite_reader
 
 
 class Studied(NamedTuple):
@@ -25,23 +27,33 @@ class Studied(NamedTuple):
 
     @property
     def id(self) -> str:
-        return str(self.trial.user_attrs.get(col.TRIAL, col.trial_id(self.entry.id, self.trial.number)))
+        return printable(str(self.trial.user_attrs.get(col.TRIAL, col.trial_id(self.entry.id, self.trial.number))))
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What the sweep recorded of the trial; its texts may come from a stranger."""
+        return dict(printable_values(self.trial.user_attrs))
 
 
-def read_studies(folder: Path, manifest: dict[str, Any]) -> list[Studied]:
+def read_studies(folder: Path, manifest: dict[str, Any], storage_url: str | None = None) -> list[Studied]:
     """Every trial that has started, by study in the order of `studies_of`, then by number.
 
-    A study that has not been created yet has no trials. Raises RunError if the studies are missing or damaged, or no
-    trial has begun.
+    A study that has not been created yet has no trials. `storage_url` is the address that the user confirms, if the
+    manifest names one. Raises RunError if it names another than study.db and the user has confirmed none, the studies
+    are missing or damaged, or no trial has begun.
     """
-    url, database = manifest.get("storage"), folder / "study.db"
-    if url is None and not database.is_file():
+    try:
+        url = confirmed_storage(manifest.get("storage"), storage_url, str(folder / "manifest.json"))
+        database = sqlite_file(url) if url else folder / "study.db"
+    except InputError as error:
+        raise RunError(str(error)) from None
+    if not url and not (folder / "study.db").exists():
         raise RunError(f"a run's folder must hold study.db, but {folder} has none; run the sweep first")
     entries, found, started = studies_of(manifest), 0, []
     # Optuna passes on whatever its storage raises: its own errors, SQLAlchemy's, the JSON decoder's, a missing driver.
     # To a reader they all mean that the studies cannot be read. The URL is not shown, as it may hold a password.
     try:
-        with _open_storage(url, database) as storage:
+        with _open_storage(url or "", database) as storage:
             for entry in entries:
                 with suppress(KeyError):  # not created yet
                     study = optuna.load_study(study_name=entry.study, storage=storage)
@@ -49,12 +61,14 @@ def read_studies(folder: Path, manifest: dict[str, Any]) -> list[Studied]:
                     result = study.user_attrs.get(col.RESULT)
                     trials = study.get_trials(deepcopy=False)
                     started += [Studied(entry, one, result) for one in trials if one.state != TrialState.WAITING]
+    except InputError as error:
+        raise RunError(str(error)) from None
     except Exception as error:
-        place = database if url is None else "the storage named in manifest.json"
-        reason = " ".join(str(error.__cause__ or error).split("\n")[0].split())
+        place = "the database that was given" if url else database
+        reason = printable(" ".join(str(error.__cause__ or error).split("\n")[0].split()))
         remedy = "restore a copy"
-        if url is not None and ":***@" in url:
-            remedy = "the manifest keeps no password: take :*** out of its storage and set PGPASSWORD or the like"
+        if url and ":***@" in url:
+            remedy = "give the password in place of ***, or take :*** out and set PGPASSWORD or the like"
         raise RunError(f"a run's studies must be readable, but {place} is not ({reason}); {remedy}") from error
     if not found:
         names = ", ".join(entry.study for entry in entries)
@@ -74,22 +88,18 @@ def status_of(trial: FrozenTrial) -> str:
 
 
 @contextmanager
-def _open_storage(url: str | None, database: Path) -> Iterator[RDBStorage]:
-    """Optuna's storage at `url`, or in the file `database`, without its intermediate values."""
-    if url is None:
-        # mode=rw, so that a missing or empty file is left as it is. Not mode=ro, because the journal of a sweep that
-        # was killed while writing has to be rolled back. SQLite can still read a file that is write-protected.
-        uri = f"{database.resolve().as_uri()}?mode=rw"
-        engine = {"creator": lambda: sqlite3.connect(uri, uri=True)}
-        storage = RDBStorage("sqlite:///study.db", engine_kwargs=engine, skip_table_creation=True)
-    else:
-        storage = RDBStorage(url, skip_table_creation=True)
-    storage.engine.dispose()  # the listener only sees connections that are opened after it was added
-    sqlalchemy.event.listen(storage.engine, "connect", _hide_intermediate_values)
-    try:
+def _open_storage(url: str, database: Path | None) -> Iterator[RDBStorage]:
+    """Optuna's storage in the SQLite file `database`, or at `url`, without its intermediate values.
+
+    Nothing is created.
+    """
+    with ExitStack() as stack:
+        engine = {"creator": stack.enter_context(sqlite_reader(database))} if database else {}
+        storage = RDBStorage("sqlite:///study.db" if database else url, engine_kwargs=engine, skip_table_creation=True)
+        storage.engine.dispose()  # the listener only sees connections that are opened after it was added
+        sqlalchemy.event.listen(storage.engine, "connect", _hide_intermediate_values)
+        stack.callback(storage.engine.dispose)
         yield storage
-    finally:
-        storage.engine.dispose()
 
 
 def _hide_intermediate_values(connection: Any, _: Any) -> None:

@@ -5,6 +5,7 @@ formatted here by name. Full precision is for CSV files.
 """
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -20,6 +21,9 @@ MISSING = "-"
 OPTIMAL_LR, NOT_TOLD_APART = "optimal peak lr (95 %)", "cannot be told apart from"
 COUNT_SUFFIXES = ("", "k", "M", "B", "T")  # parameters and tokens
 FLOP_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
+
+MARKDOWN = re.compile(r"[\\`*<\[|$]|~(?=~)|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])|^>|^[#+-](?=[\s#])")
+"""What has a meaning in Markdown where it stands; an underscore within a word has none."""
 
 LEGEND = (
     "est., exact, non-emb: parameters by the textbook formula, exactly, and without embeddings; loss: validation loss "
@@ -114,8 +118,9 @@ HEADINGS = {
 
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Any table as short strings under readable headings."""
-    cells = pd.DataFrame({name: [FORMATS.get(name, number)(value) for value in table[name]] for name in table})
+    """Any table as short strings, each on one line, under readable headings."""
+    columns = {name: [FORMATS.get(name, number)(value) for value in table[name]] for name in table}
+    cells = pd.DataFrame({name: [" ".join(cell.split("\n")) for cell in column] for name, column in columns.items()})
     return cells.astype("str").rename(columns=lambda name: HEADINGS.get(name, str(name).replace("_", " ")))
 
 
@@ -193,8 +198,17 @@ def text_table(cells: pd.DataFrame, width: int, keys: list[str]) -> str:
 
 def markdown_table(cells: pd.DataFrame) -> str:
     """A Markdown table (pandas' own needs the package tabulate); no cell can break out of it."""
-    lines = [cells.columns.tolist(), ["---"] * len(cells.columns), *cells.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    heading, *lines = [[*map(markdown_text, line)] for line in (cells.columns, *cells.to_numpy())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(heading), *lines))
+
+
+def markdown_text(text: str) -> str:
+    r"""Plain text as Markdown that shows it: names and messages make no tags, links, formulas or table cells.
+
+    >>> print(markdown_text("<b> [x](y) |z| a_b _c_"))
+    \<b> \[x](y) \|z\| a_b \_c\_
+    """
+    return MARKDOWN.sub(r"\\\g<0>", " ".join(text.split("\n")))
 
 
 def is_numeric(column: Iterable[str]) -> bool:

@@ -1,8 +1,10 @@
-"""Ctrl-C and SIGTERM. The first one raises KeyboardInterrupt until the sweep stops; a second one exits at once.
+"""Ctrl-C, SIGTERM and SIGHUP. The first one raises KeyboardInterrupt until the sweep stops; a second one exits at once.
 
-Both signals become KeyboardInterrupt, the only exception that Ray lets through its waits unchanged. Ray once swallowed
+All of them become KeyboardInterrupt, the only exception that Ray lets through its waits unchanged. Ray once swallowed
 even that one, so it is raised every second until the block it must end has been left. Exiting at once loses nothing:
 all results are already on disk, and Ray's processes end with this one.
+
+SIGHUP comes when the terminal is closed or the connection to it is lost. Under nohup it is ignored, and stays so.
 """
 
 import os
@@ -34,13 +36,15 @@ class Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """130 after Ctrl-C, 143 after SIGTERM, as in a shell."""
+        """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, as in a shell."""
         return 128 + (self.received or signal.SIGINT)
 
     def install(self) -> None:
-        """Handle both signals. Call it again after `ray.init`, which replaces the handler of SIGTERM."""
+        """Handle the signals. Call it again after `ray.init`, which replaces the handler of SIGTERM."""
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGTERM, self._stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._stop)
 
     @contextmanager
     def repeating(self) -> Iterator[None]:
@@ -63,6 +67,8 @@ class Interrupts:
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
+            if number == signal.SIGHUP:  # a terminal that closes can send several, and Ctrl-C before it is as good
+                return
             self.exit_now("stopped at once", 128 + number)
         self.received = number
         if self._repeating:

@@ -45,8 +45,8 @@ examples:
 
 exit codes:
   0 a trial completed   1 no trial completed, or the disk is full or the cluster gone   2 wrong input
-  3 another process uses the run's folder   130 interrupted   143 terminated
-  After 1, 130 and 143 the sweep can be resumed.
+  3 another process uses the run's folder   129 terminal closed   130 interrupted   143 terminated
+  After 1, 129, 130 and 143 the sweep can be resumed.
 """
 
 
@@ -70,6 +70,7 @@ class Options:
     dashboard: bool
     dashboard_host: str
     wandb: str | None
+    storage: str | None
     dry_run: bool
     tokens_per_s: tuple[str, ...]
     """`N` or `SIZE=N` texts; see `sweeps.cli.rates`."""
@@ -157,6 +158,12 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         choices=("off", "offline", "online"),
         help="wandb tracking (default: online if there is an API key, else offline files)",
     )
+    place.add_argument(
+        "--storage",
+        metavar="URL",
+        help="database of the studies (default: the file's, else study.db in the run's folder); on --resume, an "
+        "address that the folder names must be confirmed by giving it here",
+    )
     place.add_argument("--dry-run", action="store_true", help="print the resolved config and its cost, then exit")
     place.add_argument(
         "--measure",
@@ -226,8 +233,8 @@ def _find_config(path: Path) -> Path:
 def resume_command(options: Options, folder: str, storage: str | None, prog: str = SCRIPT) -> str:
     """The command that resumes the sweep in `folder`, to be typed where this command was typed.
 
-    No file keeps the password of the studies' database `storage`, so its URL must be given again; `***` stands for the
-    password.
+    The address of the studies' database `storage` must be given again: no file keeps its password, for which `***`
+    stands, and an address that is only in the folder is not followed.
     """
     words = [*_typed(prog), "--resume", folder]
     if options.address is not None:
@@ -236,8 +243,8 @@ def resume_command(options: Options, folder: str, storage: str | None, prog: str
         words.append("--no-dashboard")
     elif options.dashboard_host != LOOPBACK:
         words += ["--dashboard-host", options.dashboard_host]
-    if storage is not None and (shown := mask_password(storage)) != storage:
-        words += ["--set", f"search.storage={shown}"]
+    if storage is not None:
+        words += ["--storage", mask_password(storage)]
     return shlex.join(words)
 
 

@@ -8,9 +8,10 @@ import difflib
 import hashlib
 import json
 import math
-import sqlite3
 import statistics
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,8 @@ from lmcore.corpus.tokens import load_tokens
 from lmcore.errors import InputError
 from lmcore.export.trained_model import TrainedModel, read_trained_model
 from lmcore.params import count_parameters
+from lmcore.printable import printable
+from lmcore.study_database import confirmed_storage, sqlite_file, sqlite_reader
 from lmcore.trainer import with_runtime
 from sweeps.cli.trial_options import BEST
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
@@ -64,13 +67,14 @@ class SelectedTrial:
         return f"{self.id} ({self.status}): {parameters:,} parameters, {tied}, after {steps}{loss}"
 
 
-def select_trial(path: Path, name: str = BEST) -> SelectedTrial:
+def select_trial(path: Path, name: str = BEST, storage: str | None = None) -> SelectedTrial:
     """The trial `name` of the sweep in the folder `path`: `best`, `best:SIZE`, or an id such as xs-0003.
 
-    `best` is the best complete trial of the size with the most parameters.
+    `best` is the best complete trial of the size with the most parameters. `storage` is the address of the studies, if
+    they are not in the folder's study.db.
 
     Raises:
-        InputError: there is no such folder or trial, it has no weights, or a file is damaged.
+        InputError: `storage` is needed, there is no such folder or trial, it has no weights, or a file is damaged.
 
     >>> select_trial(Path("runs/quick"), "best:xs").trained.model  # doctest: +SKIP
     """
@@ -79,7 +83,7 @@ def select_trial(path: Path, name: str = BEST) -> SelectedTrial:
         nearest = RUNS / path if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
         raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {nearest}")
     spec = load_kept(folder.sweep_yaml)
-    trials = _read_trials(spec, folder)
+    trials = _read_trials(spec, folder, storage)
     trial_id = _find(name, spec, trials, folder)
     try:
         run = RunSpec.model_validate(trials[trial_id].run)
@@ -103,39 +107,59 @@ Trials = dict[str, _Trial]
 """By id."""
 
 
-def _read_trials(spec: SweepSpec, folder: RunFolder) -> Trials:
+def _read_trials(spec: SweepSpec, folder: RunFolder, given: str | None) -> Trials:
     """Every trial that has started."""
-    url = spec.search.storage
+    url = confirmed_storage(spec.search.storage, given, f"{folder.display}/sweep.yaml")
     label = f"{folder.display}/study.db" if url is None else mask_password(url)
-    # mode=rw never creates a file. Read-only would not do: SQLite must roll back what a killed sweep left unfinished.
-    uri = f"{folder.study_db.resolve().as_uri()}?mode=rw"
-    options = {"creator": lambda: sqlite3.connect(uri, uri=True)} if url is None else None
+    file = sqlite_file(url) if url else folder.study_db
     quiet_optuna()
-    trials: Trials = {}
     try:
-        storage = optuna.storages.RDBStorage(url or "sqlite://", engine_kwargs=options, skip_table_creation=True)
-        studies = optuna.get_all_study_names(storage)
-        for plan in (*spec.studies, *spec.confirmations):
-            if (name := spec.study_name(plan)) in studies:
-                study = optuna.load_study(study_name=name, storage=storage)
-                leader = (study.user_attrs.get(col.RESULT) or {}).get("leader")
-                runs = [t.value for t in study.get_trials(deepcopy=False) if t.user_attrs.get(col.OF) == leader]
-                if leader in trials and (losses := [loss for loss in runs if loss is not None]):
-                    trials[leader] = trials[leader]._replace(confirmed=statistics.fmean(losses))
-                for trial in study.get_trials(deepcopy=False):
-                    attributes = trial.user_attrs
-                    if col.RUN in attributes:
-                        # The status is recorded before Optuna is told; only then has the trial ended.
-                        status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else col.RUNNING
-                        loss = math.inf if trial.value is None else trial.value
-                        # The id becomes part of a path, so it is not read from the database.
-                        trials[col.trial_id(plan.id, trial.number)] = _Trial(plan, status, loss, attributes[col.RUN])
-        storage.engine.dispose()
+        with _opened_file(file) if file else _opened(str(url)) as storage:
+            return _trials_in(storage, spec)
+    except InputError:
+        raise
     except Exception as error:  # Optuna's, SQLAlchemy's, a driver's: for the user they all mean the same
-        reason = str(error.__cause__ or error).strip().split("\n")[0].replace(url or label, label)
+        reason = printable(str(error.__cause__ or error).strip().split("\n")[0].replace(url or label, label))
         remedy = RESTORE if url is None else "start it, or set PGPASSWORD or the like: sweep.yaml keeps no password"
         raise InputError(f"{label}: must be an Optuna database that can be read ({reason}); {remedy}") from None
+
+
+def _trials_in(storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Trials:
+    trials: Trials = {}
+    studies = optuna.get_all_study_names(storage)
+    for plan in (*spec.studies, *spec.confirmations):
+        if (name := spec.study_name(plan)) in studies:
+            study = optuna.load_study(study_name=name, storage=storage)
+            leader = (study.user_attrs.get(col.RESULT) or {}).get("leader")
+            runs = [t.value for t in study.get_trials(deepcopy=False) if t.user_attrs.get(col.OF) == leader]
+            if leader in trials and (losses := [loss for loss in runs if loss is not None]):
+                trials[leader] = trials[leader]._replace(confirmed=statistics.fmean(losses))
+            for trial in study.get_trials(deepcopy=False):
+                attributes = trial.user_attrs
+                if col.RUN in attributes:
+                    # The status is recorded before Optuna is told; only then has the trial ended.
+                    status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else col.RUNNING
+                    loss = math.inf if trial.value is None else trial.value
+                    # The id becomes part of a path, so it is not read from the database.
+                    one = _Trial(plan, printable(str(status)), loss, attributes[col.RUN])
+                    trials[col.trial_id(plan.id, trial.number)] = one
     return trials
+
+
+@contextmanager
+def _opened_file(path: Path) -> Iterator[optuna.storages.RDBStorage]:
+    """The storage in a SQLite file, which is neither created nor changed."""
+    with sqlite_reader(path) as connect, _opened("sqlite://", creator=connect) as storage:
+        yield storage
+
+
+@contextmanager
+def _opened(url: str, **engine: Any) -> Iterator[optuna.storages.RDBStorage]:
+    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine, skip_table_creation=True)
+    try:
+        yield storage
+    finally:
+        storage.engine.dispose()
 
 
 def _find(name: str, spec: SweepSpec, trials: Trials, folder: RunFolder) -> str:

@@ -1,4 +1,4 @@
-"""The options RUN and `--trial` of the commands that read one trial (`export`, `generate`).
+"""The options RUN, `--trial` and `--storage` of the commands that read one trial (`export`, `generate`).
 
 Imports neither torch nor Optuna, so that a mistake is reported at once.
 """
@@ -7,12 +7,13 @@ import argparse
 from pathlib import Path
 
 from lmcore.errors import OneLineParser
+from lmcore.study_database import STORAGE_HELP
 
 BEST = "best"
 
 
 class TrialParser(OneLineParser):
-    """A parser with RUN and `--trial`. A mistake is reported in one line, with exit code 2.
+    """A parser with RUN, `--trial` and `--storage`. A mistake is reported in one line, with exit code 2.
 
     >>> TrialParser("lmsweep export", "Export.", "").parse_args(["runs/quick"]).trial
     'best'
@@ -34,3 +35,4 @@ class TrialParser(OneLineParser):
             metavar="best[:SIZE]|ID",
             help="the best complete trial of a size (default: of the largest size), or a trial's id, e.g. xs-0003",
         )
+        self.add_argument("--storage", metavar="URL", help=STORAGE_HELP)

@@ -1,28 +1,33 @@
 """Starting Ray on this machine, or joining a cluster that runs already."""
 
-import logging
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmcore.device import cpu_bfloat16
 from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token, use_token
 from sweeps.cluster.checkout import python_path
+from sweeps.cluster.local_ray import QUIET, local_ray
 
 if TYPE_CHECKING:  # imports Ray, which reads the authentication mode then
     from sweeps.cluster.ray_cluster import Cluster
 
 
 @contextmanager
-def connect(address: str | None, dashboard: str | None) -> Iterator["Cluster"]:
+def connect(
+    address: str | None, dashboard: str | None, remove_later: Callable[[Path], None] = lambda _: None
+) -> Iterator["Cluster"]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
-    the host `dashboard`; None means no dashboard. Raises InputError if nothing answers at the address.
+    the host `dashboard`; None means no dashboard. Its files are in a private folder, which is deleted at the end, or by
+    `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is killed. Raises InputError if nothing answers
+    at the address.
 
     Example:
         with connect("head:6379", dashboard=None) as cluster:
@@ -39,28 +44,22 @@ def connect(address: str | None, dashboard: str | None) -> Iterator["Cluster"]:
     # Ray reads the authentication mode once, when it is imported.
     import ray
 
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    stack = ExitStack()
+    stack.callback(ray.shutdown)
     if address:
         try:
             # ray.init would keep trying for many minutes if nothing listens at the address.
             host, colon, port = address.removeprefix("ray://").rpartition(":")
             if colon and port.isdecimal():
                 socket.create_connection((host, int(port)), timeout=5).close()
-            context = ray.init(address=address, **quiet)
+            context = ray.init(address=address, **QUIET)
         except (OSError, ValueError, RuntimeError) as error:
             rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
             remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
             raise InputError(f"--address: {rule}; {remedy}") from None
     else:
-        # With address="local" Ray never joins a cluster that somebody else started on this machine.
-        context = ray.init(
-            address="local",
-            include_dashboard=dashboard is not None,
-            dashboard_host=dashboard or "127.0.0.1",
-            num_cpus=256,  # as many as it is to claim: enough for all trials that anybody would run at a time
-            **quiet,
-        )
-    try:
+        context = stack.enter_context(local_ray(dashboard, remove_later))
+    with stack:
         from sweeps.cluster.nodes import alive_nodes
         from sweeps.cluster.ray_cluster import Cluster
 
@@ -75,5 +74,3 @@ def connect(address: str | None, dashboard: str | None) -> Iterator["Cluster"]:
             # The CPUs of other machines are unknown.
             cpu_bfloat16=not address and cpu_bfloat16(),
         )
-    finally:
-        ray.shutdown()

@@ -1,17 +1,21 @@
-"""Ends the processes that a killed driver leaves behind. Two of Ray's agents would otherwise stay for most of a minute.
+"""Ends the processes that a killed driver leaves behind, and deletes its temporary folders.
+
+Two of Ray's agents would otherwise stay for most of a minute.
 
 The reaper is a process of its own that uses only the standard library and /proc (Linux). Once a second it records the
-driver's descendants. Its standard input is closed when the driver ends; a few seconds later it kills those still left,
-and workers of their Ray session that had begun since they were last recorded.
+driver's descendants. Its standard input, on which the driver names the folders, is closed when the driver ends; a few
+seconds later it kills those still left, and workers of their Ray session that had begun since they were last recorded.
 """
 
 import os
 import re
 import select
+import shutil
 import signal
+import stat
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen
@@ -22,12 +26,25 @@ GRACE_S = 4.0  # for processes to end by themselves, and for wandb's to write wh
 
 
 @contextmanager
-def reaped() -> Iterator[None]:
-    """Kill the processes started in this block (`with reaped(): ...`) if it raises or this process dies."""
+def reaped() -> Iterator[Callable[[Path], None]]:
+    """Kill the processes started in this block if it raises or this process dies.
+
+    Yields a function: folders that it is given are then deleted too, except for Ray's logs.
+
+    Example:
+        with reaped() as remove_later, private_folder(remove_later) as folder:
+            ray.init(address="local", _temp_dir=str(folder))
+    """
     command = [sys.executable, "-I", "-S", __file__]
     # If the reaper held our output open, a program that reads our output to its end would wait for the reaper.
     reaper = Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
-    yield
+
+    def remove_later(folder: Path) -> None:
+        assert reaper.stdin is not None
+        reaper.stdin.write(os.fsencode(folder) + b"\0")
+        reaper.stdin.flush()
+
+    yield remove_later
     # After an exception this is not reached: the reaper lives on and kills what is left when this process has ended.
     reaper.kill()
     reaper.communicate()
@@ -62,12 +79,51 @@ def _processes() -> dict[int, tuple[int, str]]:
     return table
 
 
+def keep_logs(folder: Path) -> bool:
+    """Delete all of a private folder of Ray's but the logs of its sessions; returns whether there are any.
+
+    Does nothing, and returns False, if the folder is not one that this user alone can write to.
+    """
+    try:
+        found = folder.lstat()
+    except OSError:
+        return False
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        return False
+    logs = [session / "logs" for session in folder.glob("*/session_2*") if any(session.glob("logs/*.*"))]
+    if not logs:
+        shutil.rmtree(folder, ignore_errors=True)
+        return False
+    for log in logs:
+        for path in log.parent.iterdir():
+            if path != log:
+                _delete(path)
+    for path in (path for log in logs for path in log.parent.parent.iterdir()):
+        if path not in {log.parent for log in logs} and path.name != "session_latest":
+            _delete(path)
+    return True
+
+
+def _delete(path: Path) -> None:
+    """Delete a file, a link or a whole folder."""
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()
+
+
 def main() -> None:
-    """Watch the process that started this one, and kill its descendants after it has ended."""
+    """Watch the process that started this one; after it has ended, kill its descendants and delete its folders."""
     driver = os.getppid()
     recorded: dict[int, str] = {}
     of_driver: set[bytes] = set()
-    while not select.select([sys.stdin], [], [], PERIOD_S)[0]:
+    named = b""
+    while True:
+        if select.select([0], [], [], PERIOD_S)[0]:
+            if not (part := os.read(0, 4096)):
+                break
+            named += part
         found = descendants(driver)
         of_driver |= sessions(found.keys() - recorded.keys())
         recorded |= found
@@ -80,6 +136,8 @@ def main() -> None:
     for pid in table:
         if not of_driver.isdisjoint(sessions([pid])):
             _kill(pid)
+    for folder in named.split(b"\0")[:-1]:
+        keep_logs(Path(os.fsdecode(folder)))
 
 
 def _kill(pid: int) -> None:

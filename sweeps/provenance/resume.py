@@ -7,6 +7,7 @@ from typing import Any
 from lmcore.corpus.tokens import Tokens, load_tokens
 from lmcore.errors import InputError
 from lmcore.runfile.paths import BUDGET, show
+from lmcore.study_database import check_journal, confirmed_storage
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_kept
 from sweeps.spec.settings import strip_password
@@ -25,12 +26,17 @@ COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "
 def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> SweepSpec:
     """The spec of the sweep in the folder, with changes as `load_spec` takes them.
 
-    Raises InputError if a change would make old and new trials incomparable, or there would be fewer trials.
+    Raises InputError if a change would make old and new trials incomparable, there would be fewer trials, or the
+    studies are in a database whose address the user has not given again.
 
     Example:
         resumed_spec(RunFolder.of_sweep(Path("runs/quick")), ["search.concurrent=2"], trials=32)
     """
     begun = load_kept(folder.sweep_yaml).absolute()
+    if not any(text.startswith("search.storage=") for text in overrides):
+        place = f"{folder.display}/sweep.yaml"
+        flags = {**flags, "storage": confirmed_storage(begun.search.storage, flags.get("storage"), place)}
+    check_journal(folder.study_db)
     spec = load_kept(folder.sweep_yaml, overrides, **flags).absolute()
     before, after = _flat(begun), _flat(spec)
     after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none

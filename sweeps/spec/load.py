@@ -44,6 +44,7 @@ FLAGS = {
     "slots": "search.slots",
     "name": "name",
     "wandb": "tracking.wandb",
+    "storage": "search.storage",
 }
 """The dotted path that each command-line flag sets."""
 

@@ -11,6 +11,8 @@ from pydantic import Field, PositiveInt
 
 from lmcore.columns import VAL_LOSS
 from lmcore.config import Config, PositiveFloat, Seed
+from lmcore.study_database import mask_password as mask_password
+from lmcore.study_database import replace_password
 from sweeps.spec.duration import Duration
 
 Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
@@ -96,40 +98,10 @@ def absolute_url(url: str | None) -> str | None:
     return f"{found[1]}{Path(found[2]).absolute()}{found[3] or ''}" if found else url
 
 
-def mask_password(url: str) -> str:
-    """The URL to show to the user, with `***` in place of a password. Text that is not a URL is returned unchanged.
-
-    >>> mask_password("postgresql://ann:s3cret@db.example/sweeps")
-    'postgresql://ann:***@db.example/sweeps'
-    """
-    return _replace_password(url, "***").replace("%2A%2A%2A", "***")
-
-
 def strip_password(url: str | None) -> str | None:
     """The URL to write to sweep.yaml, without a password: the user must give it again on resume.
 
     >>> strip_password("postgresql://ann:s3cret@db.example/sweeps")
     'postgresql://ann@db.example/sweeps'
     """
-    return None if url is None else _replace_password(url, None)
-
-
-def _replace_password(url: str, replacement: str | None) -> str:
-    """The URL with its password, and those among its query parameters, replaced or (None) removed."""
-    # Importing SQLAlchemy takes a while, and most sweeps have no URL.
-    from sqlalchemy.engine import make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
-        return url
-    in_query = sorted({"password", "passwd"} & set(parsed.query))
-    if parsed.password is None and not in_query:
-        return url
-    if parsed.password is not None:
-        parsed = parsed._replace(password=replacement)
-    parsed = parsed.difference_update_query(in_query)
-    if replacement is not None:
-        parsed = parsed.update_query_dict(dict.fromkeys(in_query, replacement))
-    return parsed.render_as_string(hide_password=False)
+    return None if url is None else replace_password(url, None)

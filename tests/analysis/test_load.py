@@ -159,7 +159,7 @@ def test_a_size_without_a_study_has_no_trials(make_run):
 def test_another_storage_than_study_db_is_read_from_its_address(make_run, tmp_path):
     run = make_run(storage=f"sqlite:///{tmp_path}/elsewhere.db")
     run.add("xs", "complete", 4.0)
-    assert analysis.load(run.path).trials["val_loss"].tolist() == [4.0]
+    assert analysis.load(run.path, run.manifest["storage"]).trials["val_loss"].tolist() == [4.0]
 
 
 def test_in_a_shared_database_only_the_studies_of_the_manifest_are_read(make_run, tmp_path):
@@ -169,7 +169,7 @@ def test_in_a_shared_database_only_the_studies_of_the_manifest_are_read(make_run
     run = make_run(storage=shared, studies={"s": "quick/s", "xs": "quick/xs"})
     run.add("xs", "complete", 4.0)
     run.add("s", "complete", 5.0)
-    trials = analysis.load(run.path).trials
+    trials = analysis.load(run.path, shared).trials
     assert trials[["trial", "size", "val_loss"]].values.tolist() == [["s-0000", "s", 5.0], ["xs-0000", "xs", 4.0]]
 
 
@@ -211,7 +211,7 @@ SPOILED = {
     r"is not \(.*no such table": write_study(lambda good: b""),
     r"is not \(Expecting": write_study(lambda good: good.replace(b'{"data": {', b'{"data": [')),
     "none named other": lambda path: (path / "manifest.json").write_text('{"schema": 1, "studies": {"xs": "other"}}'),
-    "the storage named in manifest.json is not": lambda path: (path / "manifest.json").write_text(
+    r"names a database.* \(got nonsense://user:\*\*\*@host/x\)": lambda path: (path / "manifest.json").write_text(
         '{"schema": 1, "studies": {"xs": "xs"}, "storage": "nonsense://user:secret@host/x"}'
     ),
 }
@@ -224,6 +224,14 @@ def test_a_damaged_folder_is_reported_in_one_line(folder, message):
         analysis.load(folder.path)
     assert "\n" not in str(caught.value)
     assert "; " in str(caught.value), "a remedy"
+    assert "secret" not in str(caught.value)
+
+
+def test_an_address_that_cannot_be_opened_is_reported_in_one_line_without_its_password(make_run):
+    run = make_run(storage="nonsense://host/x")
+    with pytest.raises(RunError, match=r"the database that was given is not \(") as caught:
+        analysis.load(run.path, "nonsense://user:secret@host/x")
+    assert "\n" not in str(caught.value)
     assert "secret" not in str(caught.value)
 
 
@@ -265,7 +273,7 @@ def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(fold
     assert not {"torch", "ray", "wandb", "sweeps", "pydantic"} & set(modules)
     assert [name for name in modules if name.split(".")[0] == "lmcore"] == [
         *("lmcore", "lmcore.columns", "lmcore.errors", "lmcore.measure", "lmcore.measure.seed_noise"),
-        *("lmcore.measure.window_difference", "lmcore.window_records"),
+        *("lmcore.measure.window_difference", "lmcore.printable", "lmcore.study_database", "lmcore.window_records"),
     ]
 
 

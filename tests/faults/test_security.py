@@ -113,6 +113,9 @@ def test_a_sweep_listens_on_loopback_refuses_strangers_and_writes_no_secret(tiny
             assert any(answer.returncode == 0 for answer in answers) == (not token)
             assert token == {} or any("Authentication" in answer.stderr for answer in answers)
         stranger.survived(2)
+        # Ray's files are deleted at the end.
+        assert list(short.glob("lmsweep-*/r/session_2*/logs/raylet.out"))
+        assert [secret for secret in (*CANARIES.values(), PASSWORD) if holders(short, secret)] == []
     finally:
         out, error = process.communicate(timeout=200)
         over.set()
@@ -121,12 +124,17 @@ def test_a_sweep_listens_on_loopback_refuses_strangers_and_writes_no_secret(tiny
     for name, secret in {**CANARIES, "password": PASSWORD}.items():
         canary.injected()
         for place in (folder, short, home):
-            holders = [path for path in place.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-            assert holders == [], name
+            assert holders(place, secret) == [], name
         assert not [title for title in titles if secret in title], name
         assert secret not in out + error, name
         canary.survived()
     assert resumed_spec(RunFolder(folder), [f"search.storage={url}"]).search.storage == url
+    assert list(short.iterdir()) == []
+
+
+def holders(folder, secret):
+    """The files in which the text stands."""
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
 def ask(port, environment):
@@ -280,7 +288,10 @@ def test_a_password_in_the_storages_url_is_neither_shown_nor_kept_and_given_agai
     spec = load_spec(QUICK, [f"search.storage={kept}"]).absolute()
     folder = RunFolder(tmp_path)
     folder.sweep_yaml.write_text(dump_yaml(spec))
-    assert resumed_spec(folder, []).search.storage == kept
+    with pytest.raises(InputError, match=r"--storage: .*sweep.yaml names a database"):
+        resumed_spec(folder, [])
+    assert resumed_spec(folder, [], storage=kept).search.storage == kept
+    assert resumed_spec(folder, [], storage=url).search.storage == url
     assert resumed_spec(folder, [f"search.storage={url}"]).search.storage == url
     with pytest.raises(InputError, match=r"search\.storage: must stay"):
         resumed_spec(folder, [f"search.storage={url.replace('lm', 'other').replace('study', 'other')}"])

@@ -260,7 +260,8 @@ def test_every_option_reaches_the_spec():
         ("--trials 3 --name x --no-dashboard", None, "py run.py --resume 'runs/my sweep' --no-dashboard"),
         ("--address head:6379", None, "py run.py --resume 'runs/my sweep' --address head:6379"),
         ("--dashboard-host 0.0.0.0", None, "py run.py --resume 'runs/my sweep' --dashboard-host 0.0.0.0"),
-        ("", "pg://a:secret@h/d", "py run.py --resume 'runs/my sweep' --set 'search.storage=pg://a:***@h/d'"),
+        ("", "pg://a@h/d", "py run.py --resume 'runs/my sweep' --storage pg://a@h/d"),
+        ("", "pg://a:secret@h/d", "py run.py --resume 'runs/my sweep' --storage 'pg://a:***@h/d'"),
     ],
 )
 def test_the_command_that_goes_on_is_the_one_that_was_typed(argv, storage, expected, monkeypatch):

@@ -162,10 +162,15 @@ def test_a_sweep_is_read_while_it_runs(text_tokens, in_tmp, capsys):
 def test_studies_may_be_in_another_database_and_one_that_does_not_answer_is_named(text_tokens, in_tmp, capsys):
     database = in_tmp / "shared.db"
     train(in_tmp / "runs" / "apart", text_tokens, trials=1, storage=f"sqlite:///{database}")
-    assert export.main(["runs/apart", "--out", "found"]) == 0
+    here = f"sqlite:///{database}"
+    assert refusal(export.main, capsys, "runs/apart", "--out", "found") == (
+        "--storage: runs/apart/sweep.yaml names a database, which is opened only if you confirm its address "
+        f"(got {here}); add --storage {here}\n"
+    )
+    assert export.main(["runs/apart", "--out", "found", "--storage", here]) == 0
     assert capsys.readouterr().out.startswith("s-0000 (complete): ")
     database.write_bytes(b"")
-    line = refusal(export.main, capsys, "runs/apart", "--out", "out")
+    line = refusal(export.main, capsys, "runs/apart", "--out", "out", "--storage", here)
     assert line.startswith(f"sqlite:///{database}: must be an Optuna database that can be read (")
     assert "no such table" in line
 

@@ -35,6 +35,23 @@ def test_processes_left_by_an_exception_or_a_sudden_exit_are_killed(end):
         time.sleep(0.1)
 
 
+def test_a_folder_left_by_a_sudden_exit_is_deleted_but_for_rays_logs(tmp_path):
+    session = tmp_path / "r" / "session_2026-01-02_03-04-05_678901_23"
+    for name in ("sockets", "logs"):
+        (session / name).mkdir(parents=True)
+    (session / "sockets" / "raylet").touch()
+    (session / "logs" / "raylet.out").touch()
+    tmp_path.chmod(0o700)
+    named = SCRIPT.replace("with reaped():", "from pathlib import Path\nwith reaped() as remove_later:")
+    named = named.format(end=f"remove_later(Path({str(tmp_path)!r})); import os; os._exit(9)")
+    subprocess.run([sys.executable, "-c", named], capture_output=True, timeout=120, check=False)
+    deadline = time.monotonic() + 10
+    while (session / "sockets").exists():
+        assert time.monotonic() < deadline, "it is still there after 10 s"
+        time.sleep(0.1)
+    assert [path.name for path in session.rglob("*")] == ["logs", "raylet.out"]
+
+
 def test_a_block_that_ends_normally_is_not_reaped():
     began = time.monotonic()
     script = SCRIPT.format(end="")

@@ -232,7 +232,7 @@ def test_a_relative_storage_path_is_found_from_another_directory(folder, tmp_pat
     here = f"sqlite:///{Path.cwd()}/all.db"
     assert resumed_spec(folder, ("search.storage=sqlite:///all.db",)).search.storage == here
     monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
-    assert resumed_spec(folder, ()).search.storage == here
+    assert resumed_spec(folder, (), storage=here).search.storage == here
     with pytest.raises(InputError, match=r"search\.storage: must stay"):
         resumed_spec(folder, ("search.storage=sqlite:///all.db",))
 

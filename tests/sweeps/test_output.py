@@ -1,0 +1,62 @@
+"""A terminal or pipe that goes away does not end the process that writes to it; other errors are errors."""
+
+import os
+import pty
+import subprocess
+import sys
+
+SCRIPT = """
+import os, sys, time
+from rich.console import Console
+from sweeps.cli.output import lasting_output
+
+@lasting_output()
+def main():
+    console = Console()
+    print("ready", flush=True)
+    os.read(int(sys.argv[1]), 1)
+    for _ in range(3):
+        print("gone", flush=True)
+        console.print("gone")
+        print("gone", file=sys.stderr)
+    sys.stdout.write("not flushed")
+    open(sys.argv[2], "w").write(f"saved {sys.stdout.isatty()}")
+    return 7
+
+sys.exit(main())
+"""
+
+
+def ended(tmp_path, output, close, read):
+    """The process's exit code after `close()` and what it saved."""
+    go, told = os.pipe()
+    command = [sys.executable, "-c", SCRIPT, str(go), str(tmp_path / "saved")]
+    process = subprocess.Popen(command, stdout=output, stderr=output, pass_fds=[go], start_new_session=True)
+    os.close(output)
+    assert os.read(read, 5) == b"ready"
+    close()
+    os.write(told, b"x")
+    process.wait(60)
+    return process.returncode, (tmp_path / "saved").read_text()
+
+
+def test_a_closed_terminal_does_not_end_the_process(tmp_path):
+    master, terminal = pty.openpty()
+    assert ended(tmp_path, terminal, lambda: os.close(master), master) == (7, "saved False")
+
+
+def test_a_pipe_that_nobody_reads_does_not_end_the_process(tmp_path):
+    read, write = os.pipe()
+    assert ended(tmp_path, write, lambda: os.close(read), read) == (7, "saved False")
+
+
+def test_a_full_disk_is_an_error():
+    code = (
+        "import sys\nfrom sweeps.cli.output import lasting_output\n"
+        "with lasting_output():\n"
+        "    try: print('x', flush=True)\n"
+        "    except OSError as error: print(error.errno, file=sys.stderr)\n"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.stderr.startswith("28\n")

@@ -61,6 +61,8 @@ LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row
 RESULT: Final = "result"  # of a confirmation study, see above
 CONFIRM_SEED: Final = "seed"  # of a confirmation trial: the seed of its weights and of the order of its data
 
+STORAGE_VARIABLE: Final = "LMSWEEP_STORAGE"  # environment variable: the studies' database, in place of the manifest's
+
 # Columns of the trials table.
 OVER: Final = "over"  # of a confirmation trial: whether its study has a result; missing in others
 PARAMS_PREFIX: Final = "params."  # followed by the dotted path of a RunSpec field: "params.optim.lr"

@@ -1,10 +1,11 @@
 """Search hyperparameters: `python sweeps/run.py --search optuna`, or `lmsweep run`. See `--help`.
 
-Exit codes: 0 a trial completed; 1 none did, the disk is full, or the cluster is gone; 2 wrong input (one line, before
-Ray starts); 3 another process uses the folder; 130 interrupted; 143 terminated. After 1, 130 and 143 the sweep can be
-resumed.
+Exit codes: 0 a trial completed; 1 none did, or the disk is full, or the database, the folder or the cluster is gone;
+2 wrong input (one line, before Ray starts); 3 another process uses the folder; 130 interrupted; 143 terminated. After
+1, 130 and 143 the sweep can be resumed.
 """
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ if not __package__:  # started as a script: import from the checkout, and no fil
 
 from rich.console import Console
 
+from lmcore.columns import STORAGE_VARIABLE
 from lmcore.errors import InputError
 from sweeps.cli.dry_run import print_plan
 from sweeps.cli.interrupts import Interrupts
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             resume = options.resume is not None
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
-        print_table(folder, prog)
+        print_table(folder, prog, spec.search.storage)
         return outcome.exit_code
     except InputError as error:
         print(error, file=sys.stderr)
@@ -69,7 +71,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         return 3
     except UnwritableError as error:
         assert folder is not None
-        print(f"\n{error.line(folder.path)}{resume_hint()}", file=sys.stderr)
+        print(f"\n{error.line(folder.path)}{resume_hint() if error.resumable else ''}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns SIGTERM into SystemExit while it starts
         print(f"\nstopped{resume_hint()}", file=sys.stderr)
@@ -96,14 +98,20 @@ def rates_for(spec: SweepSpec, options: Options) -> Rates | None:
     return given_rates(options.tokens_per_s, spec.size_names) if options.tokens_per_s else None
 
 
-def print_table(folder: RunFolder, prog: str) -> None:
-    """Print and save the tables of the report. They need pandas, so another process makes them."""
+def print_table(folder: RunFolder, prog: str, storage: str | None) -> None:
+    """Print and save the tables of the report. They need pandas, so another process makes them.
+
+    No file has the password of the studies' database, so that process gets the URL in its environment, which nobody but
+    the user can read.
+    """
     root = Path(__file__).resolve().parents[1]
     if prog == SCRIPT:
         report, command = "python analysis/report.py", [f"{root}/analysis/report.py"]
     else:
         report, command = "lmsweep report", [f"{root}/lmsweep.py", "report"]
-    if subprocess.run([sys.executable, *command, "--brief", folder.display], check=False).returncode:
+    environment = os.environ if storage is None else os.environ | {STORAGE_VARIABLE: storage}
+    command = [sys.executable, *command, "--brief", folder.display]
+    if subprocess.run(command, env=environment, check=False).returncode:
         print(f"The table could not be made; try {report} {folder.display}", file=sys.stderr)
 
 

@@ -1,6 +1,7 @@
 """The trials of a run's Optuna studies, read without changing the database."""
 
 import math
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -35,6 +36,7 @@ def read_studies(folder: Path, manifest: dict[str, Any]) -> list[Studied]:
     trial has begun.
     """
     url, database = manifest.get("storage"), folder / "study.db"
+    url = url and os.environ.get(col.STORAGE_VARIABLE, url)  # with the password, which the manifest lacks
     if url is None and not database.is_file():
         raise RunError(f"a run's folder must hold study.db, but {folder} has none; run the sweep first")
     entries, found, started = studies_of(manifest), 0, []

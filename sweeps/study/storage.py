@@ -24,6 +24,11 @@ from sweeps.study.study_storage import StudyStorage
 POSTGRESQL = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
 CONNECTION = {"psycopg": POSTGRESQL, "psycopg2": POSTGRESQL, "pymysql": {"connect_timeout": 10}}
 """Parameters of a connection by driver, in seconds: a host that has vanished without a word is given up after them."""
+EXTRAS = {
+    **dict.fromkeys(("postgresql", "postgresql+psycopg"), "postgresql"),
+    **dict.fromkeys(("mysql+pymysql", "mariadb+pymysql"), "mysql"),
+}
+"""The extra of lmsweep that installs the driver, by the scheme of a URL."""
 OPEN_TRIES = 5
 
 
@@ -63,6 +68,8 @@ def open_storage(
             reason = str(error.__cause__ or error).strip().splitlines()[0].replace(url, shown)
             rule = f"must be a database that Optuna can open, got {shown!r} ({reason})"
             remedy = "correct it, or leave it out for study.db in the run's folder"
+            if isinstance(error, ImportError) and (extra := EXTRAS.get(url.partition(":")[0])) is not None:
+                remedy = f"pip install 'lmsweep[{extra}]'"
             raise InputError(f"search.storage: {rule}; {remedy}") from None
     raise AssertionError("the last attempt returns or raises")
 

@@ -19,7 +19,6 @@ from sweeping import (
     write_tokens,
 )
 
-from lmcore import columns as col
 from tests.databases import PASSWORD, start_server
 
 DOWN_S = 25

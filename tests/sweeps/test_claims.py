@@ -315,6 +315,28 @@ def test_a_wrong_password_is_one_line_at_once_that_does_not_show_it(server, tmp_
     assert time.monotonic() - began < 10
 
 
+def test_a_password_outside_the_address_is_found(servers, tmp_path, monkeypatch):
+    folder = new_folder(tmp_path / "a")
+    postgresql, secret_file = servers("PostgreSQL"), tmp_path / "pgpass"
+    with pytest.raises(InputError):
+        open_storage(postgresql.url, folder)
+    secret_file.write_text(f"127.0.0.1:{postgresql.port}:*:*:{PASSWORD}\n")
+    secret_file.chmod(0o600)
+    for name, value in (("PGPASSWORD", PASSWORD), ("PGPASSFILE", str(secret_file))):
+        with monkeypatch.context() as environment:
+            environment.setenv(name, value)
+            open_storage(postgresql.url, folder)
+    options = tmp_path / "my.cnf"
+    options.write_text(f"[client]\npassword={PASSWORD}\n")
+    open_storage(f"{servers('MariaDB').url}?read_default_file={options}", folder)
+
+
+def test_a_driver_that_is_not_installed_is_named_with_the_extra_that_has_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(InputError, match=r"psycopg.*; pip install 'lmsweep\[postgresql\]'$"):
+        open_storage("postgresql+psycopg://ann@host/db", new_folder(tmp_path / "a"))
+
+
 def test_studies_in_the_runs_folder_are_claimed_by_its_lock_alone(tmp_path):
     folder = new_folder(tmp_path / "a")
     storage = open_storage(None, folder)

@@ -1,5 +1,6 @@
 """Studies in a shared database have one owner and one writer, and a server that restarts costs nothing but time."""
 
+import re
 import secrets
 import shutil
 import socket
@@ -171,8 +172,11 @@ def test_a_sweep_that_did_not_begin_leaves_no_studies(url, name, tmp_path):
     assert names_in(url, name) == []
 
 
+WRITE = re.compile(rb"INSERT INTO|UPDATE \w+ SET")
+
+
 class Proxy:
-    """Stands between a client and a server; `swallow` makes it lose the answers to the next commit."""
+    """Stands between a client and a server; `swallow` makes it lose the answer to the next commit of a write."""
 
     def __init__(self, port):
         self._target = port
@@ -194,9 +198,11 @@ class Proxy:
             threading.Thread(target=self._forward, args=(server, client, dropped, False), daemon=True).start()
 
     def _forward(self, source, target, dropped, from_client):
+        wrote = False
         try:
             while data := source.recv(65536):
-                if from_client and b"COMMIT" in data and self.swallow:
+                wrote |= from_client and WRITE.search(data) is not None
+                if from_client and b"COMMIT" in data and wrote and self.swallow:
                     self.swallow -= 1
                     dropped.set()
                 if not from_client and dropped.is_set():

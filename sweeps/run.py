@@ -1,8 +1,8 @@
 """Search hyperparameters: `python sweeps/run.py --search optuna`, or `lmsweep run`. See `--help`.
 
-Exit codes: 0 a trial completed; 1 none did, the disk is full, or the cluster is gone; 2 wrong input (one line, before
-Ray starts); 3 another process uses the folder; 129 the terminal was closed; 130 interrupted; 143 terminated. After 1,
-129, 130 and 143 the sweep can be resumed.
+Exit codes: 0 a trial completed; 1 none did, or the disk is full, or the database, the folder or the cluster is gone;
+2 wrong input (one line, before Ray starts); 3 another process uses the folder; 129 the terminal was closed; 130
+interrupted; 143 terminated. After 1, 129, 130 and 143 the sweep can be resumed.
 """
 
 import os
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         return 3
     except UnwritableError as error:
         assert folder is not None
-        print(f"\n{error.line(folder.path)}{resume_hint()}", file=sys.stderr)
+        print(f"\n{error.line(folder.path)}{resume_hint() if error.resumable else ''}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns SIGTERM into SystemExit while it starts
         print(f"\nstopped{resume_hint()}", file=sys.stderr)

@@ -9,7 +9,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -27,6 +27,7 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.rundir.folder import RunFolder, write_json, write_text
+from sweeps.rundir.in_place import InPlace
 from sweeps.spec.duration import show_duration
 from sweeps.spec.settings import mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sweeps.engine.pool import WorkerPool
     from sweeps.engine.watchdog import Watchdog
     from sweeps.study.ledger import Ledger
+    from sweeps.study.study_storage import StudyStorage
 
 STOP_S = 12.0
 """How long workers may take to finish their intervals after Ctrl-C; the whole shutdown then takes less than 30 s."""
@@ -110,36 +112,70 @@ def run_sweep(
             spec, tokens = with_data(spec) if kept is None else (spec, kept)
             check_data(folder, tokens)
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
-        storage = open_studies(spec, folder, last_rows, resume)
+        in_place = InPlace(folder)
+        say = functools.partial(console.print, highlight=False)
+        storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
 
         from sweeps.cluster.connect import connect
 
-        console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
-        with reaped() as remove_later, connect(address, dashboard, remove_later) as cluster:
-            interrupts.install()
-            memory = last_rows, previous_manifest, deadline
-            return run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)
+        def end(line: str) -> None:
+            interrupts.resume_hint = ""  # there is nothing at the path that it names
+            interrupts.exit_now(line, code=1)
+
+        try:
+            say(f"lmsweep {spec.name}: starting Ray")
+            with (
+                reaped() as remove_later,
+                connect(address, dashboard, remove_later) as cluster,
+                in_place.watched(end),
+            ):
+                interrupts.install()
+                memory = last_rows, previous_manifest, deadline
+                return run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)
+        except BaseException:
+            if not folder.sweep_yaml.exists():
+                release_studies(storage)
+            raise
 
 
-def open_studies(spec: SweepSpec, folder: RunFolder, last_rows: Mapping[str, Row], resume: bool) -> "BaseStorage":
+def open_studies(
+    spec: SweepSpec,
+    folder: RunFolder,
+    last_rows: Mapping[str, Row],
+    resume: bool,
+    say: Callable[[str], None] = print,
+    check: Callable[[], None] = lambda: None,
+) -> "StudyStorage":
     """Open the database of the studies: with `resume` it must hold this sweep's trials, otherwise none of them.
+
+    In a database that other sweeps use, the studies are this driver's on return. `say` and `check` are as for
+    `sweeps.study.storage.open_storage`.
 
     Raises:
         InputError: it is damaged, does not answer, or holds the wrong studies.
     """
+    from sweeps.study.claims import check_claims, claim_studies
     from sweeps.study.integrity import check_file, check_trials
-    from sweeps.study.storage import check_unused, open_storage
+    from sweeps.study.storage import open_storage
 
     url = spec.search.storage
     label = f"{folder.display}/study.db" if url is None else mask_password(url)
     if url is None:
         check_file(folder.study_db, last_rows, label)
-    storage = open_storage(url, folder)
+    storage = open_storage(url, folder, say, check)
+    names = [spec.study_name(plan) for plan in (*spec.studies, *spec.confirmations)]
+    check_claims(storage, names, resume)
     if resume:
         check_trials(storage, spec, last_rows, label)
-    else:
-        check_unused(storage, [spec.study_name(plan) for plan in (*spec.studies, *spec.confirmations)])
+    claim_studies(storage, names, resume)
     return storage
+
+
+def release_studies(storage: "StudyStorage") -> None:
+    """Delete the empty studies of a sweep that ended before it had a sweep.yaml."""
+    from sweeps.study.claims import release_claims
+
+    release_claims(storage)
 
 
 def run_on(

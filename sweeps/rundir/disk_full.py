@@ -1,4 +1,4 @@
-"""What ends a sweep when its results cannot be written: a full disk, or a study database that is locked or gone.
+"""What ends a sweep when its results cannot be written: a full disk, a database or a folder that is locked or gone.
 
 This is never the fault of a trial. Ray Tune, however, would take any Exception for the failure of a trial, so
 `end_sweep_if_unwritable` raises an `UnwritableError`, a BaseException, in its place; `sweeps.run` prints its one line.
@@ -19,6 +19,9 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 class UnwritableError(BaseException):
     """The sweep must end because its results cannot be written. Not an Exception, because Ray Tune catches those."""
 
+    resumable = True
+    """Whether the same command with `--resume` may work later."""
+
     def __init__(self, reason: str | None, path: Path | None) -> None:
         super().__init__(reason)
         self.reason = reason  # the error in one line; None for a full disk
@@ -29,6 +32,16 @@ class UnwritableError(BaseException):
         if self.reason is None:
             return full_line(self.path or folder)
         return f"the sweep's results cannot be written ({self.reason})"
+
+
+class MovedError(UnwritableError):
+    """The run's folder is not where it was; the reason is the whole message."""
+
+    resumable = False
+
+    def line(self, folder: Path) -> str:
+        """The message for the user, in one line."""
+        return str(self.reason)
 
 
 @contextmanager

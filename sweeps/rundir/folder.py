@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,10 @@ import filelock
 
 from lmcore.durable import write_file
 from lmcore.errors import InputError
+from sweeps.rundir.disk_full import MovedError
 
 RUNS = Path("runs")
+OWNER = ".owner"
 
 
 class FolderInUseError(Exception):
@@ -38,6 +41,7 @@ class RunFolder:
         self.best = path / "best"  # one config per size, which trains the winner
         self.wandb = path / "wandb"  # wandb's offline files
         self.tune = path / ".tune"  # what Ray Tune writes; nothing in it is needed later
+        self.lock = path / ".lock"  # locked by the process that writes to the folder
 
     @classmethod
     def of_sweep(cls, path: Path) -> "RunFolder":
@@ -56,6 +60,13 @@ class RunFolder:
     def trial(self, trial_id: str) -> Path:
         """A trial's config and newest checkpoints."""
         return self.path / "trials" / trial_id
+
+    def owner(self) -> str:
+        """The id by which a database shared by sweeps knows whose studies are whose; made when first asked for."""
+        file = self.path / OWNER
+        if not file.exists():
+            write_text(file, secrets.token_hex(16) + "\n")
+        return file.read_text().strip()
 
     @property
     def display(self) -> str:
@@ -76,7 +87,7 @@ class RunFolder:
             raise InputError(f"name: {rule}; run from a folder that you can write to") from None
         holder = self.path / ".lock-holder"
         try:
-            held = filelock.FileLock(self.path / ".lock").acquire(timeout=0)
+            held = filelock.FileLock(self.lock).acquire(timeout=0)
         except filelock.Timeout:
             pid = holder.read_text().strip() if holder.exists() else "unknown"
             rule = f"one writer at a time, and process {pid} is writing"
@@ -96,5 +107,20 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`write_text` of indented JSON. Raises ValueError if a number is not finite."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Replace a file atomically by indented JSON, in a folder that exists.
+
+    Raises ValueError if a number is not finite, and MovedError if the folder is gone: it is not created again.
+    """
+    if not path.parent.is_dir():
+        raise MovedError(moved(os.path.relpath(path.parent), "it is gone"), path)
+    write_file(path, [(json.dumps(value, indent=2, allow_nan=False) + "\n").encode()])
+
+
+def moved(folder: str, found: str) -> str:
+    """The message when a run's folder, or a file in it, is not where its sweep left it.
+
+    >>> moved("runs/quick", "it is gone")
+    'runs/quick: the folder of a running sweep must stay where it is, but it is gone; move it when the sweep has ended'
+    """
+    rule = f"the folder of a running sweep must stay where it is, but {found}"
+    return f"{folder}: {rule}; move it when the sweep has ended"

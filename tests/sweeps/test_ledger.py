@@ -8,11 +8,13 @@ from optuna.trial import TrialState
 
 from lmcore import columns as col
 from lmcore.errors import InputError
+from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import METHODS, SCHEDULERS
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study import samplers, schedulers
+from sweeps.study.claims import check_claims, claim_studies
 from sweeps.study.ledger import Ledger
-from sweeps.study.storage import check_unused, quiet_optuna
+from sweeps.study.storage import open_storage, quiet_optuna
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 1e-1, "log": True},
@@ -234,17 +236,19 @@ def test_an_interrupted_trial_stays_running_in_the_study(tmp_path):
 
 
 def test_two_sweeps_in_one_database_have_studies_of_their_own(tmp_path):
-    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/shared.db")
     specs = [
         spec("random", trials=2, storage="postgresql://somewhere").model_copy(update={"name": name})
         for name in ("one", "two")
     ]
     for one_spec in specs:
         names = [one_spec.study_name(plan) for plan in one_spec.studies]
-        check_unused(storage, names)
+        folder = RunFolder(tmp_path / one_spec.name)
+        folder.path.mkdir()
+        storage = open_storage(f"sqlite:///{tmp_path}/shared.db", folder)
+        claim_studies(storage, names, resume=False)
         drive(Ledger(one_spec, storage))
         with pytest.raises(InputError, match="--name"):
-            check_unused(storage, names)
+            check_claims(storage, names, resume=False)
     assert sorted(optuna.get_all_study_names(storage)) == ["one/main", "two/main"]
 
 

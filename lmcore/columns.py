@@ -85,7 +85,7 @@ WINDOW_DOCUMENTS: Final = "window_documents"  # number of the document that each
 
 # How an engine fares: in rows on their way to the driver; not in metrics.jsonl.
 CHECKPOINT_S: Final = "checkpoint_s"  # seconds that the engine's newest checkpoint took to write; None before the first
-DEVICE_BYTES: Final = "device_bytes"  # memory that PyTorch holds on the GPU, or that the engine's process holds on a CPU
+DEVICE_BYTES: Final = "device_bytes"  # memory that PyTorch holds on the GPU; on a CPU, that of the engine's process
 ENGINE_COLUMNS = (CHECKPOINT_S, DEVICE_BYTES)
 
 # Values of the column `phase`.

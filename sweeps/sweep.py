@@ -265,9 +265,7 @@ def run_trials(
     began = time.monotonic()
     try:
         with (
-            Progress(
-                console, lambda: ledger.planned, training, queued, _ended(ledger), ledger.best_losses
-            ) as progress,
+            Progress(console, lambda: ledger.planned, training, queued, _ended(ledger), ledger.best_losses) as progress,
             exported(gauges, folder, ledger.spec.tracking.metrics),
         ):
             # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from sweeps.callbacks.gauges import METRICS, Gauges, Metric
-from sweeps.cluster.metrics_targets import MetricsTargets
+from sweeps.callbacks.metrics_targets import MetricsTargets
 from sweeps.rundir.folder import RunFolder
 
 PERIOD_S = 5.0

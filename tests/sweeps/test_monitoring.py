@@ -33,7 +33,18 @@ COMMAND = (
     *("--name", "watched", "--search", "random", "--scheduler", "none", "--trials", "200", "--slots", "2"),
     *("--set", "sizes=[{name: xs, model.d_model: 32, model.d_ff: 64, model.num_layers: 1}]"),
     *("--set", "model.context_length=64", "--set", "train.steps=100", "--set", "train.eval_every=20"),
-    *("--set", "compare=[]", "--set", "confirm.top=0", "--set", "data.source=tokens.npy", "--set", "data.vocab_size=61", "--wandb", "off"),
+    *(
+        "--set",
+        "compare=[]",
+        "--set",
+        "confirm.top=0",
+        "--set",
+        "data.source=tokens.npy",
+        "--set",
+        "data.vocab_size=61",
+        "--wandb",
+        "off",
+    ),
 )
 
 
@@ -101,7 +112,7 @@ def grafana():
     """Address of a server that says it is a healthy Grafana: all that Ray's dashboard asks before it embeds one."""
 
     class Healthy(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
@@ -185,7 +196,7 @@ def test_every_metric_is_in_a_panel_and_every_panel_names_metrics_that_exist():
 
 
 def test_prometheus_looks_where_sweeps_write_and_grafana_finds_what_it_is_given(in_tmp):
-    from sweeps.cluster.metrics_targets import MetricsTargets
+    from sweeps.callbacks.metrics_targets import MetricsTargets
     from sweeps.rundir.folder import RunFolder
 
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())

@@ -85,6 +85,11 @@ BEST_STEP: Final = "best_step"  # the step of that evaluation
 WINDOW_COLUMNS = (WINDOW_LOSSES, BEST_WINDOW_LOSSES, BEST_STEP)
 WINDOW_DOCUMENTS: Final = "window_documents"  # number of the document that each window begins in
 
+# How an engine fares: in rows on their way to the driver; not in metrics.jsonl.
+CHECKPOINT_S: Final = "checkpoint_s"  # seconds that the engine's newest checkpoint took to write; None before the first
+DEVICE_BYTES: Final = "device_bytes"  # memory that PyTorch holds on the GPU; on a CPU, that of the engine's process
+ENGINE_COLUMNS = (CHECKPOINT_S, DEVICE_BYTES)
+
 # Values of the column `phase`.
 SEARCH: Final = "search"  # proposed by the search, or listed
 CONFIRM: Final = "confirm"  # a setting that did well, trained again under new seeds
@@ -100,7 +105,7 @@ STATUSES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
 
 
 class Row(TypedDict, total=False):
-    """One report of a trial. The trainer fills REPORT_COLUMNS and WINDOW_COLUMNS; the sweep adds the other ROW_COLUMNS.
+    """One report of a trial. The trainer fills REPORT_COLUMNS and WINDOW_COLUMNS; the sweep adds the others.
 
     >>> row: Row = {"step": 25, "val_loss": 6.31}
     >>> row[VAL_LOSS]
@@ -132,6 +137,8 @@ class Row(TypedDict, total=False):
     reported_at: float
     decided_at: float
     retries: int
+    checkpoint_s: float | None
+    device_bytes: int
 
 
 def quoted_column(row: Row) -> Literal["val_loss", "final_val_loss"]:

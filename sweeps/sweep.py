@@ -286,8 +286,10 @@ def run_trials(
     At the end, `record` (the manifest) is written again with the utilization of the workers.
     """
     from sweeps.callbacks.base import Callbacks
+    from sweeps.callbacks.gauges import gauges_of
     from sweeps.callbacks.metrics_file import RowFile
     from sweeps.callbacks.progress import Progress
+    from sweeps.callbacks.ray_metrics import exported
     from sweeps.callbacks.trial_files import TrialFiles
     from sweeps.callbacks.utilization import Utilization
     from sweeps.callbacks.window_file import WindowFile
@@ -298,14 +300,18 @@ def run_trials(
     files = TrialFiles(folder, ledger)
     files.catch_up()
     utilization = Utilization(len(pool.ready))
+    gauges = gauges_of(ledger, lambda: pool.capacity[0], record["hardware"]["peak_flops_per_s"])
     tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
     began = time.monotonic()
     try:
-        with Progress(
-            console, lambda: ledger.planned, lambda: pool.capacity, _ended(ledger), ledger.best_losses
-        ) as progress:
+        with (
+            Progress(
+                console, lambda: ledger.planned, lambda: pool.capacity, _ended(ledger), ledger.best_losses
+            ) as progress,
+            exported(gauges, folder, ledger.spec.tracking.metrics),
+        ):
             # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
-            callbacks = Callbacks([windows, rows, files, utilization, progress])
+            callbacks = Callbacks([windows, rows, files, utilization, gauges, progress])
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(ledger, pool, callbacks, folder, concurrent)

@@ -7,6 +7,7 @@ from lmcore.config import RunSpec
 from sweeps.callbacks.base import Callback
 from sweeps.rundir.checkpoints import drop_checkpoints, drop_unfinished
 from sweeps.rundir.folder import RunFolder, write_text
+from sweeps.spec.arms import REPEATS
 from sweeps.spec.sweep_spec import dump_yaml
 from sweeps.study.ledger import Ledger
 from sweeps.study.study_state import TrialHandle
@@ -42,9 +43,9 @@ class TrialFiles(Callback):
 
     def on_trial_start(self, trial: TrialHandle) -> None:
         """Write trials/<id>/run.yaml, a sweep's file that trains this trial alone."""
-        self._write_run(
-            self._folder.trial(trial.id) / "run.yaml", trial.id if trial.of else trial.experiment or trial.id, trial.run
-        )
+        name = trial.id if trial.of else trial.experiment or trial.id
+        notes = (f"{REPEATS}{trial.of}",) if trial.of else ()
+        self._write_run(self._folder.trial(trial.id) / "run.yaml", name, trial.run, notes)
 
     def on_trial_end(self, trial: TrialHandle) -> None:
         """Delete weights that are no longer among the best, and update best/ and error.txt."""
@@ -66,5 +67,5 @@ class TrialFiles(Callback):
                 self._write_run(self._folder.best / f"{name}.yaml", f"best-{name}", run)
                 self._written[name] = run
 
-    def _write_run(self, path: Path, name: str, run: RunSpec) -> None:
-        write_text(path, dump_yaml(self._ledger.spec.single(name, run)))
+    def _write_run(self, path: Path, name: str, run: RunSpec, notes: tuple[str, ...] = ()) -> None:
+        write_text(path, dump_yaml(self._ledger.spec.single(name, run).model_copy(update={"notes": notes})))

@@ -22,6 +22,7 @@ from lmcore.measure.slot_count import ThroughputSample, choose_slots, speedup
 from lmcore.measure.throughput import is_out_of_memory, measure_at, measure_doubling
 from lmcore.reports import previous_report, tokens_between_reports
 from lmcore.trainer import Trainer, with_runtime
+from sweeps.engine.device_memory import device_bytes
 from sweeps.engine.slot_table import Costs, Signature
 from sweeps.rundir.checkpoints import (
     checkpoint_file,
@@ -171,7 +172,10 @@ class Trainers:
     ) -> tuple[dict[int, Row], dict[int, Snapshot]]:
         """Train until the next report; return rows by slot, and snapshots of the slots whose checkpoint is due."""
         trainer = self._trainers[signature]
-        rows = {row[col.SLOT]: row for row in trainer.advance(slots, batched)}
+        # Copies, because checkpoints keep the trainer's rows.
+        rows: dict[int, Row] = {
+            row[col.SLOT]: {**row, col.DEVICE_BYTES: device_bytes()} for row in trainer.advance(slots, batched)
+        }
         return rows, {k: trainer.snapshot_slot(k) for k in rows if _checkpoint_is_due(trainer, k)}
 
     def unsaved(self, signature: Signature, slot: int) -> Snapshot | None:

@@ -72,6 +72,8 @@ class TrainingLoop:
         self._table = SlotTable()
         self._changed = asyncio.Event()
         self._stopping = False
+        self._checkpoint_s: float | None = None
+        """Seconds that the newest checkpoint took to write."""
         self._task: asyncio.Task[None] | None = None
         self._saving: set[asyncio.Task[None]] = set()
         """Rows and checkpoints on their way, and trials being given back; asyncio keeps no reference to a task."""
@@ -217,9 +219,10 @@ class TrainingLoop:
         if not last:
             self._report(trial, row)
         if snapshot is not None:
-            folder = self._folder.trial(trial)
+            folder, began = self._folder.trial(trial), time.monotonic()
             try:
                 await self.writer.write(self._trainers.save, folder, snapshot)
+                self._checkpoint_s = time.monotonic() - began
                 if here.ended:
                     await self.writer.write(drop_checkpoints, folder)
             except Exception as error:
@@ -235,6 +238,7 @@ class TrainingLoop:
             return  # released, or its slot was given up
         here = self.trials[trial]
         here.row = {**row, col.ENGINE: self._number, col.SLOT: slot, col.RETRIES: here.out_of_memory}
+        here.row[col.CHECKPOINT_S] = self._checkpoint_s
         self._table.mark_reported(trial)
         self.continue_if_known(trial)
         here.changed.set()

@@ -16,7 +16,7 @@ from sweeps.spec.sweep_spec import SweepSpec
 SEARCH_MAY_CHANGE = tuple(
     f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")
 )
-MAY_CHANGE = (*SEARCH_MAY_CHANGE, "confirm", "notes", "tracking.project", "tracking.wandb")
+MAY_CHANGE = (*SEARCH_MAY_CHANGE, "confirm", "notes", "tracking.project", "tracking.wandb", "tracking.metrics")
 REASON = "so that new trials are comparable with earlier ones"
 REASONS = dict.fromkeys(BUDGET, "because the schedule of earlier trials ends there and ended trials are final")
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")

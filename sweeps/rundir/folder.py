@@ -13,6 +13,7 @@ import filelock
 from lmcore.durable import write_file
 from lmcore.errors import InputError
 from sweeps.rundir.disk_full import MovedError
+from sweeps.rundir.lock_holder import holder_of, holding
 
 RUNS = Path("runs")
 OWNER = ".owner"
@@ -89,15 +90,14 @@ class RunFolder:
         try:
             held = filelock.FileLock(self.lock).acquire(timeout=0)
         except filelock.Timeout:
-            pid = holder.read_text().strip() if holder.exists() else "unknown"
-            rule = f"one writer at a time, and process {pid} is writing"
+            rule = f"one writer at a time, and {holder_of(holder)} is writing"
             raise FolderInUseError(f"{self.display}: {rule}; wait, or choose another --name") from None
         with held:
             if self.sweep_yaml.exists() and not resume:
                 rule = f"each sweep has a folder of its own, and {self.display} holds a sweep already"
                 raise InputError(f"name: {rule}; continue it with --resume {self.display}, or choose another --name")
-            holder.write_text(f"{os.getpid()}\n")
-            yield
+            with holding(holder):
+                yield
 
 
 def write_text(path: Path, text: str) -> None:

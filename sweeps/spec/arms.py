@@ -23,6 +23,8 @@ SEED_PATHS = ("train.seed", "data.seed")
 """What may differ between two runs of one setting."""
 MAX_STUDY_NAME = 48
 """Characters of size and arm together: with `-confirm-` and a number they name trials, their folders and configs."""
+REPEATS = "repeats "
+"""Begins the note in the run.yaml of a confirmation run; the id of the trial that it repeats follows."""
 NAMES = {"model.tie_embeddings": {True: "tied", False: "untied"}}
 """Words for values that would not be clear on their own."""
 

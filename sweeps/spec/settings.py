@@ -86,6 +86,8 @@ class TrackingConfig(Config):
     online if an API key is found, and offline otherwise."""
     project: Annotated[str, Field(min_length=1)] = "lmsweep"
     """Name of the project that runs are logged to."""
+    metrics: bool = True
+    """Whether Ray exports the sweep's metrics, for Prometheus and the Metrics page of Ray's dashboard."""
 
 
 def absolute_url(url: str | None) -> str | None:

@@ -1,6 +1,8 @@
-"""When a trial counts as diverged. The decision needs one report row and no other trial."""
+"""When a trial counts as diverged, and how Optuna is told. The decision needs one report row and no other trial."""
 
 import math
+
+import optuna
 
 from lmcore import columns as col
 from lmcore.columns import Row
@@ -25,3 +27,13 @@ def divergence(row: Row, vocab_size: int) -> str | None:
     if val_loss > limit:
         return f"{col.VAL_LOSS} {val_loss:.3f} is above 2 ln V = {limit:.3f} at step {step}"
     return None
+
+
+def set_constraint(trial: optuna.Trial, diverged: bool) -> None:
+    """Set the only constraint of a sweep's trials, which those that diverged violate.
+
+    It has the form that a sampler's `constraints_func` leaves. Optuna reads it like the named constraints of
+    `Trial.set_constraint`, and optuna-dashboard reads no other: it would count a diverged trial as the best, if it is
+    the first, and draw no line of best values from then on.
+    """
+    trial.storage.set_trial_system_attr(trial._trial_id, "constraints", [1.0 if diverged else 0.0])

@@ -30,7 +30,7 @@ from sweeps.spec.duration import show_duration
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.confirmation import Confirmation
 from sweeps.study.deadline import Deadline
-from sweeps.study.divergence import divergence
+from sweeps.study.divergence import divergence, set_constraint
 from sweeps.study.study_state import StudyState, TrialHandle
 
 
@@ -217,7 +217,7 @@ class Ledger:
             trial.set_user_attr(col.MESSAGE, handle.message)
         trial.set_user_attr(col.STATUS, handle.status)
         if handle.status != col.FAILED:
-            trial.set_constraint("diverged", 1.0 if handle.status == col.DIVERGED else 0.0)
+            set_constraint(trial, handle.status == col.DIVERGED)
         value = math.inf if handle.status == col.DIVERGED else None
         if handle.status == col.COMPLETE:
             assert handle.last_row is not None

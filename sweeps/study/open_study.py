@@ -28,6 +28,8 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
         load_if_exists=True,  # a new sweep calls `check_unused` first
         pruner=pruner_for(scheduler, spec.grace_steps(plan.size), steps, search.reduction_factor),
     )
+    if study.metric_names is None:
+        study.set_metric_names([search.metric])  # what optuna-dashboard calls the axis
     if confirms:
         return study
     queued, total = study.get_trials(deepcopy=False), spec.trials_in(plan)

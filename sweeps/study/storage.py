@@ -99,7 +99,7 @@ def quiet_optuna() -> None:
         "QMCSampler is experimental",
         "Clip non-finite values",  # the +inf of diverged trials, which GP clips
         "The reported value is ignored",  # a step that is reported again after a driver was killed
-        "The constraint value is ignored",
+        "optuna.study.study.Study.set_metric_names is experimental",
         "Constraints have been set, but CmaEsSampler",  # it ranks trials, and +inf ranks last
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -52,7 +52,7 @@ class StudyScheduler(FIFOScheduler):
         known = self._ledger.live[trial_id].last_row
         if known is not None and result[col.STEP] <= known[col.STEP]:
             return TrialScheduler.CONTINUE  # a row repeated after a process or node died
-        columns = (*col.REPORT_COLUMNS, *col.WINDOW_COLUMNS, *col.PLACE_COLUMNS)
+        columns = (*col.REPORT_COLUMNS, *col.WINDOW_COLUMNS, *col.PLACE_COLUMNS, *col.ENGINE_COLUMNS)
         row = cast(Row, {name: result[name] for name in columns if name in result})
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()

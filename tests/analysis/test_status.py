@@ -1,15 +1,23 @@
 """`lmsweep status`: how far a sweep is, as tables and as JSON, read while it runs."""
 
+import io
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import filelock
 import pytest
+from rich.console import Console
 
+from analysis.document.status_text import status_text
 from analysis.status import main, sweep_status
+from tests.analysis.conftest import armed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -74,6 +82,153 @@ def test_the_driver_is_the_process_that_holds_the_lock_and_the_folder_is_only_re
         pass  # a sweep can start
 
 
+def hold(folder, host, seconds_ago):
+    """Write .lock-holder as a driver on `host` that was last alive so long ago."""
+    file = folder.path / ".lock-holder"
+    file.write_text(json.dumps({"host": host, "pid": 4711, "started": time.time() - 3600}))
+    os.utime(file, (time.time() - seconds_ago,) * 2)
+
+
+def test_a_driver_on_another_machine_lives_as_long_as_it_is_seen(make_run, capsys):
+    folder = make_run()
+    folder.add("xs", "complete", 4.0)
+    hold(folder, "node7", 12)
+    status = sweep_status(folder.path)
+    assert (status.driver, status.pid, status.host) == (True, 4711, "node7")
+    assert status.seen_s == pytest.approx(12, abs=5)
+    assert main([str(folder.path)]) == 0
+    assert "the sweep is running on node7 (process 4711)" in " ".join(capsys.readouterr().out.split())
+
+    hold(folder, "node7", 3600)
+    status = sweep_status(folder.path)
+    assert (status.driver, status.slots_in_use, status.seconds_left) == (False, 0, None)
+    assert main([str(folder.path)]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the one on node7 (process 4711) was killed, last seen 1 h 0 min ago" in text
+
+
+def test_on_the_drivers_own_machine_its_lock_tells_at_once_that_it_was_killed(folder):
+    hold(folder, socket.gethostname(), 1)
+    (folder.path / ".lock").touch()
+    assert not sweep_status(folder.path).driver
+    with filelock.FileLock(folder.path / ".lock"):
+        assert sweep_status(folder.path).driver
+
+
+def test_what_a_sweep_wrote_about_its_driver_is_what_is_read(tmp_path):
+    """One file, two packages: `sweeps` writes it, `analysis` may not import `sweeps`."""
+    from analysis.runs.driver import ALIVE_WITHIN_S, driver_of
+    from sweeps.rundir.folder import RunFolder
+    from sweeps.rundir.lock_holder import BEAT_S
+
+    began = time.time()
+    with RunFolder(tmp_path / "quick").claimed():
+        driver = driver_of(tmp_path / "quick")
+    assert (driver.alive, driver.host, driver.pid) == (True, socket.gethostname(), os.getpid())
+    assert began <= driver.started <= time.time()
+    assert not driver_of(tmp_path / "quick").alive
+    assert driver_of(tmp_path / "quick").host is None
+    assert ALIVE_WITHIN_S > 3 * BEAT_S
+
+
+@pytest.fixture
+def timed(make_run):
+    """A sweep of 4 trials, one engine with 2 slots: two have ended after 100 s, a third is half done after 200 s."""
+    hardware = {"engines": 1, "peak_flops_per_s": [25_600 * 7000 / 50]}
+    run = make_run(hardware=hardware, slots={"xs": {"per_engine": 2, "measured": []}})
+    for trial in (run.add("xs", "complete", 4.2), run.add("xs", "complete", 4.1)):
+        run.row(trial, 100, 4.2, began_at=1000.0, reported_at=1100.0, decided_at=1100.0, width=2)
+    running = run.add("xs", None)
+    run.row(running, 50, 4.3, began_at=1100.0, reported_at=1200.0, decided_at=time.time() - 30, width=1)
+    return run
+
+
+def test_time_left_cost_slots_and_the_last_report_follow_from_the_rows(timed):
+    hold(timed, "node7", 1)
+    status = sweep_status(timed.path)
+    # 2.5 trials in 200 s, 1.5 are left.
+    assert status.seconds_left == pytest.approx(1.5 * 200 / 2.5)
+    assert status.report_s == pytest.approx(30, abs=5)
+    assert (status.slots, status.slots_in_use, status.queued) == (2, 1, 0)
+    # The program of width 2 costs each trial half of its 100 s.
+    assert status.cost.device_hours == pytest.approx(200 / 3600)
+    assert status.cost.flops == pytest.approx(2.5 * 25_600 * 7000)
+    assert status.cost.peak_share == pytest.approx((2.5 / 200) / (1 / 50))
+
+
+def test_more_running_trials_than_slots_are_queued_and_the_deadline_limits_the_time_left(timed):
+    hold(timed, "node7", 1)
+    timed.add("xs", None)
+    timed.add("xs", None)
+    (timed.path / "sweep.yaml").write_text("search: {time: 3660.0, concurrent: null}\n")
+    status = sweep_status(timed.path)
+    assert (status.slots_in_use, status.queued) == (2, 1)
+    assert status.seconds_left == pytest.approx(60, abs=5)
+
+
+def test_a_confirmed_study_shows_the_mean_over_seeds_with_its_interval(make_run, capsys):
+    run = make_run(**armed("tied", sizes=("xs",)))
+    best = run.add("xs-tied", "complete", 4.0)
+    run.confirm(best, {1: 4.1, 2: 4.2, 3: 4.3})
+    search, confirmed = sweep_status(run.path).studies
+    assert (search.leader.setting, search.leader.loss, search.leader.half) == (best, 4.0, None)
+    assert (confirmed.leader.setting, confirmed.leader.seeds) == (best, 3)
+    assert confirmed.leader.loss == pytest.approx(4.2)
+    assert confirmed.leader.half == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-4)
+    assert main([str(run.path)]) == 0
+    assert "confirmed 3 0 0 xs-tied-0000 4.200 +- 0.248" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_list_of_running_trials_that_is_longer_than_the_screen_is_cut(make_run):
+    run = make_run()
+    for _ in range(40):
+        run.add("xs", None)
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(status_text(sweep_status(run.path), "resume", lines=24))
+    text = console.export_text()
+    assert len(text.splitlines()) <= 24
+    assert "more" in text
+
+
+def watching(folder, *options):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "analysis" / "status.py"), str(folder.path), "--watch", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_watching_ends_when_the_sweep_does(folder):
+    with filelock.FileLock(folder.path / ".lock"):
+        process = watching(folder, "--interval", "0.1")
+        assert "9 of 4" in process.stdout.readline()
+        assert process.poll() is None
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+    assert out.rstrip().count("no process runs the sweep") == 1
+
+
+def test_ctrl_c_leaves_quietly(folder):
+    with filelock.FileLock(folder.path / ".lock"):
+        process = watching(folder)
+        process.stdout.readline()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (0, "")
+
+
+def test_a_sweep_that_has_not_begun_its_first_trial_is_waited_for(tmp_path):
+    folder = SimpleNamespace(path=tmp_path)
+    with filelock.FileLock(tmp_path / ".lock"):
+        process = watching(folder, "--interval", "0.1")
+        assert "waiting for the first trial" in process.stdout.readline()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("prog", ["python analysis/status.py", "lmsweep status"])
 def test_the_tables_fit_80_columns(folder, capsys, monkeypatch, prog):
     monkeypatch.setenv("COLUMNS", "200")
@@ -85,6 +240,8 @@ def test_the_tables_fit_80_columns(folder, capsys, monkeypatch, prog):
     assert "no process runs the sweep" in text
     assert "unfinished trial step loss" in text
     assert any(line.split()[:6] == ["xs", "3", "1", "0", "1", "1"] for line in lines)
+    assert "1 diverged: loss is nan at step 3 (xs-0004)" in text
+    assert "1 failed: MemoryError: 3 GB | 2 GB (xs-0005)" in text
 
 
 def test_a_stopped_sweep_names_the_command_that_resumes_it(make_run, capsys):
@@ -109,7 +266,17 @@ def test_json_says_the_same(folder, capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
-    [(["nowhere"], "nowhere is not a folder"), (["."], "manifest.json"), ([], "RUN"), (["--jsno", "x"], "--jsno")],
+    [
+        (["nowhere"], "nowhere is not a folder"),
+        (["nowhere", "--watch"], "nowhere is not a folder"),
+        (["."], "manifest.json"),
+        ([], "RUN"),
+        (["--jsno", "x"], "--jsno"),
+        (["x", "--json", "--watch"], "--watch"),
+        (["x", "--interval", "2"], "--interval is for --watch"),
+        (["x", "--watch", "--interval", "0"], "above 0"),
+        (["x", "--watch", "--interval", "soon"], "--interval"),
+    ],
 )
 def test_a_wrong_folder_or_option_is_one_line_and_exit_code_2(arguments, fragment, tmp_path):
     done = subprocess.run(

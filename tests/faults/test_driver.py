@@ -1,6 +1,7 @@
 """The driver killed again and again, and two drivers at once: nothing is lost, nothing runs twice."""
 
 import random
+import socket
 import time
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_second_driver_is_refused_and_the_first_is_unharmed(tiny, control, fau
     for command in (sweep_command("both"), resume_command("both")):
         second_driver.injected()
         second = run(command, tiny, check=3)
-        assert f"process {first.pid} is writing" in second.stderr
+        assert f"process {first.pid} on {socket.gethostname()} is writing" in second.stderr
         assert second.stderr.count("\n") == 1
         second_driver.survived()
     out, error = first.communicate(timeout=150)

@@ -13,9 +13,13 @@ FIRST, LAST, FULL = 2, 4, 1
 class OfflineRun:
     """What an offline run would upload."""
 
+    id: str = ""
     name: str = ""
     project: str = ""
     group: str = ""
+    job_type: str = ""
+    tags: list[str] = field(default_factory=list)
+    resume: bool = False
     config: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
     """Logged values as JSON text, by key."""
@@ -34,6 +38,8 @@ def read_offline_run(path: Path) -> OfflineRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.name, run.project, run.group = record.run.display_name, record.run.project, record.run.run_group
+            run.id, run.job_type, run.tags = record.run.run_id, record.run.job_type, list(record.run.tags)
+            run.resume = record.run.resume
             run.config |= {item.key: item.value_json for item in record.run.config.update}
         elif kind == "history":
             run.history.append({item.key or ".".join(item.nested_key): item.value_json for item in record.history.item})

@@ -1,13 +1,17 @@
 """A run's folder has one writer at a time, one sweep, no half-written files, and may be a symbolic link."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from lmcore.errors import InputError
+from sweeps.rundir import lock_holder
 from sweeps.rundir.folder import FolderInUseError, RunFolder, write_json, write_text
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.sweep import write_inputs
@@ -37,7 +41,10 @@ def holder(folder):
 
 
 def test_a_second_process_is_refused_with_the_pid_of_the_first(folder, holder):
-    with pytest.raises(FolderInUseError, match=f"process {holder.pid} is writing") as refusal, folder.claimed():
+    with (
+        pytest.raises(FolderInUseError, match=f"process {holder.pid} on {socket.gethostname()} is writing") as refusal,
+        folder.claimed(),
+    ):
         pass
     assert "\n" not in str(refusal.value)
     assert "runs/quick" in str(refusal.value)
@@ -47,7 +54,19 @@ def test_a_folder_whose_holder_was_killed_is_free(folder, holder):
     holder.kill()
     holder.wait()
     with folder.claimed():
-        assert (folder.path / ".lock-holder").read_text() == f"{os.getpid()}\n"
+        assert json.loads((folder.path / ".lock-holder").read_text())["pid"] == os.getpid()
+
+
+def test_the_holder_is_seen_alive_while_it_holds_the_folder_and_is_gone_afterwards(folder, monkeypatch):
+    monkeypatch.setattr(lock_holder, "BEAT_S", 0.01)
+    file = folder.path / ".lock-holder"
+    with folder.claimed():
+        os.utime(file, (0, 0))
+        end = time.monotonic() + 10
+        while file.stat().st_mtime == 0:
+            assert time.monotonic() < end, "no beat"
+            time.sleep(0.01)
+    assert not file.exists()
 
 
 def test_a_folder_is_free_again_when_its_holder_lets_go(folder):
@@ -92,7 +111,7 @@ def test_symbolic_links_are_followed(link, folder, in_tmp):
 def test_a_second_process_is_refused_through_a_symbolic_link_too(folder, holder, in_tmp):
     (in_tmp / "link").symlink_to(folder.path)
     linked = RunFolder(in_tmp / "link")
-    with pytest.raises(FolderInUseError, match=f"link: .*process {holder.pid} is writing"), linked.claimed():
+    with pytest.raises(FolderInUseError, match=f"link: .*process {holder.pid} on"), linked.claimed():
         pass
 
 

@@ -130,7 +130,7 @@ def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
         assert trial.state == expected[live.status]
         if live.status == col.COMPLETE:
             assert trial.value == trial.intermediate_values[40] == pytest.approx(loss_of(live, 40))
-            assert trial.constraints == {"diverged": 0.0}
+            assert trial.constraints == {"0": 0.0}
         if live.status == col.PRUNED:
             last = max(trial.intermediate_values)
             assert last < 40
@@ -138,7 +138,7 @@ def test_the_study_is_told_the_truth_whatever_the_search(tmp_path, method):
             assert trial.user_attrs[col.LAST][col.VAL_LOSS] == trial.intermediate_values[last]
         if live.status == col.DIVERGED:
             assert trial.value == math.inf
-            assert trial.constraints == {"diverged": 1.0}
+            assert trial.constraints == {"0": 1.0}
             assert "nan" in trial.user_attrs[col.MESSAGE]
         if live.status == col.FAILED:
             assert trial.user_attrs[col.MESSAGE] == "ValueError: boom"

@@ -14,9 +14,10 @@ from offline_runs import read_offline_run
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
+from lmcore.params import count_parameters
 from sweeps.callbacks import tracking
 from sweeps.callbacks.tracking import TRACKERS, Tracking, follow
-from sweeps.callbacks.wandb_tracker import WandbTracker
+from sweeps.callbacks.wandb_tracker import WandbTracker, run_id
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import TrackingConfig
 
@@ -39,9 +40,10 @@ def init(**settings):
 """
 
 
-def line(trial, step, status=col.RUNNING):
+def line(trial, step, status=col.RUNNING, **values):
     """A line of metrics.jsonl; the trial has a final loss when it has ended."""
     row = dict.fromkeys(col.ROW_COLUMNS, 1.5) | {col.TRIAL: trial, col.SIZE: "xs", col.STATUS: status, col.STEP: step}
+    row |= values
     if status == col.RUNNING:
         row |= dict.fromkeys(col.FINAL_COLUMNS)
     return json.dumps(row) + "\n"
@@ -162,6 +164,69 @@ def test_a_trial_that_ended_is_a_finished_run_and_one_without_its_last_row_a_fai
     assert ["val/final_loss" in row for row in ended.history] == [False, True]
     assert not any("val/final_loss" in row for row in unfinished.history)
     assert (ended.project, ended.group) == ("a-project", "tracked")
+
+
+def test_a_run_is_grouped_by_sweep_size_and_arm_and_its_config_and_summary_are_complete(folder):
+    trial = "xs-tied-confirm-0002"
+    run = RunSpec(model={"tie_embeddings": True}, train={"seed": 5, "steps": 20, "eval_every": 10})
+    study = {"id": "xs-tied-confirm", "study": "xs-tied/confirm", "size": "xs", "arm": "tied", "phase": "confirm"}
+    folder.manifest.write_text(json.dumps({"created": "2026-01-02T03:04:05+00:00", "studies": [study]}))
+    folder.trial(trial).mkdir()
+    text = yaml.safe_dump({"name": trial, "notes": ["repeats xs-tied-0001"], **run.model_dump()})
+    (folder.trial(trial) / "run.yaml").write_text(text)
+    process = Tracking(folder, OFFLINE)
+    rows = [line(trial, 10, val_loss=3.25, tokens=10_240), line(trial, 20, col.COMPLETE, val_loss=3.5, tokens=20_480)]
+    folder.metrics.write_text("".join(rows))
+    assert process.finish() is None
+
+    [logged] = offline_runs(folder).values()
+    assert (logged.group, logged.job_type, logged.tags) == ("tracked", "xs-tied", ["xs", "tied", "confirm"])
+    config = {name: json.loads(value) for name, value in logged.config.items()}
+    counts = count_parameters(run.model)
+    assert (config["params_exact"], config["params_non_embedding"]) == (counts.total, counts.non_embedding)
+    assert config["planned_flops"] == config["flops_per_token"] * run.tokens_per_step * 20
+    assert [config[name] for name in ("sweep", "size", "arm", "phase", "of")] == [
+        *("tracked", "xs", "tied", "confirm", "xs-tied-0001")
+    ]
+    assert config["train"]["seed"] == 5
+    summary = {name: json.loads(value) for name, value in logged.summary.items()}
+    assert (summary["status"], summary["step"], summary["loss"]) == ("complete", 20, 1.5)  # the final loss of `line`
+    assert (summary["best_val_loss"], summary["best_step"]) == (3.25, 10)
+    assert summary["train_flops"] == config["flops_per_token"] * 20_480
+
+
+def test_a_resumed_trial_continues_its_run_and_other_trials_and_sweeps_have_others(folder):
+    folder.manifest.write_text(json.dumps({"created": "2026-01-02T03:04:05+00:00", "studies": []}))
+    folder.metrics.write_text("")
+    first = Tracking(folder, OFFLINE)
+    folder.metrics.write_text(line("xs-0000", 100, val_loss=3.0) + line("xs-0001", 100, val_loss=3.0))
+    assert first.finish() is None
+    start = folder.metrics.stat().st_size
+    second = Tracking(folder, OFFLINE, start)
+    with folder.metrics.open("a") as file:
+        file.write(line("xs-0000", 200, col.COMPLETE, val_loss=3.5))
+    assert second.finish() is None
+
+    files = sorted(folder.path.glob("wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime)
+    before, after = (run for run in map(read_offline_run, files) if run.name == "name-of-xs-0000")
+    assert before.id == after.id
+    assert after.resume
+    assert [row["_step"] for row in (*before.history, *after.history)] == ["100", "200"]
+    assert json.loads(after.summary["best_val_loss"]) == 3.0  # of a row that an earlier driver logged
+    ids = {read_offline_run(path).id for path in files}
+    assert len(ids) == 2
+
+    folder.manifest.write_text(json.dumps({"created": "2026-01-02T03:04:06+00:00", "studies": []}))
+    assert run_id(folder, "xs-0000") not in ids
+
+
+def test_a_trial_that_failed_says_so_in_its_run(folder):
+    process = Tracking(folder, OFFLINE)
+    folder.metrics.write_text(line("xs-0000", 10) + line("xs-0001", 10))
+    (folder.trial("xs-0001") / "error.txt").write_text("MemoryError")
+    assert process.finish() is None
+    running, failed = (offline_runs(folder)[f"name-of-xs-000{n}"] for n in range(2))
+    assert (running.summary[col.STATUS], failed.summary[col.STATUS]) == ('"running"', '"failed"')
 
 
 def test_tracking_ends_by_itself_and_closes_its_runs_when_the_driver_is_killed(folder):

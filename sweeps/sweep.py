@@ -115,7 +115,8 @@ def run_sweep(
         from sweeps.cluster.connect import connect
 
         console.print(f"lmsweep {spec.name}: starting Ray", highlight=False)
-        with reaped(), connect(address, dashboard) as cluster:
+        say = functools.partial(console.print, highlight=False)
+        with reaped(), connect(address, dashboard, say) as cluster:
             interrupts.install()
             memory = last_rows, previous_manifest, deadline
             return run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)

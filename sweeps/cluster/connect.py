@@ -3,23 +3,25 @@
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lmcore.device import cpu_bfloat16
 from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token, use_token
-from sweeps.cluster.checkout import python_path
+from sweeps.cluster.checkout import python_path, runtime_env
 from sweeps.cluster.ray_cluster import Cluster
+from sweeps.cluster.token_check import warning_if_open
 
 
 @contextmanager
-def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
+def connect(address: str | None, dashboard: str | None, say: Callable[[str], None] = print) -> Iterator[Cluster]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
-    the host `dashboard`; None means no dashboard. Raises InputError if nothing answers at the address.
+    the host `dashboard`; None means no dashboard. A cluster that is joined gets this process's code; `say` gets a
+    warning if it demands no token. Raises InputError if nothing answers at the address.
 
     Example:
         with connect("head:6379", dashboard=None) as cluster:
@@ -43,7 +45,9 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
             host, colon, port = address.removeprefix("ray://").rpartition(":")
             if colon and port.isdecimal():
                 socket.create_connection((host, int(port)), timeout=5).close()
-            context = ray.init(address=address, **quiet)
+            context = ray.init(address=address, runtime_env=runtime_env(), **quiet)
+            if warning := warning_if_open(ray.get_runtime_context().gcs_address):
+                say(warning)
         except (OSError, ValueError, RuntimeError) as error:
             rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
             remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"

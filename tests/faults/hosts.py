@@ -30,9 +30,9 @@ NETWORK = "10.77.0"
 GATEWAY = f"{NETWORK}.254"
 """Address of the bridge. Whatever is sent beyond the network is answered with "unreachable" at once."""
 HOME = "/tmp/home"
-INIT = Path(__file__).with_name("host_init.py")
+INIT, REMOTE = (Path(__file__).with_name(name) for name in ("host_init.py", "remote.py"))
 TOOLS = ("ip", "mount", "nsenter", "unshare")
-LIGHT = "--object-store-memory=100000000 --disable-usage-stats"
+LIGHT = "--object-store-memory=100000000"
 FIRST = [sys.executable, "-I", "-S"]
 PROJECT = ("lmcore", "sweeps", "analysis", "configs", "lmsweep.py")
 
@@ -48,6 +48,8 @@ class Hosts:
         if reason := why_not():
             pytest.skip(reason)
         self._base = Path(tempfile.mkdtemp(prefix="hosts-"))
+        self.bin = self._base / "bin"
+        self.bin.mkdir()
         self._names = self._base / "hosts"  # /etc/hosts of every host
         self._names.write_text("127.0.0.1 localhost\n")
         wait = "import sys; print('ready', flush=True); sys.stdin.read()"
@@ -85,7 +87,7 @@ class Hosts:
             binds: paths on the machine, and where the host is to find them instead of what is there.
         """
         number = len(self._hosts) + 1
-        name, address = f"host{number}", f"{NETWORK}.{number}"
+        name, address = f"node{number}", f"{NETWORK}.{number}"
         with self._names.open("a") as names:
             names.write(f"{address} {name}\n")
         stage = self._base / name
@@ -94,7 +96,7 @@ class Hosts:
             "name": name,
             "stage": str(stage),
             "home": HOME,
-            "keep": sorted({str(path) for path in (self._shared, ROOT, sys.prefix, sys.base_prefix)}),
+            "keep": sorted({str(path) for path in (self._base, self._shared, ROOT, sys.prefix, sys.base_prefix)}),
             "binds": {
                 str(source): str(target) for source, target in [(self._names, "/etc/hosts"), *(binds or {}).items()]
             },
@@ -125,6 +127,23 @@ class Hosts:
             host.join(f"--address={address}", token)
         return address
 
+    def allow_ssh(self):
+        """Put an `ssh NODE COMMAND` in `bin`, which is on every host's PATH. It needs no keys; see also remote.py."""
+        for host in self._hosts:
+            host.server = host.start([*FIRST, str(REMOTE), "serve", f"{self._base}/{host.name}.socket"])
+            assert host.server.stdout.readline() == "ready\n"
+        self.put("ssh", f'exec {self.remote} run "{self._base}/$1.socket" bash -c "$2"')
+
+    @property
+    def remote(self):
+        """remote.py as a shell would start it."""
+        return " ".join([*FIRST, str(REMOTE)])
+
+    def put(self, name, script):
+        """Write a shell script to `bin`."""
+        (self.bin / name).write_text(f"#!/bin/bash\n{script}\n")
+        (self.bin / name).chmod(0o755)
+
     def in_switch(self, *command):
         """Run a command where the bridge is."""
         self.switch.run(("--net",), command)
@@ -139,7 +158,8 @@ class Host:
         self._environment = {
             "HOME": HOME,
             "HOSTNAME": name,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `lmsweep` and `ray`
+            "PATH": f"{hosts.bin}:{Path(sys.executable).parent}:{os.environ['PATH']}",  # for `lmsweep` and `ray`
+            "RAY_USAGE_STATS_ENABLED": "0",
             **({"PYTHONPATH": str(ROOT)} if project else {}),  # installed, in the version of this checkout
         }
 

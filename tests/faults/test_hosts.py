@@ -23,16 +23,20 @@ def test_hosts_reach_each_other_until_the_network_is_cut_and_share_one_folder_an
         def reached(name):
             return hosts[0].run(["python", "-c", CONNECT.format(name)]).returncode == 0
 
-        assert reached("host2")
+        assert reached("node2")
         assert not reached("127.0.0.1")
         hosts[1].cut()
-        assert not reached("host2")
+        assert not reached("node2")
         hosts[1].mend()
-        assert reached("host2")
+        assert reached("node2")
 
-        hosts[0].run("touch /tmp/mine /dev/shm/mine ~/mine; echo of host1 > shared", check=0)
+        hosts[0].run("touch /tmp/mine /dev/shm/mine ~/mine; echo of node1 > shared", check=0)
         listing = hosts[1].run("hostname; ls /tmp/mine /dev/shm/mine ~/mine; cat shared")
-        assert listing.stdout == "host2\nof host1\n"
+        assert listing.stdout == "node2\nof node1\n"
+
+        hosts.allow_ssh()
+        done = hosts[0].run("echo to node2 | ssh node2 'hostname; cat; exit 3'; echo $?")
+        assert done.stdout == "node2\nto node2\n3\n"
 
         stranger = hosts.add(shared=False, project=False)
         assert stranger.run("ls -A").stdout == ""
@@ -40,4 +44,4 @@ def test_hosts_reach_each_other_until_the_network_is_cut_and_share_one_folder_an
         hosts[1].signal(listener)
         assert listener.wait(10) == -15
         hosts[1].kill()
-        assert not reached("host2")
+        assert not reached("node2")

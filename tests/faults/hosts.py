@@ -52,6 +52,8 @@ class Hosts:
         self.bin.mkdir()
         self._names = self._base / "hosts"  # /etc/hosts of every host
         self._names.write_text("127.0.0.1 localhost\n")
+        self._resolver = self._base / "resolv.conf"  # there is no name server; one that did not answer would be asked
+        self._resolver.touch()
         wait = "import sys; print('ready', flush=True); sys.stdin.read()"
         self.switch = Namespaces(("--net",), [*FIRST, "-c", wait])
         self.in_switch("ip", "link", "add", "br0", "type", "bridge")
@@ -92,14 +94,13 @@ class Hosts:
             names.write(f"{address} {name}\n")
         stage = self._base / name
         stage.mkdir()
+        own = {self._names: "/etc/hosts", self._resolver: "/etc/resolv.conf"}
         description = {
             "name": name,
             "stage": str(stage),
             "home": HOME,
             "keep": sorted({str(path) for path in (self._base, self._shared, ROOT, sys.prefix, sys.base_prefix)}),
-            "binds": {
-                str(source): str(target) for source, target in [(self._names, "/etc/hosts"), *(binds or {}).items()]
-            },
+            "binds": {str(source): str(target) for source, target in (own | (binds or {})).items()},
             "hidden": [*([] if shared else [str(self._shared)]), *([] if project else map(str, project_files()))],
         }
         kinds = ("--net", "--mount", "--pid", "--uts", "--ipc", "--mount-proc")

@@ -1,7 +1,14 @@
 """A cluster of three hosts, each with a network address, processes and files of its own. See hosts.py."""
 
+import re
+
 import pytest
 from hosts import Hosts
+from sweeping import ROOT, curves, sweep_command, table_of
+
+from sweeps.cli.options import parse
+from sweeps.spec.load import load_spec
+from sweeps.spec.sweep_spec import dump_yaml
 
 LISTEN = """
 import socket
@@ -45,3 +52,50 @@ def test_hosts_reach_each_other_until_the_network_is_cut_and_share_one_folder_an
         assert listener.wait(10) == -15
         hosts[1].kill()
         assert not reached("node2")
+
+
+def commands_of(page):
+    """Hosts and command of every line of the page's block of shell commands, as its comments say where each runs."""
+    [block] = re.findall(
+        r"^```bash\n(.*?)^```$", (ROOT / "docs" / "howto" / page).read_text(), re.MULTILINE | re.DOTALL
+    )
+    places = []
+    for line in filter(None, block.splitlines()):
+        if line.startswith("#"):
+            places = re.findall(r"node\d", line.partition(":")[0])
+        else:
+            yield places, line
+
+
+def write_config(folder, *more, **options):
+    """The sweep of `sweep_command` as the file my.yaml."""
+    options = parse(sweep_command("mine", *more, **options)[2:])
+    (folder / "my.yaml").write_text(dump_yaml(load_spec(options.config, options.set, **options.flags)))
+
+
+@pytest.mark.ray
+def test_a_cluster_of_three_hosts_started_as_the_docs_say_demands_its_token_and_trains_the_same_curves(
+    tiny, control, fault, stopwatch
+):
+    write_config(tiny)
+    by_hand = fault("three hosts by hand, as in the docs")
+    by_hand.injected()
+    said = ""
+    with Hosts(3, tiny) as hosts:
+        hosts.allow_ssh()
+        stopwatch()
+        for places, command in commands_of("cluster-by-hand.md"):
+            assert places
+            for place in places:
+                done = hosts[int(place.removeprefix("node")) - 1].run(command, check=0)
+                said += done.stdout + done.stderr
+        assert "node1:6379 demands a token\nnode1:6379 accepts the token in /tmp/home/.ray/auth_token\n" in said
+        assert "Slots on each of " in said
+        assert "Warning" not in said
+        by_hand.survived(seconds=stopwatch())
+        stranger = hosts.add()
+        refused = stranger.run("lmsweep cluster-token --check node1:6379")
+        assert refused.returncode == 1
+        assert refused.stdout == "node1:6379 demands a token\n"
+    assert curves(tiny / "runs" / "mine") == control.curves
+    assert table_of(tiny / "runs" / "mine") == control.table

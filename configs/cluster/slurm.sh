@@ -38,14 +38,15 @@ lmsweep cluster-token > /dev/null
 # Runs on every node: Ray, with a temporary folder that other users cannot enter, until the token is gone.
 # shellcheck disable=SC2317 # it is called on the nodes
 start_node() {
-    temporary=$(mktemp -d /tmp/ray-XXXXXX) # mode 700; short, because the paths of sockets must be
-    trap 'rm -rf "$temporary"' EXIT
+    # Mode 700, and short, because the paths of sockets must be. Ray opens its own folder to all users, so it is inside.
+    private=$(mktemp -d /tmp/ray-XXXXXX)
+    trap 'rm -rf "$private"' EXIT
     if [ "$SLURM_NODEID" = 0 ]; then
         role=(--head --port="${address##*:}")
     else
         role=(--address="$address")
     fi
-    ray start "${role[@]}" --temp-dir="$temporary" --disable-usage-stats --block &
+    ray start "${role[@]}" --temp-dir="$private/ray" --disable-usage-stats --block &
     while [ -e "$RAY_AUTH_TOKEN_PATH" ] && kill -0 $! 2> /dev/null; do
         sleep 1
     done

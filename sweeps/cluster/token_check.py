@@ -4,6 +4,9 @@ Ray's own client reads its environment once, retries for a minute, and takes sec
 cluster's control service (GCS), as its client makes it, with the token in a header.
 """
 
+import socket
+from contextlib import suppress
+
 import grpc
 
 ASK = "/ray.rpc.NodeInfoGcsService/CheckAlive"
@@ -21,6 +24,9 @@ def admits(address: str, token: str | None) -> bool:
     False
     """
     header = [("authorization", f"Bearer {token}")] if token else []
+    host, _, port = address.rpartition(":")
+    with suppress(OSError):  # gRPC's own resolver waits for every name server, even if /etc/hosts has the name
+        address = f"{socket.gethostbyname(host)}:{port}"
     # As Ray does: a proxy is for the web.
     with grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:

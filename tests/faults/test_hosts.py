@@ -4,11 +4,7 @@ import re
 
 import pytest
 from hosts import Hosts
-from sweeping import ROOT, curves, sweep_command, table_of
-
-from sweeps.cli.options import parse
-from sweeps.spec.load import load_spec
-from sweeps.spec.sweep_spec import dump_yaml
+from sweeping import ROOT, curves, table_of, write_config
 
 LISTEN = """
 import socket
@@ -67,17 +63,11 @@ def commands_of(page):
             yield places, line
 
 
-def write_config(folder, *more, **options):
-    """The sweep of `sweep_command` as the file my.yaml."""
-    options = parse(sweep_command("mine", *more, **options)[2:])
-    (folder / "my.yaml").write_text(dump_yaml(load_spec(options.config, options.set, **options.flags)))
-
-
 @pytest.mark.ray
 def test_a_cluster_of_three_hosts_started_as_the_docs_say_demands_its_token_and_trains_the_same_curves(
     tiny, control, fault, stopwatch
 ):
-    write_config(tiny)
+    write_config(tiny / "my.yaml")
     by_hand = fault("three hosts by hand, as in the docs")
     by_hand.injected()
     said = ""

@@ -45,7 +45,7 @@ def test_a_slurm_job_that_is_preempted_saves_its_trials_and_goes_on_when_it_is_s
         wait_until(lambda: count_rows(folder) >= 12 or process.poll() is not None, 240, "no 12 rows")
         assert process.poll() is None, process.communicate()
         assert stat.S_IMODE(token.stat().st_mode) == 0o600
-        for host in (hosts[0], hosts[1]):
+        for host in hosts:
             modes = host.run("stat -c %a /tmp/ray-*; ls -d /tmp/ray").stdout
             assert modes == "700\n"
         preempted.injected()
@@ -57,7 +57,7 @@ def test_a_slurm_job_that_is_preempted_saves_its_trials_and_goes_on_when_it_is_s
         assert (tiny / "requeued").read_text() == f"{JOB}\n"
         assert not token.exists()
         assert 12 <= count_rows(folder) < 60
-        for host in (hosts[0], hosts[1]):  # nothing is left for the next job
+        for host in hosts:  # nothing is left for the next job
             assert host.run("ls -d /tmp/ray-*; pgrep -f 'gcs_server|raylet'").stdout == ""
 
         out = hosts[0].run(script, check=0, timeout=400, **job).stdout

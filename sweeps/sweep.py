@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -162,6 +162,7 @@ def run_on(
         previous_manifest: on resume, the folder's manifest.
         deadline: the time limit, counted from the start of the command; by default search.time from now on.
     """
+    from sweeps.cluster.membership import Membership
     from sweeps.engine.pool import WorkerPool
     from sweeps.engine.watchdog import Watchdog
     from sweeps.provenance.manifest import manifest
@@ -169,12 +170,15 @@ def run_on(
 
     say = functools.partial(console.print, highlight=False)
     # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
+    membership = Membership.of(cluster, spec, folder.path, say)
+    cluster = replace(cluster, nodes=tuple(membership.nodes))
     requested = spec.train
     flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
     spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
     total = spec.most_trials
-    concurrent = min(spec.search.concurrent or total, cluster.room_for_trials(spec.train), total)
-    pool = WorkerPool(cluster, spec, tokens, folder, concurrent)
+    concurrent = min(spec.search.concurrent or total, total)
+    cluster.engines(spec.train)  # there must be room for one
+    pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
     import sweeps.tune.tuner  # noqa: F401  # takes a second
 
     write_inputs(spec, tokens, folder)
@@ -186,10 +190,11 @@ def run_on(
 
     # Wait for the measurements, which decide how many slots each worker gets.
     end = functools.partial(interrupts.exit_now, code=1)
-    watchdog = Watchdog(pool.handles, spec.search.hung_after_s, cluster.head, say=say, end=end)
+    pool.wait()
+    watchdog = Watchdog(pool, spec.search.hung_after_s, cluster.head, say=say, end=end)
     with watchdog:
         choices, peaks = pool.choices(), pool.peaks()
-    training, queued = pool.open(choices, concurrent)
+    training, queued = pool.open(choices)
 
     # Record how the sweep runs, and describe it.
     record = manifest(spec, tokens, cluster, peaks, choices)
@@ -198,7 +203,7 @@ def run_on(
             say(f"Note: {line}; unfinished trials may differ from what they would have been.")
         record = resumed_manifest(previous_manifest, record)
     write_json(folder.manifest, record)
-    say(f"Slots on each of {len(pool.handles)} engines: {', '.join(map(str, choices))}")
+    say(f"Slots on each of {len(pool.ready)} engines: {', '.join(map(str, choices))}")
     limit = "" if spec.search.time is None else f" in {show_duration(spec.search.time)}"
     searched = sum(spec.trials_of(size) for size in spec.size_names)
     confirmed = f" and up to {total - searched} confirmation runs" if total > searched else ""
@@ -212,7 +217,7 @@ def run_on(
     )
     if previous_manifest:
         say(f"Resumed: {len(_ended(ledger))} trials have ended, {ledger.unfinished} are unfinished")
-    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, training, queued)
+    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent)
 
 
 def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> None:
@@ -239,10 +244,9 @@ def run_trials(
     console: Console,
     interrupts: Interrupts,
     record: Mapping[str, Any],
-    training: int,
-    queued: int,
+    concurrent: int,
 ) -> Outcome:
-    """Run the ledger's trials, `training` at a time with `queued` waiting for a slot, and stop the workers.
+    """Run the ledger's trials, at most `concurrent` at a time, and stop the workers.
 
     At the end, `record` (the manifest) is written again with the utilization of the workers.
     """
@@ -258,18 +262,18 @@ def run_trials(
     rows, windows = RowFile(folder.metrics), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
-    utilization = Utilization(len(pool.handles))
+    utilization = Utilization(len(pool.ready))
     tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
     began = time.monotonic()
     try:
         with Progress(
-            console, lambda: ledger.planned, training, queued, _ended(ledger), ledger.best_losses
+            console, lambda: ledger.planned, lambda: pool.capacity, _ended(ledger), ledger.best_losses
         ) as progress:
             # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
             callbacks = Callbacks([windows, rows, files, utilization, progress])
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
-                    tune_all(ledger, pool, callbacks, folder, training + queued)
+                    tune_all(ledger, pool, callbacks, folder, concurrent)
         pool.stop(STOP_S)  # checkpoints may still be being written
         for line in ledger.why_stopped():
             say(line)

@@ -24,7 +24,7 @@ class Progress(Callback):
     """Callback that shows trials done and running, the best loss of each size, tokens/s and the time left.
 
     Example:
-        with Progress(Console(), lambda: 16, slots=4, queued=2) as progress:
+        with Progress(Console(), lambda: 16, lambda: (4, 2)) as progress:
             callbacks = Callbacks([progress])
     """
 
@@ -32,12 +32,11 @@ class Progress(Callback):
         self,
         console: Console,
         planned: Callable[[], int | None],
-        slots: int,
-        queued: int,
+        capacity: Callable[[], tuple[int, int]],
         ended: Iterable[str] = (),
         best: Best | None = None,
     ) -> None:
-        """`slots` trials can train at a time, and `queued` more can wait for a slot.
+        """`capacity` returns how many trials can train at a time, and how many more can wait for a slot.
 
         `planned` returns how many trials there will be, as far as is known, or None.
 
@@ -45,7 +44,7 @@ class Progress(Callback):
         """
         self._console = console
         self._planned = planned
-        self._slots, self._concurrent = slots, slots + queued
+        self._capacity = capacity
         self._start = time.monotonic()
         self._running: dict[str, tuple[Row, int] | None] = {}  # newest row and total steps, by the trial's name
         self._trial_start: dict[str, float] = {}
@@ -120,17 +119,18 @@ class Progress(Callback):
         if not self._durations or planned is None:
             return "?"
         left = planned - sum(self._counts.values()) - len(self._running) / 2
-        seconds = max(0.0, left) * sum(self._durations) / len(self._durations) / self._concurrent
+        seconds = max(0.0, left) * sum(self._durations) / len(self._durations) / max(1, sum(self._capacity()))
         return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
     def _summary(self) -> str:
         counts = ", ".join(f"{n} {status}" for status, n in self._counts.items() if n)
-        running = min(len(self._running), self._slots)
+        slots, _ = self._capacity()
+        running = min(len(self._running), slots)
         planned = self._planned()
         of = "" if planned is None else f"/{planned}"
         ended = f"{sum(self._counts.values())}{of} trials{f' ({counts})' if counts else ''}"
         parts = [ended, f"{running} running"]
-        queued, idle = len(self._running) - running, self._slots - running
+        queued, idle = len(self._running) - running, slots - running
         if idle:
             parts.append(f"{idle} slot{'s' if idle > 1 else ''} idle")
         elif queued:

@@ -9,7 +9,8 @@ class Utilization(Callback):
     """Callback that measures the share of the engines' time in which they trained slots of trials.
 
     An interval that trained n trials in a program of `width` slots counts for n / width of its time. Only the time from
-    the first interval until the last trial started counts, because later there are fewer trials than slots.
+    the first interval until the last trial started counts, because later there are fewer trials than slots. An engine
+    that joined later counts from its first interval.
 
     >>> utilization = Utilization(engines=1)
     >>> interval = {"engine": 0, "width": 2, "began_at": 0.0, "reported_at": 10.0}
@@ -20,6 +21,7 @@ class Utilization(Callback):
     """
 
     def __init__(self, engines: int) -> None:
+        """`engines` is how many the sweep began with; their numbers come first."""
         self._engines = engines
         self._started: dict[str, float] = {}
         # End and filled share of the slots of each interval, by engine and start.
@@ -39,4 +41,8 @@ class Utilization(Callback):
         first, last = min(self._started.values()), max(self._started.values())
         # A clock that is set back shortens an interval, but never below zero.
         used = sum(max(0.0, min(end, last) - start) * filled for (_, start), (end, filled) in self._intervals.items())
-        return used / (self._engines * (last - first))
+        later: dict[int, float] = {}
+        for engine, began in self._intervals:
+            if engine >= self._engines:
+                later[engine] = min(began, later.get(engine, last))
+        return used / (self._engines * (last - first) + sum(last - began for began in later.values()))

@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import lmcore
+import sweeps
+
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ("site-packages", "dist-packages")
 """Names of ROOT if lmsweep is installed from a wheel rather than used from a checkout."""
@@ -28,4 +31,9 @@ def runtime_env() -> dict[str, Any]:
     >>> sorted(Path(path).name for path in runtime_env()["py_modules"])
     ['lmcore', 'sweeps']
     """
-    return {"py_modules": [str(ROOT / package) for package in ("lmcore", "sweeps")]}
+    return {"py_modules": packages()}
+
+
+def packages() -> list[str]:
+    """The folders from which this process imports lmcore and sweeps. On a node each may be in a folder of its own."""
+    return [str(Path(str(package.__file__)).parent) for package in (lmcore, sweeps)]

@@ -5,18 +5,21 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from lmcore.device import cpu_bfloat16
 from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token, use_token
 from sweeps.cluster.checkout import python_path, runtime_env
-from sweeps.cluster.ray_cluster import Cluster
 from sweeps.cluster.token_check import warning_if_open
+
+if TYPE_CHECKING:  # imports Ray, which reads the authentication mode then
+    from sweeps.cluster.ray_cluster import Cluster
 
 
 @contextmanager
-def connect(address: str | None, dashboard: str | None, say: Callable[[str], None] = print) -> Iterator[Cluster]:
+def connect(address: str | None, dashboard: str | None, say: Callable[[str], None] = print) -> Iterator["Cluster"]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
@@ -62,15 +65,14 @@ def connect(address: str | None, dashboard: str | None, say: Callable[[str], Non
             **quiet,
         )
     try:
-        # A cluster that is shared with others counts as far as it is free now, our own as a whole.
-        counts = ray.available_resources if address else ray.cluster_resources
-        resources: dict[str, float] = counts()  # type: ignore[no-untyped-call]
-        cpus = int(resources.get("CPU", 0))
+        from sweeps.cluster.nodes import alive_nodes
+        from sweeps.cluster.ray_cluster import Cluster
+
+        nodes = alive_nodes()
+        if not address:
+            nodes = [replace(node, cores=len(os.sched_getaffinity(0))) for node in nodes]
         yield Cluster(
-            cpus=cpus,
-            gpus=int(resources.get("GPU", 0)),
-            cores=cpus if address else len(os.sched_getaffinity(0)),
-            memory_bytes=int(resources.get("memory", 0)),
+            tuple(nodes),
             dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
             local=not address,
             head=ray.get_runtime_context().gcs_address,

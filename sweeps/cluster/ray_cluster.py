@@ -1,28 +1,48 @@
 """What a sweep may use of a Ray cluster, and how that is shared by engines and trials."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from lmcore.config import TrainConfig
 from lmcore.device import Machine
 from lmcore.errors import InputError
+from sweeps.cluster.nodes import Node
 
-TRIAL_RESOURCES = {"cpu": 1.0}
-"""A trial's proxy uses no CPU, but with less than one reserved the raylet starts and stops processes endlessly."""
+LEFT_BY_ENGINE = 0.03
+"""CPUs that an engine of a joined cluster leaves to trial proxies, which use next to none: so every core can have an
+engine. It is too little for anything that others run."""
+PROXIES_PER_ENGINE = 16
+"""Proxies that are to have room for each engine."""
+LEAST_SHARE, LARGEST_SHARE = 0.001, 0.1
+"""CPUs that a proxy of a joined cluster reserves. A larger share spreads them: one node must not have all of them, as a
+proxy takes 130 MB of memory."""
 
 
 @dataclass(frozen=True)
 class Cluster:
     """What a sweep may use of a Ray cluster; see `sweeps.cluster.connect`."""
 
-    cpus: int  # logical CPUs, for engines and trials together
-    gpus: int  # each can have one engine
-    cores: int  # CPU cores that engines can keep busy
-    memory_bytes: int  # memory that Ray has for its workers
-    dashboard_url: str | None  # None if the dashboard is off
-    local: bool  # whether this process started the cluster
+    nodes: tuple[Node, ...]
+    dashboard_url: str | None = None  # None if the dashboard is off
+    local: bool = True  # whether this process started the cluster
     head: str = ""  # host:port of Ray's control service
     cpu_bfloat16: bool = False  # whether all of its CPUs are known to have bfloat16 instructions
+
+    @property
+    def cpus(self) -> int:
+        """Logical CPUs of all nodes, for engines and trials together."""
+        return sum(node.cpus for node in self.nodes)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of all nodes; each can have one engine."""
+        return sum(node.gpus for node in self.nodes)
+
+    @property
+    def cores(self) -> int:
+        """CPU cores of all nodes that engines can keep busy."""
+        return sum(node.cores for node in self.nodes)
 
     @property
     def machine(self) -> Machine:
@@ -32,22 +52,37 @@ class Cluster:
     def engines(self, train: TrainConfig) -> int:
         """Number of engines: one per GPU, or one per `train.threads` cores. `train` must be resolved.
 
-        Raises InputError if there is no room for an engine and a trial.
+        Raises InputError if there is no room for one on any node.
         """
-        threads = int(train.threads)
-        devices = self.gpus if train.device == "cuda" else self.cores // threads
-        engines = min(devices, self.cpus // (threads + 1))  # at least one trial beside each engine
+        engines = sum(engines_of(node, train) for node in self.nodes)
         if engines < 1:
-            rule = f"an engine and a trial must fit on the cluster, but they need {threads + 1} CPUs"
-            found = f"{self.cpus} CPUs with {self.cores} cores, and {self.gpus} GPUs"
-            raise InputError(f"train.threads: {rule} and there are {found}; lower train.threads")
+            needed = f"{int(train.threads)} CPUs{' and a GPU' if train.device == 'cuda' else ''}"
+            rule = f"an engine must fit on one node of the cluster, but it needs {needed}"
+            found = ", ".join(f"{node.host} has {node.cores} CPUs and {node.gpus} GPUs" for node in self.nodes)
+            raise InputError(f"train.threads: {rule} and {found}; lower train.threads, or add a node")
         return engines
 
-    def room_for_trials(self, train: TrainConfig) -> int:
-        """Number of trials that fit beside the engines."""
-        return self.cpus - self.engines(train) * int(train.threads)
+    def engine_cpus(self, train: TrainConfig) -> float:
+        """Logical CPUs that an engine reserves."""
+        return int(train.threads) - (0.0 if self.local else LEFT_BY_ENGINE)
 
-    def engine_options(self, train: TrainConfig) -> dict[str, Any]:
-        """Options of an engine's Ray actor: the CPUs and GPU that it holds, and that Ray restarts it if it dies."""
-        gpus = {"num_gpus": 1} if train.device == "cuda" else {}
-        return {"num_cpus": int(train.threads), **gpus, "max_restarts": -1}
+    def proxy_cpus(self, train: TrainConfig) -> float:
+        """Logical CPUs that a trial's proxy reserves. A local cluster claims more CPUs than anybody needs."""
+        if self.local:
+            return 1.0
+        engines = self.engines(train)
+        spare = self.cpus - engines * self.engine_cpus(train)
+        share = math.floor(1000 * spare / (engines * PROXIES_PER_ENGINE)) / 1000
+        return min(max(share, LEAST_SHARE), LARGEST_SHARE)
+
+
+def engines_of(node: Node, train: TrainConfig) -> int:
+    """Number of engines that have room on a node. `train` must be resolved."""
+    threads = int(train.threads)
+    return min(node.gpus, node.cpus // threads) if train.device == "cuda" else node.cores // threads
+
+
+def engine_options(train: TrainConfig, cpus: float) -> dict[str, Any]:
+    """Options of an engine's Ray actor: the CPUs and GPU that it holds, and that Ray restarts it if it dies."""
+    gpus = {"num_gpus": 1} if train.device == "cuda" else {}
+    return {"num_cpus": cpus, **gpus, "max_restarts": -1}

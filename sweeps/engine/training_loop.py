@@ -5,9 +5,11 @@ what comes next. Everything here runs on the worker's event loop, apart from the
 """
 
 import asyncio
+import os
+import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,12 @@ from lmcore.columns import Row
 from sweeps.cluster.titles import show_in_dashboard
 from sweeps.engine.checkpoint_writer import CheckpointWriter
 from sweeps.engine.death_count import death_charged
+from sweeps.engine.environment_fault import (
+    MAX_FAULTS,
+    EnvironmentFaultError,
+    is_device_error,
+    is_environment_error,
+)
 from sweeps.engine.slot_table import Signature, SlotTable, Work
 from sweeps.engine.timed_thread import TimedThread
 from sweeps.engine.worker_trial import WorkerTrial
@@ -40,26 +48,33 @@ class TrainingLoop:
         number: the worker's number.
         folder: the run's folder.
         trainers: used in the device thread only.
+        fault: says what is wrong with this machine (`sweeps.cluster.proof`); None if nothing is.
 
     >>> loop = TrainingLoop(0, folder, trainers)  # doctest: +SKIP
     >>> loop.submit("xs-0003", WorkerTrial(run, "xs-0003"), alone=False)  # doctest: +SKIP
     """
 
-    def __init__(self, number: int, folder: RunFolder, trainers: "Trainers") -> None:
+    def __init__(
+        self, number: int, folder: RunFolder, trainers: "Trainers", fault: Callable[[], str | None] = lambda: None
+    ) -> None:
         self.trials: dict[str, WorkerTrial] = {}
         self.notes: list[str] = []
         """News for the user that the next heartbeat takes along."""
+        self.unfit: str | None = None
+        """Why this machine can train no trials, and the remedy."""
         self.device = TimedThread("device")
         self.writer = CheckpointWriter(folder)
         self._number = number
         self._folder = folder
         self._trainers = trainers
+        self._fault = fault
+        self._faults_in_a_row = 0
         self._table = SlotTable()
         self._changed = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
         self._saving: set[asyncio.Task[None]] = set()
-        """All rows and checkpoints on their way; asyncio itself keeps no reference to a task."""
+        """Rows and checkpoints on their way, and trials being given back; asyncio keeps no reference to a task."""
 
     def submit(self, trial: str, here: WorkerTrial, alone: bool) -> None:
         """Queue a trial and start the loop if it is not running."""
@@ -84,8 +99,12 @@ class TrainingLoop:
         return trial in self._table and self._table.state(trial) == "reported"
 
     def continue_if_known(self, trial: str) -> None:
-        """Mark a trial ready if the driver has its newest row and has not stopped it."""
-        if self.awaits_proxy(trial) and self.trials[trial].row_is_known:
+        """Mark a trial ready if the driver has its newest row and has not stopped it.
+
+        After its last row a trial only waits for its release.
+        """
+        here = self.trials[trial]
+        if self.awaits_proxy(trial) and here.row_is_known and not here.finished:
             self._table.mark_ready(trial, time.monotonic())
             self._changed.set()
 
@@ -206,6 +225,7 @@ class TrainingLoop:
             except Exception as error:
                 self._fail(trial, error)
                 return
+        self._faults_in_a_row = 0
         if last:
             self._report(trial, row)
 
@@ -252,20 +272,52 @@ class TrainingLoop:
         if snapshot is not None:
             await self.writer.write(self._trainers.save, self._folder.trial(trial), snapshot)
 
+    async def prove(self) -> str | None:
+        """What is wrong with this machine, and the remedy; None if nothing is."""
+        fault = await self.device.run(self._fault)
+        self.unfit = self.unfit or fault
+        return self.unfit
+
     def _fail(self, trial: str, error: BaseException) -> None:
         """Free the trial's slot and have its proxy's next call raise the error."""
         self._table.release(trial)
         self._changed.set()
         here = self.trials.get(trial)
-        if here is not None:
+        if here is not None and is_environment_error(error):
+            task = asyncio.create_task(self._give_back(trial, here, error))
+            self._saving.add(task)
+            task.add_done_callback(self._saving.discard)
+        elif here is not None:
             # As text: the exception object would keep tensors alive, and Ray would hide where it was raised.
             here.error = RuntimeError("".join(traceback.format_exception(error)).rstrip())
             here.changed.set()
 
+    async def _give_back(self, trial: str, here: WorkerTrial, error: BaseException) -> None:
+        """Have the trial's proxy submit it elsewhere, after this machine has proved itself once more or failed to."""
+        self._faults_in_a_row += 1
+        what = f"{trial}: {type(error).__name__}: {error}"
+        fault = await self.prove()
+        if fault is None and self._faults_in_a_row >= MAX_FAULTS:
+            self.unfit = f"{MAX_FAULTS} trials in a row failed there, the last one with {what}; look at that machine"
+        here.error = EnvironmentFaultError(self.unfit or what, engine_is_well=self.unfit is None)
+        here.changed.set()
+
+    def _die(self, error: BaseException) -> None:
+        """End this process, of which Ray starts another one: it can no longer use its GPU."""
+        print(f"engine {self._number} starts again: {error}", file=sys.stderr, flush=True)
+        os._exit(1)
+
     async def _recover(self, signature: Signature, trials: Sequence[str], error: Exception) -> None:
         """After an error that made the signature's slots useless: fail the only trial, or start anew with less."""
         give_up = [signature]
-        if self._trainers.is_out_of_memory(error):
+        if is_environment_error(error):
+            for trial in trials:
+                self._fail(trial, error)
+            if len(trials) == 1:
+                return
+        elif is_device_error(error) and not self._trainers.is_out_of_memory(error):
+            self._die(error)
+        elif self._trainers.is_out_of_memory(error):
             give_up += await self._free_memory(signature, trials[0], error)
         elif len(trials) > 1:
             self._trainers.never_batch(signature)

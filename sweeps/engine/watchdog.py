@@ -1,21 +1,24 @@
-"""Watches the workers and the cluster's head while a sweep runs, in a thread of the driver.
+"""Watches the workers and the cluster while a sweep runs, in a thread of the driver.
 
 A worker that answers nothing, or is busy with one interval, for longer than `search.hung_after_s` is killed. Ray starts
 it again, and its trials continue from their checkpoints as after any death (`sweeps.tune.trainable`). Heartbeats also
-bring the workers' notes for the user. If the cluster's head is gone, the sweep is ended here: Ray would wait for a
-minute and then end this process without a message of ours.
+bring the workers' notes for the user. Between them, the pool lets engines come and go (`sweeps.engine.pool`).
+
+If the cluster's head is gone, the sweep is ended here: Ray would wait for a minute and then end this process without a
+message of ours.
 """
 
-import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from sweeps.cluster.nodes import accepts_connections
+from sweeps.engine.pool import WorkerPool
 from sweeps.engine.worker_trial import Heartbeat
 
 PERIOD_S = 1.0
@@ -28,26 +31,26 @@ class Watchdog:
     """A context in which the workers and the head are watched; it may be entered again.
 
     Args:
-        workers: their actor handles.
+        pool: the workers.
         hung_after_s: see `search.hung_after_s`.
         head: host:port of the cluster's control service (GCS).
         say: called with each line that the user should see.
         end: called once, from the thread, with the reason, when the sweep cannot continue: the head is gone, or a
-            worker's disk is full.
+            worker's disk is full, or no worker is left.
 
-    >>> with Watchdog(pool.handles, 600.0, cluster.head, say=print, end=interrupts.end):  # doctest: +SKIP
+    >>> with Watchdog(pool, 600.0, cluster.head, say=print, end=interrupts.end):  # doctest: +SKIP
     ...     tuner.fit()
     """
 
     def __init__(
         self,
-        workers: Sequence[Any],
+        pool: WorkerPool,
         hung_after_s: float,
         head: str,
         say: Callable[[str], None],
         end: Callable[[str], None],
     ) -> None:
-        self._workers = workers
+        self._pool = pool
         self._hung_after_s = hung_after_s
         self._head = head
         self._say = say
@@ -69,7 +72,7 @@ class Watchdog:
         heartbeats = [heartbeat for heartbeat, _ in self._pending.values()]
         self._pending.clear()
         with suppress(RayError):
-            heartbeats += [worker.heartbeat.remote() for worker in self._workers]
+            heartbeats += [worker.heartbeat.remote() for worker in self._pool.ready.values()]
             for heartbeat in ray.wait(heartbeats, num_returns=len(heartbeats), timeout=LAST_HEARTBEAT_S)[0]:
                 with suppress(RayError):
                     self._say_notes(ray.get(heartbeat))
@@ -77,16 +80,19 @@ class Watchdog:
     def _watch(self) -> None:
         head_seen = time.monotonic()
         while not self._over.wait(PERIOD_S):
-            if _accepts_connections(self._head):
+            host, _, port = self._head.rpartition(":")
+            if accepts_connections(host, int(port), PERIOD_S):
                 head_seen = time.monotonic()
-                for number in range(len(self._workers)):
-                    self._check(number)
+                for number, worker in self._pool.ready.items():
+                    self._check(number, worker)
+                if (reason := self._pool.tend()) is not None:
+                    self._end(reason)
+                    return
             elif time.monotonic() - head_seen > HEAD_SILENT_S:
                 self._end(f"the Ray cluster at {self._head} is gone")
                 return
 
-    def _check(self, number: int) -> None:
-        worker = self._workers[number]
+    def _check(self, number: int, worker: Any) -> None:
         now = time.monotonic()
         if number not in self._pending:
             self._pending[number] = worker.heartbeat.remote(self._hung_after_s), now
@@ -100,6 +106,8 @@ class Watchdog:
                 self._say_notes(heartbeat)
                 if heartbeat.disk_full is not None:
                     self._end(heartbeat.disk_full)
+                if heartbeat.unfit is not None:
+                    self._pool.retire(number, heartbeat.unfit)
             if busy_s > self._hung_after_s:
                 self._pending.pop(number, None)
                 ray.kill(worker, no_restart=False)
@@ -110,13 +118,3 @@ class Watchdog:
     def _say_notes(self, heartbeat: Heartbeat) -> None:
         for note in heartbeat.notes:
             self._say(f"Note: {note}")
-
-
-def _accepts_connections(address: str) -> bool:
-    """Whether something listens at host:port."""
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=PERIOD_S).close()
-    except OSError:
-        return False
-    return True

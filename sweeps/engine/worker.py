@@ -30,6 +30,8 @@ The states of a trial here, and who causes each change: D the driver, P the tria
 
 Failures stay small:
 
+- An error of the machine (reading, writing, importing, the GPU) is no trial's own: the trial is given back and goes on
+  at another worker. A worker that no longer proves itself, or that gives back several trials in a row, is retired.
 - An error of one trial fails that trial. If a batched interval fails, the signature's slots are looped from then on.
 - Where memory runs out, unused trainers are freed first, then slots are halved, and at last a single slot is retried a
   few times. Trials continue from their checkpoints.
@@ -49,7 +51,9 @@ from typing import Any
 from lmcore.columns import Row
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.measure.slot_count import ThroughputSample
+from sweeps.cluster.proof import device_fault, folder_fault
 from sweeps.engine.death_count import MAX_DEATHS, deaths
+from sweeps.engine.environment_fault import EnvironmentFaultError
 from sweeps.engine.training_loop import TrainingLoop
 from sweeps.engine.worker_trial import Heartbeat, WorkerTrial
 from sweeps.rundir.folder import RunFolder
@@ -67,6 +71,8 @@ class SlotWorker:
         folder: the run's folder, which all workers can write to.
         slots: slots per signature; None measures how many pay.
         memory_bytes: memory that this worker may use on a CPU; on a GPU it is all of the GPU's.
+        token: what the driver wrote into the run's folder (`sweeps.cluster.proof`); None checks nothing.
+        device: train.device, resolved.
 
     >>> worker = ray.remote(SlotWorker).remote(0, "runs/night", 4, 2**32)  # doctest: +SKIP
     >>> worker.submit.remote("xs-0003", "xs-0003", run, [ray.put(tokens)])  # doctest: +SKIP
@@ -74,13 +80,36 @@ class SlotWorker:
     6.31
     """
 
-    def __init__(self, number: int, folder: str, slots: int | None, memory_bytes: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        folder: str,
+        slots: int | None,
+        memory_bytes: int,
+        token: str | None = None,
+        device: str = "cpu",
+    ) -> None:
         from sweeps.engine.trainers import Trainers  # imports torch, which the driver does not need
 
         self._number = number
         self._folder = RunFolder(Path(folder))
         self._trainers = Trainers(slots, memory_bytes)
-        self._loop = TrainingLoop(number, self._folder, self._trainers)
+        self._token = token
+        self._device = device
+        self._proven = token is None
+        self._loop = TrainingLoop(number, self._folder, self._trainers, self._fault)
+
+    def _fault(self) -> str | None:
+        if self._token is None:
+            return None
+        return folder_fault(self._folder.path, self._token) or device_fault(self._device)
+
+    async def prove(self) -> str | None:
+        """Whether this process can train: it sees the run's folder, and torch the device. Returns the fault and its
+        remedy in one line, or None."""
+        fault = await self._loop.prove()
+        self._proven = fault is None
+        return fault
 
     async def measure(self, run: RunSpec, shared: Shared) -> list[ThroughputSample]:
         """Throughput of the run's signature on this device; empty if there is nothing to choose."""
@@ -109,8 +138,15 @@ class SlotWorker:
 
         Returns:
             False if the trial is refused, because it has killed too many workers.
+
+        Raises:
+            EnvironmentFaultError: this machine cannot train; submit the trial to another worker.
         """
         self._trainers.share(*[await part for part in shared])
+        if not self._proven or self._loop.unfit:  # this process was started again, or is about to be retired
+            fault = await self.prove()
+            if fault is not None:
+                raise EnvironmentFaultError(fault, engine_is_well=False)
         if trial in self._loop.trials:
             return True
         here = WorkerTrial(run, title)
@@ -130,6 +166,7 @@ class SlotWorker:
 
         Raises:
             RuntimeError: the trial failed; the message is the traceback.
+            EnvironmentFaultError: this machine failed; the trial is to be submitted to another worker.
         """
         while (here := self._loop.trials.get(trial)) is not None:
             if here.error is not None:
@@ -166,7 +203,7 @@ class SlotWorker:
         notes, self._loop.notes = self._loop.notes, []
         threads = (self._loop.device, self._loop.writer)
         busy_since = [thread.busy_since for thread in threads if thread.busy_since is not None]
-        return Heartbeat(now - min(busy_since, default=now), notes, self._loop.writer.disk_full)
+        return Heartbeat(now - min(busy_since, default=now), notes, self._loop.writer.disk_full, self._loop.unfit)
 
     async def stop(self) -> None:
         """Finish the interval that is under way, then write a checkpoint of every trial that has a slot."""

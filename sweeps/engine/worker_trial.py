@@ -19,6 +19,8 @@ class Heartbeat(NamedTuple):
     """News for the user, a line each."""
     disk_full: str | None
     """Message about the disk, while checkpoints no longer fit on it."""
+    unfit: str | None = None
+    """Why this machine can train no trials, and the remedy."""
 
 
 @dataclass
@@ -56,6 +58,11 @@ class WorkerTrial:
     def row_is_known(self) -> bool:
         """Whether the driver has the newest row, which lets the trial continue."""
         return self.row is not None and self.row[col.STEP] <= self.known_step
+
+    @property
+    def finished(self) -> bool:
+        """Whether the newest row is the last one."""
+        return self.row is not None and self.row[col.STEP] >= self.run.steps
 
     def unasked_s(self, now: float) -> float:
         """Seconds since a proxy last waited for this trial's next row."""

@@ -188,6 +188,10 @@ class Ledger:
             handle.trial.report(loss, step)
         return handle.status
 
+    def status(self, trial_id: str) -> str | None:
+        """A live trial's status; None once it has ended."""
+        return self.live[trial_id].status if trial_id in self.live else None
+
     def requeue(self, trial_id: str) -> None:
         """Put a running trial that lost its place at the head of the queue."""
         handle = self.live.pop(trial_id)

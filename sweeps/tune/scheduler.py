@@ -2,7 +2,6 @@
 
 import re
 import time
-from pathlib import Path
 from typing import Any, cast
 
 from ray.tune.experiment import Trial
@@ -17,7 +16,7 @@ from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.trainable import ERROR
 
-PROCESS_STARTS_WITHIN_S = 5.0  # unless the machine is very busy or has no room for it
+PROCESS_STARTS_WITHIN_S = 30.0  # unless there is no room for it; Tune stops one that is starting when it is overtaken
 
 
 class StudyScheduler(FIFOScheduler):
@@ -45,6 +44,8 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the row; `CONTINUE` while the trial is running, else `STOP`."""
         trial_id = trial.config[col.TRIAL]
+        if self._ledger.status(trial_id) != col.RUNNING:
+            return TrialScheduler.STOP  # a verdict is final: this row was repeated, or comes too late
         if ERROR in result:
             self._fail(trial_id, result[ERROR])
             return TrialScheduler.STOP
@@ -77,13 +78,6 @@ class StudyScheduler(FIFOScheduler):
         asked_before = now - PROCESS_STARTS_WITHIN_S
         overdue = [trial for trial in pending if self._process_asked_at[trial.trial_id] < asked_before]
         return next(iter(overdue + new), None)
-
-    @end_sweep_if_unwritable()
-    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """The trial's proxy died. Tune starts another one, or after too many completes the trial with an error."""
-        if not trial.should_recover():  # type: ignore[no-untyped-call]
-            # trial.get_error() looks where Tune copies the file to later.
-            self._fail(trial.config[col.TRIAL], Path(trial.error_file).read_text())
 
     def _fail(self, trial_id: str, error: str) -> None:
         error = Text.from_ansi(error).plain  # Ray colours it

@@ -50,14 +50,16 @@ class StudySearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """End the trial in the ledger; the scheduler has already set its status."""
         trial = self._ids.pop(trial_id)
-        if error and self._ledger.live[trial].status == col.RUNNING:
-            # Tune restarts a proxy that died, unless it died while it was reset for its next trial. Tune then gives up
-            # that trial, which did nothing wrong.
+        if self._ledger.status(trial) is None:
+            return  # it has ended already
+        if error and self._ledger.status(trial) == col.RUNNING:
+            # Tune has given the trial up: its proxy died too often, or while it was reset for its next trial. The trial
+            # did nothing wrong.
             self._engines.release(trial, ended=False)
             if self._ledger.live[trial].requeues < MAX_REQUEUES:
                 self._ledger.requeue(trial)
                 return
-            line = f"ActorDiedError: the trial's proxy died {MAX_REQUEUES + 1} times before the trial could run in it"
+            line = f"ActorDiedError: the trial's proxy died again and again, {MAX_REQUEUES} times after a new start"
             self._ledger.fail(trial, line, line)
         live = self._ledger.end(trial)
         if live.status != col.RUNNING:  # an interrupted trial still needs its checkpoints

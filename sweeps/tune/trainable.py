@@ -3,24 +3,26 @@
 The proxy asks the worker for row after row and hands each to Tune, so Tune and the study see an ordinary trial. Its
 process imports no torch, needs no GPU, and serves one trial after the other (`reuse_actors`).
 
-If the worker dies, the proxy submits the trial again to the one that Ray starts in its place, where it continues from
-its newest checkpoint; after `MOVE_AFTER_S` without a worker it submits it to another one. An error of the trial is a
-result like any other. What Tune sees as an error is the death of this process, after which it starts another proxy.
+If the worker's process dies, the proxy submits the trial again to the one that Ray starts in its place, where it
+continues from its newest checkpoint. If the worker is lost with its node, is unfit, or does not answer for
+`MOVE_AFTER_S`, the proxy submits the trial to another one. An error of the trial is a result like any other. What Tune
+sees as an error is the death of this process, after which it starts another proxy.
 """
 
 import math
 import time
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray import tune
-from ray.actor import ActorHandle
 from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from lmcore import columns as col
 from sweeps.cluster.titles import show_in_dashboard
 from sweeps.engine.death_count import MAX_DEATHS
-from sweeps.engine.worker import SlotWorker
+from sweeps.engine.environment_fault import MAX_FAULTS, EnvironmentFaultError
+from sweeps.engine.roster import EngineGoneError, engine_handle, engine_numbers
 
 TITLE = "title"
 """In a trial's config: its name for people."""
@@ -32,25 +34,22 @@ RETRY_S = 1.0
 ASK_S, ANSWER_S = 5.0, 10.0
 """A worker that has not returned after `ASK_S` is pinged, and counts as gone if it does not answer in `ANSWER_S`."""
 MOVE_AFTER_S = 30.0
-"""Longer than a worker takes to start; where its node is lost, there may be no place for it."""
+"""How long to wait for a worker whose process is gone: longer than it takes to start again."""
 
 
 class TrialTrainable(tune.Trainable):
     """Reports the rows of the trial in `config`, which the driver has submitted to the worker `config["engine"]`.
 
-    >>> trainable = tune.with_parameters(TrialTrainable, workers=pool.handles, shared=pool.shared)  # doctest: +SKIP
+    >>> trainable = tune.with_parameters(TrialTrainable, shared=pool.shared)  # doctest: +SKIP
     >>> tune.Tuner(trainable, ...).fit()  # doctest: +SKIP
     """
 
-    def setup(  # type: ignore[override]  # tune.with_parameters adds arguments
-        self, config: dict[str, Any], workers: list[ActorHandle[SlotWorker]], shared: list[Any]
-    ) -> None:
-        """Take the handles of all workers, and what they are given with each trial."""
-        self._workers = workers
+    def setup(self, config: dict[str, Any], shared: list[Any]) -> None:  # type: ignore[override]  # see with_parameters
+        """Take what workers are given with each trial."""
         self._shared = shared
         self._me = ray.get_runtime_context().current_actor
         self._gone_since: dict[int, float] = {}  # workers that do not answer
-        self._dead: set[int] = set()  # workers that will not be started again
+        self._handles: dict[int, Any] = {}
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -59,14 +58,15 @@ class TrialTrainable(tune.Trainable):
         self._number = new_config[col.ENGINE]
         self._step = new_config[KNOWN_STEP]
         self._worker_deaths = 0
+        self._faults = 0  # workers that gave the trial back although they are well
         show_in_dashboard(self._title)
         return True
 
     def step(self) -> dict[str, Any]:
         """Return the trial's next row, or its error. Asking for a row lets the trial train that far."""
         while True:
-            worker = self._workers[self._number]
             try:
+                worker = self._worker()
                 row: dict[str, Any] | None = self._wait_for(worker.row.remote(self._trial, self._step, self._me))
                 self._gone_since.pop(self._number, None)
                 if row is not None:
@@ -75,15 +75,24 @@ class TrialTrainable(tune.Trainable):
                 submitted = worker.submit.remote(self._trial, self._title, self._run, self._shared, self._worker_deaths)
                 if not self._wait_for(submitted):
                     return _failed(f"EngineError: the trial was given up after its engine died {MAX_DEATHS} times")
-            except ActorDiedError as error:  # Ray could not start it at all
-                self._dead.add(self._number)
-                if len(self._dead) == len(self._workers):
-                    return _failed(str(error))
+            except (ActorDiedError, EngineGoneError):  # it will not be started again
                 self._move()
-            except RayTaskError as error:  # the trial's own error
-                return _failed(str(error))
+            except RayTaskError as error:
+                cause = error.cause
+                if not isinstance(cause, EnvironmentFaultError):  # the trial's own error
+                    return _failed(str(error))
+                self._faults += cause.engine_is_well
+                if self._faults >= MAX_FAULTS:
+                    return _failed(f"EngineError: {MAX_FAULTS} engines gave the trial back ({cause})")
+                self._leave()
             except (RayActorError, GetTimeoutError):
                 self._retry_or_move()
+
+    def _worker(self) -> Any:
+        """The worker's actor handle. Raises EngineGoneError if it is gone for good."""
+        if self._number not in self._handles:
+            self._handles[self._number] = engine_handle(self._number)
+        return self._handles[self._number]
 
     def _wait_for(self, result: Any) -> Any:
         """The result of a call, waited for as long as the worker answers pings.
@@ -91,27 +100,31 @@ class TrialTrainable(tune.Trainable):
         A call to a worker that Ray has no place for raises nothing: it waits until there is a place.
         """
         while not ray.wait([result], timeout=ASK_S)[0]:
-            ray.get(self._workers[self._number].ping.remote(), timeout=ANSWER_S)
+            ray.get(self._worker().ping.remote(), timeout=ANSWER_S)
         return ray.get(result)
 
     def _retry_or_move(self) -> None:
-        """Give a worker that is gone time to come back, and after a while choose the next one.
-
-        The driver learns of a move from the rows.
-        """
+        """Give a worker that is gone time to come back, and after a while choose the next one."""
         if self._number not in self._gone_since:
             self._gone_since[self._number] = time.monotonic()
             self._worker_deaths += 1
         elif time.monotonic() - self._gone_since[self._number] > MOVE_AFTER_S:
-            self._workers[self._number].release.remote(self._trial, ended=False)  # in case it comes back
-            self._move()
+            self._leave()
         time.sleep(RETRY_S)
 
+    def _leave(self) -> None:
+        """Take the trial from its worker and choose another one."""
+        with suppress(EngineGoneError):
+            self._worker().release.remote(self._trial, ended=False)  # in case it comes back
+        self._move()
+
     def _move(self) -> None:
-        """Choose the next worker that may be alive."""
-        count = len(self._workers)
-        others = ((self._number + 1 + n) % count for n in range(count))
-        self._number = next(number for number in others if number not in self._dead)
+        """Choose the next worker that may be alive. The driver learns of it from the rows."""
+        self._handles.pop(self._number, None)
+        numbers = engine_numbers()
+        later = [number for number in numbers if number > self._number]
+        self._number = next(iter(later + numbers), self._number)
+        time.sleep(RETRY_S)  # without another worker, until the driver has one
 
     # Tune's own checkpoints are not used: a trial continues from its own folder.
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -9,10 +9,10 @@ from ray.tune.experiment import Trial
 
 from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
-from sweeps.cluster.ray_cluster import TRIAL_RESOURCES
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.folder import RunFolder
 from sweeps.study.ledger import Ledger
+from sweeps.tune.lost_nodes import LeaveLostNodes
 from sweeps.tune.scheduler import StudyScheduler
 from sweeps.tune.searcher import StudySearcher
 from sweeps.tune.trainable import TrialTrainable
@@ -22,6 +22,9 @@ TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with Tune's handler, fit() returns normally after Ctrl-C
     "RAY_AIR_NEW_OUTPUT": "0",
 }
+
+MAX_PROXY_DEATHS = 5
+"""After so many deaths of its proxy a trial goes back to the queue."""
 
 
 def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: RunFolder, concurrent: int) -> None:
@@ -37,7 +40,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
     # A trial's error is printed in one line and kept whole in its folder; Tune would print the traceback as well.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, workers=engines.handles, shared=engines.shared), dict(TRIAL_RESOURCES)
+        tune.with_parameters(TrialTrainable, shared=engines.shared), {"cpu": engines.proxy_cpus}
     )
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # the name shown in the dashboard
     tune.Tuner(
@@ -55,8 +58,12 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
             name="tune",
             storage_path=str(folder.tune),
             verbose=0,
-            # Counts deaths of proxy processes only: a trial's own error is a result (`sweeps.tune.trainable`).
-            failure_config=tune.FailureConfig(max_failures=5),
+            callbacks=[LeaveLostNodes(engines)],
+            # Deaths of proxy processes, never a trial's own error, which is a result (`sweeps.tune.trainable`).
+            failure_config=tune.FailureConfig(max_failures=MAX_PROXY_DEATHS),
+            # By default Tune has the proxy save a checkpoint before it stops the trial, and forgets to stop it if the
+            # proxy dies meanwhile. A trial has checkpoints of its own.
+            checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
     ).fit()
 

@@ -6,7 +6,7 @@ Every trial answers four reports at once, and eight run at a time. Three contend
 of its own:
 
     ours        the driver as it is (ledger in SQLite, random search, searcher, scheduler, trial proxies, files),
-                with an engine that has its rows ready: `sweeps.engine.pool.SlotWorker` is replaced and nothing else
+                with an engine that has its rows ready: `sweeps.engine.roster.SlotWorker` is replaced and nothing else
     defaults    Tune as it comes: a function trainable, OptunaSearch with Optuna's RandomSampler
     reuse       the same with a class trainable and reuse_actors=True
 
@@ -38,7 +38,7 @@ from typing import Any
 import ray
 from ray import tune
 
-import sweeps.engine.pool
+import sweeps.engine.roster
 from lmcore import columns as col
 from lmcore.config import TrainConfig
 from lmcore.corpus.tokens import Tokens
@@ -49,6 +49,7 @@ from sweeps.callbacks.base import Callbacks
 from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.trial_files import TrialFiles
 from sweeps.cluster.connect import connect
+from sweeps.cluster.membership import Membership
 from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.pool import WorkerPool
 from sweeps.engine.worker_trial import Heartbeat
@@ -79,10 +80,13 @@ def row_of(trial: str, step: int) -> dict[str, Any]:
 class ReadyWorker:
     """A worker that has every row ready, or withholds all but the first ones."""
 
-    def __init__(self, number: int, folder: str, slots: int | None, memory_bytes: int) -> None:
+    def __init__(self, number: int, folder: str, slots: int | None, *_: Any) -> None:
         self._number, self._slots = number, slots
         self._released = asyncio.Event()
         self._released.set()
+
+    async def prove(self) -> None:
+        """Nothing is wrong with it."""
 
     async def measure(self, run: dict[str, Any], shared: list[Any]) -> list[ThroughputSample]:
         """It holds as many trials as it was told."""
@@ -167,7 +171,7 @@ class Course:
 
 def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> tuple[Course, dict[str, Any]]:
     """`trials` trials through the driver, and the manifest; with `waits`, what waiting trial proxies use."""
-    vars(sweeps.engine.pool)["SlotWorker"] = ReadyWorker  # what WorkerPool makes actors of
+    vars(sweeps.engine.roster)["SlotWorker"] = ReadyWorker  # what engines are made of
     path.mkdir()
     folder = RunFolder(path)
     train = resolve(TrainConfig(steps=REPORTS, eval_every=1, device="cpu"), Machine(cuda=False))
@@ -187,23 +191,23 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     )
     tokens = Tokens.of([1, 2] * 200, [1, 2] * 200, spec.model.vocab_size)
     most = min(CONCURRENT, trials)
-    engines = WorkerPool(cluster, spec, tokens, folder, most)
+    engines = WorkerPool(cluster, spec, tokens, folder, most, Membership(cluster.nodes))
+    engines.wait()
     ledger = Ledger(spec, open_storage(None, folder))
     choices = engines.choices()
-    training, queued = engines.open(choices, most)
+    engines.open(choices)
     rows = RowFile(folder.metrics)
     callbacks = Callbacks([rows, TrialFiles(folder, ledger)])
     look = Look(engines, folder) if waits else None
     began = time.time()
-    tune_all(ledger, engines, callbacks, folder, training + queued)
+    tune_all(ledger, engines, callbacks, folder, most)
     whole_s = time.time() - began
     rows.close()
     last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}
     statuses = list(ledger.statuses().values())
     assert statuses.count(col.COMPLETE) == trials, f"{trials} trials must complete, got {statuses}"
     facts = manifest(spec, tokens, cluster, engines.peaks(), choices)
-    for handle in engines.handles:
-        ray.kill(handle)
+    engines.close()
     return Course([row[col.DECIDED_AT] for row in last.values()], whole_s), look.seen if look else facts
 
 
@@ -213,7 +217,7 @@ class Look:
     def __init__(self, engines: WorkerPool, folder: RunFolder) -> None:
         self.seen: dict[str, Any] = {}
         self._engines, self._folder = engines, folder
-        ray.get([handle.withhold.remote() for handle in engines.handles])
+        ray.get([handle.withhold.remote() for handle in engines.ready.values()])
         actor: Any = ray.remote(Idle)
         self._idle = actor.options(num_cpus=1).remote()
         self._idle_pid = ray.get(self._idle.pid.remote())
@@ -234,7 +238,7 @@ class Look:
             {"pss_mb": pss_mb(pid), "cpu_ms": round(1000 * (cpu_s(pid) - before_s))} for pid, before_s in before.items()
         ]
         self.seen = {"seconds": WAIT_S, "proxies": uses[:-1], "idle_actor": uses[-1]}
-        ray.get([handle.give_out.remote() for handle in self._engines.handles])
+        ray.get([handle.give_out.remote() for handle in self._engines.ready.values()])
 
 
 def descendants(ancestor: int) -> dict[int, str]:

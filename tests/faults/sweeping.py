@@ -7,6 +7,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -56,15 +57,15 @@ def write_config(path, name="mine", **options):
     path.write_text(dump_yaml(load_spec(given.config, given.set, **given.flags)))
 
 
-def sweep_without_ray(folder):
-    """The sweep of `sweep_command("whole")` in this process; returns the run's folder."""
+def sweep_without_ray(folder, **changes):
+    """The sweep of `sweep_command("whole", **changes)` in this process; returns the run's folder."""
     from sweeps.cli.options import parse
     from sweeps.spec.load import load_spec
     from sweeps.sweep import with_data
     from tests.training import train_without_ray
 
     write_tokens(folder)
-    options = parse(sweep_command("whole", data__source=str(folder / "tokens.npy"))[2:])
+    options = parse(sweep_command("whole", data__source=str(folder / "tokens.npy"), **changes)[2:])
     spec, tokens = with_data(load_spec(options.config, options.set, **options.flags))
     return train_without_ray(spec, tokens, folder / "runs" / "whole").path
 
@@ -98,6 +99,28 @@ def start(command, cwd, **environment):
         text=True,
         start_new_session=True,
     )
+
+
+def start_on(host, command):
+    """Start a sweep on a host of `hosts.Hosts`; the process's `lines` are what it has printed so far."""
+    process = host.start(command, RAY_AUTH_MODE="token")
+    process.lines = []
+    readers = [
+        threading.Thread(target=lambda stream=stream: process.lines.extend(stream), daemon=True)
+        for stream in (process.stdout, process.stderr)
+    ]
+    for reader in readers:
+        reader.start()
+    wait = process.wait
+
+    def wait_and_read(timeout):
+        code = wait(timeout)
+        for reader in readers:
+            reader.join(10)
+        return code
+
+    process.wait = wait_and_read
+    return process
 
 
 def kill(process):

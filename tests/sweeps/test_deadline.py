@@ -251,6 +251,6 @@ def test_time_and_target_may_change_when_a_sweep_is_resumed(in_tmp):
 
 def test_progress_without_a_number_of_trials_shows_how_many_have_ended():
     file = io.StringIO()
-    progress = Progress(Console(file=file, width=200), lambda: None, slots=2, queued=0, ended=[col.COMPLETE] * 3)
+    progress = Progress(Console(file=file, width=200), lambda: None, lambda: (2, 0), ended=[col.COMPLETE] * 3)
     assert progress._summary().startswith("3 trials (3 complete), 0 running")
     assert "left" not in progress._summary()

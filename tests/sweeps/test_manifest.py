@@ -13,6 +13,7 @@ from analysis.report import build_report
 from analysis.runs.load import RunError
 from lmcore import columns as col
 from lmcore.measure.slot_count import ThroughputSample
+from sweeps.cluster.nodes import Node
 from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.pool import SlotChoice
 from sweeps.provenance import manifest as module
@@ -22,7 +23,7 @@ from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
 from sweeps.study.storage import open_storage
 
-CLUSTER = Cluster(cpus=256, gpus=0, cores=3, memory_bytes=2**30, dashboard_url=None, local=True)
+CLUSTER = Cluster((Node("id", "host", "127.0.0.1", 0, cpus=256, gpus=0, cores=3, memory_bytes=2**30),))
 SAMPLES = [ThroughputSample(1, 100.0, 1.0, 10), ThroughputSample(2, 180.0, 1.8, 20)]
 PEAKS = [1e11, 1.1e11, 1.2e11]
 CHOICES = [SlotChoice("xs", 2, SAMPLES), SlotChoice("s", 1, [])]

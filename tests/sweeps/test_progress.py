@@ -59,7 +59,7 @@ class Sweep:
 
     def __init__(self, ledger, total=4, slots=2, queued=0, **console):
         self.file = io.StringIO()
-        self.progress = Progress(Console(file=self.file, width=200, **console), lambda: total, slots, queued)
+        self.progress = Progress(Console(file=self.file, width=200, **console), lambda: total, lambda: (slots, queued))
         self.ledger = ledger
 
     def begin(self):

@@ -33,7 +33,7 @@ def test_a_free_process_goes_to_a_trial_that_has_none_starting_or_has_waited_lon
     now, pending = [100.0], {}
     monkeypatch.setattr(scheduler.time, "monotonic", lambda: now[0])
     controller = SimpleNamespace(get_live_trials=pending.values)
-    chosen_by = StudyScheduler(SimpleNamespace(live=pending), None, None)
+    chosen_by = StudyScheduler(SimpleNamespace(live=pending, status=lambda trial: "running"), None, None)
 
     def add(name):
         pending[name] = SimpleNamespace(config={col.TRIAL: name}, status="PENDING", trial_id=f"tune-{name}")
@@ -46,11 +46,11 @@ def test_a_free_process_goes_to_a_trial_that_has_none_starting_or_has_waited_lon
     add("b")
     assert chosen() == "a"
     assert chosen() is None  # Tune has started a process for both
-    now[0] += 4
+    now[0] += 25
     add("c")
     assert chosen() == "c"
     assert chosen() is None
-    now[0] += 2
+    now[0] += 10
     assert chosen() == "a"  # in vain, so far
     pending["a"].status = "RUNNING"
     assert chosen() == "b"

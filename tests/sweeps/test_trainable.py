@@ -4,10 +4,12 @@ import math
 from types import SimpleNamespace
 
 import pytest
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from lmcore import columns as col
 from sweeps.engine.death_count import MAX_DEATHS
+from sweeps.engine.environment_fault import MAX_FAULTS, EnvironmentFaultError
+from sweeps.engine.roster import EngineGoneError
 from sweeps.tune import trainable
 from sweeps.tune.trainable import ERROR, KNOWN_STEP, TITLE, TrialTrainable
 
@@ -37,7 +39,7 @@ class ScriptedWorker:
 
 @pytest.fixture
 def proxy(monkeypatch):
-    """Makes a proxy of trial xs-0002 on worker 0; its clock runs by its own pauses."""
+    """Makes a proxy of trial xs-0002 on worker 0; its clock runs by its own pauses. None is a worker that is gone."""
     clock = SimpleNamespace(now=0.0)
 
     def sleep(seconds):
@@ -55,9 +57,17 @@ def proxy(monkeypatch):
     monkeypatch.setattr(trainable, "show_in_dashboard", lambda title: None)
 
     def make(*workers):
+        def handle(number):
+            if workers[number] is None:
+                raise EngineGoneError(number)
+            return workers[number]
+
+        numbers = [number for number, worker in enumerate(workers) if worker is not None]
+        monkeypatch.setattr(trainable, "engine_handle", handle)
+        monkeypatch.setattr(trainable, "engine_numbers", lambda: numbers)
         made = TrialTrainable.__new__(TrialTrainable)
         config = {col.TRIAL: "xs-0002", TITLE: "xs-0002", col.RUN: {}, col.ENGINE: 0, KNOWN_STEP: 0}
-        made.setup(config, workers=list(workers), shared=[])
+        made.setup(config, shared=[])
         return made
 
     return make
@@ -86,7 +96,28 @@ def test_a_trial_whose_worker_does_not_come_back_moves_to_the_next_one(proxy, go
     assert lost.released == [("xs-0002", False)]
 
 
-def test_a_worker_that_cannot_be_started_is_not_tried_again_and_without_any_the_trial_fails(proxy):
-    dead, alive = ScriptedWorker(ActorDiedError()), ScriptedWorker(None, ROW)
-    assert proxy(dead, alive).step()[col.STEP] == 5
-    assert ERROR in proxy(dead, ScriptedWorker(ActorDiedError())).step()
+@pytest.mark.parametrize("lost", [None, ScriptedWorker(ActorDiedError())])
+def test_a_trial_leaves_a_worker_that_is_lost_for_good_at_once(proxy, lost):
+    other = ScriptedWorker(None, ROW)
+    assert proxy(lost, None, other).step() == {col.STEP: 5, col.RETRIES: 0}
+    assert other.submitted == [0]
+
+
+def given_back(well):
+    return RayTaskError("row", "traceback", EnvironmentFaultError("OSError: [Errno 5]", engine_is_well=well))
+
+
+def test_a_trial_that_unfit_workers_give_back_goes_on_elsewhere_however_often(proxy):
+    unfit = [ScriptedWorker(given_back(well=False)) for _ in range(MAX_FAULTS + 1)]
+    assert proxy(*unfit, ScriptedWorker(None, ROW)).step() == {col.STEP: 5, col.RETRIES: 0}
+    assert [worker.released for worker in unfit] == [[("xs-0002", False)]] * len(unfit)
+
+
+def test_a_trial_that_workers_give_back_although_they_are_well_fails_in_the_end(proxy):
+    result = proxy(*(ScriptedWorker(given_back(well=True)) for _ in range(MAX_FAULTS))).step()
+    assert result[ERROR] == f"EngineError: {MAX_FAULTS} engines gave the trial back (OSError: [Errno 5])"
+
+
+def test_an_error_of_the_trials_own_is_a_result_whatever_its_type(proxy):
+    result = proxy(ScriptedWorker(RayTaskError("row", "ValueError: bad", ValueError("bad")))).step()
+    assert "ValueError: bad" in result[ERROR]

@@ -4,12 +4,13 @@ import asyncio
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,9 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.measure.slot_count import ThroughputSample, worthwhile_slots
 from lmcore.measure.throughput import _Probe
 from lmcore.trainer import Trainer
+from sweeps.cluster.proof import write_token
 from sweeps.engine.death_count import MAX_DEATHS, death_charged, deaths
+from sweeps.engine.environment_fault import EnvironmentFaultError
 from sweeps.engine.placement import Placement
 from sweeps.engine.pool import WorkerPool
 from sweeps.engine.slot_table import Costs
@@ -253,7 +256,7 @@ def test_a_trial_that_nobody_asks_for_is_requeued_and_continues_from_its_checkpo
     assert numbers(a)[-3:] == alone(FOUR["a"], small_tokens)[-3:]
 
 
-def test_a_trial_that_cannot_be_saved_when_it_is_requeued_fails_alone(drive, small_tokens, monkeypatch):
+def test_a_trial_that_cannot_be_saved_when_it_is_requeued_is_given_back_alone(drive, small_tokens, monkeypatch):
     monkeypatch.setattr("sweeps.engine.training_loop.UNASKED_S", 0.2)
     rare = run(lr=1e-2, train={"checkpoint_every": 20})
 
@@ -263,7 +266,7 @@ def test_a_trial_that_cannot_be_saved_when_it_is_requeued_fails_alone(drive, sma
         host.folder.trial("a").rmdir()
         await host.submit("b", rare)
         b = await host.rows("b", rare)
-        with pytest.raises(RuntimeError, match="FileNotFoundError"):
+        with pytest.raises(EnvironmentFaultError, match="a: FileNotFoundError"):
             await host.worker.row("a", 5)
         return b
 
@@ -384,7 +387,7 @@ def test_a_full_disk_fails_no_trial_and_they_continue_when_there_is_space(drive,
         assert numbers(results[trial]) == alone(spec, small_tokens)
 
 
-def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_is_used_again(drive, tmp_path, small_tokens):
+def test_a_trial_whose_folder_cannot_be_written_is_given_back_and_its_slot_is_used_again(drive, small_tokens):
     async def scenario(host):
         await host.submit("a", FOUR["a"])
         await host.worker.submit("homeless", "homeless", FOUR["b"], host.shared)  # it has no folder
@@ -394,9 +397,45 @@ def test_a_trial_whose_folder_cannot_be_written_fails_alone_and_its_slot_is_used
         )
 
     a, homeless, c = drive(scenario, slots=2)
+    assert isinstance(homeless, EnvironmentFaultError)
     assert "FileNotFoundError" in str(homeless)
+    assert homeless.engine_is_well
     assert numbers(a) == alone(FOUR["a"], small_tokens)
     assert numbers(c) == alone(FOUR["c"], small_tokens)
+
+
+def test_an_engine_whose_folder_is_gone_gives_its_trials_back_and_is_unfit(drive, tmp_path):
+    async def scenario(host):
+        host.worker._token = write_token(tmp_path)
+        assert await host.worker.prove() is None
+        await host.submit("a", FOUR["a"])
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()  # as where a network file system is no longer mounted
+        with pytest.raises(EnvironmentFaultError) as fault:
+            await host.rows("a", FOUR["a"])
+        with pytest.raises(EnvironmentFaultError):
+            await host.worker.submit("b", "b", FOUR["b"], host.shared)
+        return fault.value, (await host.worker.heartbeat()).unfit
+
+    fault, unfit = drive(scenario, slots=1)
+    assert not fault.engine_is_well
+    assert unfit.startswith(f"{tmp_path} is not there")
+
+
+def test_an_engine_that_gives_back_three_trials_in_a_row_is_unfit_and_a_row_in_between_clears_it(drive):
+    async def scenario(host):
+        async def give_back(trial):
+            await host.worker.submit(trial, trial, FOUR["a"], host.shared)  # it has no folder
+            with pytest.raises(EnvironmentFaultError):
+                await host.rows(trial, FOUR["a"])
+            return (await host.worker.heartbeat()).unfit
+
+        early = [await give_back(trial) for trial in ("x", "y")]
+        await host.submit("c", FOUR["c"])
+        await host.rows("c", FOUR["c"])
+        return early + [await give_back(trial) for trial in ("u", "v", "w")]
+
+    assert [unfit is None for unfit in drive(scenario, slots=1)] == [True, True, True, True, False]
 
 
 @pytest.mark.parametrize("checkpoint_every", [None, 10])
@@ -569,8 +608,11 @@ def test_a_trial_is_not_charged_with_workers_that_died_with_an_earlier_driver(tm
     folder.mkdir(parents=True)
     (folder / "engine_deaths.txt").write_text("engine 0 began an interval of this trial alone\n" * MAX_DEATHS)
     pool = WorkerPool.__new__(WorkerPool)  # starting one takes Ray
-    pool._folder, pool._placement, pool.shared = RunFolder(tmp_path), Placement(1, {"main": 1}), []
-    pool.handles = [SimpleNamespace(submit=SimpleNamespace(remote=lambda *arguments: None))]
+    pool._folder, pool._placement, pool.shared = RunFolder(tmp_path), Placement({"main": 1}), []
+    pool._lock = nullcontext()
+    pool._placement.add_worker(0)
+    handle = SimpleNamespace(submit=SimpleNamespace(remote=lambda *arguments: None))
+    pool._engines = {0: SimpleNamespace(handle=handle)}
     pool.submit(SimpleNamespace(id="a", name="a", size="main", run=FOUR["a"]), 0)
     assert deaths(folder) == 0
 

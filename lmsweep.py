@@ -1,4 +1,4 @@
-"""The command `lmsweep`: `lmsweep run`, `status`, `report`, `export` and `generate`. See `lmsweep --help`.
+"""The command `lmsweep`, with one subcommand for each thing to do. See `lmsweep --help`.
 
 Each command is the `main` of one module, and only that module is imported: the list of commands appears without loading
 torch, Ray or pandas. In a checkout, `python sweeps/run.py` and the other scripts are the same commands.
@@ -21,6 +21,7 @@ COMMANDS = {
     "report": ("analysis.report", "write tables, figures and fitted scaling laws"),
     "export": ("sweeps.export", "save a trial's model as a Hugging Face Llama folder"),
     "generate": ("sweeps.generate", "sample text from a trial's model"),
+    "cluster-token": ("sweeps.cluster_token", "make a Ray cluster's token, or check that a cluster demands it"),
 }
 """Module and summary of each command."""
 
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """The help text: every command with its summary."""
-    commands = "".join(f"  {name:<10}{summary}\n" for name, (_, summary) in COMMANDS.items())
+    commands = "".join(f"  {name:<15}{summary}\n" for name, (_, summary) in COMMANDS.items())
     return (
         "usage: lmsweep COMMAND ...\n\n"
         "Hyperparameter search for small Transformer language models.\n\n"

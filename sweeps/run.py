@@ -20,13 +20,15 @@ from lmcore.columns import STORAGE_VARIABLE
 from lmcore.errors import InputError
 from sweeps.cli.dry_run import print_plan
 from sweeps.cli.interrupts import Interrupts
-from sweeps.cli.options import SCRIPT, Options, parse, resume_command
+from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import lasting_output
 from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cluster.auth import check_dashboard_host
 from sweeps.provenance.resume import resumed_spec
+from sweeps.provenance.same_sweep import resumed_as
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
+from sweeps.rundir.ray_job import check_lasting
 from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.sweep import run_sweep
@@ -50,17 +52,17 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         return interrupts.resume_hint if folder is not None and folder.sweep_yaml.exists() else ""
 
     try:
-        spec, folder = load_sweep(options)
+        spec, folder, resume = load_sweep(options)
         if options.dry_run:
             print_plan(spec, rates=rates_for(spec, options))
             return 0
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
+        check_lasting(folder)
         check_dashboard_host(options.dashboard_host)
         dashboard = options.dashboard_host if options.dashboard else None
         interrupts.resume_hint = f"; resume with {resume_command(options, folder.display, spec.search.storage, prog)}"
         with end_sweep_if_unwritable(full_disks_only=True):
-            resume = options.resume is not None
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         print_table(folder, prog, spec.search.storage)
@@ -80,17 +82,20 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         return 143 if isinstance(stop, SystemExit) else interrupts.exit_code
 
 
-def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder]:
-    """The sweep and its folder: a new one, or with `--resume` the one that was started there.
+def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder, bool]:
+    """The sweep, its folder, and whether it is resumed: a new one, or with `--resume` the one that was started there.
 
     Raises:
         InputError: the file, an option, or the folder to resume is wrong.
     """
-    if options.resume is None:
-        spec = load_spec(options.config, options.set, **options.flags)
-        return spec, RunFolder.named(spec.name)
-    folder = RunFolder.of_sweep(options.resume)
-    return resumed_spec(folder, options.set, **options.flags), folder
+    if options.resume not in (None, AUTO):
+        folder = RunFolder.of_sweep(options.resume)
+        return resumed_spec(folder, options.set, **options.flags), folder, True
+    spec = load_spec(options.config, options.set, **options.flags)
+    folder = RunFolder.named(spec.name, options.runs)
+    if options.resume is AUTO and folder.sweep_yaml.exists():
+        return resumed_as(spec, folder), folder, True
+    return spec, folder, False
 
 
 def rates_for(spec: SweepSpec, options: Options) -> Rates | None:

@@ -126,7 +126,7 @@ def run_sweep(
             say(f"lmsweep {spec.name}: starting Ray")
             with (
                 reaped() as remove_later,
-                connect(address, dashboard, remove_later) as cluster,
+                connect(address, dashboard, say, remove_later) as cluster,
                 in_place.watched(end),
             ):
                 interrupts.install()

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from lmcore.errors import OneLineParser
+from sweeps.rundir.folder import RUNS
 from sweeps.spec.load import FLAGS
 from sweeps.spec.settings import METHODS, SCHEDULERS, mask_password
 
 SCRIPT = "python sweeps/run.py"
+AUTO = Path("--resume=auto")  # no path that a user can give
 LOOPBACK = "127.0.0.1"
 FIXED = ("config", "name", "search", "scheduler", "compare", "seed")  # cannot change when a sweep is resumed
 
@@ -56,6 +58,8 @@ class Options:
 
     config: Path
     resume: Path | None
+    """The folder of a sweep; AUTO for runs/<name> if it holds one."""
+    runs: Path
     search: str | None
     scheduler: str | None
     trials: int | None
@@ -108,11 +112,18 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     )
     sweep.add_argument(
         "--resume",
-        type=Path,
-        metavar="RUN",
-        help="continue the sweep in this folder; with --trials, extend it to that many trials",
+        type=lambda text: AUTO if text == "auto" else Path(text),
+        metavar="RUN|auto",
+        help="continue the sweep in this folder; with --trials, extend it to that many trials; auto: continue "
+        "runs/<name> if it holds a sweep, else start it",
     )
     sweep.add_argument("--name", help="name of the run's folder in runs/ (default: the file's)")
+    sweep.add_argument(
+        "--runs",
+        type=Path,
+        metavar="DIR",
+        help="folder for runs' folders (default: runs in the working directory)",
+    )
     search = p.add_argument_group("the search")
     search.add_argument(
         "--search",
@@ -199,7 +210,10 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
     """
     command_line = parser(prog)
     values = vars(command_line.parse_args(argv))
-    if values["resume"] is not None:
+    if values["resume"] not in (None, AUTO):
+        if values["runs"] is not None:
+            rule = f"is where new runs go, and --resume names a folder (got both, --runs {values['runs']})"
+            command_line.error(f"--runs: {rule}; leave --runs out")
         fixed = [f"--{name}" for name in FIXED if values[name] is not None]
         if fixed:
             command_line.error(
@@ -214,7 +228,13 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
         command_line.error("--measure: must not come with --tokens-per-s (got both); leave one out")
     config = DEFAULT_CONFIG if values["config"] is None else _find_config(values["config"])
     return Options(
-        **{**values, "config": config, "set": tuple(values["set"]), "tokens_per_s": tuple(values["tokens_per_s"])}
+        **{
+            **values,
+            "runs": values["runs"] or RUNS,
+            "config": config,
+            "set": tuple(values["set"]),
+            "tokens_per_s": tuple(values["tokens_per_s"]),
+        }
     )
 
 

@@ -36,6 +36,25 @@ def use_token() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
+def make_token() -> tuple[Path, bool]:
+    """The file of this machine's token, which is made if there is none, and whether it was made now.
+
+    Raises InputError if the file cannot be written or read.
+    """
+    path = _token_file()
+    existed = path.is_file() and path.stat().st_size > 0
+    _create_token(path)
+    return path, not existed
+
+
+def our_token() -> tuple[str, str]:
+    """The token that this process presents, empty if it has none, and where it is from."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token, "RAY_AUTH_TOKEN"
+    path = _token_file()
+    return path.read_text().strip() if path.is_file() else "", str(path)
+
+
 def check_dashboard_host(host: str) -> None:
     """Raise InputError if other machines can reach the dashboard, which runs any job sent to it, without a token."""
     try:

@@ -2,6 +2,10 @@
 
 import os
 from pathlib import Path
+from typing import Any
+
+import lmcore
+import sweeps
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTALLED = ("site-packages", "dist-packages")
@@ -15,3 +19,21 @@ def python_path() -> str:
     """
     checkout = [] if ROOT.name in INSTALLED else [str(ROOT)]
     return os.pathsep.join([*checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def runtime_env() -> dict[str, Any]:
+    """Ray's `runtime_env` by which the nodes of a cluster get this code, whether they have lmsweep or not.
+
+    The packages come before anything that is installed on a node, so all processes of a sweep run the driver's code:
+    a checkout's edits as well. They are less than 1 MB, and a node unpacks them once. What lmsweep depends on (torch,
+    Ray, ...) does not travel.
+
+    >>> sorted(Path(path).name for path in runtime_env()["py_modules"])
+    ['lmcore', 'sweeps']
+    """
+    return {"py_modules": packages()}
+
+
+def packages() -> list[str]:
+    """The folders from which this process imports lmcore and sweeps. On a node each may be in a folder of its own."""
+    return [str(Path(str(package.__file__)).parent) for package in (lmcore, sweeps)]

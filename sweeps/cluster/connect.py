@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from lmcore.device import cpu_bfloat16
 from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token, use_token
-from sweeps.cluster.checkout import python_path
+from sweeps.cluster.checkout import python_path, runtime_env
 from sweeps.cluster.local_ray import QUIET, local_ray
+from sweeps.cluster.token_check import warning_if_open
 
 if TYPE_CHECKING:  # imports Ray, which reads the authentication mode then
     from sweeps.cluster.ray_cluster import Cluster
@@ -20,14 +21,17 @@ if TYPE_CHECKING:  # imports Ray, which reads the authentication mode then
 
 @contextmanager
 def connect(
-    address: str | None, dashboard: str | None, remove_later: Callable[[Path], None] = lambda _: None
+    address: str | None,
+    dashboard: str | None,
+    say: Callable[[str], None] = print,
+    remove_later: Callable[[Path], None] = lambda _: None,
 ) -> Iterator["Cluster"]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
     the host `dashboard`; None means no dashboard. Its files are in a private folder, which is deleted at the end, or by
-    `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is killed. Raises InputError if nothing answers
-    at the address.
+    `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is killed. A cluster that is joined gets this
+    process's code; `say` gets a warning if it demands no token. Raises InputError if nothing answers at the address.
 
     Example:
         with connect("head:6379", dashboard=None) as cluster:
@@ -52,7 +56,9 @@ def connect(
             host, colon, port = address.removeprefix("ray://").rpartition(":")
             if colon and port.isdecimal():
                 socket.create_connection((host, int(port)), timeout=5).close()
-            context = ray.init(address=address, **QUIET)
+            context = ray.init(address=address, runtime_env=runtime_env(), **QUIET)
+            if warning := warning_if_open(ray.get_runtime_context().gcs_address):
+                say(warning)
         except (OSError, ValueError, RuntimeError) as error:
             rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
             remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from sweeps.cluster.checkout import ROOT
+from sweeps.cluster.checkout import packages
 
 TOKEN = ".engine-token"
 """File in the run's folder. Who reads the driver's token there sees the driver's folder, not one of the same name."""
@@ -83,9 +83,9 @@ def device_fault(device: str, gpus: int = 1) -> str | None:
 def code_digest() -> str:
     """A digest of the code of lmcore and sweeps that this process imports."""
     digest = hashlib.sha256()
-    for package in ("lmcore", "sweeps"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes())
+    for package in map(Path, packages()):
+        for path in sorted(package.rglob("*.py")):
+            digest.update(path.relative_to(package.parent).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 
 

@@ -38,7 +38,7 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
         flags = {**flags, "storage": confirmed_storage(begun.search.storage, flags.get("storage"), place)}
     check_journal(folder.study_db)
     spec = load_kept(folder.sweep_yaml, overrides, **flags).absolute()
-    before, after = _flat(begun), _flat(spec)
+    before, after = flat(begun), flat(spec)
     after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none
     for path in before:
         if before[path] != after[path] and path not in MAY_CHANGE:
@@ -104,7 +104,7 @@ def _value_at(values: Any, path: str) -> Any:
     return values
 
 
-def _flat(spec: SweepSpec) -> dict[str, Any]:
+def flat(spec: SweepSpec) -> dict[str, Any]:
     """Values of the spec by dotted path; lists and the space are not flattened."""
     values = spec.model_dump()
     sections = ("data", "model", "train", "optim", "search", "tracking")

@@ -54,9 +54,9 @@ class RunFolder:
         return folder
 
     @classmethod
-    def named(cls, name: str) -> "RunFolder":
-        """The folder runs/<name> in the working directory. `SweepSpec` has checked that the name stays inside runs/."""
-        return cls((RUNS / name).absolute())
+    def named(cls, name: str, runs: Path = RUNS) -> "RunFolder":
+        """The folder runs/<name>, by default in the working directory. `SweepSpec` has checked that it stays inside."""
+        return cls((runs / name).absolute())
 
     def trial(self, trial_id: str) -> Path:
         """A trial's config and newest checkpoints."""
@@ -71,8 +71,9 @@ class RunFolder:
 
     @property
     def display(self) -> str:
-        """The path as a user would type it."""
-        return os.path.relpath(self.path)
+        """The path as a user would type it: relative if it is in the working directory."""
+        relative = os.path.relpath(self.path)
+        return str(self.path) if relative.startswith(os.pardir) else relative
 
     @contextmanager
     def claimed(self, resume: bool = False) -> Iterator[None]:

@@ -77,8 +77,8 @@ class Hosts:
     def __getitem__(self, index):
         return self._hosts[index]
 
-    def __len__(self):
-        return len(self._hosts)
+    def __iter__(self):
+        return iter(self._hosts)
 
     def add(self, shared=True, project=True, binds=None):
         """A new host on the network.
@@ -130,7 +130,7 @@ class Hosts:
 
     def allow_ssh(self):
         """Put an `ssh NODE COMMAND` in `bin`, which is on every host's PATH. It needs no keys; see also remote.py."""
-        for host in self._hosts:
+        for host in self:
             host.server = host.start([*FIRST, str(REMOTE), "serve", f"{self._base}/{host.name}.socket"])
             assert host.server.stdout.readline() == "ready\n"
         self.put("ssh", f'exec {self.remote} run "{self._base}/$1.socket" bash -c "$2"')

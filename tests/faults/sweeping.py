@@ -47,6 +47,16 @@ def sweep_command(name, *more, trials=6, search="random", scheduler="none", slot
     return [sys.executable, str(RUN), "--name", name, *flags, *options, *quiet, *more]
 
 
+def write_config(path, name="mine", **options):
+    """The sweep of `sweep_command` as a file."""
+    from sweeps.cli.options import parse
+    from sweeps.spec.load import load_spec
+    from sweeps.spec.sweep_spec import dump_yaml
+
+    given = parse(sweep_command(name, **options)[2:])
+    path.write_text(dump_yaml(load_spec(given.config, given.set, **given.flags)))
+
+
 def sweep_without_ray(folder, **changes):
     """The sweep of `sweep_command("whole", **changes)` in this process; returns the run's folder."""
     from sweeps.cli.options import parse

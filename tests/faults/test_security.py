@@ -99,7 +99,7 @@ def test_a_sweep_listens_on_loopback_refuses_strangers_and_writes_no_secret(tiny
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        wait_until(lambda: count_rows(folder) >= 3 or process.poll() is not None, 100, "no 3 rows")
+        wait_until(lambda: count_rows(folder) >= 3 or process.poll() is not None, 240, "no 3 rows")
         family = descendants(process.pid)
         places = listening(family)
         assert len(places) >= 5

@@ -195,7 +195,7 @@ class StudyStorage(RDBStorage):
                 if lost is None:
                     raise
                 self.scoped_session.remove()
-                reason = str(lost.orig).strip().splitlines()[0] if str(lost.orig).strip() else type(lost.orig).__name__
+                reason = _reason(lost)
                 now = time.monotonic()
                 failures += 1
                 gone_since = now if failures == 1 else gone_since
@@ -218,6 +218,12 @@ def lost_connection(error: BaseException | None) -> DBAPIError | None:
                 return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _reason(error: DBAPIError) -> str:
+    """What the database said, in one line. PyMySQL's errors are a number and a text."""
+    text = next((str(part) for part in reversed(getattr(error.orig, "args", ())) if str(part).strip()), "")
+    return text.strip().splitlines()[0] if text.strip() else type(error.orig).__name__
 
 
 def _persistent(name: str, writes: bool) -> Callable[..., Any]:

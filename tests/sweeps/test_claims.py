@@ -266,10 +266,12 @@ def test_a_server_that_restarts_three_times_is_waited_for_and_loses_no_trial(ser
     over = threading.Event()
 
     def restart():
-        for _ in range(3):
-            time.sleep(0.7)
+        for number in range(3):
+            time.sleep(0.5)
             server.stop()
-            time.sleep(1.5)
+            end = time.monotonic() + 60
+            while len(said) <= number and time.monotonic() < end:
+                time.sleep(0.05)
             server.start()
         over.set()
 

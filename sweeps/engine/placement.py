@@ -79,8 +79,8 @@ class Placement:
         return min(sizes, key=lambda size: (-here.count(size), everywhere.count(size)))
 
     def place(self, trial: str, size: str, worker: int) -> None:
-        """Note that the trial was submitted to the worker."""
-        self._workers[worker][trial] = size
+        """Note that the trial was submitted to the worker, or would have been if that were not gone."""
+        self._workers.get(worker, self._homeless)[trial] = size
 
     def move(self, trial: str, worker: int) -> None:
         """Note that a trial is on this worker now. Unknown trials and workers are ignored."""

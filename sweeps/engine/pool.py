@@ -1,10 +1,8 @@
-"""The driver's side of the workers: starts them, asks how many slots pay, and submits trials to them.
+"""The driver's side of the workers: asks how many slots pay, and submits trials to them.
 
-On a cluster that others run, engines come and go: `tend` starts engines on nodes that join, gives up those of nodes
-that are lost, and shares the cluster with other sweeps. It runs in the watchdog's thread, the rest in the main thread.
+`tend` runs in the watchdog's thread, the rest in the main thread. Which engines there are is `sweeps.engine.fleet`.
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,21 +16,16 @@ from lmcore.corpus.tokens import Tokens
 from lmcore.errors import InputError
 from lmcore.measure.slot_count import ThroughputSample, average_samples, choose_slots, speedup
 from sweeps.cluster.membership import Membership
-from sweeps.cluster.nodes import free_resources
-from sweeps.cluster.ray_cluster import Cluster, engine_options, engines_of
+from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.death_count import forget_deaths
+from sweeps.engine.fleet import Fleet
 from sweeps.engine.placement import Placement
-from sweeps.engine.roster import Engine, choose_node, start_engine, sweeps_here
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.study_state import TrialHandle
 
 T = TypeVar("T")
-LOOK_EVERY_S = 3.0
-"""How often a joined cluster is looked at."""
 SAY_EVERY_S = 30.0
-CLOSED_WITHIN_S = 60.0
-"""An engine that is given to another sweep has so long to end its interval."""
 
 
 @dataclass(frozen=True)
@@ -86,28 +79,21 @@ class WorkerPool:
         membership: Membership,
         say: Callable[[str], None] = print,
     ) -> None:
-        self._local = cluster.local
-        self._train = spec.train
-        self._engine_cpus = cluster.engine_cpus(spec.train)
-        self.proxy_cpus = cluster.proxy_cpus(spec.train)
-        """Logical CPUs that each trial's proxy is to reserve."""
         self._folder = folder
         self._most = most
-        self._membership = membership
         self._say = say
+        self._membership = membership
+        self.proxy_cpus = cluster.proxy_cpus(spec.train)
+        """Logical CPUs that each trial's proxy is to reserve."""
         # Passed to actors as a list: Ray would replace a bare reference by its value.
         self.shared: list[ray.ObjectRef[Any]] = [ray.put(tokens)]
         self._slots = None if spec.search.slots == "auto" else spec.search.slots
         self._runs = {size: spec.run_for(size, {}) for size in spec.size_names}
         self._lock = threading.RLock()
-        self._engines: dict[int, Engine] = {}
-        self._started = 0
         self._placement: Placement | None = None
-        self._look_again_at = 0.0
-        self._last_fault = ""
-        self._hire()
+        self._fleet = Fleet(cluster, spec.train, most, membership, str(folder.path), self._slots, say)
         # All workers measure the same at the same time: the machine is then as busy as it will be.
-        first = [engine for engine in self._engines.values() if engine.has_room]
+        first = [engine for engine in self._fleet.engines.values() if engine.has_room]
         self._measuring: dict[str, list[ray.ObjectRef[list[ThroughputSample]]]] = {
             size: [engine.handle.measure.remote(run, list(self.shared)) for engine in first]
             for size, run in self._runs.items()
@@ -115,15 +101,15 @@ class WorkerPool:
         self._peaks: list[ray.ObjectRef[float]] = [engine.handle.peak.remote(spec.train) for engine in first]
 
     @property
-    def ready(self) -> dict[int, Any]:
-        """Actor handles of the engines that have proved themselves, by number."""
-        with self._lock:
-            return {n: engine.handle for n, engine in self._engines.items() if engine.state != "starting"}
-
-    @property
     def lost_nodes(self) -> set[str]:
         """Ids of the nodes that do not answer: what runs there must be given up."""
         return self._membership.lost
+
+    @property
+    def ready(self) -> dict[int, Any]:
+        """Actor handles of the engines that have proved themselves, by number."""
+        with self._lock:
+            return {n: engine.handle for n, engine in self._fleet.engines.items() if engine.state != "starting"}
 
     def wait(self) -> None:
         """Wait until all engines for which there is room have proved themselves, and one at least.
@@ -134,15 +120,16 @@ class WorkerPool:
         say_at = time.monotonic() + 2.0
         while True:
             self.tend()
-            with self._lock:
-                starting = [engine for engine in self._engines.values() if engine.state == "starting"]
-                if not self._engines:
-                    raise InputError(f"--address: a node of the cluster must be able to train, but {self._last_fault}")
-                if len(starting) < len(self._engines) and not any(engine.has_room for engine in starting):
+            engines = self._fleet.engines.values()
+            if not engines:
+                raise InputError(f"--address: an engine must be able to train, but {self._fleet.last_fault}")
+            starting = [engine for engine in engines if engine.state == "starting"]
+            if not any(engine.has_room for engine in starting):
+                if len(starting) < len(engines):
                     return
-            if time.monotonic() > say_at and not any(engine.has_room for engine in starting):
-                say_at = time.monotonic() + SAY_EVERY_S
-                self._say(f"Waiting for {self._in_use()}")
+                if time.monotonic() > say_at:
+                    say_at = time.monotonic() + SAY_EVERY_S
+                    self._say(f"Waiting for {self._fleet.in_use()}")
             time.sleep(0.1)
 
     def peaks(self) -> list[float | None]:
@@ -192,7 +179,8 @@ class WorkerPool:
         with self._lock:
             self._placed.place(live.id, live.size, worker)
             forget_deaths(self._folder.trial(live.id))
-            self._engines[worker].handle.submit.remote(live.id, live.name, live.run, self.shared)
+            if worker in self._fleet.engines:  # otherwise the proxy submits it to another one
+                self._fleet.engines[worker].handle.submit.remote(live.id, live.name, live.run, self.shared)
 
     def note_worker(self, trial_id: str, worker: int) -> None:
         """Note which worker a trial's row came from: a trial moves when its worker is gone."""
@@ -203,43 +191,39 @@ class WorkerPool:
         """Free the slot of a trial that has ended, or that continues elsewhere."""
         with self._lock:
             for worker in self._placed.remove(trial_id):
-                self._engines[worker].handle.release.remote(trial_id, ended)
+                self._fleet.engines[worker].handle.release.remote(trial_id, ended)
 
     def retire(self, number: int, reason: str) -> None:
         """Give up a worker that cannot train any more; its trials continue on others."""
         with self._lock:
-            if number in self._engines:
-                self._lose(number, f"{self._engines[number].node.name}: engine {number} is left out: {reason}")
+            self._fleet.leave_out(number, reason)
 
     def tend(self) -> str | None:
         """Let engines come and go. Returns why the sweep must end, if there is no engine left and none may come."""
+        self._fleet.look()
         with self._lock:
-            self._admit()
-            self._close()
-        if not self._local and time.monotonic() > self._look_again_at:
-            self._look_again_at = time.monotonic() + LOOK_EVERY_S
-            for line in self._membership.look():
-                self._say(line)
-            with self._lock:
-                alive = {node.id for node in self._membership.nodes}
-                for number, engine in tuple(self._engines.items()):
-                    if engine.node.id not in alive:
-                        self._lose(number, f"{engine.node.name} is lost: the trials of engine {number} go on elsewhere")
-                self._share()
-                self._hire()
-        return None if self._engines else f"no engine is left: {self._last_fault}"
+            placement = self._placement
+            changes = self._fleet.tend(placement.load if placement is not None else lambda number: 0)
+            if placement is not None:
+                for number in changes.came:
+                    placement.add_worker(number)
+                    self._say(f"Engine {number} trains on {self._fleet.engines[number].node.name} from now on")
+                for number in changes.closing:
+                    placement.close_worker(number)
+                for number in changes.gone:
+                    placement.remove_worker(number)
+            return self._fleet.why_over()
 
     def stop(self, wait_s: float) -> bool:
         """Have every worker end its interval and write checkpoints; False if one was not done after `wait_s`."""
         stopping: list[ray.ObjectRef[None]] = [handle.stop.remote() for handle in self.ready.values()]
-        return not ray.wait(stopping, num_returns=len(stopping), timeout=wait_s)[1] if stopping else True
+        return not stopping or not ray.wait(stopping, num_returns=len(stopping), timeout=wait_s)[1]
 
     def close(self) -> None:
         """Kill the workers."""
         with self._lock:
-            for engine in self._engines.values():
+            for engine in self._fleet.engines.values():
                 ray.kill(engine.handle)
-            self._engines.clear()
 
     @property
     def _placed(self) -> Placement:
@@ -248,101 +232,7 @@ class WorkerPool:
 
     def _most_now(self) -> int:
         """Largest number of trials at a time: as many as were wanted, and as proxies have room."""
-        cpus = sum(node.cpus for node in self._membership.nodes) - len(self._engines) * self._engine_cpus
-        return min(self._most, max(1, int(cpus / self.proxy_cpus + 1e-6)))
-
-    def _wanted(self) -> int:
-        """Number of engines that this sweep may have: all that fit, or its share if other sweeps are here."""
-        fitting = sum(engines_of(node, self._train) for node in self._membership.nodes)
-        sweeps = 1 if self._local else sweeps_here()
-        return min(self._most, math.ceil(fitting / sweeps))
-
-    def _hire(self) -> None:
-        """Start engines until there are as many as are wanted."""
-        nodes = self._membership.nodes
-        wanted = self._wanted()
-        if len(self._engines) >= wanted and not any(not e.has_room for e in self._engines.values()):
-            return
-        free = free_resources()
-        needed = {"CPU": self._engine_cpus, **({"GPU": 1.0} if self._train.device == "cuda" else {})}
-        while True:
-            engines = list(self._engines.values())
-            waiting = [engine for engine in engines if engine.state == "starting" and not engine.has_room]
-            chosen = choose_node(nodes, engines, self._train, needed, free)
-            if chosen is None:
-                return
-            node, has_room = chosen
-            if len(engines) >= wanted:
-                if not (waiting and has_room):
-                    return
-                ray.kill(self._engines.pop(waiting[0].number).handle)  # there is room elsewhere
-            memory_bytes = node.memory_bytes // max(1, engines_of(node, self._train))
-            arguments = (str(self._folder.path), self._slots, memory_bytes, self._membership.token, self._train.device)
-            number, self._started = self._started, self._started + 1
-            options = engine_options(self._train, self._engine_cpus)
-            self._engines[number] = start_engine(number, node, options, has_room, arguments)
-
-    def _admit(self) -> None:
-        """Take engines that have proved themselves; leave out those that have failed to."""
-        for number, engine in tuple(self._engines.items()):
-            if engine.state != "starting":
-                continue
-            proved, fault = engine.proved()
-            if fault is not None:
-                self._lose(number, f"{engine.node.name}: engine {number} is left out: {fault}")
-            elif proved:
-                engine.state = "ready"
-                if self._placement is not None:
-                    self._placement.add_worker(number)
-                    self._say(f"Engine {number} trains on {engine.node.name} from now on")
-
-    def _share(self) -> None:
-        """Close engines of which another sweep should have some."""
-        excess = len(self._engines) - self._wanted()
-        if excess <= 0:
-            return
-        for number, engine in tuple(self._engines.items()):
-            if excess > 0 and engine.state == "starting":
-                ray.kill(self._engines.pop(number).handle)
-                excess -= 1
-        closing = sum(engine.state == "closing" for engine in self._engines.values())
-        ready = [number for number, engine in self._engines.items() if engine.state == "ready"]
-        if self._placement is None or len(ready) < 2:
-            return
-        for number in sorted(ready, key=self._placement.load)[: min(excess - closing, len(ready) - 1)]:
-            engine = self._engines[number]
-            self._placement.close_worker(number)
-            engine.state, engine.saving = "closing", engine.handle.stop.remote()
-            engine.started_at = time.monotonic()
-            self._say(f"Engine {number} on {engine.node.name} is given to another sweep; its trials go on elsewhere")
-
-    def _close(self) -> None:
-        """Kill the closing engines whose trials are saved; their proxies submit the trials to others."""
-        for number, engine in tuple(self._engines.items()):
-            if engine.state == "closing" and (
-                ray.wait([engine.saving], timeout=0)[0] or time.monotonic() > engine.started_at + CLOSED_WITHIN_S
-            ):
-                self._lose(number, None)
-
-    def _lose(self, number: int, line: str | None) -> None:
-        """Forget an engine for good."""
-        engine = self._engines.pop(number)
-        if self._placement is not None:
-            self._placement.remove_worker(number)
-        ray.kill(engine.handle)
-        if line is not None:
-            self._last_fault = line
-            self._say(line)
-
-    def _in_use(self) -> str:
-        """What engines wait for: `1 CPU; 8 of 8 are in use`."""
-        name = "GPU" if self._train.device == "cuda" else "CPU"
-        needed = 1 if name == "GPU" else int(self._train.threads)
-        nodes = self._membership.nodes
-        total = sum(node.gpus if name == "GPU" else node.cpus for node in nodes)
-        free = free_resources()
-        used = total - sum(free.get(node.id, {}).get(name, 0.0) for node in nodes)
-        return f"{needed} {name}{'s' if needed > 1 else ''}; {used:.0f} of {total} are in use"
+        return min(self._most, max(1, int(self._fleet.spare_cpus / self.proxy_cpus + 1e-6)))
 
 
 def _result(reference: "ray.ObjectRef[T]") -> T | None:

@@ -8,9 +8,9 @@
              gone             gone                gone
 """
 
-import time
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
@@ -41,7 +41,8 @@ class Engine:
     state: Literal["starting", "ready", "closing"] = "starting"
     saving: Any = None
     """While it closes: reference to the end of `SlotWorker.stop`."""
-    started_at: float = field(default_factory=time.monotonic)
+    closing_at: float = math.inf
+    """When it began to close (time.monotonic)."""
 
     def proved(self) -> tuple[bool, str | None]:
         """Whether the proof is there, and the fault that it found, if any."""

@@ -612,7 +612,7 @@ def test_a_trial_is_not_charged_with_workers_that_died_with_an_earlier_driver(tm
     pool._lock = nullcontext()
     pool._placement.add_worker(0)
     handle = SimpleNamespace(submit=SimpleNamespace(remote=lambda *arguments: None))
-    pool._engines = {0: SimpleNamespace(handle=handle)}
+    pool._fleet = SimpleNamespace(engines={0: SimpleNamespace(handle=handle)})
     pool.submit(SimpleNamespace(id="a", name="a", size="main", run=FOUR["a"]), 0)
     assert deaths(folder) == 0
 

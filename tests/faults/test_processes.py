@@ -57,9 +57,9 @@ def checkpoints(folder, trial):
     ("what", "title", "number", "settings"),
     [
         ("engine kill -9", "ray::engine 0:", signal.SIGKILL, {}),
-        ("trial worker kill -9", "ray::TrialTrainable", signal.SIGKILL, {}),
+        ("trial worker kill -9", "ray::xs-", signal.SIGKILL, {}),
         ("engine that hangs (SIGSTOP)", "ray::engine 1:", signal.SIGSTOP, {"search__hung_after_s": "6"}),
-        ("trial worker that hangs (SIGSTOP)", "ray::TrialTrainable", signal.SIGSTOP, {"search__hung_after_s": "6"}),
+        ("trial worker that hangs (SIGSTOP)", "ray::xs-", signal.SIGSTOP, {"search__hung_after_s": "6"}),
     ],
 )
 def test_what_is_killed_or_hangs_costs_an_interval_at_most(what, title, number, settings, tiny, control, fault):
@@ -78,9 +78,9 @@ def test_what_is_killed_or_hangs_costs_an_interval_at_most(what, title, number, 
     assert table_of(folder) == control.table
     assert max(redo.values(), default=0) <= EVERY
     if number == signal.SIGSTOP:
-        who = r"the process of xs-000\d hung" if title == "ray::TrialTrainable" else "engine 1 was busy"
+        who = r"the process of xs-000\d hung" if title == "ray::xs-" else "engine 1 was busy"
         assert re.search(who + r" for \d+ s", out)
-    assert title == "ray::TrialTrainable" or any(row[col.RETRIES] for rows in rows_of(folder).values() for row in rows)
+    assert title == "ray::xs-" or any(row[col.RETRIES] for rows in rows_of(folder).values() for row in rows)
     hurt.survived(seconds=all_went_on_after_s(folder, struck))
 
 

@@ -37,7 +37,7 @@ from sweeps.rundir.folder import RunFolder
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = {"vocab_size": 97, "d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 16}
 TRAIN = {"steps": 20, "batch_size": 4, "eval_every": 5, "eval_windows": 8, "device": "cpu"}
-NOT_NUMBERS = (*col.PLACE_COLUMNS, col.TOKENS_PER_S, col.ELAPSED_S)
+NOT_NUMBERS = (*col.PLACE_COLUMNS, *col.ENGINE_COLUMNS, col.TOKENS_PER_S, col.ELAPSED_S)
 TOGETHER = Costs(single_s=1.0, batched_s=1.2)  # worth waiting for each other
 
 

@@ -68,4 +68,4 @@ def test_a_trial_that_tune_gives_up_again_and_again_fails(parts):
         trial = searcher.suggest(f"a{time}")[col.TRIAL]
         searcher.on_trial_complete(f"a{time}", error=True)
     assert ledger.statuses() == {trial: col.FAILED}
-    assert "died 6 times" in ledger.studies["main"].study.trials[0].user_attrs[col.MESSAGE]
+    assert "died again and again" in ledger.studies["main"].study.trials[0].user_attrs[col.MESSAGE]

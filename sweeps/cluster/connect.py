@@ -2,15 +2,14 @@
 
 import logging
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lmcore.device import cpu_bfloat16
-from lmcore.errors import InputError
-from sweeps.cluster.auth import require_token, use_token
+from sweeps.cluster.auth import require_token
 from sweeps.cluster.checkout import python_path
+from sweeps.cluster.joining import dashboard_address, join
 from sweeps.cluster.ray_cluster import Cluster
 
 
@@ -29,26 +28,15 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
     # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number of threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
-    if address:
-        use_token()
-    else:
-        require_token()
-    # Ray reads the authentication mode once, when it is imported.
-    import ray
-
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        try:
-            # ray.init would keep trying for many minutes if nothing listens at the address.
-            host, colon, port = address.removeprefix("ray://").rpartition(":")
-            if colon and port.isdecimal():
-                socket.create_connection((host, int(port)), timeout=5).close()
-            context = ray.init(address=address, **quiet)
-        except (OSError, ValueError, RuntimeError) as error:
-            rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
-            remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
-            raise InputError(f"--address: {rule}; {remedy}") from None
+        context = join(address, quiet)
+        import ray
     else:
+        require_token()
+        # Ray reads the authentication mode once, when it is imported.
+        import ray
+
         # With address="local" Ray never joins a cluster that somebody else started on this machine.
         context = ray.init(
             address="local",
@@ -61,15 +49,17 @@ def connect(address: str | None, dashboard: str | None) -> Iterator[Cluster]:
         # A cluster that is shared with others counts as far as it is free now, our own as a whole.
         counts = ray.available_resources if address else ray.cluster_resources
         resources: dict[str, float] = counts()  # type: ignore[no-untyped-call]
+        head: str = ray.get_runtime_context().gcs_address
+        url = dashboard and context.dashboard_url
         cpus = int(resources.get("CPU", 0))
         yield Cluster(
             cpus=cpus,
             gpus=int(resources.get("GPU", 0)),
             cores=cpus if address else len(os.sched_getaffinity(0)),
             memory_bytes=int(resources.get("memory", 0)),
-            dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
+            dashboard_url=dashboard_address(url, head) if url else None,
             local=not address,
-            head=ray.get_runtime_context().gcs_address,
+            head=head,
             # The CPUs of other machines are unknown.
             cpu_bfloat16=not address and cpu_bfloat16(),
         )

@@ -26,10 +26,12 @@ from control import CONCURRENT, ReadyWorker
 from rich.console import Console
 
 import sweeps.engine.pool
+import sweeps.study.ledger
 from lmcore import columns as col
 from lmcore.config import TrainConfig
 from lmcore.corpus.tokens import Tokens
 from sweeps.cli.interrupts import Interrupts
+from sweeps.cluster.auth import set_auth_mode
 from sweeps.cluster.connect import connect
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
@@ -87,12 +89,12 @@ def run(trials: int, reports: int, every: int, path: Path) -> dict[str, Any]:
     course = Course(every)
     end = Ledger.end
 
-    def noting_end(ledger: Ledger, trial_id: str) -> TrialHandle:
-        handle = end(ledger, trial_id)
+    def noting_end(self: Ledger, trial_id: str) -> TrialHandle:
+        handle = end(self, trial_id)
         course.note()
         return handle
 
-    Ledger.end = noting_end  # type: ignore[method-assign]
+    vars(sweeps.study.ledger)["Ledger"] = type("Ledger", (Ledger,), {"end": noting_end})
     path.mkdir()
     folder = RunFolder(path)
     spec = SweepSpec.model_validate(
@@ -111,6 +113,7 @@ def run(trials: int, reports: int, every: int, path: Path) -> dict[str, Any]:
     )
     tokens = Tokens.of([1, 2] * 200, [1, 2] * 200, spec.model.vocab_size)
     storage = open_storage(None, folder)
+    set_auth_mode("token")  # `control` has imported Ray already, which then was in another mode
     with connect(None, dashboard=None) as cluster:
         outcome = run_on(cluster, spec, tokens, folder, storage, Console(file=io.StringIO()), Interrupts())
     statuses = list(outcome.statuses.values())

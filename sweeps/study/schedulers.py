@@ -99,7 +99,7 @@ class EarlyStopping:
             return bool(decided["stop"])
         copied = self._trials[trial.number]
         before = set(self._memory_of(copied))
-        stop = copied.should_prune()
+        stop = bool(copied.should_prune())  # the median pruner returns one of NumPy's, which JSON does not have
         noted = {name: value for name, value in self._memory_of(copied).items() if name not in before}
         if stop or noted:
             memory = decided.get("memory", {}) | noted

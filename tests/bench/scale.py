@@ -107,7 +107,7 @@ def run(trials: int, reports: int, every: int, path: Path) -> dict[str, Any]:
                 "scheduler": "none",
                 "trials": trials,
                 "concurrent": CONCURRENT,
-                "slots": CONCURRENT // 2,
+                "slots": max(1, CONCURRENT // 2),
             },
         }
     )

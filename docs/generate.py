@@ -162,6 +162,7 @@ def benchmarks() -> str:
         _packing(),
         _sweeps(),
         _control(),
+        _scale(),
         _faults(),
         _verdicts(),
         _analysis(),
@@ -244,6 +245,29 @@ def _control() -> str:
     return (
         "## What a trial costs besides training\n\nTrials that do nothing but report four times, eight at a time. Writes "
         "to the study are synced.\n\n" + _table(["", "trials", "a trial"], rows) + _source("control", result)
+    )
+
+
+def _scale() -> str:
+    result = _load("scale")
+    first, last = result["blocks"][0], result["blocks"][-1]
+    per_s = 1000 / result["report_ms"]
+    rows = [
+        [f"{gpus:,}", *(f"{gpus * slots / per_s:,.0f} s" if gpus * slots > per_s else "< 1 s" for slots in (1, 4, 16))]
+        for gpus in (8, 64, 256, 1000)
+    ]
+    return (
+        "## The driver of a long sweep\n\n<!-- scale -->\n\n"
+        f"A sweep of {result['trials']:,} trials that do nothing but report {result['reports_per_trial']} times, "
+        f"{result['concurrent']} at a time, on {result['hardware']['cores']} cores:\n\n"
+        f"- the driver's memory grows by {result['kb_per_trial']:.0f} KB a trial, to {last['rss_mb']:.0f} MB;\n"
+        f"- a trial takes {first['trial_ms']:.0f} ms at the beginning and {last['trial_ms']:.0f} ms at the end, all "
+        f"included: {result['report_ms']:.1f} ms\n  a report, or {per_s:.0f} reports a second;\n"
+        f"- `study.db` has {result['study_mb']:.0f} MB and `metrics.jsonl` {result['metrics_mb']:.0f} MB.\n\n"
+        "Time between two reports of a slot from which on one driver keeps up, by engines and slots of each:\n\n"
+        + _table(["GPUs", "1 slot", "4 slots", "16 slots"], rows)
+        + "\n<!-- /scale -->\n"
+        + _source("scale", result)
     )
 
 

@@ -24,6 +24,7 @@ from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
 from sweeps.callbacks.tracking import Tracking
 from sweeps.cli.interrupts import Interrupts
+from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.rundir.folder import RunFolder, write_json, write_text
@@ -98,6 +99,7 @@ def run_sweep(
         FolderInUseError: another process uses the folder.
     """
     deadline = Deadline(spec.search.time)
+    check_address(address)
     if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
         resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:
@@ -219,7 +221,7 @@ def run_on(
     write_inputs(spec, tokens, folder)
     ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
-        needs_token = cluster.local and os.environ.get("RAY_AUTH_MODE") == "token"
+        needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
         hint = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)" if needs_token else ""
         say(f"Ray dashboard: {cluster.dashboard_url}{hint}")
 

@@ -1,6 +1,7 @@
 """Progress in the terminal: a table that redraws itself, or plain lines if the output is not a terminal."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from rich.console import Console, Group
@@ -54,7 +55,7 @@ class Progress(Callback):
         self._best: Best = dict(best or {})
         self._best_windows: dict[str, list[float] | None] = {}
         self._tokens: dict[str, int] = {}
-        self._arrivals: list[tuple[float, int]] = []
+        self._arrivals: deque[tuple[float, int]] = deque()
         self._next_line = self._start + LINE_EVERY_S
         self._live = Live(console=console, get_renderable=self._table, refresh_per_second=2, transient=True)
 
@@ -74,7 +75,8 @@ class Progress(Callback):
         """Count the tokens since the trial's last row; without a terminal, print a summary every LINE_EVERY_S."""
         now = time.monotonic()
         self._arrivals.append((now, row["tokens"] - self._tokens.get(trial.id, 0)))
-        self._arrivals = [(t, n) for t, n in self._arrivals if t > now - THROUGHPUT_WINDOW_S]
+        while self._arrivals[0][0] <= now - THROUGHPUT_WINDOW_S:
+            self._arrivals.popleft()
         self._tokens[trial.id] = row["tokens"]
         self._running[trial.name] = row, trial.run.steps
         if not self._console.is_terminal and now >= self._next_line:
@@ -85,6 +87,7 @@ class Progress(Callback):
         self._running.pop(trial.name, None)
         if trial.status == col.RUNNING:
             return
+        self._tokens.pop(trial.id, None)
         self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
         self._counts[trial.status] += 1
         # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.

@@ -1,5 +1,8 @@
 """How well a sweep used its devices, computed from the report rows alone."""
 
+import math
+from collections.abc import Iterable
+
 from lmcore.columns import Row
 from sweeps.callbacks.base import Callback
 from sweeps.study.study_state import TrialHandle
@@ -23,26 +26,36 @@ class Utilization(Callback):
     def __init__(self, engines: int) -> None:
         """`engines` is how many the sweep began with; their numbers come first."""
         self._engines = engines
-        self._started: dict[str, float] = {}
-        # End and filled share of the slots of each interval, by engine and start.
-        self._intervals: dict[tuple[int, float], tuple[float, float]] = {}
+        self._started: set[str] = set()  # trials that run
+        self._first_start, self._last_start = math.inf, -math.inf
+        self._joined: dict[int, float] = {}  # first start on each engine that joined later
+        self._used_s = 0.0  # of intervals that had ended when the last trial started
+        self._newer: list[tuple[float, float, float]] = []  # the others' start, end and share of the slots, per row
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        trial_id, interval = row["trial"], (row["engine"], row["began_at"])
-        self._started[trial_id] = min(row["began_at"], self._started.get(trial_id, row["began_at"]))
-        _, filled = self._intervals.get(interval, (0.0, 0.0))
-        self._intervals[interval] = (row["reported_at"], filled + 1 / row["width"])
+        trial_id, start = row["trial"], row["began_at"]
+        if trial_id not in self._started:
+            self._started.add(trial_id)
+            self._first_start, self._last_start = min(self._first_start, start), max(self._last_start, start)
+            # Later starts do not change what these count for.
+            self._used_s += self._used_by(interval for interval in self._newer if interval[1] <= self._last_start)
+            self._newer = [interval for interval in self._newer if interval[1] > self._last_start]
+        if row["engine"] >= self._engines:
+            self._joined.setdefault(row["engine"], start)
+        self._newer.append((start, row["reported_at"], 1 / row["width"]))
+
+    def on_trial_end(self, trial: TrialHandle) -> None:
+        self._started.discard(trial.id)
 
     @property
     def share(self) -> float | None:
         """The share, from 0 to 1; None if all trials started at the same time."""
-        if len(set(self._started.values())) < 2:
+        if self._first_start >= self._last_start:
             return None
-        first, last = min(self._started.values()), max(self._started.values())
-        # A clock that is set back shortens an interval, but never below zero.
-        used = sum(max(0.0, min(end, last) - start) * filled for (_, start), (end, filled) in self._intervals.items())
-        later: dict[int, float] = {}
-        for engine, began in self._intervals:
-            if engine >= self._engines:
-                later[engine] = min(began, later.get(engine, last))
-        return used / (self._engines * (last - first) + sum(last - began for began in later.values()))
+        used_s = self._used_s + self._used_by(self._newer)
+        later_s = sum(max(0.0, self._last_start - joined) for joined in self._joined.values())
+        return used_s / (self._engines * (self._last_start - self._first_start) + later_s)
+
+    def _used_by(self, intervals: Iterable[tuple[float, float, float]]) -> float:
+        """Seconds of an engine until the last start. A clock that is set back shortens them, but never below zero."""
+        return sum(max(0.0, min(end, self._last_start) - start) * share for start, end, share in intervals)

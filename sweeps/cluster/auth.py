@@ -7,6 +7,7 @@ file that every user can read. Ray reads its environment once, when it is import
 import ipaddress
 import os
 import secrets
+import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -30,10 +31,28 @@ def require_token() -> None:
         _create_token(_token_file())
 
 
-def use_token() -> None:
-    """Present this machine's token, if there is one, to a cluster that `ray start` started and that may demand it."""
-    if os.environ.get("RAY_AUTH_TOKEN") or _token_file().is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+def find_token() -> tuple[str | None, str]:
+    """This machine's token for clusters that demand one, and where it is, or None and where it would be."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token.strip(), "RAY_AUTH_TOKEN"
+    path = _token_file()
+    try:
+        return path.read_text().strip() or None, str(path)
+    except FileNotFoundError:
+        return None, str(path)
+    except (OSError, UnicodeError) as error:
+        rule = f"Ray's token must be in a text file that you can read ({error})"
+        raise InputError(f"{path}: {rule}; set RAY_AUTH_TOKEN_PATH to one") from None
+
+
+def set_auth_mode(mode: str) -> None:
+    """Set Ray's authentication mode of this process and of those that it starts: `token` or `disabled`."""
+    os.environ["RAY_AUTH_MODE"] = mode
+    if "ray" in sys.modules:
+        # As Ray does when it turns tokens on by itself.
+        from ray._raylet import Config  # type: ignore[attr-defined]
+
+        Config.initialize("")
 
 
 def make_token() -> tuple[Path, bool]:

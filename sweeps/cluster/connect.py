@@ -1,7 +1,6 @@
 """Starting Ray on this machine, or joining a cluster that runs already."""
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -9,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmcore.device import cpu_bfloat16
-from lmcore.errors import InputError
-from sweeps.cluster.auth import require_token, use_token
+from sweeps.cluster.auth import require_token
 from sweeps.cluster.checkout import python_path, runtime_env
+from sweeps.cluster.joining import dashboard_address, join
 from sweeps.cluster.local_ray import QUIET, local_ray
 from sweeps.cluster.token_check import warning_if_open
 
@@ -41,42 +40,32 @@ def connect(
     # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number of threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     address = address or os.environ.get("RAY_ADDRESS")
+    stack = ExitStack()
     if address:
-        use_token()
+        context = join(address, {**QUIET, "runtime_env": runtime_env()})
     else:
         require_token()
+        context = stack.enter_context(local_ray(dashboard, remove_later))
     # Ray reads the authentication mode once, when it is imported.
     import ray
 
-    stack = ExitStack()
     stack.callback(ray.shutdown)
-    if address:
-        try:
-            # ray.init would keep trying for many minutes if nothing listens at the address.
-            host, colon, port = address.removeprefix("ray://").rpartition(":")
-            if colon and port.isdecimal():
-                socket.create_connection((host, int(port)), timeout=5).close()
-            context = ray.init(address=address, runtime_env=runtime_env(), **QUIET)
-            if warning := warning_if_open(ray.get_runtime_context().gcs_address):
-                say(warning)
-        except (OSError, ValueError, RuntimeError) as error:
-            rule = f"must be a running Ray cluster, got {address} ({str(error).strip().splitlines()[0]})"
-            remedy = "start one with `ray start --head`, or leave it out (and RAY_ADDRESS unset) to use this machine"
-            raise InputError(f"--address: {rule}; {remedy}") from None
-    else:
-        context = stack.enter_context(local_ray(dashboard, remove_later))
     with stack:
         from sweeps.cluster.nodes import alive_nodes
         from sweeps.cluster.ray_cluster import Cluster
 
+        head: str = ray.get_runtime_context().gcs_address
+        if address and (warning := warning_if_open(head)):
+            say(warning)
         nodes = alive_nodes()
         if not address:
             nodes = [replace(node, cores=len(os.sched_getaffinity(0))) for node in nodes]
+        url = dashboard and context.dashboard_url
         yield Cluster(
             tuple(nodes),
-            dashboard_url=f"http://{context.dashboard_url}" if dashboard and context.dashboard_url else None,
+            dashboard_url=dashboard_address(url, head) if url else None,
             local=not address,
-            head=ray.get_runtime_context().gcs_address,
+            head=head,
             # The CPUs of other machines are unknown.
             cpu_bfloat16=not address and cpu_bfloat16(),
         )

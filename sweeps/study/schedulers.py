@@ -3,6 +3,7 @@
 To add a scheduler, enter it in SCHEDULERS and add its name to `Scheduler` in `sweeps.spec.settings`.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -72,12 +73,13 @@ class EarlyStopping:
             storage=storage, study_name=study.study_name, sampler=RandomSampler(seed=0), pruner=study.pruner
         )
         self._trials: dict[int, optuna.Trial] = {}
-        asked = [trial for trial in study.get_trials() if trial.state is not TrialState.WAITING]
-        for place, trial in enumerate(asked):
+        asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
+        for place, trial in enumerate(map(copy.copy, asked)):
             trial.system_attrs = {**trial.system_attrs, **trial.user_attrs.get(DECISION, {}).get("memory", {})}
             if trial.state is TrialState.RUNNING:
                 known, losses = known_steps.get(trial.number, 0), trial.intermediate_values
                 trial.intermediate_values = {step: loss for step, loss in losses.items() if step <= known}
+            trial.user_attrs = {}  # pruners read none, and there are many
             self._copy.add_trial(trial)
             if trial.state is TrialState.RUNNING:
                 self._trials[trial.number] = running_trial(self._copy, storage, place)
@@ -95,10 +97,10 @@ class EarlyStopping:
         decided = trial.user_attrs.get(DECISION, {})
         if decided.get("step") == step:  # by a driver that was killed before it had written the row
             return bool(decided["stop"])
-        copy = self._trials[trial.number]
-        before = set(self._memory_of(copy))
-        stop = copy.should_prune()
-        noted = {name: value for name, value in self._memory_of(copy).items() if name not in before}
+        copied = self._trials[trial.number]
+        before = set(self._memory_of(copied))
+        stop = bool(copied.should_prune())  # the median pruner returns one of NumPy's, which JSON does not have
+        noted = {name: value for name, value in self._memory_of(copied).items() if name not in before}
         if stop or noted:
             memory = decided.get("memory", {}) | noted
             trial.set_user_attr(DECISION, {"step": step, "stop": stop, "memory": memory})
@@ -108,5 +110,5 @@ class EarlyStopping:
         """Note how the trial ended; takes what `optuna.Study.tell` takes."""
         self._copy.tell(self._trials.pop(trial.number), value, state)
 
-    def _memory_of(self, copy: optuna.Trial) -> dict[str, Any]:
-        return self._copy.get_trials(deepcopy=False)[copy.number].system_attrs
+    def _memory_of(self, copied: optuna.Trial) -> dict[str, Any]:
+        return self._copy.get_trials(deepcopy=False)[copied.number].system_attrs

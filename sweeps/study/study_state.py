@@ -23,6 +23,7 @@ from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.open_study import open_study
 from sweeps.study.samplers import complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
+from sweeps.study.shared_parts import share_parts
 from sweeps.study.storage import running_trial
 
 
@@ -90,7 +91,11 @@ class StudyState:
         # Experiments search nothing: their overrides are in the config, under the experiment's name.
         searches = self.spec.search.method != "experiments" and not confirms
         self._space = distributions(self.spec.searched) if searches else {}
+        self._told: list[optuna.Trial] = []  # since Optuna last read the study
+        self._model: FrozenTrial | None = None  # an ended trial, which lends its parts to the others
         trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            self._share_parts(trial)
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
         self.total = len(trials) if confirms else max(self.asked, self.spec.trials_in(self.plan))
         self.complete = _complete_trials(trials)
@@ -144,6 +149,8 @@ class StudyState:
             return self.unfinished.pop(0)
         self._seed_sampler(self.asked)
         handle = self._handle(self.study.ask(self._space))
+        while self._told:  # which Optuna has read while it was asked
+            self._share_parts(self.study._storage.get_trial(self._told.pop()._trial_id))
         self.early_stopping.start(handle.trial)
         self.asked += 1
         return handle
@@ -160,7 +167,13 @@ class StudyState:
             assert value is not None
             bisect.insort(self.complete, (value, handle.trial.number, handle.id))
         self.study.tell(handle.trial, value, state)
+        self._told.append(handle.trial)
         self.early_stopping.tell(handle.trial, value, state)
+
+    def _share_parts(self, trial: FrozenTrial) -> None:
+        if trial.state.is_finished():
+            self._model = self._model or trial
+            share_parts(trial, self._model)
 
     def run_of(self, trial_id: str) -> RunSpec:
         """The run of one of this study's trials."""

@@ -14,6 +14,7 @@ from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
+from sweeps.tune.ended_trials import forget_ended
 from sweeps.tune.trainable import ERROR
 
 PROCESS_STARTS_WITHIN_S = 30.0  # unless there is no room for it; Tune stops one that is starting when it is overtaken
@@ -69,12 +70,14 @@ class StudyScheduler(FIFOScheduler):
         one. Then a trial that Tune has not started one for. Otherwise none: `TuneController` hands the freed actor to
         the chosen trial, and removes the actor that was starting for that trial.
         """
+        forget_ended(tune_controller)  # here, because Tune calls this once for every event, when none is being handled
         now = time.monotonic()
         live: list[Trial] = tune_controller.get_live_trials()
         by_id = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
         pending = [by_id[trial_id] for trial_id in self._ledger.live if trial_id in by_id]
         new = [trial for trial in pending if trial.trial_id not in self._process_asked_at]
-        self._process_asked_at |= {trial.trial_id: now for trial in new}
+        asked = {trial.trial_id: now for trial in new} | self._process_asked_at
+        self._process_asked_at = {trial.trial_id: asked[trial.trial_id] for trial in live if trial.trial_id in asked}
         asked_before = now - PROCESS_STARTS_WITHIN_S
         overdue = [trial for trial in pending if self._process_asked_at[trial.trial_id] < asked_before]
         return next(iter(overdue + new), None)

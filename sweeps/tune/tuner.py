@@ -20,6 +20,7 @@ from sweeps.tune.trainable import TrialTrainable
 TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # Tune's result files, for which it imports tensorboardX and torch
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # with Tune's handler, fit() returns normally after Ctrl-C
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # its state of all trials, from which nothing is restored
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 

@@ -101,7 +101,7 @@ class ReadyWorker:
         if step > 0:
             await self._released.wait()
         now = time.time()
-        place = dict.fromkeys(col.PLACE_COLUMNS, 0) | {col.ENGINE: self._number}
+        place = dict.fromkeys(col.PLACE_COLUMNS, 0) | {col.ENGINE: self._number, col.WIDTH: 1}
         return row_of(trial, step + 1) | place | {col.BEGAN_AT: now, col.REPORTED_AT: now}
 
     async def release(self, trial: str, ended: bool = True) -> None:

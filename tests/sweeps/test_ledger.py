@@ -269,8 +269,8 @@ def test_every_grid_point_is_run_once():
 
 
 @pytest.mark.parametrize("scheduler", ["asha", "hyperband", "median"])
-def test_every_scheduler_stops_hopeless_trials_and_none_stops_none(scheduler):
-    stopped = drive(in_memory("random", trials=24, scheduler=scheduler))
+def test_every_scheduler_stops_hopeless_trials_and_none_stops_none(tmp_path, scheduler):
+    stopped = drive(ledger(tmp_path, "random", trials=24, scheduler=scheduler))
     assert sum(live.status == col.PRUNED for live in stopped.values()) >= 3
     kept = drive(in_memory("random", trials=24, scheduler="none"))
     assert {live.status for live in kept.values()} <= {col.COMPLETE, col.DIVERGED}

@@ -32,7 +32,8 @@ def test_the_line_that_names_the_error_is_kept(text, line):
 def test_a_free_process_goes_to_a_trial_that_has_none_starting_or_has_waited_long_for_it(monkeypatch):
     now, pending = [100.0], {}
     monkeypatch.setattr(scheduler.time, "monotonic", lambda: now[0])
-    controller = SimpleNamespace(get_live_trials=pending.values)
+    ended = SimpleNamespace(_stopped_trials=set(), _failed_trials=set())
+    controller = SimpleNamespace(get_live_trials=pending.values, _tune_controller=ended)
     chosen_by = StudyScheduler(SimpleNamespace(live=pending, status=lambda trial: "running"), None, None)
 
     def add(name):

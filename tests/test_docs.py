@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-RUN = r"^ {4}(?:RAY_\w+=\w+ )?python sweeps/run\.py ?(.*?)(?: {2,}#.*)?$"
+RUN = r"^(?: {4})?(?:RAY_\w+=\w+ .*-- )?(?:python sweeps/run\.py|lmsweep run) ?(.*?)(?: {2,}#.*)?$"
 COMMANDS = sorted({found for page in PAGES for found in re.findall(RUN, page.read_text(), flags=re.MULTILINE)})
 
 

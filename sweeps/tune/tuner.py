@@ -13,6 +13,7 @@ from sweeps.cluster.ray_cluster import TRIAL_RESOURCES
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.folder import RunFolder
 from sweeps.study.ledger import Ledger
+from sweeps.tune.ended_trials import NoProgress
 from sweeps.tune.scheduler import StudyScheduler
 from sweeps.tune.searcher import StudySearcher
 from sweeps.tune.trainable import TrialTrainable
@@ -56,6 +57,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
             name="tune",
             storage_path=str(folder.tune),
             verbose=0,
+            callbacks=[NoProgress()],
             # Counts deaths of proxy processes only: a trial's own error is a result (`sweeps.tune.trainable`).
             failure_config=tune.FailureConfig(max_failures=5),
         ),

@@ -6,6 +6,24 @@ Tune keeps every trial for as long as it runs, with its config and results, and 
 from typing import Any
 
 from ray.tune.execution.tune_controller import TuneController
+from ray.tune.progress_reporter import TrialProgressCallback
+
+
+class NoProgress(TrialProgressCallback):
+    """Takes the place of Tune's own callback of this class, which prints nothing here but keeps every trial.
+
+    Example:
+        tune.RunConfig(callbacks=[NoProgress()])
+    """
+
+    def on_trial_result(self, *arguments: Any, **keywords: Any) -> None:
+        """The sweep has its own progress (`sweeps.callbacks.progress`)."""
+
+    def on_trial_error(self, *arguments: Any, **keywords: Any) -> None:
+        """It is printed in one line elsewhere."""
+
+    def on_trial_complete(self, *arguments: Any, **keywords: Any) -> None:
+        """It is printed in one line elsewhere."""
 
 
 def forget_ended(tune_controller: Any) -> None:

@@ -12,6 +12,7 @@ from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.folder import RunFolder
 from sweeps.study.ledger import Ledger
+from sweeps.tune.ended_trials import NoProgress
 from sweeps.tune.lost_nodes import LeaveLostNodes
 from sweeps.tune.scheduler import StudyScheduler
 from sweeps.tune.searcher import StudySearcher
@@ -59,7 +60,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
             name="tune",
             storage_path=str(folder.tune),
             verbose=0,
-            callbacks=[LeaveLostNodes(engines)],
+            callbacks=[NoProgress(), LeaveLostNodes(engines)],
             # Deaths of proxy processes, never a trial's own error, which is a result (`sweeps.tune.trainable`).
             failure_config=tune.FailureConfig(max_failures=MAX_PROXY_DEATHS),
             # By default Tune has the proxy save a checkpoint before it stops the trial, and forgets to stop it if the

@@ -187,6 +187,10 @@ class Host:
             start_new_session=True,
         )
 
+    def set_environment(self, **variables):
+        """Set environment variables of everything that is started here from now on."""
+        self._environment |= variables
+
     def run(self, command, timeout=250, check=None, **environment):
         """The finished process; with `check`, its exit code must be that."""
         process = self.start(command, **environment)

@@ -113,9 +113,10 @@ def test_a_verdict_is_final_whenever_the_node_dies_and_another_one_takes_its_pla
     struck = fault("node without power at each moment between a trial's last row and its verdict")
     struck.injected(len(NAMES))
     environment, folder = strikes(tiny, "node")
+    environment["PYTHONPATH"] += f":{ROOT}"
     with Hosts(2, tiny) as hosts:
-        for host in hosts:
-            host.set_environment(environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{ROOT}"})
+        for number in range(2):
+            hosts[number].set_environment(**environment)
         token = hosts[0].run("ray get-auth-token --generate", check=0).stdout.strip()
         address = f"{hosts[0].address}:6379"
         hosts[0].join("--head --include-dashboard=false", token, cpus=0)  # the driver, and nothing that can be lost
@@ -129,7 +130,7 @@ def test_a_verdict_is_final_whenever_the_node_dies_and_another_one_takes_its_pla
                 path.with_suffix(".dead").touch()
                 done.add(path)
                 node = hosts.add()
-                node.set_environment(environment | {"PYTHONPATH": f"{environment['PYTHONPATH']}:{ROOT}"})
+                node.set_environment(**environment)
                 node.join(f"--address={address}", token, cpus=1)
             time.sleep(0.1)
         assert process.wait(10) == 0, "".join(process.lines)

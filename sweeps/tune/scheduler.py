@@ -18,7 +18,7 @@ from sweeps.study.ledger import Ledger
 from sweeps.tune.ended_trials import forget_ended
 from sweeps.tune.trainable import ERROR
 
-PROCESS_STARTS_WITHIN_S = 5.0  # unless the machine is very busy or has no room for it
+PROCESS_STARTS_WITHIN_S = 30.0  # unless there is no room for it; Tune stops one that is starting when it is overtaken
 
 
 class StudyScheduler(FIFOScheduler):

@@ -83,7 +83,9 @@ def test_the_wheel_has_every_module_the_configs_the_template_and_the_command(tmp
     expected = {"lmsweep.py", "lmcore/py.typed", "analysis/document/template.html.jinja"}
     for part in ("lmcore", "sweeps", "analysis"):
         expected |= {str(path.relative_to(source)) for path in (source / part).rglob("*.py")}
-    expected |= {f"lmsweep_configs/{path.name}" for path in (source / "configs").glob("*.yaml")}
+    configs = [path for path in (source / "configs").rglob("*") if path.is_file()]
+    assert len(configs) > 10
+    expected |= {f"lmsweep_configs/{path.relative_to(source / 'configs')}" for path in configs}
     assert names == expected
     parsed = configparser.ConfigParser()
     parsed.read_string(entry_points)

@@ -46,7 +46,7 @@ LATEX_COMMANDS = {  # those of the table, and those that stand for a character
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
     """A run whose sizes, experiments, messages, trial ids and name are NAMES, and its report."""
-    from conftest import RunFolder
+    from tests.analysis.conftest import RunFolder  # by its whole name: every folder of tests has a conftest
 
     studies = {name: f"study {number}" for number, name in enumerate(NAMES[:4])}
     run = RunFolder(tmp_path_factory.mktemp("hostile"), studies=studies, name=NAMES[2])

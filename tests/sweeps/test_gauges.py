@@ -38,7 +38,7 @@ def best():
 @pytest.fixture
 def gauges(best):
     statuses = {"xs-tied-0000": col.PRUNED, "xs-tied-0001": col.RUNNING, "xs-tied-confirm-0000": col.COMPLETE}
-    return Gauges(2, lambda: 8, lambda: best, STUDIES, statuses, [1e11, None])
+    return Gauges(lambda: 2, lambda: 8, lambda: best, STUDIES, statuses, [1e11, None])
 
 
 def test_a_resumed_sweep_begins_with_the_trials_that_ended(gauges):

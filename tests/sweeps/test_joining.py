@@ -229,7 +229,10 @@ def test_a_cluster_without_a_token_is_joined_unless_the_user_demands_one():
     started = StartedCluster("disabled")
     try:
         printed, _ = run(JOIN, started.address, RAY_AUTH_TOKEN=TOKEN)
-        assert json.loads(printed) == [2, f"http://{started.dashboard}", "disabled", "a task ran"]
+        warning, joined = printed.splitlines()
+        port = started.address.rpartition(":")[2]
+        assert re.match(rf"Warning: [\d.]+:{port} demands no token, so whoever reaches it can run code on it", warning)
+        assert json.loads(joined) == [2, f"http://{started.dashboard}", "disabled", "a task ran"]
         printed, seconds = run(JOIN, started.address, RAY_AUTH_TOKEN=TOKEN, RAY_AUTH_MODE="token")
         assert re.fullmatch(r"--address: the cluster at .* must demand a token \(got one that anybody .*", printed)
         assert seconds < AT_ONCE_S

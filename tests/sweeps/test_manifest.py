@@ -130,9 +130,7 @@ def test_a_storage_url_without_a_password_is_recorded_unchanged(url, small_token
 
 def test_analysis_says_where_a_password_that_is_not_recorded_belongs(small_tokens, tmp_path):
     write_json(tmp_path / "manifest.json", manifest(spec(storage=SECRET), small_tokens, CLUSTER, PEAKS, CHOICES))
-    with pytest.raises(
-        RunError, match=r"keeps no password: take :\*\*\* out of its storage and set PGPASSWORD"
-    ) as error:
+    with pytest.raises(RunError, match=r"add --storage .*, with the password in place of \*\*\*") as error:
         analysis.load(tmp_path)
     assert "\n" not in str(error.value)
 

@@ -41,6 +41,11 @@ class Membership:
         self._probes: dict[str, Probe] = {}
         self._answered_at = {node.id: time.monotonic() for node in nodes}
 
+    @property
+    def avoided(self) -> set[str]:
+        """Ids of the nodes that Ray counts as alive, but that nothing should be started on."""
+        return self.lost | self._unfit.keys()
+
     @classmethod
     def of(cls, cluster: Cluster, spec: SweepSpec, folder: Path, say: Callable[[str], None]) -> "Membership":
         """The nodes of `cluster` that can train `spec` in `folder`. Those that cannot are named.

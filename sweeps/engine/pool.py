@@ -106,6 +106,11 @@ class WorkerPool:
         return self._membership.lost
 
     @property
+    def avoided_nodes(self) -> set[str]:
+        """Ids of the nodes that no trial proxy should be started on."""
+        return self._membership.avoided
+
+    @property
     def ready(self) -> dict[int, Any]:
         """Actor handles of the engines that have proved themselves, by number."""
         with self._lock:

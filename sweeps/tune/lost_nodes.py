@@ -1,4 +1,4 @@
-"""Gives up the trial proxies on nodes that do not answer. Ray itself would wait for them for more than a minute."""
+"""Keeps trial proxies off nodes that do not answer. Ray itself would wait for them for more than a minute."""
 
 from typing import Any
 
@@ -8,6 +8,16 @@ from ray._private.state import actors
 from ray.tune.experiment import Trial
 
 from sweeps.engine.pool import WorkerPool
+
+LABEL = "ray.io/node-id"
+
+
+def proxy_resources(engines: WorkerPool) -> tune.PlacementGroupFactory:
+    """What a trial's proxy asks for: a small part of a CPU, on a node that is neither lost nor unfit."""
+    bundles = [{"CPU": engines.proxy_cpus}]
+    if not (avoided := sorted(engines.avoided_nodes)):
+        return tune.PlacementGroupFactory(bundles)
+    return tune.PlacementGroupFactory(bundles, bundle_label_selector=[{LABEL: f"!in({','.join(avoided)})"}])
 
 
 class LeaveLostNodes(tune.Callback):

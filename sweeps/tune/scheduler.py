@@ -15,6 +15,7 @@ from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.ledger import Ledger
 from sweeps.tune.ended_trials import forget_ended
+from sweeps.tune.lost_nodes import proxy_resources
 from sweeps.tune.trainable import ERROR
 
 PROCESS_STARTS_WITHIN_S = 30.0  # unless there is no room for it; Tune stops one that is starting when it is overtaken
@@ -40,6 +41,14 @@ class StudyScheduler(FIFOScheduler):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its scheduler; ours has no state that the study lacks."""
         return {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """A trial is about to get a proxy."""
+        trial.update_resources(proxy_resources(self._engines))
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """The trial's proxy died, and it is about to get another one, or goes back to the queue."""
+        trial.update_resources(proxy_resources(self._engines))
 
     @end_sweep_if_unwritable()
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:

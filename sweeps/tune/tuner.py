@@ -41,9 +41,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
     shutil.rmtree(folder.tune, ignore_errors=True)  # left by an earlier driver; nothing is restored from it
     # A trial's error is printed in one line and kept whole in its folder; Tune would print the traceback as well.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    trainable = tune.with_resources(
-        tune.with_parameters(TrialTrainable, shared=engines.shared), {"cpu": engines.proxy_cpus}
-    )
+    trainable = tune.with_parameters(TrialTrainable, shared=engines.shared)  # its resources: see StudyScheduler
     trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # the name shown in the dashboard
     tune.Tuner(
         trainable,

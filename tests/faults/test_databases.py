@@ -98,7 +98,7 @@ def test_a_killed_driver_is_resumed_and_a_copy_of_its_folder_is_not(server, tmp_
     copied.survived()
     began = time.monotonic()
     if kind == "PostgreSQL":  # the password in a place that is better than the address
-        run(resume_command("killed"), here, timeout=400, check=0, PGPASSWORD=PASSWORD)
+        run(resume_command("killed", "--storage", server.url), here, timeout=400, check=0, PGPASSWORD=PASSWORD)
     else:
         run(resume_command("killed", *again), here, timeout=400, check=0)
     killed.survived(seconds=time.monotonic() - began)

@@ -34,7 +34,7 @@ __all__ = ["SweepStatus", "main", "sweep_status"]
 SCRIPT = "python analysis/status.py"
 WATCH_S = 5.0
 BUSY_SHARE = 0.02
-"""Of a core, at most, on average. Reading a folder of 10,000 trials takes seconds."""
+"""Largest share of a core that --watch uses on average: a folder of many trials takes long to read."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from lmcore.errors import InputError, OneLineParser
-from sweeps.cluster.auth import make_token, our_token
+from sweeps.cluster.auth import find_token, make_token
 from sweeps.cluster.token_check import admits
 
 DESCRIPTION = """\
@@ -20,7 +20,7 @@ Make the token of a Ray cluster, once, and print the commands that start a clust
 With --check: find out whether a running cluster demands a token and accepts ours.
 """
 PORT = 6379
-"""Of the head's control service; the default of `ray start --head`."""
+"""The port of the head's control service, unless `ray start --head` was given another."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "lmsweep cluster-token") -> int:
@@ -73,7 +73,7 @@ def check(address: str) -> int:
             print(f"{address} is open: whoever reaches it can run code on it; {remedy}", file=sys.stderr)
             return 1
         print(f"{address} demands a token")
-        token, source = our_token()
+        token, source = find_token()
         if token and admits(address, token):
             print(f"{address} accepts the token in {source}")
             return 0

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from analysis.runs.driver import driver_of
 from analysis.runs.load import Run, load
@@ -19,6 +18,8 @@ from analysis.tables.settings import HALF, MEAN, SEED_COUNT, SETTING, settings_t
 from analysis.tables.time_left import seconds_left
 from analysis.tables.trials import BEST_FIRST, complete_trials, failures
 from lmcore import columns as col
+from lmcore.errors import InputError
+from lmcore.runfile.yaml_file import read_yaml
 
 Record = dict[Hashable, Any]
 STEPS = f"{col.PARAMS_PREFIX}train.steps"
@@ -210,10 +211,9 @@ def _slots(manifest: dict[str, Any], concurrent: int | None) -> int | None:
 
 def _search_config(folder: Path) -> dict[str, Any]:
     """The section `search` of sweep.yaml, or nothing."""
-    with suppress(OSError, yaml.YAMLError):
-        config = yaml.load((folder / "sweep.yaml").read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-        if isinstance(config, dict) and isinstance(config.get("search"), dict):
-            return dict(config["search"])
+    with suppress(InputError):
+        search = read_yaml(folder / "sweep.yaml").values.get("search")
+        return dict(search) if isinstance(search, dict) else {}
     return {}
 
 

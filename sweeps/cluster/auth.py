@@ -66,14 +66,6 @@ def make_token() -> tuple[Path, bool]:
     return path, not existed
 
 
-def our_token() -> tuple[str, str]:
-    """The token that this process presents, empty if it has none, and where it is from."""
-    if token := os.environ.get("RAY_AUTH_TOKEN"):
-        return token, "RAY_AUTH_TOKEN"
-    path = _token_file()
-    return path.read_text().strip() if path.is_file() else "", str(path)
-
-
 def check_dashboard_host(host: str) -> None:
     """Raise InputError if other machines can reach the dashboard, which runs any job sent to it, without a token."""
     try:

@@ -20,7 +20,7 @@ class Node:
     host: str
     address: str
     port: int
-    """Of its raylet, which listens as long as the node lives."""
+    """The port of its raylet, which listens as long as the node lives."""
     cpus: int
     """Logical CPUs, for engines and trial proxies together."""
     gpus: int

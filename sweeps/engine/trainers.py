@@ -173,9 +173,8 @@ class Trainers:
         """Train until the next report; return rows by slot, and snapshots of the slots whose checkpoint is due."""
         trainer = self._trainers[signature]
         # Copies, because checkpoints keep the trainer's rows.
-        rows: dict[int, Row] = {
-            row[col.SLOT]: {**row, col.DEVICE_BYTES: device_bytes()} for row in trainer.advance(slots, batched)
-        }
+        advanced, held = trainer.advance(slots, batched), device_bytes()
+        rows: dict[int, Row] = {row[col.SLOT]: {**row, col.DEVICE_BYTES: held} for row in advanced}
         return rows, {k: trainer.snapshot_slot(k) for k in rows if _checkpoint_is_due(trainer, k)}
 
     def unsaved(self, signature: Signature, slot: int) -> Snapshot | None:

@@ -150,7 +150,8 @@ class StudyState:
         self._seed_sampler(self.asked)
         handle = self._handle(self.study.ask(self._space))
         while self._told:  # which Optuna has read while it was asked
-            self._share_parts(self.study._storage.get_trial(self._told.pop()._trial_id))
+            told = self._told.pop()
+            self._share_parts(told.storage.get_trial(told._trial_id))
         self.early_stopping.start(handle.trial)
         self.asked += 1
         return handle

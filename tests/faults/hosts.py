@@ -167,7 +167,7 @@ class Host:
     def start(self, command, cwd=None, **environment):
         """Start a command: a list, or a text as a user would type it. Returns the process; see also `signal`.
 
-        Of the test's own environment it lacks what concerns Ray, tokens and temporary folders.
+        It gets the test's environment without the variables for Ray, tokens and temporary folders.
         """
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "TMP", "XDG_"))}
         kept.pop("RAY_ADDRESS", None)

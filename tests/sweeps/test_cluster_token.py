@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from sweeps.cluster.auth import our_token
+from sweeps.cluster.auth import find_token
 from sweeps.cluster.token_check import ASK, admits, warning_if_open
 from sweeps.cluster_token import main
 
@@ -117,7 +117,7 @@ def test_a_wrong_address_is_one_line_with_exit_code_2(home, words, said, capsys)
 
 @pytest.mark.ray
 def test_a_real_cluster_that_demands_a_token_answers_ours_and_nobody_elses(cluster, tmp_path):
-    token, _ = our_token()
+    token, _ = find_token()
     assert admits(cluster.head, token)
     assert not admits(cluster.head, None)
     assert not admits(cluster.head, "0" * 64)

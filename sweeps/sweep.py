@@ -270,7 +270,7 @@ def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> None:
     if not (folder.tokens / "meta.json").exists():
         for unfinished in folder.path.glob(".tokens.*"):
             shutil.rmtree(unfinished)
-        save_tokens(tokens, folder.tokens)
+        save_tokens(tokens, folder.tokens, spec.data.copy)
 
 
 def run_trials(

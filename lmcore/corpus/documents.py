@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from lmcore.corpus.mapped_ids import MappedIds, id_chunks
 from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.corpus.tokens import Tokens
 from lmcore.corpus.windows import window_starts
@@ -22,15 +23,16 @@ def window_documents(tokens: Tokens, context_length: int, num_windows: int) -> N
 
     >>> documents = window_documents(load_tokens(Path("runs/quick/tokens")), 128, 48)  # doctest: +SKIP
     """
-    if tokens.tokenizer_json is None:
-        return None
-    end = end_of_text_token(Tokenizer.from_str(tokens.tokenizer_json))
+    end = tokens.end_of_text
+    if end is None and tokens.tokenizer_json is not None:  # kept by a version that did not note it
+        token = end_of_text_token(Tokenizer.from_str(tokens.tokenizer_json))
+        end = None if token is None else token[1]
     starts = window_starts(len(tokens.val), context_length, num_windows)
-    return None if end is None else documents_at(tokens.val, end[1], starts)
+    return None if end is None else documents_at(tokens.val, end, starts)
 
 
 def documents_at(
-    ids: NDArray[np.integer[Any]], end_of_text: int, starts: NDArray[np.int64]
+    ids: NDArray[np.integer[Any]] | MappedIds, end_of_text: int, starts: NDArray[np.int64]
 ) -> NDArray[np.int32] | None:
     """Number of the document at each position in `starts`; None if the token `end_of_text` does not occur in `ids`.
 
@@ -39,5 +41,9 @@ def documents_at(
     >>> documents_at(np.array([5, 6, 0, 7, 0, 8]), end_of_text=0, starts=np.array([0, 2, 3, 5]))
     array([0, 0, 1, 2], dtype=int32)
     """
-    ends = np.flatnonzero(ids == end_of_text)
+    found, before = [np.empty(0, np.int64)], 0
+    for chunk in id_chunks(ids):
+        found.append(np.flatnonzero(chunk == end_of_text) + before)
+        before += len(chunk)
+    ends = np.concatenate(found)
     return np.searchsorted(ends, starts, side="left").astype(np.int32) if len(ends) else None

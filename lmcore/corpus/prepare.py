@@ -5,114 +5,218 @@ this package.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import Tokenizer
 
 from lmcore.config import DEFAULT_VOCAB_SIZE, DataConfig
-from lmcore.corpus.text import read_documents, split_documents
-from lmcore.corpus.token_files import MAX_VOCAB_SIZE, check_ids, is_token_file, read_token_file
-from lmcore.corpus.tokenizer import decoded_bytes, encode_documents, load_tokenizer, train_tokenizer, vocabulary_size
-from lmcore.corpus.tokens import FORMAT, Tokens, load_tokens, save_tokens
+from lmcore.corpus.encode import encode, fits_of, fits_words, token_bytes
+from lmcore.corpus.mapped_ids import id_chunks
+from lmcore.corpus.overlap import val_in_train
+from lmcore.corpus.pieces import Fits, Piece
+from lmcore.corpus.reading import Reading
+from lmcore.corpus.text import Report, Split, TextSource, no_report, pieces_as, scan_text, split_pieces
+from lmcore.corpus.token_files import MAX_VOCAB_SIZE, check_ids, read_token_files, token_files
+from lmcore.corpus.tokenizer import end_of_text_token, load_tokenizer, train_tokenizer, vocabulary_size
+from lmcore.corpus.tokens import LARGE_BYTES, Tokens, load_tokens, save_tokens
 from lmcore.errors import InputError
+
+CACHE_FORMAT = 2
+"""Part of the cache key. Raise it whenever the same text would give other tokens or other numbers about them."""
+SHOWN_OVERLAP = 0.01
+"""Share of the validation windows in the training data from which on a line says so."""
 
 logger = logging.getLogger(__name__)
 
 
-def prepare_tokens(config: DataConfig, cache_dir: Path | None = None) -> Tokens:
+def prepare_tokens(
+    config: DataConfig,
+    cache_dir: Path | None = None,
+    say: Callable[[str], None] = logger.info,
+    report: Report = no_report,
+) -> Tokens:
     """Read, tokenize and split the data that `config` describes.
 
     Token files are memory-mapped. Text is tokenized, and the tokens are cached by content; a cache entry that is
     damaged or cannot be written only costs time. Without `config.tokenizer`, a byte-level BPE is trained on the
     training documents. The vocabulary size is `config.vocab_size`, else the tokenizer's, else the largest id + 1.
 
-    `cache_dir` is by default `$XDG_CACHE_HOME/lmsweep`, or ~/.cache/lmsweep. Raises InputError, starting with the field
-    at fault (`data.source`, `data.val_source`, `data.tokenizer` or `data.vocab_size`).
+    Args:
+        cache_dir: by default `$XDG_CACHE_HOME/lmsweep`, or ~/.cache/lmsweep.
+        say: called with one line about each source, and with lines about anything else that the user should know.
+        report: told how far the work is.
+
+    Raises InputError, starting with the field at fault (`data.source`, `data.val_source`, `data.tokenizer`,
+    `data.vocab_size`, `data.bin_dtype` or `data.end_of_text`).
 
     >>> tokens = prepare_tokens(DataConfig(source="stdlib", vocab_size=2048))
     """
-    if config.val_source is not None and is_token_file(config.val_source) != is_token_file(config.source):
+    kinds = [source is not None and token_files(source, field) is not None for field, source in _sources(config)]
+    if config.val_source is not None and kinds[0] != kinds[1]:
         raise InputError(
             f"data.val_source: must be of the same kind as data.source, text or tokens, but {config.val_source!r} "
             f"is not of the kind of {config.source!r}; convert one of them"
         )
-    tokenizer = None if config.tokenizer is None else load_tokenizer(Path(config.tokenizer).expanduser())
-    if is_token_file(config.source):
-        return _from_token_files(config, tokenizer)
-    if cache_dir is None:
-        cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lmsweep"
-    return _from_text(config, tokenizer, cache_dir)
+    path = None if config.tokenizer is None else Path(config.tokenizer).expanduser()
+    tokenizer = None if path is None else load_tokenizer(path)
+    if kinds[0]:
+        tokens = _from_token_files(config, tokenizer, path, report)
+    else:
+        if cache_dir is None:
+            cache_dir = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "lmsweep"
+        tokens = _from_text(config, tokenizer, path, cache_dir, report)
+    for reading in tokens.readings:
+        say(reading.line)
+    if tokens.tokenizer_json is not None and tokens.end_of_text is None:
+        say(
+            "data.end_of_text: the tokenizer has no token that ends a document, so nothing separates documents; "
+            "name one of its tokens"
+        )
+    if tokens.val_in_train is not None and tokens.val_in_train >= SHOWN_OVERLAP:
+        say(f"Note: {tokens.val_in_train:.0%} of the validation data are also in the training data")
+    return tokens
 
 
-def _from_token_files(config: DataConfig, tokenizer: Tokenizer | None) -> Tokens:
+def _sources(config: DataConfig) -> list[tuple[str, str | None]]:
+    return [("data.source", config.source), ("data.val_source", config.val_source)]
+
+
+def _from_token_files(config: DataConfig, tokenizer: Tokenizer | None, path: Path | None, report: Report) -> Tokens:
     vocab_size = config.vocab_size or (vocabulary_size(tokenizer) if tokenizer is not None else None)
-    ids = read_token_file(config.source, config.bin_dtype)
-    check_ids(ids, vocab_size or MAX_VOCAB_SIZE)
-    if config.val_source is not None:
-        train, val = ids, read_token_file(config.val_source, config.bin_dtype, "data.val_source")
-        check_ids(val, vocab_size or MAX_VOCAB_SIZE, "data.val_source")
-    elif len(ids) < 2:
+    found = [
+        read_token_files(source, config.bin_dtype, vocab_size, field)
+        for field, source in _sources(config)
+        if source is not None
+    ]
+    largest = max(
+        check_ids(one.ids, vocab_size or MAX_VOCAB_SIZE, one.reading.field, tokenizer is not None) for one in found
+    )
+    if len(found) == 2:
+        train, val = found[0].ids, found[1].ids
+    elif len(found[0].ids) < 2:
         raise InputError(
             f"data.source: must leave tokens for training and validation, but {config.source!r} has 1; "
             "name a longer file, or data.val_source"
         )
     else:
+        ids = found[0].ids
         cut = min(max(round((1 - config.val_fraction) * len(ids)), 1), len(ids) - 1)
         train, val = ids[:cut], ids[cut:]
-    vocab_size = vocab_size or int(max(train.max(), val.max())) + 1
-    if tokenizer is None:
-        return Tokens.of(train, val, vocab_size)
-    return Tokens.of(train, val, vocab_size, decoded_bytes(tokenizer, val) / len(val), tokenizer.to_str())
+    numbers: dict[str, Any] = {"readings": tuple(one.reading for one in found)}
+    if tokenizer is not None:
+        end = end_of_text_token(tokenizer, config.end_of_text, path)
+        numbers["end_of_text"] = None if end is None else end[1]
+        numbers["tokenizer_json"] = tokenizer.to_str()
+        if (lengths := token_bytes(tokenizer)) is not None:
+            numbers["bytes_per_token"] = sum(int(lengths[chunk].sum()) for chunk in id_chunks(val)) / len(val)
+    numbers["val_in_train"] = val_in_train(train, val, lambda done: report("searching duplicates", done, len(train)))
+    return Tokens.of(train, val, vocab_size or largest + 1, **numbers)
 
 
-def _from_text(config: DataConfig, tokenizer: Tokenizer | None, cache_dir: Path) -> Tokens:
-    documents = read_documents(config.source)
-    if config.val_source is not None:
-        train_documents, val_documents = documents, read_documents(config.val_source, "data.val_source")
-    else:
-        train_documents, val_documents = split_documents(documents, config.val_fraction)
+def _from_text(
+    config: DataConfig, tokenizer: Tokenizer | None, path: Path | None, cache_dir: Path, report: Report
+) -> Tokens:
+    sources = [
+        scan_text(source, field, config.text_field, config.end_of_text, report)
+        for field, source in _sources(config)
+        if source is not None
+    ]
+    end = None if tokenizer is None else end_of_text_token(tokenizer, config.end_of_text, path)
     key = {
-        "format": FORMAT,
+        "format": CACHE_FORMAT,
         "tokenizers": tokenizers.__version__,
-        "train": _text_digest(train_documents),
-        "val": _text_digest(val_documents),
-        "tokenizer": _text_digest([tokenizer.to_str()]) if tokenizer is not None else None,
+        "text": [source.digest for source in sources],
+        "val_fraction": config.val_fraction if len(sources) == 1 else None,
+        "tokenizer": None if tokenizer is None else hashlib.sha256(tokenizer.to_str().encode()).hexdigest(),
+        "end_of_text": end,
         "vocab_size": config.vocab_size,
     }
     entry = cache_dir / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
+    readings = tuple(source.reading for source in sources)
     try:
         if entry.exists():
-            return load_tokens(entry)
+            tokens = load_tokens(entry)
+            return replace(tokens, readings=_with_notes(readings, tokens.readings))
     except (InputError, OSError) as error:
         logger.warning("preparing the tokens again: %s", error)
-
-    if tokenizer is None:
-        tokenizer = train_tokenizer(train_documents, config.vocab_size or DEFAULT_VOCAB_SIZE)
-    vocab_size = config.vocab_size or vocabulary_size(tokenizer)
-    train, val = encode_documents(tokenizer, train_documents), encode_documents(tokenizer, val_documents)
-    val_field = "data.source" if config.val_source is None else "data.val_source"
-    for field, ids in (("data.source", train), (val_field, val)):
-        if not len(ids):
-            raise InputError(f"{field}: must have tokens, but the tokenizer makes none of the text; check both")
-        check_ids(ids, vocab_size, field)
-    tokens = Tokens.of(train, val, vocab_size, decoded_bytes(tokenizer, val) / len(val), tokenizer.to_str())
+    tokens = _tokenized(config, sources, tokenizer, end, cache_dir, report)
     try:
         save_tokens(tokens, entry)
     except OSError as error:
         logger.warning("the tokens are not cached and will be prepared again: %s", error)
+    else:
+        if tokens.nbytes > LARGE_BYTES:  # other processes need a file that has a name
+            return load_tokens(entry, verify=False)
     # Return these tokens rather than the cached ones: another process may be replacing the entry right now.
     return tokens
 
 
-def _text_digest(texts: Iterable[str]) -> str:
-    """sha256 of the texts and of the boundaries between them."""
-    digest = hashlib.sha256()
-    for text in texts:
-        content = text.encode("utf-8")
-        digest.update(b"%d\n%b" % (len(content), content))
-    return digest.hexdigest()
+def _tokenized(
+    config: DataConfig,
+    sources: list[TextSource],
+    tokenizer: Tokenizer | None,
+    end: tuple[str, int] | None,
+    cache_dir: Path,
+    report: Report,
+) -> Tokens:
+    total = sum(source.reading.bytes or 0 for source in sources)
+    if tokenizer is None:
+        report("training a tokenizer", 0, total)
+        train_pieces = (piece for split, piece in _pieces(config, sources, fits_words) if split == "train")
+        texts = _told(train_pieces, "training a tokenizer", total, report)
+        tokenizer = train_tokenizer(texts, config.vocab_size or DEFAULT_VOCAB_SIZE)
+        end = end_of_text_token(tokenizer)
+    vocab_size = config.vocab_size or vocabulary_size(tokenizer)
+    encoded = encode(
+        tokenizer,
+        _pieces(config, sources, fits_of(tokenizer)),
+        None if end is None else end[1],
+        cache_dir,
+        lambda done: report("tokenizing", done, total),
+    )
+    train, val = encoded.ids("train"), encoded.ids("val")
+    for field, ids in (("data.source", train), (sources[-1].reading.field, val)):
+        if not len(ids):
+            raise InputError(f"{field}: must have tokens, but the tokenizer makes none of the text; check both")
+        check_ids(ids, vocab_size, field, has_tokenizer=True)
+    readings = [source.reading for source in sources]
+    if encoded.cut_anywhere:
+        note = f"{encoded.cut_anywhere:,} stretches without a place to cut were cut within a word"
+        readings[0] = readings[0].model_copy(update={"notes": (note,)})
+    return Tokens.of(
+        train,
+        val,
+        vocab_size,
+        bytes_per_token=encoded.bytes["val"] / len(val),
+        tokenizer_json=tokenizer.to_str(),
+        end_of_text=None if end is None else end[1],
+        readings=tuple(readings),
+        val_in_train=val_in_train(train, val),
+    )
+
+
+def _with_notes(readings: tuple[Reading, ...], cached: tuple[Reading, ...]) -> tuple[Reading, ...]:
+    """What was read now, with what was noticed when it was tokenized."""
+    return tuple(now.model_copy(update={"notes": then.notes}) for now, then in zip(readings, cached, strict=True))
+
+
+def _pieces(config: DataConfig, sources: list[TextSource], fits: Fits) -> Iterator[tuple[Split, Piece]]:
+    if len(sources) == 1:
+        return split_pieces(sources[0], config.val_fraction, fits)
+    return itertools.chain(pieces_as("train", sources[0], fits), pieces_as("val", sources[1], fits))
+
+
+def _told(pieces: Iterator[Piece], what: str, total: float, report: Report) -> Iterator[str]:
+    done = 0
+    for piece in pieces:
+        yield piece.text
+        done += len(piece.text)
+        report(what, min(done, total), total)

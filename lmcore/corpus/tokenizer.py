@@ -1,16 +1,14 @@
-"""Byte-level BPE: train it on documents or load a Hugging Face tokenizer.json, and encode documents as token ids.
+"""Tokenizers: train a byte-level BPE on text, or load a Hugging Face tokenizer.json; which token ends a document.
 
-Training is deterministic: the same documents give the same tokenizer.json. Loads without torch. Reading documents is in
-`lmcore.corpus.text`, storing token ids in `lmcore.corpus.tokens`.
+Training is deterministic: the same text gives the same tokenizer.json. Loads without torch. Encoding text is in
+`lmcore.corpus.encode`, storing token ids in `lmcore.corpus.tokens`.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from lmcore.config import DEFAULT_VOCAB_SIZE
@@ -18,25 +16,25 @@ from lmcore.corpus.text import END_OF_TEXT
 from lmcore.errors import InputError
 
 MIN_VOCAB_SIZE = 256 + 1  # every byte, and END_OF_TEXT
-END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>")  # in order of preference
+END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|eos|>", "<|bos|>", "<s>", "[SEP]")
+"""Names that end a document, in order of preference. A token that begins documents separates them as well."""
 
-# Long documents are cut into pieces for encoding. Pieces are encoded in parallel, and batches bound the memory of
-# Encoding objects, which take about 100 bytes per token.
-PIECE_CHARS = 1 << 18
-BATCH_CHARS = 1 << 22
-# A line break between two characters that are not whitespace. The usual pre-tokenizers split there anyway, so a cut
-# there changes no token.
-_CUT = re.compile(r"(?<=\S\n)(?=\S)")
+DISTINCT_CHARS = 1 << 20  # of text that are looked at for whether its words repeat
+DISTINCT_SHARE = 0.5
+"""Share of the characters that are in distinct words above which words hardly repeat, as in DNA or base64. The trainer
+keeps every distinct word, at some 40 bytes a character."""
+SAMPLED_ONE_IN = 16  # pieces of such text that a tokenizer is trained on
 
 
-def train_tokenizer(documents: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens; fewer if the text has no more repeated pairs.
 
-    `<|endoftext|>` has id 0. The 256 bytes follow, so any UTF-8 text can be encoded without loss.
+    `<|endoftext|>` has id 0. The 256 bytes follow, so any UTF-8 text can be encoded without loss. Of text whose words do
+    not repeat, one in SAMPLED_ONE_IN is used, after the first.
 
     Raises InputError if `vocab_size` is below 257.
 
-    >>> tokenizer = train_tokenizer(read_documents("stdlib"), vocab_size=2048)
+    >>> tokenizer = train_tokenizer(["to be or not to be"], vocab_size=300)
     """
     if vocab_size < MIN_VOCAB_SIZE:
         raise InputError(
@@ -53,7 +51,7 @@ def train_tokenizer(documents: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SI
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((piece for piece, _ in _pieces(documents)), trainer)
+    tokenizer.train_from_iterator(_sampled(texts), trainer)
     return tokenizer
 
 
@@ -84,58 +82,55 @@ def vocabulary_size(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
 
-def end_of_text_token(tokenizer: Tokenizer) -> tuple[str, int] | None:
-    """Name and id of the token that ends a document, or None if the tokenizer has no such token."""
-    ids = ((name, tokenizer.token_to_id(name)) for name in END_OF_TEXT_NAMES)
+def end_of_text_token(
+    tokenizer: Tokenizer, name: str | None = None, path: Path | None = None
+) -> tuple[str, int] | None:
+    """Name and id of the token that ends a document, or None if the tokenizer has no such token.
+
+    That is `name` (data.end_of_text) if it is given; else what the files beside the tokenizer.json at `path` call
+    `eos_token`, or `bos_token`; else the first of END_OF_TEXT_NAMES that it has.
+
+    Raises InputError if `name` is not a token.
+    """
+    if name is not None:
+        if (token := tokenizer.token_to_id(name)) is None:
+            special = [one.content for one in tokenizer.get_added_tokens_decoder().values() if one.special]
+            raise InputError(
+                f"data.end_of_text: must be a token of the tokenizer, but {name!r} is none; "
+                f"its special tokens are {', '.join(special) or 'none'}"
+            )
+        return name, token
+    names = [*(_marked(path) if path is not None else ()), *END_OF_TEXT_NAMES]
+    ids = ((name, tokenizer.token_to_id(name)) for name in names)
     return next(((name, token) for name, token in ids if token is not None), None)
 
 
-def encode_documents(tokenizer: Tokenizer, documents: Sequence[str]) -> NDArray[np.unsignedinteger[Any]]:
-    """Encode documents as one 1-D array of token ids; uint16 if the vocabulary fits, else uint32.
-
-    Each document is followed by the end-of-text token, if the tokenizer has one. No beginning-of-text token is added.
-    Special tokens spelled out in the text are encoded as plain text.
-    """
-    dtype = np.uint16 if vocabulary_size(tokenizer) <= 2**16 else np.uint32
-    end_of_text = end_of_text_token(tokenizer)
-    separator = np.array([] if end_of_text is None else [end_of_text[1]], dtype)
-    tokenizer.encode_special_tokens = True
-    ids = [np.empty(0, dtype)]
-    for batch in _batches(documents):
-        encodings = tokenizer.encode_batch_fast([piece for piece, _ in batch], add_special_tokens=False)
-        for encoding, (_, ends_document) in zip(encodings, batch, strict=True):
-            ids.append(np.array(encoding.ids, dtype))
-            if ends_document:
-                ids.append(separator)
-    return np.concatenate(ids)
+def _marked(path: Path) -> list[str]:
+    """The names of `eos_token` and `bos_token` in the configuration beside a tokenizer.json."""
+    found = []
+    for key in ("eos_token", "bos_token"):
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            with suppress(OSError, ValueError, AttributeError):
+                value = json.loads((path.parent / file).read_bytes()).get(key)
+                value = value.get("content") if isinstance(value, dict) else value
+                found += [value] if isinstance(value, str) else []
+    return found
 
 
-def decoded_bytes(tokenizer: Tokenizer, ids: NDArray[np.integer[Any]], chunk: int = 1 << 20) -> int:
-    """UTF-8 bytes of the text that the ids encode, without special tokens.
-
-    Memory is bounded by decoding in chunks. A character split between two chunks may be miscounted by a few bytes.
-    """
-    texts = (tokenizer.decode(ids[i : i + chunk].tolist()) for i in range(0, len(ids), chunk))
-    return sum(len(text.encode("utf-8")) for text in texts)
-
-
-def _pieces(documents: Iterable[str]) -> Iterator[tuple[str, bool]]:
-    """The documents in pieces of about PIECE_CHARS characters, each with whether it ends its document."""
-    for document in documents:
-        start = 0
-        while len(document) - start > PIECE_CHARS and (cut := _CUT.search(document, start + PIECE_CHARS)):
-            yield document[start : cut.start()], False
-            start = cut.start()
-        yield document[start:], True
-
-
-def _batches(documents: Iterable[str]) -> Iterator[list[tuple[str, bool]]]:
-    """The pieces of all documents in batches of about BATCH_CHARS characters."""
-    batch, chars = [], 0
-    for piece in _pieces(documents):
-        batch.append(piece)
-        chars += len(piece[0])
-        if chars >= BATCH_CHARS:
-            yield batch
-            batch, chars = [], 0
-    yield batch
+def _sampled(texts: Iterable[str]) -> Iterator[str]:
+    """The text to train on: all of it, or a sample if its words hardly repeat."""
+    seen: list[str] = []
+    chars = 0
+    rest = iter(texts)
+    for text in rest:
+        seen.append(text)
+        chars += len(text)
+        if chars >= DISTINCT_CHARS:
+            break
+    yield from seen
+    words = [word for text in seen for word in text.split()]
+    distinct = sum(map(len, set(words))) > DISTINCT_SHARE * chars
+    del seen, words
+    for number, text in enumerate(rest, 1):
+        if not distinct or number % SAMPLED_ONE_IN == 0:
+            yield text

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lmcore.config import DEFAULT_VOCAB_SIZE, RunSpec
-from lmcore.corpus.token_files import is_token_file
+from lmcore.corpus.token_files import token_files
 from lmcore.errors import InputError
 from lmcore.runfile import paths
 from lmcore.runfile.paths import REQUIRED, RUN_DEFAULTS, FieldError, show
@@ -60,7 +60,7 @@ def resolve_vocab_size(draft: dict[str, Any]) -> None:
     model, data = draft.setdefault("model", {}), draft.get("data", {})
     if not isinstance(model, dict) or not isinstance(data, dict) or "vocab_size" in model:
         return
-    tokenized = data.get("tokenizer") is not None or is_token_file(str(data.get("source")))
+    tokenized = data.get("tokenizer") is not None or token_files(str(data.get("source"))) is not None
     vocab_size = data.get("vocab_size") or (None if tokenized else DEFAULT_VOCAB_SIZE)
     if vocab_size is not None:
         model["vocab_size"] = vocab_size

@@ -86,7 +86,7 @@ class WorkerPool:
         self.proxy_cpus = cluster.proxy_cpus(spec.train)
         """Logical CPUs that each trial's proxy is to reserve."""
         # Passed to actors as a list: Ray would replace a bare reference by its value.
-        self.shared: list[ray.ObjectRef[Any]] = [ray.put(tokens)]
+        self.shared: list[ray.ObjectRef[Any]] = [ray.put(tokens.for_other_processes())]
         self._slots = None if spec.search.slots == "auto" else spec.search.slots
         self._runs = {size: spec.run_for(size, {}) for size in spec.size_names}
         self._lock = threading.RLock()

@@ -10,9 +10,10 @@ import pytest
 from lmcore.config import DataConfig
 from lmcore.corpus.documents import window_documents
 from lmcore.corpus.prepare import prepare_tokens
-from lmcore.corpus.tokenizer import encode_documents, train_tokenizer
+from lmcore.corpus.tokenizer import train_tokenizer
 from lmcore.corpus.tokens import Tokens
 from lmcore.corpus.windows import window_starts
+from tests.corpora import encode_documents
 
 DOCUMENTS = ["one fish, two fish\n" * 9, "red\n" * 4, "blue fish, old fish, new fish\n" * 7]
 

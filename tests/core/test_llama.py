@@ -13,11 +13,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from lmcore import durable
-from lmcore.corpus.text import read_documents
-from lmcore.corpus.tokenizer import encode_documents, train_tokenizer
+from lmcore.corpus.tokenizer import train_tokenizer
 from lmcore.errors import InputError
 from lmcore.export.llama import llama_config, llama_files, llama_weights, write_folder
 from lmcore.model import ModelConfig, TransformerLM
+from tests.corpora import encode_documents, read_documents
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"vocab_size": 400, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 32}

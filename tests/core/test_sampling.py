@@ -8,11 +8,11 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 
-from lmcore.corpus.text import read_documents
 from lmcore.corpus.tokenizer import train_tokenizer
 from lmcore.errors import InputError
 from lmcore.export.sampling import generate, next_token_probabilities, prompt_tokens, text_pieces
 from lmcore.model import ModelConfig, TransformerLM
+from tests.corpora import read_documents
 
 SMALL = {"vocab_size": 97, "d_model": 32, "num_layers": 2, "num_heads": 2, "d_ff": 64, "context_length": 8}
 LOGITS = torch.tensor([0.4, 0.1, 0.3, 0.2]).log() + 5

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lmcore.corpus.text import END_OF_TEXT, read_documents, split_documents, stdlib_files
+from lmcore.corpus.text import END_OF_TEXT
+from lmcore.corpus.text_files import stdlib_files
 from lmcore.errors import InputError
+from tests.corpora import read_documents, split_documents
 
 
 def write(root: Path, files: dict[str, str | bytes]) -> Path:
@@ -78,9 +80,9 @@ def test_file_is_one_document_unless_it_contains_end_of_text(tmp_path):
 
 @pytest.mark.parametrize("count", [20, 21, 99, 730])
 @pytest.mark.parametrize("val_fraction", [0.001, 0.05, 0.1, 0.3, 0.5, 0.95, 0.999])
-def test_held_out_documents_have_the_requested_share_and_are_evenly_spaced(count, val_fraction):
+def test_held_out_documents_have_the_requested_share_and_are_evenly_spaced(count, val_fraction, tmp_path):
     documents = [f"{i:04}" for i in range(count)]
-    train, val = split_documents(documents, val_fraction)
+    train, val = split_documents(documents, val_fraction, tmp_path)
     assert sorted(train + val) == documents  # each once
     assert len(val) == min(max(round(val_fraction * count), 1), count - 1)
     held_out = [int(document) for document in val]
@@ -91,9 +93,9 @@ def test_held_out_documents_have_the_requested_share_and_are_evenly_spaced(count
 
 
 @pytest.mark.parametrize("val_fraction", [0.001, 0.05, 0.5, 0.999])
-def test_few_documents_are_split_at_the_tail_without_losing_text(val_fraction):
+def test_few_documents_are_split_at_the_tail_without_losing_text(val_fraction, tmp_path):
     documents = ["x = 1\n" * 100, "no line break", "y\n" * 50]
-    train, val = split_documents(documents, val_fraction)
+    train, val = split_documents(documents, val_fraction, tmp_path)
     assert "".join(train + val) == "".join(documents)
     assert all(train)
     assert all(val)
@@ -102,7 +104,7 @@ def test_few_documents_are_split_at_the_tail_without_losing_text(val_fraction):
 
 
 def test_tail_split_is_at_the_start_of_a_line(tmp_path):
-    train, val = split_documents(["a line\n" * 10], 0.25)
+    train, val = split_documents(["a line\n" * 10], 0.25, tmp_path)
     assert train == ["a line\n" * 7]
     assert val == ["a line\n" * 3]
 
@@ -113,8 +115,8 @@ def test_tail_split_is_at_the_start_of_a_line(tmp_path):
         (b"", "must not be empty"),
         (b" \n\t", "must contain text"),
         (END_OF_TEXT.encode(), "must contain text"),
-        (b"caf\xe9", "not at byte 3"),
-        (b"ab\0", "not at byte 2"),
+        (b"caf\xe9", "not UTF-8 at byte 3"),
+        (b"ab\0", "a zero byte at byte 2"),
     ],
 )
 def test_file_without_valid_text_is_refused(tmp_path, content, message):
@@ -132,6 +134,6 @@ def test_missing_path_and_folder_without_text_are_refused(tmp_path):
         read_documents(str(tmp_path))
 
 
-def test_text_of_one_character_cannot_be_split():
+def test_text_of_one_character_cannot_be_split(tmp_path):
     with pytest.raises(InputError, match=r"^data\.source: must leave text for training and validation"):
-        split_documents(["x"], 0.5)
+        split_documents(["x"], 0.5, tmp_path)

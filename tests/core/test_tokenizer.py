@@ -12,16 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from lmcore.corpus import tokenizer as tokenizer_module
-from lmcore.corpus.text import END_OF_TEXT, read_documents
-from lmcore.corpus.tokenizer import (
-    decoded_bytes,
-    encode_documents,
-    load_tokenizer,
-    train_tokenizer,
-    vocabulary_size,
-)
+from lmcore.corpus import encode as encode_module
+from lmcore.corpus import pieces as pieces_module
+from lmcore.corpus.encode import token_bytes
+from lmcore.corpus.text import END_OF_TEXT
+from lmcore.corpus.tokenizer import end_of_text_token, load_tokenizer, train_tokenizer, vocabulary_size
 from lmcore.errors import InputError
+from tests.corpora import encode_documents, read_documents
 
 JSON_PACKAGE = str(Path(sysconfig.get_path("stdlib"), "json"))
 
@@ -48,7 +45,7 @@ def test_end_of_text_is_0_and_every_byte_has_a_token(bpe):
 
 def test_training_in_another_process_gives_the_same_file(bpe):
     code = (
-        "from lmcore.corpus.text import read_documents; from lmcore.corpus.tokenizer import train_tokenizer; "
+        "from lmcore.corpus.tokenizer import train_tokenizer; from tests.corpora import read_documents; "
         f"print(train_tokenizer(read_documents({JSON_PACKAGE!r}), 400).to_str())"
     )
     again = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -59,8 +56,8 @@ def test_training_in_another_process_gives_the_same_file(bpe):
 @given(text=st.text())
 def test_any_text_round_trips(bpe, text):
     ids = encode_documents(bpe, [text])
-    assert decode(bpe, ids) == text + END_OF_TEXT
-    assert decoded_bytes(bpe, ids) == len(text.encode("utf-8"))
+    assert decode(bpe, ids) == (text + END_OF_TEXT if text else "")
+    assert token_bytes(bpe)[ids].sum() == len(text.encode("utf-8"))
 
 
 def test_end_of_text_follows_each_document_and_is_plain_text_inside_one(bpe):
@@ -76,15 +73,16 @@ def test_no_documents_give_no_tokens(bpe):
 def test_cutting_long_documents_into_pieces_changes_no_token(bpe, documents, monkeypatch):
     tricky = ["a\n\nb\n c\nd e\n\n\nf\n'll\n" * 20, *documents]
     whole = encode_documents(bpe, tricky)
-    monkeypatch.setattr(tokenizer_module, "PIECE_CHARS", 7)
-    monkeypatch.setattr(tokenizer_module, "BATCH_CHARS", 500)
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", 300)
+    monkeypatch.setattr(encode_module, "BATCH_CHARS", 500)
     np.testing.assert_array_equal(encode_documents(bpe, tricky), whole)
 
 
-def test_decoded_bytes_are_the_utf8_bytes_of_the_text(bpe, documents):
+def test_bytes_of_the_tokens_are_the_utf8_bytes_of_the_text(bpe, documents):
     ids = encode_documents(bpe, documents)
-    assert decoded_bytes(bpe, ids) == sum(len(document.encode("utf-8")) for document in documents)
-    assert len(ids) < decoded_bytes(bpe, ids) / 1.5  # the BPE compresses
+    size = sum(len(document.encode("utf-8")) for document in documents)
+    assert token_bytes(bpe)[ids].sum() == size
+    assert len(ids) < size / 1.5  # the BPE compresses
 
 
 def test_vocabulary_too_small_for_all_bytes_is_refused(documents):

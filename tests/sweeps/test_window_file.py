@@ -11,7 +11,7 @@ import pytest
 from lmcore import columns as col
 from lmcore.config import ModelConfig
 from lmcore.corpus.documents import window_documents
-from lmcore.corpus.tokenizer import encode_documents, train_tokenizer
+from lmcore.corpus.tokenizer import train_tokenizer
 from lmcore.corpus.tokens import Tokens, save_tokens
 from lmcore.trainer import Trainer
 from lmcore.window_records import read_records
@@ -20,6 +20,7 @@ from sweeps.callbacks.window_file import WindowFile
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
+from tests.corpora import encode_documents
 from tests.training import train_without_ray
 
 MODEL = {"d_model": 32, "num_layers": 1, "num_heads": 2, "d_ff": 64, "context_length": 16}

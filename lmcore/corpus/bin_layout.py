@@ -124,7 +124,8 @@ def _shown(rows: NDArray[np.uint8]) -> BinLayout | None:
     period = next(p for p in (1, 2, 4, 8) if (zero == np.tile(zero[:p], 8 // p)).all())
     if period > 1:
         return _by_zeros(zero[:period].tolist())
-    return _by_spread(rows.reshape(-1, 2)) if rows.size >= 2 * LEAST_IDS else None
+    spread = _by_spread(rows.reshape(-1, 2)) if rows.size >= 2 * LEAST_IDS else None
+    return spread or BinLayout("uint16", 0, "no byte is zero throughout")
 
 
 def _by_zeros(zero: list[bool]) -> BinLayout | None:

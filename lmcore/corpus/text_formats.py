@@ -7,6 +7,7 @@ What cannot be read as text raises `NotTextError`, and the caller decides whethe
 import codecs
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -17,6 +18,7 @@ from lmcore.errors import InputError
 CHUNK_BYTES = 1 << 20
 BATCH_RECORDS = 1024
 JSON_LINES = (".jsonl", ".ndjson", ".jsonl.gz", ".ndjson.gz")
+DAMAGED_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
 BYTE_ORDER_MARKS = {  # the longer ones first: that of UTF-32 begins with that of UTF-16
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -52,7 +54,7 @@ def read_fragments(path: Path, text_field: str, field: str) -> Iterator[Fragment
 
 def _plain(path: Path) -> Iterator[Fragment]:
     with _opened(path) as file:
-        start = file.read(CHUNK_BYTES)
+        start = _read(file)
         mark = next((mark for mark in BYTE_ORDER_MARKS if start.startswith(mark)), b"")
         encoding = BYTE_ORDER_MARKS.get(mark, "utf-8")
         decode = codecs.getincrementaldecoder(encoding)()
@@ -67,9 +69,7 @@ def _plain(path: Path) -> Iterator[Fragment]:
         yield _decoded(decode, b"", position, encoding, final=True), True
 
 
-def _decoded(
-    decode: codecs.IncrementalDecoder, chunk: bytes, position: int, encoding: str, final: bool = False
-) -> str:
+def _decoded(decode: codecs.IncrementalDecoder, chunk: bytes, position: int, encoding: str, final: bool = False) -> str:
     held = len(cast(tuple[bytes, int], decode.getstate())[0])  # bytes of a character that the last chunk cut
     try:
         return decode.decode(chunk, final)
@@ -85,7 +85,7 @@ def _opened(path: Path) -> BinaryIO:
 def _read(file: BinaryIO) -> bytes:
     try:
         return file.read(CHUNK_BYTES)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except DAMAGED_GZIP as error:
         raise NotTextError(f"a damaged gzip file ({error})") from error
 
 
@@ -97,7 +97,7 @@ def _json_lines(path: Path, text_field: str, field: str) -> Iterator[str]:
                 number, line = next(lines)
             except StopIteration:
                 return
-            except (EOFError, gzip.BadGzipFile) as error:
+            except DAMAGED_GZIP as error:
                 raise NotTextError(f"a damaged gzip file ({error})") from error
             if not line.strip():
                 continue

@@ -161,7 +161,9 @@ def save_tokens(tokens: Tokens, folder: Path, copy: Literal["auto", "always", "n
     )
     with new_folder(folder, overwrite=True) as temporary:
         for name, ids in splits.items() if not by_path else ():
-            out = np.lib.format.open_memmap(temporary / f"{name}.npy", "w+", _type_for(ids, tokens.vocab_size), (len(ids),))
+            out = np.lib.format.open_memmap(
+                temporary / f"{name}.npy", "w+", _type_for(ids, tokens.vocab_size), (len(ids),)
+            )
             start = 0
             for chunk in id_chunks(ids):
                 out[start : start + len(chunk)] = chunk

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
-from lmcore.corpus.text import STDLIB
+from lmcore.corpus.text_files import STDLIB
 from lmcore.corpus.windows import final_window_count
 from lmcore.runfile import yaml_file
 from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, layered, show, unknown

@@ -89,8 +89,8 @@ class DataConfig(Config):
     """The tokens to train and validate on."""
 
     source: Annotated[str, Field(min_length=1)] = "stdlib"
-    """`stdlib` (the running Python's standard library), or a path of text or tokens: a file, a folder, or a pattern such
-    as `shards/*.bin`. Text is plain, .jsonl or .parquet, or a data set saved by `datasets`; tokens are .npy or .bin."""
+    """`stdlib` (the running Python's standard library), or a path of text or tokens: a file, a folder, or a pattern
+    such as `shards/*.bin`. Text is plain, .jsonl, .parquet, or a data set saved by `datasets`; tokens: .npy or .bin."""
     val_source: Annotated[str, Field(min_length=1)] | None = None
     """Validation data of the same kind as `source`; by default a part of `source` is held out."""
     tokenizer: Annotated[str, Field(min_length=1)] | None = None

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lmcore.corpus.mapped_ids import MappedIds
 from lmcore.corpus.windows import num_starts, window_starts
 
-TokenArray = NDArray[np.integer[Any]] | torch.Tensor
+TokenArray = NDArray[np.integer[Any]] | MappedIds | torch.Tensor
 
 
 def get_batch(
@@ -30,8 +31,8 @@ def get_batch(
     >>> x[0], y[0]
     (tensor([ 8,  9, 10]), tensor([ 9, 10, 11]))
 
-    `tokens` are 1-D integers: a numpy array, a memory map, or a tensor on any device. `seed` and `step` are >= 0.
-    Raises ValueError if there are fewer than T + 1 tokens.
+    `tokens` are 1-D integers: a numpy array, a memory map, ids in files, or a tensor on any device. `seed` and `step`
+    are >= 0. Raises ValueError if there are fewer than T + 1 tokens.
     """
     starts = num_starts(len(tokens), context_length)
     # numpy promises never to change the bits of PCG64 and SeedSequence, but not what Generator.integers makes of them

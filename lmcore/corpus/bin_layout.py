@@ -1,8 +1,8 @@
 """What a .bin holds, from its own bytes: the type of its ids, their byte order, and a head before them.
 
 A .bin says nothing about itself, and one that is read with another type gives other ids, most of them possible ones. So
-the bytes are looked at. Ids are smaller than their type could hold: the upper bytes of 32- and 64-bit ids are zero, in a
-fixed rhythm, and in 16 bits the upper byte is spread less than the lower one.
+the bytes are looked at. Ids are smaller than their type could hold: the upper bytes of 32- and 64-bit ids are zero, in
+a fixed rhythm, and in 16 bits the upper byte is spread less than the lower one.
 """
 
 from pathlib import Path
@@ -61,8 +61,8 @@ def bin_layout(path: Path, asked: str, vocab_size: int | None, field: str) -> Bi
     >>> bin_layout(Path("fineweb_train_000001.bin"), "auto", None, "data.source")
     BinLayout(bin_dtype='uint16', offset=1024, why='its head has the magic number 20240520')
 
-    Raises InputError, which starts with `field`, if the size does not fit, if the file has 16-bit ids but the vocabulary
-    needs more, or if `asked` is narrower than what the file shows without doubt. OSError if it cannot be read.
+    Raises InputError, which starts with `field`, if the size does not fit, if the file has 16-bit ids but the
+    vocabulary needs more, or if zeros show wider ids than uint16, which was asked for. OSError if it cannot be read.
     """
     size = path.stat().st_size
     head = _head(path, size, field)
@@ -118,8 +118,8 @@ def _sample(path: Path, size: int) -> NDArray[np.uint8]:
 
 def _shown(rows: NDArray[np.uint8]) -> BinLayout | None:
     """What the bytes show; None if they show nothing."""
-    zero = ~rows.any(axis=0)  # of each of the 8 places, whether it is zero throughout
-    if len(rows) < LEAST_ROWS or zero.all():
+    zero: NDArray[np.bool_] = np.all(rows == 0, axis=0)  # of each of the 8 places, whether it is zero throughout
+    if len(rows) < LEAST_ROWS or bool(zero.all()):
         return None
     period = next(p for p in (1, 2, 4, 8) if (zero == np.tile(zero[:p], 8 // p)).all())
     if period > 1:

@@ -21,8 +21,8 @@ BATCH_CHARS = 1 << 22
 class Encoded:
     """Token ids of the training and validation documents, on disk, with the numbers that belong to them.
 
-    The files have no name, so they are gone when the ids are no longer used. `folder` is where they are; if it cannot be
-    written to, they are in the system's temporary folder.
+    The files have no name, so they are gone when the ids are no longer used. They are in `folder`, or if it cannot be
+    written to, in the system's temporary folder.
     """
 
     def __init__(self, vocab_size: int, folder: Path) -> None:
@@ -41,7 +41,7 @@ class Encoded:
         """All ids of a split: 1-D, memory-mapped."""
         file = self._files[split]
         file.flush()
-        return np.memmap(file, self._dtype, "r") if file.tell() else np.empty(0, self._dtype)  # type: ignore[call-overload]
+        return np.memmap(file, self._dtype, "r") if file.tell() else np.empty(0, self._dtype)
 
 
 def encode(
@@ -134,6 +134,6 @@ def _batches(pieces: Iterable[tuple[Split, Piece]]) -> Iterator[list[tuple[Split
 def _unnamed(folder: Path) -> BinaryIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder)  # type: ignore[return-value]
+        return tempfile.TemporaryFile(dir=folder)
     except OSError:
-        return tempfile.TemporaryFile()  # type: ignore[return-value]
+        return tempfile.TemporaryFile()

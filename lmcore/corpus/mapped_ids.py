@@ -1,7 +1,7 @@
 """`MappedIds`: token ids in one or more files, read as one 1-D array without loading or copying the files.
 
-It behaves like a numpy array where the trainer needs one: `len`, slices, and indexing by an array of positions. Pickled,
-it is the paths of its files, so a process on another machine maps the same files itself.
+It behaves like a numpy array where the trainer needs one: `len`, slices, and indexing by an array of positions.
+Pickled, it is the paths of its files, so a process on another machine maps the same files itself.
 """
 
 from collections.abc import Iterator, Sequence
@@ -96,8 +96,10 @@ class MappedIds:
         positions = np.asarray(key)
         if positions.ndim == 0:
             return self[positions[None]][0]
-        if positions.size and not (0 <= positions.min() and positions.max() < len(self)):
+        if positions.size and (positions.min() < 0 or positions.max() >= len(self)):
             raise IndexError(f"positions must be in 0..{len(self) - 1}")
+        if len(self._parts) == 1:
+            return self._parts[0][positions].astype(self.dtype, copy=False)
         found = np.empty(positions.shape, self.dtype)
         part_of = np.searchsorted(self._ends, positions, side="right")
         for part in np.unique(part_of):

@@ -37,7 +37,9 @@ class Piece(NamedTuple):
 
 
 def pieces(fragments: Iterable[Fragment], fits: Fits) -> Iterator[Piece]:
-    """The documents in pieces of PIECE_CHARS to 2 PIECE_CHARS characters; shorter documents are one piece, and empty ones none.
+    """The documents in pieces of PIECE_CHARS to 2 PIECE_CHARS characters.
+
+    A shorter document is one piece, and an empty one none.
 
     >>> list(pieces([("a line\n", False), ("and more", True)], lambda left, right: True))
     [Piece(text='a line\nand more', ends_document=True, whole_words=True)]

@@ -93,7 +93,7 @@ def scan_text(
             else:
                 good.append(file)
                 digest.update(own.digest)
-                count, size = count + own.documents, size + own.bytes
+                count, size = count + own.documents, size + own.size
                 lengths += own.lengths
             before += file_size
     except OSError as error:
@@ -190,7 +190,7 @@ def _line_start(fragments: Iterable[Fragment], document: int, cut: int) -> int:
 class _Scanned(NamedTuple):
     documents: int
     lengths: list[int]  # characters of the first MIN_DOCUMENTS_TO_HOLD_OUT documents
-    bytes: int
+    size: int  # bytes of the text in UTF-8
     digest: bytes
 
 

@@ -1,7 +1,7 @@
 """Which files a source of text names, in which order.
 
-A source is `stdlib`, a file, a folder, a pattern such as `data/*.jsonl`, or a data set that Hugging Face's `datasets` saved
-to disk. What is in a file is read by `lmcore.corpus.text_formats`.
+A source is `stdlib`, a file, a folder, a pattern such as `data/*.jsonl`, or a data set that Hugging Face's `datasets`
+saved to disk. What is in a file is read by `lmcore.corpus.text_formats`.
 """
 
 import glob

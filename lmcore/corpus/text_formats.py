@@ -1,7 +1,8 @@
-"""The documents of one file: plain text, records of JSON lines, Parquet or Arrow, each also compressed where that is usual.
+"""The documents of one file: plain text or JSON lines, which may be compressed by gzip, Parquet, or Arrow.
 
-A record is a document: its field `data.text_field`. Everything is read in stretches, so a file may be larger than memory.
-What cannot be read as text raises `NotTextError`, and the caller decides whether that is an error or the file is skipped.
+A record is a document: its field `data.text_field`. Everything is read in stretches, so a file may be larger than
+memory. What cannot be read as text raises `NotTextError`; the caller decides whether that is an error or the file is
+skipped.
 """
 
 import codecs
@@ -70,7 +71,7 @@ def _plain(path: Path) -> Iterator[Fragment]:
 
 
 def _decoded(decode: codecs.IncrementalDecoder, chunk: bytes, position: int, encoding: str, final: bool = False) -> str:
-    held = len(cast(tuple[bytes, int], decode.getstate())[0])  # bytes of a character that the last chunk cut
+    held = len(decode.getstate()[0])  # bytes of a character that the last chunk cut
     try:
         return decode.decode(chunk, final)
     except UnicodeDecodeError as error:

@@ -42,9 +42,9 @@ class TokenSource(NamedTuple):
 def token_files(source: str, field: str = "data.source") -> list[Path] | None:
     """The token files that a source names, in the order of the numbers in their names; None if it is a source of text.
 
-    A source of tokens is a .npy or .bin, a pattern such as `shards/*.bin`, or a folder of such files and nothing to read.
+    A source of tokens is a .npy or .bin, a pattern such as `shards/*.bin`, or a folder of such files without text.
 
-    Raises InputError if a pattern matches nothing, or a folder holds training and validation tokens: these need two sources.
+    Raises InputError if a pattern matches nothing, or a folder holds both training and validation tokens.
 
     >>> token_files("fineweb10B/fineweb_train_*.bin")  # doctest: +SKIP
     """
@@ -146,7 +146,7 @@ def _folder(path: Path, source: str, field: str) -> list[Path] | None:
     if val and len(val) < len(shards):
         train = next(file for file in shards if file not in val)
         raise InputError(
-            f"{field}: must be training data alone, but {source!r} holds shards such as {train.name} and {val[0].name}; "
+            f"{field}: must be training data alone, but {source!r} holds {train.name} and {val[0].name}; "
             f"give data.source: '{path}/{_pattern(train.name)}' and data.val_source: '{path}/{_pattern(val[0].name)}'"
         )
     return shards

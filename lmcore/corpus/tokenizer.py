@@ -29,8 +29,8 @@ SAMPLED_ONE_IN = 16  # pieces of such text that a tokenizer is trained on
 def train_tokenizer(texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens; fewer if the text has no more repeated pairs.
 
-    `<|endoftext|>` has id 0. The 256 bytes follow, so any UTF-8 text can be encoded without loss. Of text whose words do
-    not repeat, one in SAMPLED_ONE_IN is used, after the first.
+    `<|endoftext|>` has id 0. The 256 bytes follow, so any UTF-8 text can be encoded without loss. If words hardly
+    repeat in the first texts, one of SAMPLED_ONE_IN others is used.
 
     Raises InputError if `vocab_size` is below 257.
 

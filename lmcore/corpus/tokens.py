@@ -6,7 +6,7 @@ becomes tokens is in `lmcore.corpus.prepare`, how tokens become batches in `lmco
 
 import hashlib
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
@@ -214,13 +214,22 @@ def load_tokens(folder: Path, mmap: bool = True, verify: bool = True) -> Tokens:
             f"{folder}: tokenizer.json must have the digest recorded, but was changed since it was written; "
             "restore it from a copy"
         )
-    others = {"end_of_text": meta.end_of_text, "readings": meta.readings, "val_in_train": meta.val_in_train}
-    return Tokens(train, val, meta.vocab_size, meta.fingerprint, meta.bytes_per_token, tokenizer_json, **others)
+    return Tokens(
+        train=train,
+        val=val,
+        vocab_size=meta.vocab_size,
+        fingerprint=meta.fingerprint,
+        bytes_per_token=meta.bytes_per_token,
+        tokenizer_json=tokenizer_json,
+        end_of_text=meta.end_of_text,
+        readings=meta.readings,
+        val_in_train=meta.val_in_train,
+    )
 
 
-def _load_npy(path: Path, mmap: bool) -> NDArray[Any] | MappedIds:
+def _load_npy(path: Path, mmap: bool) -> TokenIds:
     """The ids of a .npy; large ones as `MappedIds`, which other processes map themselves."""
-    array = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    array: NDArray[Any] = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
     if isinstance(array, np.memmap) and _is_large(array):
         return MappedIds.of([IdFile(str(path.absolute()), array.dtype.str, array.offset, 0, len(array))])
     return array
@@ -231,8 +240,8 @@ def _meta_files(splits: dict[str, MappedIds]) -> tuple[_MetaFile, ...]:
     for split, ids in splits.items():
         for file in ids.files:
             state = os.stat(file.path)
-            fields = {"split": split, "size": state.st_size, "modified_ns": state.st_mtime_ns}
-            found.append(_MetaFile(**asdict(file), **fields))
+            own = {"split": split, "size": state.st_size, "modified_ns": state.st_mtime_ns}
+            found.append(_MetaFile.model_validate(vars(file) | own))
     return tuple(found)
 
 

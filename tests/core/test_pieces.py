@@ -12,7 +12,7 @@ from lmcore.corpus.pieces import pieces, split_at
 from tests.corpora import encode_documents
 
 RANDOM = np.random.default_rng(0)
-WORDS = "the of and to in a is that for it was as with be by on not he I this are or his from".split()
+WORDS = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "was", "he", "I", "his", "from"]
 SENTENCES = [" ".join(RANDOM.choice(WORDS, 9)) + "." for _ in range(1500)]
 TEXTS = {
     "lf": "\n".join(SENTENCES),

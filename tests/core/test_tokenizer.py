@@ -16,7 +16,7 @@ from lmcore.corpus import encode as encode_module
 from lmcore.corpus import pieces as pieces_module
 from lmcore.corpus.encode import token_bytes
 from lmcore.corpus.text import END_OF_TEXT
-from lmcore.corpus.tokenizer import end_of_text_token, load_tokenizer, train_tokenizer, vocabulary_size
+from lmcore.corpus.tokenizer import load_tokenizer, train_tokenizer, vocabulary_size
 from lmcore.errors import InputError
 from tests.corpora import encode_documents, read_documents
 

@@ -89,6 +89,8 @@ def manifest(
             "val_tokens": len(tokens.val),
             "bytes_per_token": tokens.bytes_per_token,
             "val_entropy_unigram": tokens.unigram_entropy,
+            "val_in_train": tokens.val_in_train,
+            "read": [reading.model_dump() for reading in tokens.readings],
         },
     }
 

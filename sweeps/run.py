@@ -24,6 +24,7 @@ from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import lasting_output
 from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cluster.auth import check_dashboard_host
+from sweeps.cluster.private_folder import RayStartError
 from sweeps.provenance.resume import resumed_spec
 from sweeps.provenance.same_sweep import resumed_as
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
@@ -70,6 +71,9 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except RayStartError as error:
+        print(f"{error}{resume_hint()}", file=sys.stderr)
+        return 1
     except FolderInUseError as error:
         print(error, file=sys.stderr)
         return 3
@@ -78,8 +82,11 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         print(f"\n{error.line(folder.path)}{resume_hint() if error.resumable else ''}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns SIGTERM into SystemExit while it starts
-        print(f"\nstopped{resume_hint()}", file=sys.stderr)
+        if interrupts.ended_with is None:  # otherwise it has been said why
+            print(f"\nstopped{resume_hint()}", file=sys.stderr)
         return 143 if isinstance(stop, SystemExit) else interrupts.exit_code
+    finally:
+        interrupts.restore()
 
 
 def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder, bool]:

@@ -127,7 +127,7 @@ def run_sweep(
         try:
             say(f"lmsweep {spec.name}: starting Ray")
             with (
-                reaped() as remove_later,
+                reaped(interrupts.guest) as remove_later,
                 connect(address, dashboard, say, remove_later) as cluster,
                 in_place.watched(end),
             ):

@@ -26,6 +26,19 @@ PARENT_BYTES = SOCKET_PATH_BYTES - len(LONGEST_SOCKET) - 1
 ENDING_S = 2.0  # Ray's processes may write a last file while they end
 
 
+class RayStartError(Exception):
+    """Ray did not start. The message is one line: what Ray said, the remedy, and where its logs are if there are any.
+
+    >>> str(RayStartError("Ray did not start (out of memory); free memory"))
+    'Ray did not start (out of memory); free memory'
+    """
+
+    logs: Path | None = None
+
+    def __str__(self) -> str:
+        return super().__str__() + (f" (Ray's logs are kept in {self.logs})" if self.logs is not None else "")
+
+
 @contextmanager
 def private_folder(remove_later: Callable[[Path], None] = lambda _: None) -> Iterator[Path]:
     """A new folder for Ray's `_temp_dir`, in RAY_TMPDIR, TMPDIR or /tmp; it is deleted when the block is left.
@@ -47,10 +60,13 @@ def private_folder(remove_later: Callable[[Path], None] = lambda _: None) -> Ite
     try:
         yield folder / RAY
     except Exception as error:
+        logs = folder / RAY / "session_latest" / "logs"
         if isinstance(error, InputError) or not keep_logs(folder):
             _remove(folder)
+        elif isinstance(error, RayStartError):
+            error.logs = logs
         else:
-            print(f"Ray's logs are kept in {folder / RAY}/session_latest/logs", file=sys.stderr)
+            print(f"Ray's logs are kept in {logs}", file=sys.stderr)
         raise
     except BaseException:  # interrupted
         _remove(folder)

@@ -22,6 +22,7 @@ from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
+from lmcore.errors import InputError
 from sweeps.callbacks.tracking import Tracking
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.joining import check_address
@@ -100,7 +101,11 @@ def run_sweep(
     """
     deadline = Deadline(spec.search.time)
     check_address(address)
-    if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
+    joins = address is not None or "RAY_ADDRESS" in os.environ
+    if spec.train.device == "mps" and joins:
+        rule = "mps is the GPU of this Mac, and the sweep is to run on a cluster"
+        raise InputError(f"train.device: {rule} (got {address or os.environ['RAY_ADDRESS']}); use device: auto")
+    if spec.train.device in ("cuda", "mps") and not joins:
         resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:
         spec, tokens = with_data(spec)

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmcore.cgroup import memory_limit
+from lmcore.cores import cores
 from lmcore.device import cpu_bfloat16
 from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token
@@ -70,7 +72,9 @@ def connect(
             say(warning)
         nodes = alive_nodes()
         if not address:
-            nodes = [replace(node, cores=len(os.sched_getaffinity(0))) for node in nodes]
+            # Ray does not know of limits that are set outside of a container's outermost group.
+            limit = memory_limit() or nodes[0].memory_bytes
+            nodes = [replace(node, cores=cores(), memory_bytes=min(limit, node.memory_bytes)) for node in nodes]
         url = dashboard and context.dashboard_url
         yield Cluster(
             tuple(nodes),
@@ -79,4 +83,5 @@ def connect(
             head=head,
             # The CPUs of other machines are unknown.
             cpu_bfloat16=not address and cpu_bfloat16(),
+            mps=not address and sys.platform == "darwin",
         )

@@ -6,9 +6,9 @@ all results are already on disk, and Ray's processes end with this one.
 
 SIGHUP comes when the terminal is closed or the connection to it is lost. Under nohup it is ignored, and stays so.
 
-A sweep that runs in a thread or in a notebook is a guest: the process belongs to somebody else. Its signal handlers stay
-as they are (a notebook's interrupt button raises KeyboardInterrupt by itself), and what would exit at once ends the
-sweep's thread instead.
+A sweep that runs in a thread or in a notebook is a guest: the process belongs to somebody else. Its signal handlers
+stay as they are (a notebook's interrupt button raises KeyboardInterrupt by itself), and what would exit at once ends
+the sweep's thread instead.
 """
 
 import ctypes

@@ -25,7 +25,10 @@ PATIENCE_S = 150.0
 """How long Ray's node may take to appear, as long as its process lives."""
 REMEDIES = (
     (r"AF_UNIX|socket.*too long|File name too long", "set RAY_TMPDIR to a folder with a short path"),
-    (r"in use|EADDRINUSE|[Ff]ailed to bind|\bport\b", "end the program that holds the port, or unset RAY_*_PORT variables"),
+    (
+        r"in use|EADDRINUSE|[Ff]ailed to bind|\bport\b",
+        "end the program that holds the port, or unset RAY_*_PORT",
+    ),
     (r"[Tt]imed? ?out|overloaded|[Dd]eadline", "run it again when the machine is less busy"),
     (r"temporarily unavailable|can't start new thread|Too many open files", "raise `ulimit -u` and `ulimit -n`"),
     (r"[Mm]emory", "free memory, also in /dev/shm"),

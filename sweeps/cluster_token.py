@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from lmcore.errors import InputError, OneLineParser
+from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import find_token, make_token
 from sweeps.cluster.token_check import admits
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "lmsweep cluster-token")
     p.add_argument("--check", metavar="HOST:PORT", help="the head of a running cluster")
     options = p.parse_args(argv)
     try:
+        check_system(prog)
         if options.check is not None:
             if options.nodes:
                 raise InputError(f"--check: must come alone (got {' '.join(options.nodes)} as well); leave one out")

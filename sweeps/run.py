@@ -23,6 +23,7 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import lasting_output
 from sweeps.cli.rates import Rates, given_rates, measured_rates
+from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import check_dashboard_host
 from sweeps.cluster.private_folder import RayStartError
 from sweeps.provenance.resume import resumed_spec
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         if options.dry_run:
             print_plan(spec, rates=rates_for(spec, options))
             return 0
+        check_system(prog)
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
         check_lasting(folder)

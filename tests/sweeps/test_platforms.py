@@ -28,6 +28,22 @@ def without_proc(method):
 for name in ("read_text", "read_bytes", "write_text", "open"):
     setattr(pathlib.Path, name, without_proc(getattr(pathlib.Path, name)))
 """
+WINDOWS = """\
+import os
+import signal
+import sys
+
+for name in ("fcntl", "resource", "termios", "pwd", "grp"):
+    sys.modules[name] = None
+for name in ("geteuid", "getuid", "statvfs", "killpg", "setsid", "fork", "sched_getaffinity"):
+    delattr(os, name)
+for name in ("SIGHUP", "SIGALRM", "SIGKILL", "SIGPIPE", "SIGUSR1", "setitimer", "pthread_sigmask"):
+    delattr(signal, name)
+import warnings
+warnings.filterwarnings("ignore", "only soft file lock is available")  # with which filelock does without fcntl
+import sweeps.cli.supported
+sweeps.cli.supported.SYSTEM = "win32"
+"""
 TINY = """\
 model: {d_model: 32, d_ff: 64, num_layers: 1}
 train: {steps: 4, eval_every: 2, eval_windows: 4, final_eval_windows: 4}
@@ -81,3 +97,24 @@ def test_a_sweep_its_status_its_report_and_a_sample_work_on_a_mac(run):
         done = run(MACOS, *arguments)
         assert done.returncode == 0, f"{arguments}: {done.stderr}"
         assert "Traceback" not in done.stderr
+
+
+def test_on_windows_a_sweep_is_refused_in_one_line_that_names_wsl(run):
+    for arguments in (("run", "--config", "tiny.yaml"), ("cluster-token",)):
+        done = run(WINDOWS, *arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == (
+            f"lmsweep {arguments[0]} works on Linux and macOS (got Windows); run it in WSL, the Linux of Windows: "
+            "`wsl --install`, then install lmsweep there\n"
+        )
+
+
+@pytest.mark.parametrize("command", ["run", "status", "report", "export", "generate", "cluster-token"])
+def test_every_command_shows_its_help_on_windows(run, command):
+    done = run(WINDOWS, command, "--help")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_dry_run_works_on_windows(run):
+    done = run(WINDOWS, "run", "--config", "tiny.yaml", "--dry-run")
+    assert done.returncode == 0, done.stderr

@@ -105,15 +105,20 @@ def unknown(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
     return FieldError(path, f"is not a field; choose one of {', '.join(choices)}")
 
 
-def plain_types(path: str) -> frozenset[type]:
-    """The Python types that a run's field accepts.
+def plain_types(path: str, config: type[BaseModel] = RunSpec) -> frozenset[type]:
+    """The Python types that a field of `config` accepts; none if there is no such field.
 
     >>> plain_types("optim.lr")
     frozenset({<class 'float'>})
     """
-    section, name = path.split(".")
-    config: Any = RunSpec.model_fields[section].annotation
-    return _plain_types(config.model_fields[name].annotation)
+    section, dot, name = path.partition(".")
+    field = config.model_fields.get(section)
+    if field is None:
+        return frozenset()
+    if not dot:
+        return _plain_types(field.annotation)
+    nested: Any = field.annotation
+    return plain_types(name, nested) if isinstance(nested, type) and issubclass(nested, BaseModel) else frozenset()
 
 
 def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:

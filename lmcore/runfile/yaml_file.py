@@ -89,7 +89,7 @@ def parse_value(text: str, name: str) -> Any:
 
 
 def parse_text(text: str, name: str) -> str:
-    """A text from a command line, as it stands: `a#b`, `2024` and `[x]` are texts. Quotes around all of it are taken off.
+    """A text from a command line, as it stands: `a#b`, `2024` and `[x]` are texts. Quotes around it are taken off.
 
     >>> parse_text("notes #2 [draft].txt", "--set data.source")
     'notes #2 [draft].txt'

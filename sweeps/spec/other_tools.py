@@ -44,8 +44,8 @@ OURS = {
 def rule_for(value: Any) -> str | None:
     """The rule that an entry breaks which is written for another tool, with what to write; None for any other entry.
 
-    >>> rule_for({"min": 0.1, "max": 0.2})
-    'must be written as {low: ..., high: ...} (got min, which is a word of wandb or Ray Tune); write {low: 0.1, high: 0.2}'
+    >>> rule_for({"values": [1, 2]})
+    'must be written as {choices: [...]} (got values, which is a word of wandb or Ray Tune); write {choices: [1, 2]}'
     """
     if isinstance(value, str):  # tune.loguniform(1e-4, 1e-1)
         called = re.fullmatch(r"(?:ray\.)?(?:tune\.)?(\w+)\((.*)\)", value.strip())
@@ -64,7 +64,8 @@ def rule_for(value: Any) -> str | None:
     if isinstance(inner, list):
         shown = _filled(wanted, *map(_plain, inner))
     else:
-        ends = [value.get(name) for name in (("min", "max") if "min" in value or "max" in value else ("lower", "upper"))]
+        names = ("min", "max") if {"min", "max"} & set(value) else ("lower", "upper")
+        ends = [value.get(name) for name in names]
         shown = wanted if None in ends else _filled(wanted, *map(_plain, ends))
     return _rule(word, wanted, shown)
 

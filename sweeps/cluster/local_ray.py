@@ -47,8 +47,7 @@ def local_ray(
     `sweeps.cluster.auth.require_token` comes first. The arguments are those of `sweeps.cluster.connect`.
 
     Raises:
-        InputError: there is no safe place for its files.
-        RayStartError: it did not start.
+        RayStartError: it did not start, or there is no safe place for its files.
     """
     with ExitStack() as running:
         yield _start(running, dashboard, remove_later, say)
@@ -77,7 +76,7 @@ def _start(
                 running.push(attempt.pop_all())
                 return context
         except RayStartError as error:
-            if number == TRIES:
+            if number == TRIES or not error.may_pass:
                 raise
             if error.logs is not None:
                 shutil.rmtree(error.logs.parents[2], ignore_errors=True)  # the second try leaves logs of its own

@@ -11,7 +11,6 @@ CHOICES = "{choices: [...]}"
 
 OURS = {
     "values": CHOICES,
-    "value": "the field outside the space",
     "probabilities": CHOICES,
     "categorical": CHOICES,
     "choice": CHOICES,
@@ -55,6 +54,9 @@ def rule_for(value: Any) -> str | None:
         return _rule(word, OURS[word], _filled(OURS[word], *numbers))
     if not isinstance(value, Mapping):
         return None
+    if set(value) == {"value"}:
+        rule = "must have several values to choose from"
+        return f"{rule} (got value, which is a word of wandb); set the field outside the space"
     kind = str(value.get("distribution", ""))
     word = next((key for key in value if key in OURS), "distribution" if "distribution" in value else None)
     if word is None:

@@ -1,16 +1,11 @@
 """An Apple GPU: used only where it is asked for, in float32, and refused in one line where there is none."""
 
 import pytest
-import torch
 
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.device import Machine, resolve, this_machine, why_compile
 from lmcore.errors import InputError
 from lmcore.trainer import Trainer
-from sweeps.cli.rates import engines_here
-from sweeps.cluster.nodes import Node
-from sweeps.cluster.proof import device_fault
-from sweeps.cluster.ray_cluster import Cluster, engine_options, engines_of
 
 MAC = Machine(cuda=False, mps=True)
 ASKED = TrainConfig(device="mps")
@@ -42,21 +37,6 @@ def test_what_it_cannot_do_is_refused_and_not_dropped(impossible):
 def test_graphs_that_a_cpu_cannot_have_are_refused_too():
     with pytest.raises(InputError, match=r"^train\.cuda_graphs: true needs a CUDA device"):
         resolve(TrainConfig(cuda_graphs=True), MAC)
-
-
-def test_a_sweep_has_one_engine_on_it_and_reserves_no_gpu_of_rays():
-    train = resolve(ASKED, MAC)
-    here = Node("a", "mac", "127.0.0.1", 1, cpus=256, gpus=0, cores=8, memory_bytes=2**33)
-    assert Cluster((here,), mps=True).machine == MAC
-    assert engines_of(here, train) == Cluster((here,), mps=True).engines(train) == engines_here(train) == 1
-    assert engine_options(train, 1) == {"num_cpus": 1, "max_restarts": -1}
-
-
-def test_an_engine_says_so_if_torch_cannot_use_it(monkeypatch):
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    assert device_fault("mps") == "torch has no Apple GPU here; use train.device: cpu"
-    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert device_fault("mps") is None
 
 
 @pytest.mark.skipif(not this_machine().mps, reason="needs an Apple GPU")

@@ -33,7 +33,6 @@ def answer(tmp_path, text, *overrides):
         ("{grid_search: [1, 2]}", "grid_search", "{choices: [1, 2]}"),
         ("{lower: 1, upper: 2}", "lower", "{low: 1, high: 2}"),
         ("{quniform: [0, 1, 0.1]}", "quniform", "{low: 0, high: 1, step: 0.1}"),
-        ("{value: 3}", "value", "the field outside the space"),
         ("tune.loguniform(1e-4, 1e-1)", "loguniform", "{low: 1e-4, high: 1e-1, log: true}"),
         ("'ray.tune.choice([1, 2])'", "choice", "{choices: [1, 2]}"),
         ("uniform(0, 1)", "uniform", "{low: 0, high: 1}"),
@@ -44,6 +43,12 @@ def test_an_entry_of_the_space_in_their_words_is_answered_with_the_same_entry_in
     assert line.startswith("space.optim.lr: must be written as ")
     assert f"(got {word}, {WORD})" in line
     assert line.endswith(f"; write {ours}")
+
+
+def test_a_single_value_of_wandb_belongs_outside_the_space(tmp_path):
+    rule = "must have several values to choose from (got value, which is a word of wandb)"
+    line = answer(tmp_path, "space: {optim.lr: {value: 3}}\n")
+    assert line == f"space.optim.lr: {rule}; set the field outside the space"
 
 
 @pytest.mark.parametrize(

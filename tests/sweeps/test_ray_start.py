@@ -95,6 +95,14 @@ def test_after_two_tries_a_sweep_ends_in_one_line_with_code_1_and_names_the_logs
     assert not os.path.exists(os.path.dirname(calls[0]["_temp_dir"]))
 
 
+def test_without_a_place_for_its_files_there_is_no_second_try(failing, monkeypatch, tmp_path):
+    calls, said = failing(None), []
+    monkeypatch.setattr("sweeps.cluster.private_folder.why_unfit", lambda parent: "it is not yours")
+    with pytest.raises(RayStartError, match="set RAY_TMPDIR"), local_ray(None, lambda folder: None, said.append):
+        pass
+    assert (calls, said) == ([], [])
+
+
 def test_an_interrupt_while_ray_starts_is_not_tried_again(failing):
     calls = failing(KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt), local_ray(None, lambda folder: None):

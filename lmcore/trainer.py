@@ -271,11 +271,11 @@ class Trainer:
         return list(self._to_device(torch.tensor(table, dtype=torch.float32).transpose(1, 2))), norms
 
     def _to_device(self, host: Tensor) -> Tensor:
-        """A copy on the device that the host does not wait for."""
+        """A copy on the device; the host does not wait for one on a CUDA device."""
         host = host.contiguous()
         if self._device.type == "cuda":
-            host = host.pin_memory()
-        return host if self._device.type == "cpu" else host.to(self._device, non_blocking=True)
+            return host.pin_memory().to(self._device, non_blocking=True)
+        return host.to(self._device)
 
     def _batches(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Training windows x, y [K, B, T]: each slot's batch by data seed and number; equal keys share one."""

@@ -48,7 +48,7 @@ def instructions(nodes: Sequence[str]) -> str:
     path, created = make_token()
     where = shlex.quote(str(path))
     remote = "umask 077; mkdir -p ~/.ray; cat > ~/.ray/auth_token"
-    head = f"{socket.gethostname()}:{PORT}"
+    head = shlex.quote(f"{socket.gethostname()}:{PORT}")
     copies = "".join(f"  ssh {shlex.quote(node)} '{remote}' < {where}\n" for node in nodes or ["NODE"])
     return (
         f"{path} {'now holds a new token' if created else 'holds the token'}, and only you can read it.\n\n"

@@ -6,6 +6,7 @@ interrupted; 143 terminated. After 1, 129, 130 and 143 the sweep can be resumed.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -128,7 +129,7 @@ def print_table(folder: RunFolder, prog: str, storage: str | None) -> None:
     environment = os.environ if storage is None else os.environ | {STORAGE_VARIABLE: storage}
     command = [sys.executable, *command, "--brief", folder.display]
     if subprocess.run(command, env=environment, check=False).returncode:
-        print(f"The table could not be made; try {report} {folder.display}", file=sys.stderr)
+        print(f"The table could not be made; try {report} {shlex.quote(folder.display)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ the next decision is made.
 
 import functools
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -236,7 +237,8 @@ def run_on(
     ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
         needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
-        hint = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)" if needs_token else ""
+        ray = shlex.quote(str(Path(sys.executable).with_name("ray")))
+        hint = f" (it asks for a token: {ray} get-auth-token)" if needs_token else ""
         say(f"Ray dashboard: {cluster.dashboard_url}{hint}")
 
     # Wait for the measurements, which decide how many slots each worker gets.

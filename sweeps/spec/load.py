@@ -158,7 +158,7 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
         ]
         if owners and len(owners) == len(sizes):
             rule = f"must not be set by every size as well (got {', '.join(owners)}), or it has no effect"
-            raise FieldError(path, f"{rule}; add --set sizes=[], or change the sizes in the file")
+            raise FieldError(path, f"{rule}; add --set 'sizes=[]', or change the sizes in the file")
         if owners:
             notes.append(f"{path} is set, but {', '.join(owners)} set their own")
     return notes

@@ -11,6 +11,7 @@ cannot be read or the report cannot be written.
 
 import argparse
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -37,7 +38,7 @@ from analysis.tables.trials import TIED
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
 from lmcore.printable import printable
-from lmcore.study_database import STORAGE_HELP
+from lmcore.study_database import STORAGE_HELP, mask_password
 
 WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
 MIN_WIDTH = 60
@@ -207,7 +208,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
     files = "tables as CSV, MD and TEX" if arguments.brief else "tables, figures, report.html, report.md, report.json"
     print(f"\nWritten to {out}: {files}")
     if arguments.brief:
-        print(f"Figures and fits: {prog} {first}")
+        storage = [] if arguments.storage is None else ["--storage", mask_password(arguments.storage)]
+        print(f"Figures and fits: {prog} {shlex.join([*map(str, arguments.runs), *storage])}")
     if answer := report.conclusion(width):
         print(f"\n{answer}")
     return 0

@@ -137,8 +137,9 @@ class TrainConfig(Config):
     """Updates between checkpoints of a trial, which are made at reports; null: at every report."""
     seed: Seed = 0
     """Initial weights depend on this and the tensor's name only."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: cuda if there is one, else cpu."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: cuda if there is one, else cpu. mps is the GPU of a Mac; it trains in float32, neither compiled nor as
+    CUDA graphs."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Type of the matrix products; weights and optimizer state stay float32. auto: bfloat16 on cuda and on a cpu with
     instructions for it (avx512_bf16, amx_bf16), else float32."""
@@ -148,6 +149,15 @@ class TrainConfig(Config):
     """Replay training steps as CUDA graphs. auto: on cuda, the only device that has them."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """CPU threads of a trial. auto: 1, so that trials run side by side and are bit-reproducible."""
+
+    @model_validator(mode="after")
+    def _possible_on_mps(self) -> Self:
+        if self.device == "mps":
+            for name, other in (("dtype", "bfloat16"), ("compile", True), ("cuda_graphs", True)):
+                if getattr(self, name) == other:
+                    value = str(other).lower()
+                    raise ValueError(f"{name} must not be {value} on an Apple GPU (got device: mps); leave it out")
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:

@@ -81,5 +81,5 @@ def _windows(
         block = torch.from_numpy(tokens[positions].astype(np.int64))
     if device.type == "cuda" and block.device.type == "cpu" and torch.cuda.is_available():
         block = block.pin_memory()  # otherwise the non_blocking copy waits
-    block = block.to(device, non_blocking=True)
+    block = block.to(device, non_blocking=device.type == "cuda")
     return block[:, :-1].contiguous(), block[:, 1:].contiguous()

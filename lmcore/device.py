@@ -23,17 +23,18 @@ of a minute and saves about a tenth of the training time (tests/bench/results/co
 
 
 class Machine(NamedTuple):
-    """Whether the machine that trains has a CUDA device, and bfloat16 instructions in its CPU."""
+    """Whether the machine that trains has a CUDA device, bfloat16 instructions in its CPU, and an Apple GPU."""
 
     cuda: bool
     cpu_bfloat16: bool = False
+    mps: bool = False
 
 
 def this_machine() -> Machine:
     """The machine that this process runs on."""
     import torch
 
-    return Machine(torch.cuda.is_available(), cpu_bfloat16())
+    return Machine(torch.cuda.is_available(), cpu_bfloat16(), torch.backends.mps.is_available())
 
 
 def cpu_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
@@ -59,12 +60,22 @@ def resolve(train: TrainConfig, machine: Machine, flops: float = 0.0) -> TrainCo
     >>> resolve(TrainConfig(), Machine(cuda=False)).dtype
     'float32'
 
-    `flops` are those of the whole run, or of the longest of several: short runs are not compiled on a CPU. Raises
-    InputError for `train.device: cuda` without a CUDA device.
+    `flops` are those of the whole run, or of the longest of several: short runs are not compiled on a CPU. An Apple GPU
+    is used only where `train.device` is mps. Raises InputError for a device that is not there.
     """
     if train.device == "cuda" and not machine.cuda:
         raise InputError("train.device: cuda needs a GPU and there is none; use device: auto or device: cpu")
+    if train.device == "mps":
+        if not machine.mps:
+            rule = "mps needs the GPU of a Mac and a torch that can use it, and there is none"
+            raise InputError(f"train.device: {rule}; use device: auto or device: cpu")
+        threads = 1 if train.threads == "auto" else train.threads
+        fixed = {"dtype": "float32", "compile": False, "cuda_graphs": False, "threads": threads}
+        return train.model_copy(update=fixed)
     on_cuda = machine.cuda and train.device != "cpu"
+    if train.cuda_graphs is True and not on_cuda:
+        rule = "true needs a CUDA device, and the run is to train on a CPU"
+        raise InputError(f"train.cuda_graphs: {rule}; leave it out, or use device: cuda")
     best_dtype = "bfloat16" if on_cuda or machine.cpu_bfloat16 else "float32"
     return train.model_copy(
         update={
@@ -94,5 +105,7 @@ def why_compile(asked: TrainConfig, resolved: TrainConfig, flops: float) -> str:
         return f"{said}, as train.compile says"
     if resolved.device == "cuda":
         return f"{said}, as auto does on a GPU"
+    if resolved.device == "mps":
+        return f"{said}, as auto does on an Apple GPU"
     comparison = "at least" if resolved.compile else "less than"
     return f"{said}, as the longest run has {flops:.1e} FLOPs, {comparison} {COMPILE_FLOPS:.0e}"

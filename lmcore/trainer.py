@@ -68,6 +68,7 @@ class Trainer:
         self.slots: list[Slot | None] = [None] * len(resolved)
         self._train = first.train
         self._device = torch.device(first.train.device)
+        self._sum_dtype = torch.float32 if self._device.type == "mps" else torch.float64  # an Apple GPU has no float64
 
         model = TransformerLM(first.model, len(resolved)).to(self._device)
         self._all = Population(model, first.optim.name, bool(first.train.compile))
@@ -239,7 +240,7 @@ class Trainer:
             mask = torch.tensor([k in slots for k in members])
             active = None if mask.all() else self._to_device(mask)
             coefficients, max_norms = self._hyperparameters(rows, updates)
-            total = torch.zeros(len(rows), dtype=torch.float64, device=self._device)
+            total = torch.zeros(len(rows), dtype=self._sum_dtype, device=self._device)
             for n in range(updates):
                 x, y = self._batches([(slot.run.data.seed, slot.step + n) for slot in rows])
                 result = self._step(population, x, y, coefficients[n], max_norms, active)
@@ -270,9 +271,11 @@ class Trainer:
         return list(self._to_device(torch.tensor(table, dtype=torch.float32).transpose(1, 2))), norms
 
     def _to_device(self, host: Tensor) -> Tensor:
-        """A copy on the device that the host does not wait for."""
+        """A copy on the device; the host does not wait for one on a CUDA device."""
         host = host.contiguous()
-        return host if self._device.type == "cpu" else host.pin_memory().to(self._device, non_blocking=True)
+        if self._device.type == "cuda":
+            return host.pin_memory().to(self._device, non_blocking=True)
+        return host.to(self._device)
 
     def _batches(self, keys: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor]:
         """Training windows x, y [K, B, T]: each slot's batch by data seed and number; equal keys share one."""

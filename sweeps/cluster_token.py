@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from lmcore.errors import InputError, OneLineParser
+from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import find_token, make_token
 from sweeps.cluster.token_check import admits
 
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "lmsweep cluster-token")
     p.add_argument("--check", metavar="HOST:PORT", help="the head of a running cluster")
     options = p.parse_args(argv)
     try:
+        check_system(prog)
         if options.check is not None:
             if options.nodes:
                 raise InputError(f"--check: must come alone (got {' '.join(options.nodes)} as well); leave one out")
@@ -46,7 +48,7 @@ def instructions(nodes: Sequence[str]) -> str:
     path, created = make_token()
     where = shlex.quote(str(path))
     remote = "umask 077; mkdir -p ~/.ray; cat > ~/.ray/auth_token"
-    head = f"{socket.gethostname()}:{PORT}"
+    head = shlex.quote(f"{socket.gethostname()}:{PORT}")
     copies = "".join(f"  ssh {shlex.quote(node)} '{remote}' < {where}\n" for node in nodes or ["NODE"])
     return (
         f"{path} {'now holds a new token' if created else 'holds the token'}, and only you can read it.\n\n"

@@ -6,6 +6,7 @@ interrupted; 143 terminated. After 1, 129, 130 and 143 the sweep can be resumed.
 """
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -23,7 +24,9 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import lasting_output
 from sweeps.cli.rates import Rates, given_rates, measured_rates
+from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import check_dashboard_host
+from sweeps.cluster.private_folder import RayStartError
 from sweeps.provenance.resume import resumed_spec
 from sweeps.provenance.same_sweep import resumed_as
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
@@ -56,6 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         if options.dry_run:
             print_plan(spec, rates=rates_for(spec, options))
             return 0
+        check_system(prog)
         for note in spec.notes:
             console.print(f"Note: {note}.", highlight=False)
         check_lasting(folder)
@@ -70,6 +74,9 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except RayStartError as error:
+        print(f"{error}{resume_hint()}", file=sys.stderr)
+        return 1
     except FolderInUseError as error:
         print(error, file=sys.stderr)
         return 3
@@ -78,8 +85,11 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         print(f"\n{error.line(folder.path)}{resume_hint() if error.resumable else ''}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns SIGTERM into SystemExit while it starts
-        print(f"\nstopped{resume_hint()}", file=sys.stderr)
+        if interrupts.ended_with is None:  # otherwise it has been said why
+            print(f"\nstopped{resume_hint()}", file=sys.stderr)
         return 143 if isinstance(stop, SystemExit) else interrupts.exit_code
+    finally:
+        interrupts.restore()
 
 
 def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder, bool]:
@@ -119,7 +129,7 @@ def print_table(folder: RunFolder, prog: str, storage: str | None) -> None:
     environment = os.environ if storage is None else os.environ | {STORAGE_VARIABLE: storage}
     command = [sys.executable, *command, "--brief", folder.display]
     if subprocess.run(command, env=environment, check=False).returncode:
-        print(f"The table could not be made; try {report} {folder.display}", file=sys.stderr)
+        print(f"The table could not be made; try {report} {shlex.quote(folder.display)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

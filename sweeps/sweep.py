@@ -6,10 +6,12 @@ the next decision is made.
 
 import functools
 import os
+import shlex
 import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +24,9 @@ from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
+from lmcore.errors import InputError
 from sweeps.callbacks.tracking import Tracking
+from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
@@ -76,6 +80,13 @@ def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
     return spec.absolute(), tokens
 
 
+def with_data_said(spec: SweepSpec, console: Console) -> tuple[SweepSpec, Tokens]:
+    """`with_data`, and a line before it. What it takes shows on the console (`sweeps.cli.alive`)."""
+    console.print(f"lmsweep {spec.name}: preparing the data", highlight=False)
+    with Alive(console, "preparing the data"):
+        return with_data(spec)
+
+
 def run_sweep(
     spec: SweepSpec,
     folder: RunFolder,
@@ -100,10 +111,15 @@ def run_sweep(
     """
     deadline = Deadline(spec.search.time)
     check_address(address)
-    if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
+    joins = address is not None or "RAY_ADDRESS" in os.environ
+    if spec.train.device == "mps" and joins:
+        rule = "mps is the GPU of this Mac, and the sweep is to run on a cluster"
+        raise InputError(f"train.device: {rule} (got {address or os.environ['RAY_ADDRESS']}); use device: auto")
+    if spec.train.device in ("cuda", "mps") and not joins:
         resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
+    say = functools.partial(console.print, highlight=False)
     if not resume:
-        spec, tokens = with_data(spec)
+        spec, tokens = with_data_said(spec, console)
     with folder.claimed(resume):
         last_rows: Mapping[str, Row] = {}
         previous_manifest: Mapping[str, Any] = {}
@@ -111,11 +127,10 @@ def run_sweep(
             from sweeps.callbacks.metrics_file import last_rows as read_last_rows
 
             kept = resumed_tokens(folder)
-            spec, tokens = with_data(spec) if kept is None else (spec, kept)
+            spec, tokens = with_data_said(spec, console) if kept is None else (spec, kept)
             check_data(folder, tokens)
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         in_place = InPlace(folder)
-        say = functools.partial(console.print, highlight=False)
         storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
 
         from sweeps.cluster.connect import connect
@@ -126,11 +141,11 @@ def run_sweep(
 
         try:
             say(f"lmsweep {spec.name}: starting Ray")
-            with (
-                reaped() as remove_later,
-                connect(address, dashboard, say, remove_later) as cluster,
-                in_place.watched(end),
-            ):
+            with ExitStack() as stack:
+                remove_later = stack.enter_context(reaped(interrupts.guest))
+                with Alive(console, "starting Ray"):
+                    cluster = stack.enter_context(connect(address, dashboard, say, remove_later))
+                stack.enter_context(in_place.watched(end))
                 interrupts.install()
                 memory = last_rows, previous_manifest, deadline
                 return run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)
@@ -222,14 +237,16 @@ def run_on(
     ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
         needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
-        hint = f" (it asks for a token: {Path(sys.executable).with_name('ray')} get-auth-token)" if needs_token else ""
+        ray = shlex.quote(str(Path(sys.executable).with_name("ray")))
+        hint = f" (it asks for a token: {ray} get-auth-token)" if needs_token else ""
         say(f"Ray dashboard: {cluster.dashboard_url}{hint}")
 
     # Wait for the measurements, which decide how many slots each worker gets.
     end = functools.partial(interrupts.exit_now, code=1)
-    pool.wait()
+    with Alive(console, "waiting for the engines"):
+        pool.wait()
     watchdog = Watchdog(pool, spec.search.hung_after_s, cluster.head, say=say, end=end)
-    with watchdog:
+    with watchdog, Alive(console, "measuring how many slots pay"):
         choices, peaks = pool.choices(), pool.peaks()
     training, queued = pool.open(choices)
 

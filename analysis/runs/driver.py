@@ -4,7 +4,6 @@ On the machine of the driver its lock on the folder tells. Elsewhere the lock ma
 system; there the driver counts as alive while it keeps touching `.lock-holder`. The folder is only read.
 """
 
-import fcntl
 import json
 import os
 import socket
@@ -12,6 +11,11 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows, where no sweep runs: what is alive is in WSL or on another machine
+    fcntl = None  # type: ignore[assignment]
 
 ALIVE_WITHIN_S = 60.0
 """A driver touches its file every 10 s; the rest is for busy machines, slow file systems and clocks that differ."""
@@ -44,13 +48,15 @@ def driver_of(folder: Path, now: float | None = None) -> Driver:
         else:
             host, pid, started = str(holder["host"]), int(holder["pid"]), float(holder["started"])
     locked = _is_locked(folder / ".lock")
-    elsewhere = host is not None and host != socket.gethostname()
+    elsewhere = host is not None and (host != socket.gethostname() or fcntl is None)
     alive = locked or (elsewhere and seen_s is not None and seen_s <= ALIVE_WITHIN_S)
     return Driver(alive, host, pid if alive or host else None, started, seen_s)
 
 
 def _is_locked(path: Path) -> bool:
     """Whether another process holds the lock. A shared lock, held for an instant, leaves the file as it is."""
+    if fcntl is None:
+        return False
     try:
         with suppress(FileNotFoundError), path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

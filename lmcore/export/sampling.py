@@ -29,7 +29,7 @@ def next_token_probabilities(
     >>> next_token_probabilities(torch.tensor([0.0, 0.0, -1.0]), top_k=2)
     tensor([0.5000, 0.5000, 0.0000], dtype=torch.float64)
     """
-    logits = logits.detach().to("cpu", torch.float64)
+    logits = logits.detach().cpu().double()
     if temperature == 0:
         return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
     # Subtract the maximum first: dividing by a temperature near 0 would give infinities, and their softmax NaN.

@@ -22,7 +22,7 @@ def matmul_flops_per_s(train: TrainConfig) -> float:
 
     >>> peak = matmul_flops_per_s(resolve(TrainConfig(), this_machine()))
     """
-    side = GPU_SIDE if train.device == "cuda" else CPU_SIDE
+    side = CPU_SIDE if train.device == "cpu" else GPU_SIDE
     a = torch.randn(side, side, device=train.device).to(getattr(torch, train.dtype))
     out = torch.empty_like(a)
     return 2 * side**3 / _median_s(lambda: torch.matmul(a, a, out=out), train)
@@ -33,7 +33,7 @@ def copy_bytes_per_s(train: TrainConfig) -> float:
 
     `train` as for `matmul_flops_per_s`; its dtype does not matter.
     """
-    size = GPU_COPY_BYTES if train.device == "cuda" else CPU_COPY_BYTES
+    size = CPU_COPY_BYTES if train.device == "cpu" else GPU_COPY_BYTES
     source = torch.ones(size // 4, device=train.device)
     target = torch.empty_like(source)
     return 2 * size / _median_s(lambda: target.copy_(source), train)
@@ -41,7 +41,8 @@ def copy_bytes_per_s(train: TrainConfig) -> float:
 
 def _median_s(function: Callable[[], object], train: TrainConfig) -> float:
     """Median duration of `function` in seconds, after one warm-up call."""
-    synchronize: Callable[[], None] = torch.cuda.synchronize if train.device == "cuda" else lambda: None
+    waits: dict[str, Callable[[], None]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
+    synchronize = waits.get(train.device, lambda: None)
     times: list[float] = []
     with cpu_threads(int(train.threads)):
         function()

@@ -5,8 +5,8 @@ not compiled: compiling would take minutes, and what slots share (kernel launche
 device) is much the same without it. All memory is freed again. Choosing K is in `lmcore.measure.slot_count`.
 """
 
-import resource
 import statistics
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -103,12 +103,19 @@ def _compare(few: _Probe, many: _Probe, few_sample: ThroughputSample, used: int)
 
 
 class _MemoryMeter:
-    """Memory at its creation, and the peak since: of the current GPU if the run trains on one, else of this process."""
+    """Memory at its creation, and the peak since: of the current GPU if the run trains on one, else of this process.
+
+    An Apple GPU does not tell a peak: what torch has reserved on it, and keeps, is one.
+    """
 
     def __init__(self, run: RunSpec) -> None:
-        self._on_gpu = torch.cuda.is_available() and run.train.device != "cpu"
+        self._on_mps = run.train.device == "mps"
+        self._on_gpu = torch.cuda.is_available() and run.train.device in ("auto", "cuda")
         self.start_bytes = 0
-        if self._on_gpu:
+        if self._on_mps:
+            torch.mps.empty_cache()
+            self.start_bytes = torch.mps.driver_allocated_memory()
+        elif self._on_gpu:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self.start_bytes = torch.cuda.memory_allocated()
@@ -118,11 +125,23 @@ class _MemoryMeter:
                 self.start_bytes = _status_bytes("VmRSS")
 
     def peak_bytes(self) -> int:
+        if self._on_mps:
+            return int(torch.mps.driver_allocated_memory())
         if self._on_gpu:
             return int(torch.cuda.max_memory_allocated())
         with suppress(OSError):
             return _status_bytes("VmHWM")
-        return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return _largest_bytes()
+
+
+def _largest_bytes() -> int:
+    """Most memory that this process ever had; 0 if unknown."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _status_bytes(name: str) -> int:

@@ -41,7 +41,7 @@ def val_loss(losses: Tensor) -> ValLoss:
     >>> val_loss(torch.tensor([1.0, 3.0]))
     ValLoss(mean=2.0, se=1.0, windows=[1.0, 3.0])
     """
-    values = losses.double().tolist()
+    values = losses.cpu().double().tolist()  # an Apple GPU has no float64
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return ValLoss(mean, math.nan, values)

@@ -70,6 +70,8 @@ def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
 
     run = resolve_run(run, this_machine())
     train = run.train
+    if train.device == "mps":
+        raise InputError("train.device: must be cpu or cuda to be profiled (got mps); use device: cpu")
     print(_setup(title, run, slots, torch.__version__), flush=True)
     try:
         peak, bandwidth = matmul_flops_per_s(train), copy_bytes_per_s(train)

@@ -26,12 +26,55 @@ REQUIRED = ...  # takes the place of a default for a field that has none
 _ALIASES = {
     "learning_rate": "optim.lr",
     "max_lr": "optim.lr",
+    "min_lr": "optim.min_lr_ratio",
     "betas": "optim.beta1",
+    "adam_beta1": "optim.beta1",
+    "adam_beta2": "optim.beta2",
     "wd": "optim.weight_decay",
+    "grad_clip": "optim.clip_norm",
+    "max_grad_norm": "optim.clip_norm",
+    "warmup_steps": "optim.warmup_fraction",
+    "warmup_iters": "optim.warmup_fraction",
+    "warmup_ratio": "optim.warmup_fraction",
     "tied": "model.tie_embeddings",
+    "tie_word_embeddings": "model.tie_embeddings",
+    "n_embd": "model.d_model",
+    "hidden_size": "model.d_model",
+    "intermediate_size": "model.d_ff",
     "n_layer": "model.num_layers",
+    "num_hidden_layers": "model.num_layers",
     "n_head": "model.num_heads",
+    "num_attention_heads": "model.num_heads",
     "block_size": "model.context_length",
+    "seq_len": "model.context_length",
+    "max_iters": "train.steps",
+    "max_steps": "train.steps",
+    "dataset": "data.source",
+    # of wandb's sweeps and Ray Tune
+    "parameters": "space",
+    "param_space": "space",
+    "goal": "search.metric",
+    "mode": "search.metric",
+    "early_terminate": "search.scheduler",
+    "num_samples": "search.trials",
+    "run_cap": "search.trials",
+    "n_trials": "search.trials",
+    "max_concurrent_trials": "search.concurrent",
+    "time_budget_s": "search.time",
+    "grace_period": "search.grace_steps",
+    "eta": "search.reduction_factor",
+}
+# Values that other projects have for ours.
+_VALUE_ALIASES = {
+    "bayes": "optuna",
+    "bayesian": "optuna",
+    "tpe": "optuna",
+    "sobol": "qmc",
+    "async_hyperband": "asha",
+    "successive_halving": "asha",
+    "gpu": "cuda",
+    "bf16": "bfloat16",
+    "fp32": "float32",
 }
 
 # Our wording of pydantic's error types. Braces are filled from the error's context.
@@ -105,15 +148,20 @@ def unknown(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> FieldError:
     return FieldError(path, f"is not a field; choose one of {', '.join(choices)}")
 
 
-def plain_types(path: str) -> frozenset[type]:
-    """The Python types that a run's field accepts.
+def plain_types(path: str, config: type[BaseModel] = RunSpec) -> frozenset[type]:
+    """The Python types that a field of `config` accepts; none if there is no such field.
 
     >>> plain_types("optim.lr")
     frozenset({<class 'float'>})
     """
-    section, name = path.split(".")
-    config: Any = RunSpec.model_fields[section].annotation
-    return _plain_types(config.model_fields[name].annotation)
+    section, dot, name = path.partition(".")
+    field = config.model_fields.get(section)
+    if field is None:
+        return frozenset()
+    if not dot:
+        return _plain_types(field.annotation)
+    nested: Any = field.annotation
+    return plain_types(name, nested) if isinstance(nested, type) and issubclass(nested, BaseModel) else frozenset()
 
 
 def apply(run: RunSpec, overrides: Mapping[str, Any]) -> RunSpec:
@@ -240,6 +288,8 @@ def _remedy(error: ErrorDetails, default: Any) -> str:
         return f"; write {value} without quotes"
     if kind == "literal_error" and isinstance(value, str):
         choices = error["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+        if (alias := _VALUE_ALIASES.get(value.lower())) in choices:
+            return f"; did you mean {alias}?"
         if close := difflib.get_close_matches(value, choices, n=1):
             return f"; did you mean {close[0]}?"
     if default is REQUIRED:

@@ -88,6 +88,16 @@ def parse_value(text: str, name: str) -> Any:
     return _load(text, {}, lambda _: name)
 
 
+def parse_text(text: str, name: str) -> str:
+    """A text from a command line, as it stands: `a#b`, `2024` and `[x]` are texts. Quotes around it are taken off.
+
+    >>> parse_text("notes #2 [draft].txt", "--set data.source")
+    'notes #2 [draft].txt'
+    """
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    return str(parse_value(text, name)) if quoted else text
+
+
 def dump_yaml(values: dict[str, Any]) -> str:
     """YAML that `parse_yaml` reads back as equal values. Mappings inside a section are written on one line.
 

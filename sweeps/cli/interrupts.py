@@ -5,26 +5,41 @@ even that one, so it is raised every second until the block it must end has been
 all results are already on disk, and Ray's processes end with this one.
 
 SIGHUP comes when the terminal is closed or the connection to it is lost. Under nohup it is ignored, and stays so.
+
+A sweep that runs in a thread or in a notebook is a guest: the process belongs to somebody else. Its signal handlers
+stay as they are (a notebook's interrupt button raises KeyboardInterrupt by itself), and what would exit at once ends
+the sweep's thread instead.
 """
 
+import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Any
 
 REPEAT_S = 1.0
 SHOW_CURSOR = "\x1b[?25h"  # the live table hides it
+SIGNALS = [number for name in ("SIGINT", "SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+
+
+def is_guest() -> bool:
+    """Whether this process belongs to somebody else: an interactive Python or notebook, or the program of a thread."""
+    return hasattr(sys, "ps1") or threading.current_thread() is not threading.main_thread()
 
 
 class Interrupts:
-    """Handles the signals that ask this process to stop.
+    """Handles the signals that ask this process to stop; as a guest (`is_guest`), leaves them to their owner.
 
     interrupts = Interrupts()
     interrupts.install()
     with interrupts.repeating():
         ...  # Ctrl-C raises KeyboardInterrupt here, again every second until the block is left
+    interrupts.restore()
     """
 
     def __init__(self) -> None:
@@ -32,42 +47,86 @@ class Interrupts:
         """Number of the first signal."""
         self.resume_hint = ""
         """Ends the last line that is printed: `; resume with ...`."""
+        self.guest = is_guest()
+        """Whether the process goes on after the sweep."""
+        self.ended_with: int | None = None
+        """Exit code of a guest that `exit_now` ended."""
         self._repeating = False
+        self._thread = threading.get_ident()
+        self._previous: dict[int, Any] = {}
 
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP, as in a shell."""
-        return 128 + (self.received or signal.SIGINT)
+        return self.ended_with if self.ended_with is not None else 128 + (self.received or signal.SIGINT)
 
     def install(self) -> None:
         """Handle the signals. Call it again after `ray.init`, which replaces the handler of SIGTERM."""
-        signal.signal(signal.SIGINT, self._stop)
-        signal.signal(signal.SIGTERM, self._stop)
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self._stop)
+        if self.guest:
+            return
+        for number in SIGNALS:
+            if self._is_hangup(number) and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            previous = signal.signal(number, self._stop)
+            self._previous.setdefault(number, previous)
+
+    def restore(self) -> None:
+        """Give the signals back to the handlers that they had before `install`."""
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
 
     @contextmanager
     def repeating(self) -> Iterator[None]:
-        """A block in which a signal raises KeyboardInterrupt every second, until the block is left."""
-        previous = signal.signal(signal.SIGALRM, self._raise_again)
+        """A block in which a signal raises KeyboardInterrupt every second, until the block is left.
+
+        A KeyboardInterrupt that comes from elsewhere, as in a notebook, counts as received, too.
+        """
         self._repeating = True
         try:
-            yield
+            if self.guest:
+                yield
+            else:
+                previous = signal.signal(signal.SIGALRM, self._raise_again)
+                try:
+                    yield
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    signal.signal(signal.SIGALRM, previous)
+        except KeyboardInterrupt:
+            self.received = self.received or signal.SIGINT
+            raise
         finally:
             self._repeating = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, previous)
 
     def exit_now(self, message: str, code: int) -> None:
-        """Print `message` and end the process without cleaning up, from any thread or signal handler."""
+        """Print `message` and end the process without cleaning up, from any thread or signal handler.
+
+        As a guest: end the sweep's thread, which cleans up; the process goes on.
+        """
         with suppress(OSError):
             cursor = SHOW_CURSOR if sys.stdout.isatty() else ""
-            os.write(sys.stderr.fileno(), f"{cursor}\n{message}{self.resume_hint}\n".encode())
-        os._exit(code)
+            line = f"{cursor}\n{message}{self.resume_hint}\n"
+            if self.guest:
+                print(line, end="", file=sys.stderr, flush=True)
+            else:
+                os.write(sys.stderr.fileno(), line.encode())
+        if not self.guest:
+            os._exit(code)
+        self.ended_with = code
+        while True:
+            _raise_in(self._thread)
+            time.sleep(REPEAT_S)
+            if not self._repeating:
+                return
+
+    @staticmethod
+    def _is_hangup(number: int) -> bool:
+        return number == getattr(signal, "SIGHUP", None)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if number == signal.SIGHUP:  # a terminal that closes can send several, and Ctrl-C before it is as good
+            if self._is_hangup(number):  # a terminal that closes can send several, and Ctrl-C before it is as good
                 return
             self.exit_now("stopped at once", 128 + number)
         self.received = number
@@ -79,3 +138,8 @@ class Interrupts:
         if self._repeating:
             signal.setitimer(signal.ITIMER_REAL, REPEAT_S)
             raise KeyboardInterrupt
+
+
+def _raise_in(thread: int) -> None:
+    """Raise KeyboardInterrupt in a thread, once it runs Python code again."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(KeyboardInterrupt))

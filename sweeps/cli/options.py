@@ -107,7 +107,7 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="set one field, e.g. optim.lr=1e-3, search.concurrent=2 or sizes=[]; repeatable; "
+        help="set one field, e.g. optim.lr=1e-3, search.concurrent=2 or 'sizes=[]'; repeatable; "
         "a field that is set is no longer searched",
     )
     sweep.add_argument(
@@ -269,10 +269,14 @@ def resume_command(options: Options, folder: str, storage: str | None, prog: str
 
 
 def _typed(prog: str) -> list[str]:
-    """The command as it was typed, without its arguments."""
+    """The command as it was typed, without its arguments; for a notebook or another program, one that does the same."""
+    script = Path(sys.argv[0])
     interpreter_and_script = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv[1:])]
     if prog == SCRIPT:
-        return interpreter_and_script
-    if sys.argv[0].endswith(".py"):  # python -m lmsweep, python lmsweep.py
+        ours = script.name == "run.py"
+        return interpreter_and_script if ours else [sys.executable, str(_ROOT / "sweeps" / "run.py")]
+    if script.name == "lmsweep.py":  # python -m lmsweep, python lmsweep.py
         return [*interpreter_and_script, "run"]
+    if script.stem != "lmsweep":
+        return [sys.executable, str(_ROOT / "lmsweep.py"), "run"]
     return ["lmsweep" if shutil.which("lmsweep") == sys.argv[0] else sys.argv[0], "run"]

@@ -1,13 +1,13 @@
 """How fast one trial trains, for the dry run: given by the user or measured here, and how many can train at a time."""
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from lmcore.config import RunSpec, TrainConfig
+from lmcore.cores import available_memory, cores
 from lmcore.device import training_flops
 from lmcore.errors import InputError
 from lmcore.memory import estimate_memory
@@ -76,7 +76,7 @@ def measured_rates(spec: SweepSpec) -> Rates:
     for size in spec.size_names:
         run = resolve_run(spec.run_for(size, {}), this_machine())
         needed, free = estimate_memory(run).total, free_memory(run.train)
-        if needed > MEMORY_SHARE * free:
+        if free is not None and needed > MEMORY_SHARE * free:
             rule = f"needs about {needed / 1e9:.2g} GB for a trial of {size} (got {free / 1e9:.2g} GB free)"
             raise InputError(f"--measure: {rule}; measure on a larger machine, or give --tokens-per-s")
         ids = np.random.default_rng(0).integers(
@@ -86,29 +86,22 @@ def measured_rates(spec: SweepSpec) -> Rates:
     return Rates(rates, "measured")
 
 
-def free_memory(train: TrainConfig) -> int:
-    """Bytes that are free on the device of `train`, which must be resolved."""
+def free_memory(train: TrainConfig) -> int | None:
+    """Bytes that are free on the device of `train`, which must be resolved; None if unknown."""
     if train.device == "cuda":
         import torch
 
         return int(torch.cuda.mem_get_info()[0])
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return available_memory()
 
 
 def engines_here(train: TrainConfig) -> int:
-    """Number of engines on this machine, found without torch: one per NVIDIA GPU, or one per `train.threads` cores."""
+    """Number of engines on this machine, found without torch: one per GPU, or one per `train.threads` cores."""
+    if train.device == "mps":
+        return 1
     gpus = [] if train.device == "cpu" else list(Path("/proc/driver/nvidia/gpus").glob("*"))
     threads = 1 if train.threads == "auto" else train.threads
     return len(gpus) or max(1, cores() // threads)
-
-
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def trials_in(rates: Rates, spec: SweepSpec, runs: Mapping[str, RunSpec], engines: int, seconds: float) -> int:

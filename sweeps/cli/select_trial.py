@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import math
+import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -80,7 +81,7 @@ def select_trial(path: Path, name: str = BEST, storage: str | None = None) -> Se
     """
     folder = RunFolder(path.absolute())
     if not folder.sweep_yaml.is_file():
-        nearest = RUNS / path if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
+        nearest = shlex.quote(str(RUNS / path)) if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
         raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {nearest}")
     spec = load_kept(folder.sweep_yaml)
     trials = _read_trials(spec, folder, storage)

@@ -1,13 +1,17 @@
 """Starting Ray on this machine, or joining a cluster that runs already."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmcore.cgroup import memory_limit
+from lmcore.cores import cores
 from lmcore.device import cpu_bfloat16
+from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token
 from sweeps.cluster.checkout import python_path, runtime_env
 from sweeps.cluster.joining import dashboard_address, join
@@ -16,6 +20,10 @@ from sweeps.cluster.token_check import warning_if_open
 
 if TYPE_CHECKING:  # imports Ray, which reads the authentication mode then
     from sweeps.cluster.ray_cluster import Cluster
+
+START_SECONDS = {"RAY_gcs_server_port_wait_time_s": "120", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180"}
+"""How long Ray's servers may take to start, which Ray reads when it is imported; by default 30 and 60 s, which is too
+short on a busy machine."""
 
 
 @contextmanager
@@ -36,16 +44,21 @@ def connect(
         with connect("head:6379", dashboard=None) as cluster:
             print(cluster.gpus, cluster.engines(spec.train))
     """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        rule = "a sweep starts or joins Ray itself, and this process has joined a cluster already"
+        raise InputError(f"ray: {rule}; call ray.shutdown() first, or run the sweep in another process")
     os.environ["PYTHONPATH"] = python_path()
     # Worker processes of a CPU trial are single-threaded; the trainer sets torch's own number of threads.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    for name, seconds in START_SECONDS.items():
+        os.environ.setdefault(name, seconds)
     address = address or os.environ.get("RAY_ADDRESS")
     stack = ExitStack()
     if address:
         context = join(address, {**QUIET, "runtime_env": runtime_env()})
     else:
         require_token()
-        context = stack.enter_context(local_ray(dashboard, remove_later))
+        context = stack.enter_context(local_ray(dashboard, remove_later, say))
     # Ray reads the authentication mode once, when it is imported.
     import ray
 
@@ -59,7 +72,9 @@ def connect(
             say(warning)
         nodes = alive_nodes()
         if not address:
-            nodes = [replace(node, cores=len(os.sched_getaffinity(0))) for node in nodes]
+            # Ray does not know of limits that are set outside of a container's outermost group.
+            limit = memory_limit() or nodes[0].memory_bytes
+            nodes = [replace(node, cores=cores(), memory_bytes=min(limit, node.memory_bytes)) for node in nodes]
         url = dashboard and context.dashboard_url
         yield Cluster(
             tuple(nodes),
@@ -68,4 +83,5 @@ def connect(
             head=head,
             # The CPUs of other machines are unknown.
             cpu_bfloat16=not address and cpu_bfloat16(),
+            mps=not address and sys.platform == "darwin",
         )

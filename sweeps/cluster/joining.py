@@ -6,6 +6,7 @@ the token or the machine is wrong.
 
 import os
 import re
+import shlex
 import socket
 from typing import Any
 
@@ -137,7 +138,7 @@ def _check_node(address: str) -> None:
     alive = {node.hex() for node, info in nodes.items() if info.state == info.ALIVE}
     if alive.isdisjoint(find_node_ids()):  # type: ignore[no-untyped-call]
         rule = f"this machine must be a node of the cluster at {address} (got {len(alive)} others)"
-        remedy = f"run `ray start --address={address}` here, or submit the sweep with `ray job submit`"
+        remedy = f"run `ray start --address={shlex.quote(address)}` here, or submit the sweep with `ray job submit`"
         raise InputError(f"--address: {rule}; {remedy}")
 
 
@@ -157,7 +158,7 @@ def dashboard_address(url: str, head: str) -> str:
     head_host = head.rpartition(":")[0]
     if host not in ("127.0.0.1", "localhost", "[::1]", "::1") or _is_here(head_host):
         return f"http://{url}"
-    return f"http://127.0.0.1:{port} after `ssh -N -L {port}:{url} {head_host}`"
+    return f"http://127.0.0.1:{port} after `{shlex.join(['ssh', '-N', '-L', f'{port}:{url}', head_host])}`"
 
 
 def _is_here(host: str) -> bool:

@@ -5,6 +5,7 @@ Each function returns None, or the fault and its remedy in one line. They run on
 
 import hashlib
 import os
+import platform
 import secrets
 import shutil
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
+from lmcore.cores import available_memory
 from sweeps.cluster.checkout import packages
 
 TOKEN = ".engine-token"
@@ -42,7 +44,7 @@ def folder_fault(folder: Path, token: str, wait_s: float = SHARED_WITHIN_S) -> s
         if time.monotonic() > deadline:
             return f"{reason}; run the sweep from a folder that all nodes share"
         time.sleep(0.2)
-    written = folder / f".written-by-{os.uname().nodename}-{os.getpid()}.tmp"
+    written = folder / f".written-by-{platform.node()}-{os.getpid()}.tmp"
     try:
         written.write_text("")
         written.unlink()
@@ -56,7 +58,7 @@ def space_fault(folder: Path, disk_bytes: int, memory_bytes: int) -> str | None:
     free = shutil.disk_usage(folder).free
     if free < disk_bytes:
         return f"the disk of {folder} has {decimal(free)} free, and checkpoints need {decimal(disk_bytes)}; free space"
-    available = _available_memory_bytes()
+    available = available_memory()
     if available is not None and available < memory_bytes:
         return f"{decimal(available)} of memory are free, and a trial needs {decimal(memory_bytes)}; free memory"
     return None
@@ -68,6 +70,8 @@ def device_fault(device: str, gpus: int = 1) -> str | None:
         return None
     import torch
 
+    if device == "mps":
+        return None if torch.backends.mps.is_available() else "torch has no Apple GPU here; use train.device: cpu"
     remedy = "install torch and a driver that see the GPU, or start Ray there with --num-gpus=0"
     found = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if found < gpus:
@@ -87,12 +91,3 @@ def code_digest() -> str:
         for path in sorted(package.rglob("*.py")):
             digest.update(path.relative_to(package.parent).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def _available_memory_bytes() -> int | None:
-    """Memory that processes can still take; None on a system without /proc."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")), None)

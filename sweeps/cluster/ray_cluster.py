@@ -28,6 +28,7 @@ class Cluster:
     local: bool = True  # whether this process started the cluster
     head: str = ""  # host:port of Ray's control service
     cpu_bfloat16: bool = False  # whether all of its CPUs are known to have bfloat16 instructions
+    mps: bool = False  # whether it is this Mac, whose GPU is then known to torch
 
     @property
     def cpus(self) -> int:
@@ -47,10 +48,10 @@ class Cluster:
     @property
     def machine(self) -> Machine:
         """The devices that each engine will find."""
-        return Machine(self.gpus > 0, self.cpu_bfloat16)
+        return Machine(self.gpus > 0, self.cpu_bfloat16, self.mps)
 
     def engines(self, train: TrainConfig) -> int:
-        """Number of engines: one per GPU, or one per `train.threads` cores. `train` must be resolved.
+        """Number of engines: one per GPU (a Mac has one), or one per `train.threads` cores. `train` must be resolved.
 
         Raises InputError if there is no room for one on any node.
         """
@@ -79,6 +80,8 @@ class Cluster:
 def engines_of(node: Node, train: TrainConfig) -> int:
     """Number of engines that have room on a node. `train` must be resolved."""
     threads = int(train.threads)
+    if train.device == "mps":  # Ray does not count it
+        return min(1, node.cores // threads)
     return min(node.gpus, node.cpus // threads) if train.device == "cuda" else node.cores // threads
 
 

@@ -2,9 +2,10 @@
 
 Two of Ray's agents would otherwise stay for most of a minute.
 
-The reaper is a process of its own that uses only the standard library and /proc (Linux). Once a second it records the
-driver's descendants. Its standard input, on which the driver names the folders, is closed when the driver ends; a few
-seconds later it kills those still left, and workers of their Ray session that had begun since they were last recorded.
+The reaper is a process of its own that uses only the standard library and /proc (Linux; elsewhere it only deletes the
+folders). Once a second it records the driver's descendants. Its standard input, on which the driver names the folders,
+is closed when the driver ends; a few seconds later it kills those still left, and workers of their Ray session that had
+begun since they were last recorded.
 """
 
 import os
@@ -26,16 +27,17 @@ GRACE_S = 4.0  # for processes to end by themselves, and for wandb's to write wh
 
 
 @contextmanager
-def reaped() -> Iterator[Callable[[Path], None]]:
+def reaped(guest: bool = False) -> Iterator[Callable[[Path], None]]:
     """Kill the processes started in this block if it raises or this process dies.
 
-    Yields a function: folders that it is given are then deleted too, except for Ray's logs.
+    Yields a function: folders that it is given are then deleted too, except for Ray's logs. As a `guest` in a process
+    that goes on and may have started other processes, only those of Ray are killed.
 
     Example:
         with reaped() as remove_later, private_folder(remove_later) as folder:
             ray.init(address="local", _temp_dir=str(folder))
     """
-    command = [sys.executable, "-I", "-S", __file__]
+    command = [sys.executable, "-I", "-S", __file__, *(["guest"] if guest else [])]
     # If the reaper held our output open, a program that reads our output to its end would wait for the reaper.
     reaper = Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
 
@@ -44,8 +46,13 @@ def reaped() -> Iterator[Callable[[Path], None]]:
         reaper.stdin.write(os.fsencode(folder) + b"\0")
         reaper.stdin.flush()
 
-    yield remove_later
-    # After an exception this is not reached: the reaper lives on and kills what is left when this process has ended.
+    try:
+        yield remove_later
+    except BaseException:
+        # The reaper lives on and kills what is left: when this process has ended, or soon if that is to go on.
+        if guest and reaper.stdin is not None:
+            reaper.stdin.close()
+        raise
     reaper.kill()
     reaper.communicate()
 
@@ -53,10 +60,22 @@ def reaped() -> Iterator[Callable[[Path], None]]:
 def descendants(pid: int) -> dict[int, str]:
     """All processes started by `pid`, directly or indirectly: start time by pid."""
     table = _processes()
-    family = {pid}
+    return {child: table[child][1] for child in _family({pid}, table) - {pid}}
+
+
+def of_ray(pid: int) -> dict[int, str]:
+    """The processes started by `pid` that a Ray session of its has started, or is made of: start time by pid."""
+    table = _processes()
+    members = {child for child in _family({pid}, table) - {pid} if sessions([child])}
+    return {child: table[child][1] for child in _family(members, table)}
+
+
+def _family(roots: set[int], table: dict[int, tuple[int, str]]) -> set[int]:
+    """These processes and all that they have started, directly or indirectly."""
+    family = set(roots)
     while more := {child for child, (parent, _) in table.items() if parent in family} - family:
         family |= more
-    return {child: table[child][1] for child in family - {pid}}
+    return family
 
 
 def sessions(pids: Iterable[int]) -> set[bytes]:
@@ -66,6 +85,23 @@ def sessions(pids: Iterable[int]) -> set[bytes]:
         with suppress(OSError):  # the process has ended
             found.update(SESSION.findall(Path(f"/proc/{pid}/cmdline").read_bytes()))
     return found
+
+
+def processes_of(folder: Path, program: bytes = b"") -> list[int]:
+    """The processes whose command line names a file in `folder`, and `program`."""
+    found = []
+    for pid in _processes():
+        with suppress(OSError):  # the process has ended
+            line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            if os.fsencode(folder) + b"/" in line and program in line:
+                found.append(pid)
+    return found
+
+
+def kill_processes_of(folder: Path) -> None:
+    """Kill the processes whose command line names a file in `folder`, with all that they have started."""
+    for pid in _family(set(processes_of(folder)), _processes()):
+        _kill(pid)
 
 
 def _processes() -> dict[int, tuple[int, str]]:
@@ -116,6 +152,7 @@ def _delete(path: Path) -> None:
 def main() -> None:
     """Watch the process that started this one; after it has ended, kill its descendants and delete its folders."""
     driver = os.getppid()
+    found_by = of_ray if sys.argv[1:] == ["guest"] else descendants
     recorded: dict[int, str] = {}
     of_driver: set[bytes] = set()
     named = b""
@@ -124,7 +161,7 @@ def main() -> None:
             if not (part := os.read(0, 4096)):
                 break
             named += part
-        found = descendants(driver)
+        found = found_by(driver)
         of_driver |= sessions(found.keys() - recorded.keys())
         recorded |= found
     time.sleep(GRACE_S)

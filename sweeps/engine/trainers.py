@@ -125,6 +125,8 @@ class Trainers:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        elif torch.backends.mps.is_available():
+            torch.mps.empty_cache()
 
     def cap_slots(self, signature: Signature, halvings: int) -> None:
         """From the next `open` on, halve the signature's slots at least so often."""

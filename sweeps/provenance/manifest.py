@@ -1,7 +1,6 @@
 """manifest.json: what a reader needs in order to trust or repeat a sweep. It holds no results."""
 
 import hashlib
-import os
 import platform
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lmcore.cores import cores
 from lmcore.corpus.tokens import Tokens
 from sweeps.cluster.checkout import INSTALLED, ROOT
 from sweeps.cluster.ray_cluster import Cluster
@@ -48,7 +48,7 @@ def manifest(
         "hardware": {
             "machine": platform.machine(),
             "processor": processor(),
-            "cores": os.cpu_count(),
+            "cores": cores(),
             "engines": len(peaks),
             "peak_flops_per_s": list(peaks),
             "cluster_cores": cluster.cores,

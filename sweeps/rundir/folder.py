@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,7 +97,8 @@ class RunFolder:
         with held:
             if self.sweep_yaml.exists() and not resume:
                 rule = f"each sweep has a folder of its own, and {self.display} holds a sweep already"
-                raise InputError(f"name: {rule}; continue it with --resume {self.display}, or choose another --name")
+                remedy = f"continue it with --resume {shlex.quote(self.display)}, or choose another --name"
+                raise InputError(f"name: {rule}; {remedy}")
             with holding(holder):
                 yield
 

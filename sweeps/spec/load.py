@@ -16,6 +16,7 @@ from lmcore.runfile.paths import (
     RUN_DEFAULTS,
     FieldError,
     defaults,
+    plain_types,
     show,
     unknown,
     whole_numbers,
@@ -71,7 +72,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
             if not equals:
                 raise InputError(f"--set: must read PATH=VALUE (got {show(text)}); write for example optim.lr=1e-3")
             set_by[target] = f"--set {target}"
-            parsed = yaml_file.parse_value(value, f"--set {target}")
+            parsed = _parse(target, value)
             _put(draft, target, parsed)
             if target in BUDGET and parsed is not None:
                 notes += _replace_budget(draft, target)
@@ -84,6 +85,15 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
             draft["notes"] += notes
         resolve_vocab_size(draft)
         return SweepSpec.model_validate(whole_numbers(SweepSpec, draft))
+
+
+def _parse(path: str, text: str) -> Any:
+    """The value that `--set` gives a path. Text is taken as it stands where the field is one; `null` is none, if it may
+    be none. Anything else is YAML."""
+    types = plain_types(path, SweepSpec)
+    if not types or not types <= {str, type(None)} or (text == "null" and type(None) in types):
+        return yaml_file.parse_value(text, f"--set {path}")
+    return yaml_file.parse_text(text, f"--set {path}")
 
 
 def load_kept(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
@@ -148,7 +158,7 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
         ]
         if owners and len(owners) == len(sizes):
             rule = f"must not be set by every size as well (got {', '.join(owners)}), or it has no effect"
-            raise FieldError(path, f"{rule}; add --set sizes=[], or change the sizes in the file")
+            raise FieldError(path, f"{rule}; add --set 'sizes=[]', or change the sizes in the file")
         if owners:
             notes.append(f"{path} is set, but {', '.join(owners)} set their own")
     return notes

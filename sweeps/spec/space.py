@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from lmcore.config import Config, PositiveFloat
 from lmcore.runfile.paths import FieldError, defaults, describe, plain_types, show, whole_numbers
+from sweeps.spec.other_tools import rule_for
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -89,6 +90,8 @@ def _parse(value: Any) -> Entry:
     """An entry of the space from its YAML value. FieldError names the part that is wrong."""
     if isinstance(value, Entry):
         return value
+    if (rule := rule_for(value)) is not None:
+        raise FieldError("", rule)
     if isinstance(value, list):
         value = {"choices": value}
     if not isinstance(value, dict):

@@ -35,6 +35,7 @@ import numpy as np
 import torch
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.cores import cores
 from lmcore.corpus.tokens import Tokens
 from lmcore.device import cpu_bfloat16, resolve_run, this_machine
 from lmcore.measure.peak import matmul_flops_per_s
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="a checkout of nanoGPT; without it no `step` row")
     parser.add_argument("--rows", default="step,module,loss,update,compile,shares,optimizer,program,layout")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="CPU threads of every arm")
+    parser.add_argument("--threads", type=int, default=cores(), help="CPU threads of every arm")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -138,7 +139,7 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "command": f"python tests/bench/core.py --device {options.device} --threads {options.threads} --nanogpt DIR",
         "commit": (head.stdout.strip() or "unknown") + changes,
         "hardware": torch.cuda.get_device_name() if options.device == "cuda" else cpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "threads": options.threads,
         "rounds": options.rounds,
         "torch": torch.__version__,

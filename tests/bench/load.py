@@ -27,6 +27,7 @@ from optuna.trial import TrialState, create_trial
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
+from lmcore.cores import cores
 
 WINDOWS = 240
 ROOT = Path(__file__).resolve().parents[2]
@@ -129,7 +130,7 @@ def main() -> None:
     result = {
         "command": "python tests/bench/load.py",
         "versions": versions(),
-        "hardware": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "hardware": {"processor": processor(), "cores": cores()},
         "commit": commit(),
         "folder_bytes": size,
         "median": {name: statistics.median(one[name] for one in rounds) for name in ("load_s", "peak_bytes")},

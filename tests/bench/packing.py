@@ -39,6 +39,7 @@ import torch
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.cores import cores
 from lmcore.corpus.tokens import Tokens
 from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample, average_samples, worthwhile_slots
 from lmcore.measure.throughput import is_out_of_memory, measure_doubling
@@ -397,7 +398,7 @@ def circumstances(args: argparse.Namespace) -> dict[str, Any]:
         "hardware": {
             "machine": platform.machine(),
             "processor": processor(),
-            "cores": os.cpu_count(),
+            "cores": cores(),
             "processes": args.processes if args.device == "cpu" else 1,
             "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
         },
@@ -454,7 +455,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="of training of an arm in a round, about")
     parser.add_argument("--sizes", nargs="+", metavar="NAME", help="some of the sizes; default: all but the extra ones")
     parser.add_argument("--extra", action="store_true", help="also the extra sizes")
-    parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)), help="on a CPU; default: cores")
+    parser.add_argument("--processes", type=int, default=cores(), help="on a CPU; default: cores")
     parser.add_argument("--commit", help="of the code, where the checkout has no git")
     parser.add_argument("--out", type=Path, help="default: results/packing-<device>.json beside this file")
     args = parser.parse_args()

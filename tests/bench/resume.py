@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.bench
 
 from lmcore import columns as col
 from lmcore.config import DataConfig
+from lmcore.cores import cores
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import save_tokens
 from tests.bench.sweep import ROOT, Workload, run_config
@@ -128,7 +129,7 @@ def main() -> None:
         "workload": WORKLOAD._asdict(),
         "commit": commit(),
         "versions": versions(),
-        "hardware": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "hardware": {"processor": processor(), "cores": cores()},
     }
     out = Path(__file__).parent / "results" / "resume.json"
     out.write_text(json.dumps({**about, "median": median, "rounds": rounds}, indent=2) + "\n")

@@ -32,6 +32,7 @@ from analysis.scaling.optimum import find_optima, optimum_table
 from analysis.scaling.power_law import PowerLawFit, fit_power_law
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
+from lmcore.cores import cores
 from sweeps.provenance.manifest import commit, processor, versions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -338,7 +339,7 @@ def main() -> None:
     result = {
         "command": f"python tests/bench/scaling.py --sets {options.sets}",
         "versions": {**versions(), "scipy": scipy.__version__},
-        "hardware": {"machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()},
+        "hardware": {"machine": platform.machine(), "processor": processor(), "cores": cores()},
         "commit": code,
         "time": clock,
         "steplaw": public,

@@ -43,13 +43,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmcore.config import DataConfig
+from lmcore.cores import cores
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import save_tokens
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 3600  # for one command
 TOKENS_PER_STEP = 16 * 128
-CORES = len(os.sched_getaffinity(0))
+CORES = cores()
 
 Row = dict[str, Any]
 Figures = dict[str, Any]

@@ -24,7 +24,6 @@ import argparse
 import itertools
 import json
 import math
-import os
 import platform
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +37,7 @@ import analysis
 from analysis.stats.estimate import Estimate
 from analysis.stats.verdicts import verdicts
 from lmcore import columns as col
+from lmcore.cores import cores
 from lmcore.measure.window_difference import clustered_difference
 from sweeps.provenance.manifest import commit, processor, versions
 from sweeps.study.race import Candidate, race
@@ -221,7 +221,7 @@ def main() -> None:
         "command": f"python tests/bench/verdicts.py --sweeps {sweeps} --run runs/quick",
         "commit": commit(),
         "versions": versions(),
-        "hardware": {"machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()},
+        "hardware": {"machine": platform.machine(), "processor": processor(), "cores": cores()},
         "settings_per_arm": SETTINGS,
         "confirm": {"top": TOP, "seeds": SEEDS},
         "sd_between_seeds_nats": round(math.hypot(SEED_SD, NOISE_SD), 4),

@@ -34,6 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.bench
 
 from lmcore import columns as col
 from lmcore.config import DataConfig
+from lmcore.cores import cores
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import save_tokens
 from tests.bench.sweep import ROOT, Workload, run_config
@@ -155,7 +156,7 @@ def main() -> None:
         "prometheus": PROMETHEUS is not None,
         "commit": commit(),
         "versions": versions(),
-        "hardware": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
+        "hardware": {"processor": processor(), "cores": cores()},
         "goal": GOAL,
         "ratio": ratio,
         "ratio_whole": ratio_of(rounds, "whole_watched_s", "whole_alone_s"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from lmcore import columns as col
+from lmcore.cores import cores
 from lmcore.window_records import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,5 +206,5 @@ def measured_on():
     """Commit, versions and hardware, for a table of figures."""
     from sweeps.provenance.manifest import commit, processor, versions
 
-    hardware = {"machine": platform.machine(), "processor": processor(), "cores": os.cpu_count()}
+    hardware = {"machine": platform.machine(), "processor": processor(), "cores": cores()}
     return {"command": "make faults", "commit": commit(), "versions": versions(), "hardware": hardware}

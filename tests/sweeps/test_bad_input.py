@@ -176,7 +176,7 @@ def test_yaml_that_is_malformed_or_dangerous_is_one_line_with_file_and_line(tmp_
         ("space.model.d_model=[64, 66]", "--set space.model.d_model", "4 does not divide 66"),
         ("space={}", "--set space", "must name at least one field for the search method random"),
         ("sizes=[{name: a, model.d_modl: 1}]", "--set sizes", "sizes.a.model.d_modl: is not a field"),
-        ("data.source=!!python/name:os.system", "--set data.source", "tags are not allowed"),
+        ("optim.eps=!!python/name:os.system", "--set optim.eps", "tags are not allowed"),
     ],
 )
 def test_a_mistake_in_set_is_one_line_that_names_the_option(tmp_path, override, option, fragment):

@@ -8,7 +8,7 @@ import pytest
 
 from lmcore.errors import InputError
 from sweeps.cluster import private_folder as module
-from sweeps.cluster.private_folder import PARENT_BYTES, private_folder, why_unfit
+from sweeps.cluster.private_folder import PARENT_BYTES, RayStartError, private_folder, why_unfit
 from sweeps.cluster.reaper import keep_logs
 
 SESSION = "session_2026-01-02_03-04-05_678901_23"
@@ -20,6 +20,7 @@ def parent(tmp_path, monkeypatch):
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.delenv("TMPDIR", raising=False)
     monkeypatch.setattr(module, "DEFAULT_PARENT", str(tmp_path))
+    monkeypatch.setattr(module, "OTHER_PARENTS", ())
     monkeypatch.setattr(module, "PARENT_BYTES", len(str(tmp_path)))
     return tmp_path
 
@@ -139,9 +140,44 @@ def why_unfit_of_any_length(path):
 
 def test_without_any_fit_folder_there_is_no_ray(parent):
     parent.chmod(0o777)
-    with pytest.raises(InputError, match="set RAY_TMPDIR to a short path"), private_folder():
+    line = rf"^Ray did not start \(.* but of {parent}: other users can rename .*\); set RAY_TMPDIR to a folder of yours"
+    with pytest.raises(RayStartError, match=line) as error, private_folder():
         pass
+    assert not error.value.may_pass
     parent.chmod(0o700)
+
+
+def test_where_tmp_is_unfit_another_folder_of_the_system_is_used_and_one_line_says_so(parent, monkeypatch, capsys):
+    (parent / "v").mkdir()
+    monkeypatch.setattr(module, "PARENT_BYTES", len(str(parent / "v")))
+    monkeypatch.setattr(module, "DEFAULT_PARENT", str(parent / "missing"))
+    monkeypatch.setattr(module, "OTHER_PARENTS", (str(parent / "absent"), str(parent / "v")))
+    with private_folder() as folder:
+        assert folder.parent.parent == parent / "v"
+    reason = "it is not a folder that you can write to"
+    assert capsys.readouterr().err == f"Note: Ray's files are in {parent / 'v'}, because {reason}.\n"
+
+
+def test_the_folder_that_macos_gives_everybody_is_left_out_without_a_word(parent, monkeypatch, capsys):
+    monkeypatch.setenv("TMPDIR", "/var/folders/x1/8f1c0000gn/T/")
+    with private_folder() as folder:
+        assert folder.parent.parent == parent
+    assert capsys.readouterr().err == ""
+
+
+def test_a_folder_whose_new_folders_belong_to_its_group_is_fit(parent):
+    parent.chmod(0o2700)
+    with private_folder() as folder:
+        assert folder.parent.stat().st_mode & 0o077 == 0
+
+
+def test_a_folder_that_cannot_be_written_to_after_all_is_one_line(parent, monkeypatch):
+    def refuse(prefix, dir):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(module.tempfile, "mkdtemp", refuse)
+    with pytest.raises(RayStartError, match=f"{parent} cannot be written to: Read-only file system"), private_folder():
+        pass
 
 
 def test_a_socket_in_the_longest_allowed_folder_can_be_bound(tmp_path):

@@ -1,0 +1,79 @@
+"""Signs of life while something takes long and says nothing: preparing data, starting Ray, measuring.
+
+On a terminal it is one line that changes and then goes away; elsewhere it is a plain line every few seconds.
+"""
+
+import threading
+import time
+
+from rich.console import Console
+from rich.status import Status
+from rich.text import Text
+
+EVERY_S = 10.0
+"""Longest silence where the output is not a terminal."""
+MB = 1e6
+
+
+class Alive:
+    """A block during which the user sees that the process works, and what it is at.
+
+    >>> with Alive(Console(), "preparing the data") as alive:  # doctest: +SKIP
+    ...     tokens = prepare_tokens(config, report=alive.report)
+
+    The text may change while the block runs: `alive.text = "waiting for a node"`.
+    """
+
+    def __init__(self, console: Console, text: str) -> None:
+        self.text = text
+        """What is going on, without a full stop."""
+        self._console = console
+        self._status: Status | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="alive", daemon=True)
+
+    def __enter__(self) -> "Alive":
+        self._began = time.monotonic()
+        if self._console.is_terminal:
+            self._status = self._console.status(self._line())
+            self._status.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._over.set()
+        self._thread.join()
+        if self._status is not None:
+            self._status.stop()
+
+    def report(self, done_bytes: float, total_bytes: float) -> None:
+        """Say how far it is: `preparing the data: 120 of 800 MB, 14 MB/s, about 48 s left`."""
+        self.text = f"{self.text.partition(': ')[0]}: {progress(done_bytes, total_bytes, self._seconds)}"
+
+    @property
+    def _seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def _line(self) -> Text:
+        return Text(f"{self.text} ({self._seconds:.0f} s)")
+
+    def _live(self) -> None:
+        while not self._over.wait(EVERY_S if self._status is None else 1.0):
+            if self._status is None:
+                self._console.print(self._line(), highlight=False, soft_wrap=True)
+            else:
+                self._status.update(self._line())
+
+
+def progress(done_bytes: float, total_bytes: float, seconds: float) -> str:
+    """How far something is after so many seconds, at what speed, and how long it still takes.
+
+    >>> progress(120e6, 800e6, 8.5)
+    '120 of 800 MB, 14 MB/s, about 48 s left'
+    """
+    shown = f"{done_bytes / MB:.0f} of {total_bytes / MB:.0f} MB"
+    if not done_bytes or not seconds:
+        return shown
+    speed = done_bytes / seconds
+    left = f", about {max(0.0, total_bytes - done_bytes) / speed:.0f} s left" if total_bytes >= done_bytes else ""
+    return f"{shown}, {speed / MB:.2g} MB/s{left}"

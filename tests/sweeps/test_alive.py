@@ -1,0 +1,67 @@
+"""While something takes long, the user sees that it goes on: a line that changes, or plain lines."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from sweeps.cli import alive as module
+from sweeps.cli.alive import Alive, progress
+
+
+def plain():
+    return Console(file=io.StringIO(), width=120)
+
+
+def test_without_a_terminal_there_is_a_line_every_few_seconds_with_the_newest_text(monkeypatch):
+    monkeypatch.setattr(module, "EVERY_S", 0.05)
+    console = plain()
+    with Alive(console, "preparing the data") as alive:
+        time.sleep(0.12)
+        alive.text = "starting Ray"
+        time.sleep(0.12)
+    lines = console.file.getvalue().splitlines()
+    assert lines[0] == "preparing the data (0 s)"
+    assert lines[-1] == "starting Ray (0 s)"
+    time.sleep(0.1)
+    assert console.file.getvalue().splitlines() == lines
+
+
+def test_what_takes_less_than_that_says_nothing():
+    console = plain()
+    with Alive(console, "preparing the data"):
+        pass
+    assert console.file.getvalue() == ""
+
+
+def test_on_a_terminal_the_line_is_there_at_once_and_goes_away():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with Alive(console, "starting Ray"):
+        time.sleep(0.2)
+        assert "starting Ray (0 s)" in console.file.getvalue()
+    assert console.file.getvalue().endswith("\x1b[2K")
+
+
+def test_it_ends_with_its_block_also_by_an_interrupt(monkeypatch):
+    alive = Alive(plain(), "starting Ray")
+    with pytest.raises(KeyboardInterrupt), alive:
+        raise KeyboardInterrupt
+    assert not alive._thread.is_alive()
+
+
+def test_progress_is_told_in_megabytes_with_speed_and_time_left():
+    assert progress(120e6, 800e6, 8.5) == "120 of 800 MB, 14 MB/s, about 48 s left"
+    assert progress(0, 800e6, 0.0) == "0 of 800 MB"
+    assert progress(800e6, 800e6, 80.0) == "800 of 800 MB, 10 MB/s, about 0 s left"
+    assert progress(0.2e6, 1e6, 1.0) == "0 of 1 MB, 0.2 MB/s, about 4 s left"
+
+
+def test_what_is_reported_follows_the_text_and_replaces_what_was_reported_before(monkeypatch):
+    monkeypatch.setattr(module, "EVERY_S", 0.05)
+    console = plain()
+    with Alive(console, "preparing the data") as alive:
+        alive.report(1e6, 2e6)
+        alive.report(2e6, 2e6)
+        time.sleep(0.1)
+    assert console.file.getvalue().startswith("preparing the data: 2 of 2 MB, ")

@@ -22,6 +22,7 @@ from rich.console import Console
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
+from lmcore.corpus.text import Report, no_report
 from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
 from lmcore.errors import InputError
@@ -68,13 +69,15 @@ class Outcome:
         return 0 if col.COMPLETE in self.statuses.values() else 1
 
 
-def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
-    """Prepare the tokens; returns them with the spec whose vocabulary size is theirs.
+def with_data(
+    spec: SweepSpec, say: Callable[[str], None] = lambda line: None, report: Report = no_report
+) -> tuple[SweepSpec, Tokens]:
+    """Prepare the tokens; returns them with the spec whose vocabulary size is theirs. `say` and `report`: what is read.
 
     Raises:
         InputError: the data are missing, damaged, too few, or do not fit the vocabulary.
     """
-    tokens = prepare_tokens(spec.data)
+    tokens = prepare_tokens(spec.data, say=say, report=report)
     spec = spec.with_vocab_size(tokens.vocab_size)
     check_windows(tokens, spec.longest_context())
     return spec.absolute(), tokens
@@ -82,9 +85,10 @@ def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
 
 def with_data_said(spec: SweepSpec, console: Console) -> tuple[SweepSpec, Tokens]:
     """`with_data`, and a line before it. What it takes shows on the console (`sweeps.cli.alive`)."""
-    console.print(f"lmsweep {spec.name}: preparing the data", highlight=False)
-    with Alive(console, "preparing the data"):
-        return with_data(spec)
+    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say(f"lmsweep {spec.name}: preparing the data")
+    with Alive(console, "preparing the data") as alive:
+        return with_data(spec, say, alive.report)
 
 
 def run_sweep(

@@ -117,7 +117,10 @@ def _from_token_files(config: DataConfig, tokenizer: Tokenizer | None, path: Pat
         numbers["tokenizer_json"] = tokenizer.to_str()
         if (lengths := token_bytes(tokenizer)) is not None:
             numbers["bytes_per_token"] = sum(int(lengths[chunk].sum()) for chunk in id_chunks(val)) / len(val)
-    numbers["val_in_train"] = val_in_train(train, val, lambda done: report("searching duplicates", done, len(train)))
+    size = train.dtype.itemsize
+    numbers["val_in_train"] = val_in_train(
+        train, val, lambda done: report("comparing both splits", size * done, size * len(train))
+    )
     return Tokens.of(train, val, vocab_size or largest + 1, **numbers)
 
 

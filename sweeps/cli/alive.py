@@ -27,6 +27,7 @@ class Alive:
     def __init__(self, console: Console, text: str) -> None:
         self.text = text
         """What is going on, without a full stop."""
+        self._step, self._step_began = "", time.monotonic()
         self._console = console
         self._status: Status | None = None
         self._over = threading.Event()
@@ -46,9 +47,12 @@ class Alive:
         if self._status is not None:
             self._status.stop()
 
-    def report(self, done_bytes: float, total_bytes: float) -> None:
-        """Say how far it is: `preparing the data: 120 of 800 MB, 14 MB/s, about 48 s left`."""
-        self.text = f"{self.text.partition(': ')[0]}: {progress(done_bytes, total_bytes, self._seconds)}"
+    def report(self, what: str, done: float, total: float) -> None:
+        """Say how far a step is: `tokenizing: 120 of 800 MB, 14 MB/s, about 48 s left`."""
+        now = time.monotonic()
+        if what != self._step:
+            self._step, self._step_began = what, now
+        self.text = f"{what}: {progress(done, total, now - self._step_began)}"
 
     @property
     def _seconds(self) -> float:

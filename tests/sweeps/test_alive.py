@@ -57,11 +57,11 @@ def test_progress_is_told_in_megabytes_with_speed_and_time_left():
     assert progress(0.2e6, 1e6, 1.0) == "0 of 1 MB, 0.2 MB/s, about 4 s left"
 
 
-def test_what_is_reported_follows_the_text_and_replaces_what_was_reported_before(monkeypatch):
+def test_what_is_reported_replaces_the_text(monkeypatch):
     monkeypatch.setattr(module, "EVERY_S", 0.05)
     console = plain()
     with Alive(console, "preparing the data") as alive:
-        alive.report(1e6, 2e6)
-        alive.report(2e6, 2e6)
+        alive.report("reading text", 2e6, 2e6)
+        alive.report("tokenizing", 1e6, 2e6)
         time.sleep(0.1)
-    assert console.file.getvalue().startswith("preparing the data: 2 of 2 MB, ")
+    assert console.file.getvalue().startswith("tokenizing: 1 of 2 MB, ")

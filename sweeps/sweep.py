@@ -31,6 +31,7 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
+from sweeps.provenance.sweep_file import ENTRY, announce, sweep_entry
 from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.rundir.in_place import InPlace
 from sweeps.spec.duration import show_duration
@@ -233,7 +234,7 @@ def run_on(
     pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
     import sweeps.tune.tuner  # noqa: F401  # takes a second
 
-    write_inputs(spec, tokens, folder)
+    written = write_inputs(spec, tokens, folder)
     ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
         needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
@@ -251,7 +252,7 @@ def run_on(
     training, queued = pool.open(choices)
 
     # Record how the sweep runs, and describe it.
-    record = manifest(spec, tokens, cluster, peaks, choices)
+    record = manifest(spec, tokens, cluster, peaks, choices) | {ENTRY: sweep_entry(written)}
     if previous_manifest:
         for line in differences(previous_manifest, record):
             say(f"Note: {line}; unfinished trials may differ from what they would have been.")
@@ -274,20 +275,23 @@ def run_on(
     return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent)
 
 
-def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> None:
+def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> str:
     """Write sweep.yaml, without the password of the storage, and the tokens unless the folder has them.
 
-    Files that an earlier driver was writing when it was killed are deleted first.
+    Files that an earlier driver was writing when it was killed are deleted first. Returns the text of sweep.yaml.
     """
     for pattern in (".*.tmp", "best/.*.tmp", "trials/*/.[!s]*.tmp"):  # `.step-*` are checkpoints, which workers delete
         for unfinished in folder.path.glob(pattern):
             unfinished.unlink(missing_ok=True)
     search = spec.search.model_copy(update={"storage": strip_password(spec.search.storage)})
-    write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": search})))
+    text = dump_yaml(spec.model_copy(update={"search": search}))
+    announce(folder, text)
+    write_text(folder.sweep_yaml, text)
     if not (folder.tokens / "meta.json").exists():
         for unfinished in folder.path.glob(".tokens.*"):
             shutil.rmtree(unfinished)
         save_tokens(tokens, folder.tokens)
+    return text
 
 
 def run_trials(

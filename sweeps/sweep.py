@@ -22,7 +22,7 @@ from rich.console import Console
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
-from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
+from lmcore.corpus.tokens import Tokens, check_windows, load_tokens, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
 from lmcore.errors import InputError
 from sweeps.callbacks.tracking import Tracking
@@ -34,6 +34,7 @@ from sweeps.provenance.resume import check_data, differences, manifest_of, resum
 from sweeps.provenance.sweep_file import ENTRY, announce, sweep_entry
 from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.rundir.in_place import InPlace
+from sweeps.rundir.kept_data import find_data, gone_note, other_data
 from sweeps.spec.duration import show_duration
 from sweeps.spec.settings import mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
@@ -69,23 +70,37 @@ class Outcome:
         return 0 if col.COMPLETE in self.statuses.values() else 1
 
 
-def with_data(spec: SweepSpec) -> tuple[SweepSpec, Tokens]:
-    """Prepare the tokens; returns them with the spec whose vocabulary size is theirs.
+def with_data(spec: SweepSpec, kept: Path | None = None) -> tuple[SweepSpec, Tokens]:
+    """Prepare the tokens; returns them with the spec whose vocabulary size is theirs, and whose notes say what is odd.
+
+    Args:
+        kept: folder of the tokens of the run that wrote the spec's file; used if the data's own files are gone.
 
     Raises:
         InputError: the data are missing, damaged, too few, or do not fit the vocabulary.
     """
-    tokens = prepare_tokens(spec.data)
-    spec = spec.with_vocab_size(tokens.vocab_size)
+    folder, notes = find_data(spec.data, kept), list(spec.notes)
+    if folder is None:
+        tokens = prepare_tokens(spec.data)
+    else:
+        tokens = load_tokens(folder)
+        notes.append(gone_note(folder))
+    if (note := other_data(spec.data, tokens)) is not None:
+        notes.append(note)
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"fingerprint": None})})
+    spec = spec.model_copy(update={"notes": tuple(notes)}).with_vocab_size(tokens.vocab_size)
     check_windows(tokens, spec.longest_context())
     return spec.absolute(), tokens
 
 
-def with_data_said(spec: SweepSpec, console: Console) -> tuple[SweepSpec, Tokens]:
-    """`with_data`, and a line before it. What it takes shows on the console (`sweeps.cli.alive`)."""
+def with_data_said(spec: SweepSpec, console: Console, kept: Path | None) -> tuple[SweepSpec, Tokens]:
+    """`with_data`, with a line before it and its notes after it. While it lasts, the console shows so."""
     console.print(f"lmsweep {spec.name}: preparing the data", highlight=False)
     with Alive(console, "preparing the data"):
-        return with_data(spec)
+        prepared, tokens = with_data(spec, kept)
+    for note in prepared.notes[len(spec.notes) :]:
+        console.print(f"Note: {note}.", highlight=False)
+    return prepared, tokens
 
 
 def run_sweep(
@@ -96,6 +111,7 @@ def run_sweep(
     console: Console,
     interrupts: Interrupts,
     resume: bool = False,
+    kept: Path | None = None,
 ) -> Outcome:
     """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
@@ -105,6 +121,7 @@ def run_sweep(
     Args:
         address: of the Ray cluster to use; None starts Ray on this machine, or uses RAY_ADDRESS.
         dashboard: host that the dashboard listens on if Ray is started; None for no dashboard.
+        kept: see `with_data`.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
@@ -120,15 +137,15 @@ def run_sweep(
         resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     say = functools.partial(console.print, highlight=False)
     if not resume:
-        spec, tokens = with_data_said(spec, console)
+        spec, tokens = with_data_said(spec, console, kept)
     with folder.claimed(resume):
         last_rows: Mapping[str, Row] = {}
         previous_manifest: Mapping[str, Any] = {}
         if resume:
             from sweeps.callbacks.metrics_file import last_rows as read_last_rows
 
-            kept = resumed_tokens(folder)
-            spec, tokens = with_data_said(spec, console) if kept is None else (spec, kept)
+            own = resumed_tokens(folder)
+            spec, tokens = with_data_said(spec, console, kept) if own is None else (spec, own)
             check_data(folder, tokens)
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         in_place = InPlace(folder)

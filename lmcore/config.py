@@ -94,8 +94,8 @@ class DataConfig(Config):
     seed: Seed = 0
     """Training batch s of a run depends on (data.seed, s) only."""
     fingerprint: Annotated[str, Field(min_length=1)] | None = None
-    """Fingerprint of the tokens that are expected, as best/<size>.yaml has it: a note says if the data have another one;
-    null expects nothing."""
+    """Fingerprint of the tokens that are expected, as best/<size>.yaml has it: a note says if the data have another
+    one; null expects nothing."""
 
 
 class TrainConfig(Config):

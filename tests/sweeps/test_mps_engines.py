@@ -34,7 +34,8 @@ def test_an_engine_says_so_if_torch_cannot_use_it(monkeypatch):
     [
         (
             [],
-            "mps needs the GPU of a Mac and a torch that can use it, and there is none; use device: auto or device: cpu",
+            "mps needs the GPU of a Mac and a torch that can use it, and there is none; use device: auto or "
+            "device: cpu",
         ),
         (
             ["--address", "head:6379"],

@@ -45,9 +45,14 @@ def check_unedited(folder: RunFolder) -> None:
     if entry is None:
         return
     values = read_yaml(folder.sweep_yaml).values
-    if _digest(values) in entry["sha256"]:
+    try:
+        digests, text = list(entry["sha256"]), str(entry["text"])
+    except (KeyError, TypeError):
+        rule = f"must hold the text of sweep.yaml and its digests under {ENTRY}, but does not"
+        raise InputError(f"{folder.display}/manifest.json: {rule}; restore it from a copy") from None
+    if _digest(values) in digests:
         return
-    written = _flat(parse_yaml(entry["text"], "manifest.json").values)
+    written = _flat(parse_yaml(text, f"{folder.display}/manifest.json").values)
     found = _flat(values)
     changed = [path for path in dict.fromkeys([*written, *found]) if written.get(path) != found.get(path)]
     shown = ", ".join(f"{p} was {show(written.get(p))} and is {show(found.get(p))}" for p in changed[:SHOWN])

@@ -104,3 +104,10 @@ def test_runs_of_earlier_versions_and_sweeps_that_stopped_before_their_manifest_
     assert resume().optim.weight_decay == 0.3
     announce(folder, folder.sweep_yaml.read_text())
     assert not folder.manifest.exists()
+
+
+@pytest.mark.parametrize("entry", [1, [], {"sha256": None, "text": ""}, {"text": "name: quick"}])
+def test_a_damaged_entry_is_one_line(folder, entry):
+    write_json(folder.manifest, {"schema": 2, ENTRY: entry})
+    with pytest.raises(InputError, match=r"^runs/quick/manifest\.json: must hold the text of sweep\.yaml"):
+        resume()

@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             print_plan(spec, rates=rates_for(spec, options))
             if gone is not None and not resume:
                 console.print(f"Note: {gone_note(gone)}.", highlight=False)
+            if options.retry is not None:
+                console.print("Note: failed trials that --retry trains again are not counted.", highlight=False)
             return 0
         check_system(prog)
         for note in spec.notes:
@@ -72,8 +74,9 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         check_dashboard_host(options.dashboard_host)
         dashboard = options.dashboard_host if options.dashboard else None
         interrupts.resume_hint = f"; resume with {resume_command(options, folder.display, spec.search.storage, prog)}"
+        retry = resume and options.retry is not None
         with end_sweep_if_unwritable(full_disks_only=True):
-            outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume, kept)
+            outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume, kept, retry)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         print_table(folder, prog, spec.search.storage)
         return outcome.exit_code

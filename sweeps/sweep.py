@@ -112,6 +112,7 @@ def run_sweep(
     interrupts: Interrupts,
     resume: bool = False,
     kept: Path | None = None,
+    retry: bool = False,
 ) -> Outcome:
     """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
@@ -122,6 +123,7 @@ def run_sweep(
         address: of the Ray cluster to use; None starts Ray on this machine, or uses RAY_ADDRESS.
         dashboard: host that the dashboard listens on if Ray is started; None for no dashboard.
         kept: see `with_data`.
+        retry: on resume, train failed trials again.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
@@ -150,6 +152,9 @@ def run_sweep(
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         in_place = InPlace(folder)
         storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
+        if retry:
+            failed = retry_studies(spec, storage)
+            say(f"Trained again: {', '.join(failed)}" if failed else "No trial that failed is left to be trained again")
 
         from sweeps.cluster.connect import connect
 
@@ -204,6 +209,13 @@ def open_studies(
         check_trials(storage, spec, last_rows, label)
     claim_studies(storage, names, resume)
     return storage
+
+
+def retry_studies(spec: SweepSpec, storage: "StudyStorage") -> list[str]:
+    """Have the failed trials trained again; returns their ids."""
+    from sweeps.study.retry import retry_failed
+
+    return retry_failed(spec, storage)
 
 
 def release_studies(storage: "StudyStorage") -> None:

@@ -110,6 +110,9 @@ class DataConfig(Config):
     """Part of `source` held out for validation if there is no val_source."""
     seed: Seed = 0
     """Training batch s of a run depends on (data.seed, s) only."""
+    fingerprint: Annotated[str, Field(min_length=1)] | None = None
+    """Fingerprint of the tokens that are expected, as best/<size>.yaml has it: a note says if the data have another
+    one; null expects nothing."""
 
 
 class TrainConfig(Config):
@@ -273,7 +276,7 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     "sweep constant": {
         "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
         "checkpoint_every",
-        "data": "source val_source tokenizer vocab_size bin_dtype text_field end_of_text copy val_fraction",
+        "data": "source val_source tokenizer vocab_size bin_dtype text_field end_of_text copy val_fraction fingerprint",
     },
 }
 FIELD_ROLES: dict[str, Role] = {

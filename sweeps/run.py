@@ -29,8 +29,10 @@ from sweeps.cluster.auth import check_dashboard_host
 from sweeps.cluster.private_folder import RayStartError
 from sweeps.provenance.resume import resumed_spec
 from sweeps.provenance.same_sweep import resumed_as
+from sweeps.provenance.sweep_file import check_unedited
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
+from sweeps.rundir.kept_data import find_data, gone_note, kept_fingerprint, tokens_beside
 from sweeps.rundir.ray_job import check_lasting
 from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec
@@ -56,8 +58,14 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
 
     try:
         spec, folder, resume = load_sweep(options)
+        kept = kept_tokens(options, folder, resume)
         if options.dry_run:
+            gone = find_data(spec.data, kept)
             print_plan(spec, rates=rates_for(spec, options))
+            if gone is not None and not resume:
+                console.print(f"Note: {gone_note(gone)}.", highlight=False)
+            if options.retry is not None:
+                console.print("Note: failed trials that --retry trains again are not counted.", highlight=False)
             return 0
         check_system(prog)
         for note in spec.notes:
@@ -66,8 +74,9 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         check_dashboard_host(options.dashboard_host)
         dashboard = options.dashboard_host if options.dashboard else None
         interrupts.resume_hint = f"; resume with {resume_command(options, folder.display, spec.search.storage, prog)}"
+        retry = resume and options.retry is not None
         with end_sweep_if_unwritable(full_disks_only=True):
-            outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
+            outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume, kept, retry)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
         print_table(folder, prog, spec.search.storage)
         return outcome.exit_code
@@ -100,12 +109,24 @@ def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder, bool]:
     """
     if options.resume not in (None, AUTO):
         folder = RunFolder.of_sweep(options.resume)
+        check_unedited(folder)
         return resumed_spec(folder, options.set, **options.flags), folder, True
     spec = load_spec(options.config, options.set, **options.flags)
     folder = RunFolder.named(spec.name, options.runs)
     if options.resume is AUTO and folder.sweep_yaml.exists():
+        check_unedited(folder)
         return resumed_as(spec, folder), folder, True
     return spec, folder, False
+
+
+def kept_tokens(options: Options, folder: RunFolder, resume: bool) -> Path | None:
+    """Where the tokens are if the data's own files are gone: in the folder of the run that is resumed, or of the run
+    that wrote the config, unless `--set` names other data."""
+    if resume:
+        return folder.tokens if kept_fingerprint(folder.tokens) is not None else None
+    if any(text.startswith("data.") for text in options.set):
+        return None
+    return tokens_beside(options.config)
 
 
 def rates_for(spec: SweepSpec, options: Options) -> Rates | None:

@@ -23,7 +23,7 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.text import Report, no_report
-from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
+from lmcore.corpus.tokens import Tokens, check_windows, load_tokens, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
 from lmcore.errors import InputError
 from sweeps.callbacks.tracking import Tracking
@@ -32,8 +32,10 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
+from sweeps.provenance.sweep_file import ENTRY, announce, sweep_entry
 from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.rundir.in_place import InPlace
+from sweeps.rundir.kept_data import find_data, gone_note, other_data
 from sweeps.spec.duration import show_duration
 from sweeps.spec.settings import mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
@@ -70,25 +72,44 @@ class Outcome:
 
 
 def with_data(
-    spec: SweepSpec, say: Callable[[str], None] = lambda line: None, report: Report = no_report
+    spec: SweepSpec,
+    kept: Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    report: Report = no_report,
 ) -> tuple[SweepSpec, Tokens]:
-    """Prepare the tokens; returns them with the spec whose vocabulary size is theirs. `say` and `report`: what is read.
+    """Prepare the tokens; returns them with the spec whose vocabulary size is theirs, and whose notes say what is odd.
+
+    Args:
+        kept: folder of the tokens of the run that wrote the spec's file; used if the data's own files are gone.
+        say: called with a line about each source that was read.
+        report: told how far the work is.
 
     Raises:
         InputError: the data are missing, damaged, too few, or do not fit the vocabulary.
     """
-    tokens = prepare_tokens(spec.data, say=say, report=report)
-    spec = spec.with_vocab_size(tokens.vocab_size)
+    folder, notes = find_data(spec.data, kept), list(spec.notes)
+    if folder is None:
+        tokens = prepare_tokens(spec.data, say=say, report=report)
+    else:
+        tokens = load_tokens(folder)
+        notes.append(gone_note(folder))
+    if (note := other_data(spec.data, tokens)) is not None:
+        notes.append(note)
+        spec = spec.model_copy(update={"data": spec.data.model_copy(update={"fingerprint": None})})
+    spec = spec.model_copy(update={"notes": tuple(notes)}).with_vocab_size(tokens.vocab_size)
     check_windows(tokens, spec.longest_context())
     return spec.absolute(), tokens
 
 
-def with_data_said(spec: SweepSpec, console: Console) -> tuple[SweepSpec, Tokens]:
-    """`with_data`, and a line before it. What it takes shows on the console (`sweeps.cli.alive`)."""
+def with_data_said(spec: SweepSpec, console: Console, kept: Path | None) -> tuple[SweepSpec, Tokens]:
+    """`with_data`, with a line before it and its notes after it. While it lasts, the console shows how far it is."""
     say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(f"lmsweep {spec.name}: preparing the data")
     with Alive(console, "preparing the data") as alive:
-        return with_data(spec, say, alive.report)
+        prepared, tokens = with_data(spec, kept, say, alive.report)
+    for note in prepared.notes[len(spec.notes) :]:
+        say(f"Note: {note}.")
+    return prepared, tokens
 
 
 def run_sweep(
@@ -99,6 +120,8 @@ def run_sweep(
     console: Console,
     interrupts: Interrupts,
     resume: bool = False,
+    kept: Path | None = None,
+    retry: bool = False,
 ) -> Outcome:
     """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
@@ -108,6 +131,8 @@ def run_sweep(
     Args:
         address: of the Ray cluster to use; None starts Ray on this machine, or uses RAY_ADDRESS.
         dashboard: host that the dashboard listens on if Ray is started; None for no dashboard.
+        kept: see `with_data`.
+        retry: on resume, train failed trials again.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
@@ -123,19 +148,22 @@ def run_sweep(
         resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     say = functools.partial(console.print, highlight=False)
     if not resume:
-        spec, tokens = with_data_said(spec, console)
+        spec, tokens = with_data_said(spec, console, kept)
     with folder.claimed(resume):
         last_rows: Mapping[str, Row] = {}
         previous_manifest: Mapping[str, Any] = {}
         if resume:
             from sweeps.callbacks.metrics_file import last_rows as read_last_rows
 
-            kept = resumed_tokens(folder)
-            spec, tokens = with_data_said(spec, console) if kept is None else (spec, kept)
+            own = resumed_tokens(folder)
+            spec, tokens = with_data_said(spec, console, kept) if own is None else (spec, own)
             check_data(folder, tokens)
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         in_place = InPlace(folder)
         storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
+        if retry:
+            failed = retry_studies(spec, storage)
+            say(f"Trained again: {', '.join(failed)}" if failed else "No trial that failed is left to be trained again")
 
         from sweeps.cluster.connect import connect
 
@@ -192,6 +220,13 @@ def open_studies(
     return storage
 
 
+def retry_studies(spec: SweepSpec, storage: "StudyStorage") -> list[str]:
+    """Have the failed trials trained again; returns their ids."""
+    from sweeps.study.retry import retry_failed
+
+    return retry_failed(spec, storage)
+
+
 def release_studies(storage: "StudyStorage") -> None:
     """Delete the empty studies of a sweep that ended before it had a sweep.yaml."""
     from sweeps.study.claims import release_claims
@@ -237,7 +272,7 @@ def run_on(
     pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
     import sweeps.tune.tuner  # noqa: F401  # takes a second
 
-    write_inputs(spec, tokens, folder)
+    written = write_inputs(spec, tokens, folder)
     ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
         needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
@@ -255,7 +290,7 @@ def run_on(
     training, queued = pool.open(choices)
 
     # Record how the sweep runs, and describe it.
-    record = manifest(spec, tokens, cluster, peaks, choices)
+    record = manifest(spec, tokens, cluster, peaks, choices) | {ENTRY: sweep_entry(written)}
     if previous_manifest:
         for line in differences(previous_manifest, record):
             say(f"Note: {line}; unfinished trials may differ from what they would have been.")
@@ -278,20 +313,23 @@ def run_on(
     return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent)
 
 
-def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> None:
+def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> str:
     """Write sweep.yaml, without the password of the storage, and the tokens unless the folder has them.
 
-    Files that an earlier driver was writing when it was killed are deleted first.
+    Files that an earlier driver was writing when it was killed are deleted first. Returns the text of sweep.yaml.
     """
     for pattern in (".*.tmp", "best/.*.tmp", "trials/*/.[!s]*.tmp"):  # `.step-*` are checkpoints, which workers delete
         for unfinished in folder.path.glob(pattern):
             unfinished.unlink(missing_ok=True)
     search = spec.search.model_copy(update={"storage": strip_password(spec.search.storage)})
-    write_text(folder.sweep_yaml, dump_yaml(spec.model_copy(update={"search": search})))
+    text = dump_yaml(spec.model_copy(update={"search": search}))
+    announce(folder, text)
+    write_text(folder.sweep_yaml, text)
     if not (folder.tokens / "meta.json").exists():
         for unfinished in folder.path.glob(".tokens.*"):
             shutil.rmtree(unfinished)
         save_tokens(tokens, folder.tokens, spec.data.copy)
+    return text
 
 
 def run_trials(

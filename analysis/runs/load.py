@@ -34,6 +34,7 @@ IDENTITY = (
 )
 QUOTED = (col.LOSS, col.LOSS_SE)
 DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
+EXPECTED_DATA = f"{col.PARAMS_PREFIX}data.fingerprint"
 WINDOWS = (col.WINDOW_LOSSES, col.BEST_WINDOW_LOSSES, col.WINDOW_DOCUMENTS)
 
 STRINGS = {col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.STATUS, col.EXPERIMENT, col.MESSAGE}
@@ -161,6 +162,7 @@ def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[s
     record |= {name: attributes.get(name) for name in (col.EXPERIMENT, col.MESSAGE)}
     for part, fields in attributes.get(col.RUN, {}).items():
         record |= {f"{col.PARAMS_PREFIX}{part}.{name}": value for name, value in fields.items()}
+    record.pop(EXPECTED_DATA, None)  # says what the data should be; the manifest says what they were
     counts = attributes.get(col.COUNTS, {})
     record |= {name: counts.get(name) for name in col.COUNT_COLUMNS}
     # A trial without a status has not ended, or nobody recorded its end: its newest row is all that is known.

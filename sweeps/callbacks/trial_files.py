@@ -7,6 +7,7 @@ from lmcore.config import RunSpec
 from sweeps.callbacks.base import Callback
 from sweeps.rundir.checkpoints import drop_checkpoints, drop_unfinished
 from sweeps.rundir.folder import RunFolder, write_text
+from sweeps.rundir.kept_data import kept_fingerprint
 from sweeps.spec.arms import REPEATS
 from sweeps.spec.sweep_spec import dump_yaml
 from sweeps.study.ledger import Ledger
@@ -28,6 +29,7 @@ class TrialFiles(Callback):
         self._ledger = ledger
         self._kept = max(KEPT, ledger.spec.confirm.top)
         self._written: dict[str, RunSpec] = {}  # to best/, by size and arm
+        self._fingerprint: str | None = None  # of the tokens, once it is known
 
     def catch_up(self) -> None:
         """On resume, do for the ended trials what the previous driver may have left undone when it was killed."""
@@ -68,4 +70,7 @@ class TrialFiles(Callback):
                 self._written[name] = run
 
     def _write_run(self, path: Path, name: str, run: RunSpec, notes: tuple[str, ...] = ()) -> None:
+        if self._fingerprint is None:
+            self._fingerprint = kept_fingerprint(self._folder.tokens)
+        run = run.model_copy(update={"data": run.data.model_copy(update={"fingerprint": self._fingerprint})})
         write_text(path, dump_yaml(self._ledger.spec.single(name, run).model_copy(update={"notes": notes})))

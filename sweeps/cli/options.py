@@ -59,6 +59,7 @@ class Options:
     config: Path
     resume: Path | None
     """The folder of a sweep; AUTO for runs/<name> if it holds one."""
+    retry: str | None
     runs: Path
     search: str | None
     scheduler: str | None
@@ -116,6 +117,11 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         metavar="RUN|auto",
         help="continue the sweep in this folder; with --trials, extend it to that many trials; auto: continue "
         "runs/<name> if it holds a sweep, else start it",
+    )
+    sweep.add_argument(
+        "--retry",
+        choices=("failed",),
+        help="with --resume: train failed trials again, as new trials with the same settings",
     )
     sweep.add_argument("--name", help="name of the run's folder in runs/ (default: the file's)")
     sweep.add_argument(
@@ -221,6 +227,8 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
                 f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"
+    if values["retry"] and values["resume"] is None:
+        command_line.error(f"--retry: is for a sweep that is resumed (got {values['retry']}); add --resume RUN")
     if (values["measure"] or values["tokens_per_s"]) and not values["dry_run"]:
         option = "--measure" if values["measure"] else "--tokens-per-s"
         command_line.error(f"{option}: is for the dry run, which was not asked for; add --dry-run, or leave this out")

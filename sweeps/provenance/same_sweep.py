@@ -30,7 +30,7 @@ def resumed_as(spec: SweepSpec, folder: RunFolder) -> SweepSpec:
     changes = []
     for path, value in now.items():
         same = begun.get(path) in (value, strip_password(value) if path == "search.storage" else value)
-        if same or _settled_at_start(path, value) or path == "notes":
+        if same or _settled_at_start(path, value) or path in ("notes", "data.fingerprint"):
             continue
         if path not in MAY_CHANGE:
             rule = (

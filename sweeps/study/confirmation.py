@@ -139,8 +139,10 @@ def _last_loss(trial: FrozenTrial) -> float:
 
 
 def _ended(confirm: StudyState) -> dict[tuple[str, int], float]:
-    """Losses by candidate and seed of the runs that have ended; inf if a run diverged, NaN if it failed."""
-    ended = [t for t in confirm.study.get_trials(deepcopy=False) if t.state.is_finished()]
+    """Losses by candidate and seed of the runs that have ended; inf if a run diverged, NaN if it failed for good."""
+    trials = confirm.study.get_trials(deepcopy=False)
+    again = {_run(t) for t in trials if not t.state.is_finished()}  # a failed run that is retried
+    ended = [t for t in trials if t.state.is_finished() and _run(t) not in again]
     return {_run(t): t.values[0] if t.state is TrialState.COMPLETE else math.nan for t in ended}
 
 

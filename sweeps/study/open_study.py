@@ -6,6 +6,7 @@ from lmcore import columns as col
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.space import grid, sample_grid
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.retry import first_attempts
 from sweeps.study.schedulers import pruner_for
 
 
@@ -32,7 +33,7 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
         study.set_metric_names([search.metric])  # what optuna-dashboard calls the axis
     if confirms:
         return study
-    queued, total = study.get_trials(deepcopy=False), spec.trials_in(plan)
+    queued, total = first_attempts(study.get_trials(deepcopy=False)), spec.trials_in(plan)
     if search.method == "grid":
         # Until a trial is asked for, Optuna keeps its grid point here alone.
         taken = [trial.system_attrs["fixed_params"] for trial in queued]

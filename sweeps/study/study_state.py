@@ -21,6 +21,7 @@ from sweeps.spec.cost import costliest
 from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.open_study import open_study
+from sweeps.study.retry import first_attempts
 from sweeps.study.samplers import complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.shared_parts import share_parts
@@ -97,7 +98,8 @@ class StudyState:
         for trial in trials:
             self._share_parts(trial)
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
-        self.total = len(trials) if confirms else max(self.asked, self.spec.trials_in(self.plan))
+        attempts = len(trials) - len(first_attempts(trials))
+        self.total = len(trials) if confirms else max(self.asked, self.spec.trials_in(self.plan) + attempts)
         self.complete = _complete_trials(trials)
         self.closed = ""
         """Why the study ends before it has all its trials, in a line; empty if it does not."""

@@ -63,6 +63,12 @@ def test_bits_per_byte_are_nan_where_bytes_per_token_are_unknown(make_run):
     assert analysis.load(run.path).trials["bits_per_byte"].isna().all()
 
 
+def test_the_data_that_a_config_expects_are_no_parameter_in_which_trials_differ(make_run):
+    run = make_run()
+    run.add("xs", "complete", 4.0, data__fingerprint="8f1c")
+    assert "params.data.fingerprint" not in analysis.load(run.path).trials
+
+
 def test_a_running_trial_shows_its_newest_row(folder):
     run = analysis.load(folder.path)
     trial = trial_of(run, "s-0003")

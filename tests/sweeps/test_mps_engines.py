@@ -32,7 +32,11 @@ def test_an_engine_says_so_if_torch_cannot_use_it(monkeypatch):
 @pytest.mark.parametrize(
     ("address", "rule"),
     [
-        ([], "mps needs the GPU of a Mac and a torch that can use it, and there is none; use device: auto or device: cpu"),
+        (
+            [],
+            "mps needs the GPU of a Mac and a torch that can use it, and there is none; use device: auto or "
+            "device: cpu",
+        ),
         (
             ["--address", "head:6379"],
             "mps is the GPU of this Mac, and the sweep is to run on a cluster (got head:6379); use device: auto",

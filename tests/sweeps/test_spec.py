@@ -122,7 +122,7 @@ def test_setting_an_entry_of_the_space_searches_it_differently():
 
 def test_setting_what_every_size_sets_is_refused_until_the_sizes_are_removed():
     with pytest.raises(
-        InputError, match=r"^--set model\.d_model: must not be set by every size .*add --set sizes=\[\]"
+        InputError, match=r"^--set model\.d_model: must not be set by every size .*add --set 'sizes=\[\]'"
     ):
         load_spec(CONFIGS / "quick.yaml", ["model.d_model=64"])
     spec = load_spec(CONFIGS / "quick.yaml", ["model.d_model=64", "sizes=[]"])

@@ -1,0 +1,77 @@
+"""The data of a config: whether their files are there, and where a run that wrote the config has kept the tokens.
+
+`runs/x/best/xs.yaml` and `runs/x/trials/<id>/run.yaml` name the files that the run was trained on, and the fingerprint
+of the tokens. If the files are gone, the same tokens lie in `runs/x/tokens`.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from lmcore.config import DataConfig
+from lmcore.corpus.text import STDLIB
+from lmcore.corpus.tokens import Tokens
+from lmcore.errors import InputError
+from lmcore.runfile.paths import show
+
+FOLDERS = ("best", "trials")
+"""Folders of a run in which configs lie."""
+
+
+def tokens_beside(config: Path) -> Path | None:
+    """The tokens of the run in whose folder a config lies; None for any other config.
+
+    >>> tokens_beside(Path("runs/quick/best/xs.yaml"))  # doctest: +SKIP
+    PosixPath('/home/ann/runs/quick/tokens')
+    """
+    parts = config.absolute().parents
+    for inside, folder in ((parts[0], parts[1]), (parts[1], parts[2])) if len(parts) > 2 else ():
+        if inside.name in FOLDERS and (folder / "tokens" / "meta.json").is_file():
+            return folder / "tokens"
+    return None
+
+
+def find_data(data: DataConfig, kept: Path | None = None) -> Path | None:
+    """None if the files of `data` are there, else the folder `kept` if it holds their tokens.
+
+    Raises:
+        InputError: a file is missing, and `kept` does not hold its tokens.
+    """
+    paths = {"source": data.source, "val_source": data.val_source, "tokenizer": data.tokenizer}
+    for name, path in paths.items():
+        if path is None or (path == STDLIB and name != "tokenizer") or os.path.exists(os.path.expanduser(path)):
+            continue
+        if kept is not None and data.fingerprint in (None, _fingerprint(kept)):
+            return kept
+        what = "a tokenizer.json" if name == "tokenizer" else "stdlib, a file or a folder"
+        raise InputError(f"data.{name}: must be {what} (got {show(path)}, which is not there); check the path")
+    return None
+
+
+def gone_note(folder: Path) -> str:
+    """The note that the tokens in `folder` take the place of files that are gone."""
+    where = os.path.relpath(folder)
+    shown = str(folder) if where.startswith(os.pardir) else where
+    return f"the data's files are not there any more, so the tokens in {shown} are used"
+
+
+def other_data(data: DataConfig, tokens: Tokens) -> str | None:
+    """A note if `tokens` are not those that `data` expects."""
+    if data.fingerprint in (None, tokens.fingerprint):
+        return None
+    return (
+        f"the data have the fingerprint {tokens.fingerprint[:12]}, and this config was written for "
+        f"{str(data.fingerprint)[:12]}: losses do not compare with those of that run"
+    )
+
+
+def kept_fingerprint(folder: Path) -> str | None:
+    """The fingerprint of the tokens in the folder of a run; None if there are none."""
+    return _fingerprint(folder) if (folder / "meta.json").is_file() else None
+
+
+def _fingerprint(folder: Path) -> str | None:
+    try:
+        return str(json.loads((folder / "meta.json").read_bytes())["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

@@ -39,6 +39,9 @@ class ModelConfig(Config):
     """N, Transformer blocks."""
     num_heads: PositiveInt = 4
     """H, attention heads; each has d_model / num_heads channels, an even number with positions: rope."""
+    num_kv_heads: PositiveInt | None = None
+    """Heads of keys and values, a divisor of num_heads: each is shared by num_heads / num_kv_heads query heads
+    (grouped-query attention; 1 is multi-query attention). null: num_heads, so that none is shared."""
     d_ff: PositiveInt = 352
     """F, hidden width of the feed-forward network."""
     context_length: PositiveInt = 128
@@ -47,6 +50,8 @@ class ModelConfig(Config):
     """RMSNorm before each sublayer and at the end; after each residual sum; or nowhere."""
     positions: Literal["rope", "none"] = "rope"
     """Rotary position embedding (half-split pairs), or no positions at all."""
+    qk_norm: bool = False
+    """RMSNorm over the channels of each query and key head, before the rotary embedding, as in Qwen3."""
     ffn: Literal["swiglu", "gelu", "silu", "relu"] = "swiglu"
     """Gated feed-forward network of three matrices, or an ungated one of two."""
     tie_embeddings: bool = False
@@ -61,6 +66,16 @@ class ModelConfig(Config):
         """Channels of one attention head."""
         return self.d_model // self.num_heads
 
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values: num_kv_heads, by default num_heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Channels of all keys, or of all values: d_model unless heads share them."""
+        return self.kv_heads * self.head_dim
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.d_model % self.num_heads:
@@ -72,6 +87,11 @@ class ModelConfig(Config):
             raise ValueError(
                 f"rope needs an even number of channels per head, but d_model / num_heads is {self.head_dim}; "
                 "change one of them, or set positions: none"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads, but {self.kv_heads} does not divide {self.num_heads}; "
+                f"choose {_nearest_divisor(self.num_heads, self.kv_heads)} heads"
             )
         return self
 
@@ -238,7 +258,8 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     },
     # Changes shapes or the program: all slots of a population share it.
     "static": {
-        "model": "vocab_size d_model num_layers num_heads d_ff context_length norm positions ffn rope_theta norm_eps",
+        "model": "vocab_size d_model num_layers num_heads num_kv_heads d_ff context_length norm positions qk_norm ffn "
+        "rope_theta norm_eps",
         "train": "batch_size dtype",
         "optim": "name",
     },

@@ -31,6 +31,8 @@ _ALIASES = {
     "tied": "model.tie_embeddings",
     "n_layer": "model.num_layers",
     "n_head": "model.num_heads",
+    "n_kv_head": "model.num_kv_heads",
+    "num_key_value_heads": "model.num_kv_heads",
     "block_size": "model.context_length",
 }
 

@@ -60,6 +60,9 @@ class ModelConfig(Config):
     """Base of the rotary frequencies."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the mean square in RMSNorm."""
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    """Fraction, below 1, of the channels that training sets to 0 in the output of the embedding and of every attention
+    and feed-forward network, as nanoGPT does; attention weights keep all of theirs."""
 
     @property
     def head_dim(self) -> int:
@@ -126,6 +129,9 @@ class TrainConfig(Config):
     """Tokens to train on for each non-embedding parameter of the model, rounded to whole updates, at least one."""
     batch_size: PositiveInt = 16
     """B, windows per update."""
+    micro_batch_size: PositiveInt | None = None
+    """Windows of one forward and backward pass, a divisor of batch_size: gradients of several passes are added up to
+    one update, which takes the memory of this many windows. null: batch_size, a single pass."""
     eval_every: PositiveInt = 25
     """Updates between reports; there is also a report after the last update."""
     eval_tokens: PositiveInt | None = None
@@ -139,7 +145,7 @@ class TrainConfig(Config):
     checkpoint_every: PositiveInt | None = None
     """Updates between checkpoints of a trial, which are made at reports; null: at every report."""
     seed: Seed = 0
-    """Initial weights depend on this and the tensor's name only."""
+    """Initial weights depend on this and the tensor's name only, dropout's masks on this and where they are used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: cuda if there is one, else cpu."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -151,6 +157,20 @@ class TrainConfig(Config):
     """Replay training steps as CUDA graphs. auto: on cuda, the only device that has them."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """CPU threads of a trial. auto: 1, so that trials run side by side and are bit-reproducible."""
+
+    @property
+    def windows_per_pass(self) -> int:
+        """Windows of one forward pass: micro_batch_size, by default batch_size."""
+        return self.batch_size if self.micro_batch_size is None else self.micro_batch_size
+
+    @model_validator(mode="after")
+    def _whole_passes(self) -> Self:
+        if self.batch_size % self.windows_per_pass:
+            raise ValueError(
+                f"micro_batch_size must divide batch_size, but {self.micro_batch_size} does not divide "
+                f"{self.batch_size}; choose {_nearest_divisor(self.batch_size, self.windows_per_pass)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -241,9 +261,13 @@ class RunSpec(Config):
 
     @property
     def static_signature(self) -> tuple[tuple[str, Any], ...]:
-        """Equal for two runs if and only if they can be slots of one population."""
+        """Equal for two runs if and only if they can be slots of one population.
+
+        Runs with dropout share one whatever their rates, but not with runs without, whose program has no masks.
+        """
         fields = flatten(self)
-        return tuple((path, fields[path]) for path, role in FIELD_ROLES.items() if role != "slot vector")
+        shared = tuple((path, fields[path]) for path, role in FIELD_ROLES.items() if role != "slot vector")
+        return (*shared, ("model.dropout > 0", self.model.dropout > 0))
 
 
 Role = Literal["slot vector", "static", "sweep constant"]
@@ -251,7 +275,7 @@ Role = Literal["slot vector", "static", "sweep constant"]
 _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Each slot of a population has its own value.
     "slot vector": {
-        "model": "tie_embeddings",
+        "model": "tie_embeddings dropout",
         "train": "steps tokens tokens_per_parameter seed",
         "data": "seed",
         "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction clip_norm",
@@ -260,7 +284,7 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     "static": {
         "model": "vocab_size d_model num_layers num_heads num_kv_heads d_ff context_length norm positions qk_norm ffn "
         "rope_theta norm_eps",
-        "train": "batch_size dtype",
+        "train": "batch_size micro_batch_size dtype",
         "optim": "name",
     },
     # Makes trials of a sweep comparable: all trials share it.

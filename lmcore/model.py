@@ -3,7 +3,8 @@
 It has pre-norm RMSNorm (or post-norm after the residual sum, or none), rotary positions in the half-split form of
 Hugging Face Llama (or none), a key-value head for every query head (or one for several: grouped-query attention),
 queries and keys as they are projected (or with RMSNorm over each head, as in Qwen3), a SwiGLU feed-forward network (or
-an ungated gelu, silu or relu), an untied output head (or a tied one, slot by slot), and no biases.
+an ungated gelu, silu or relu), an untied output head (or a tied one, slot by slot), and no biases. Training may drop
+channels where nanoGPT does in a model without biases (`lmcore.dropout`); a forward pass without masks drops none.
 
 A model is a population of K >= 1 slots, each an independent language model of the same shape: the first dimension of
 every weight is K, a linear layer is one bmm, and attention treats slots as part of its batch. An ordinary model is
@@ -22,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmcore.config import ModelConfig
+from lmcore.dropout import Masks, drop
 from lmcore.init import init_slot_
 
 __all__ = ["ModelConfig", "TransformerLM"]
@@ -131,22 +133,26 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each added to the residual stream [K, B*T, D]."""
+    """Attention and feed-forward, each added to the residual stream [K, B*T, D]; `layer` counts blocks from 0."""
 
-    def __init__(self, config: ModelConfig, num_slots: int) -> None:
+    def __init__(self, config: ModelConfig, num_slots: int, layer: int) -> None:
         super().__init__()
         self.post_norm = config.norm == "post"
+        self.sites = 2 * layer + 1, 2 * layer + 2  # of dropout; the embedding is 0
         self.attn = Attention(config, num_slots)
         self.ffn = FeedForward(config, num_slots)
         self.ln1 = _norm(config, num_slots, config.norm != "none")
         self.ln2 = _norm(config, num_slots, config.norm != "none")
 
-    def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
-        if self.post_norm:
-            x = self.ln1(x + self.attn(x, time, rope))
-            return self.ln2(x + self.ffn(x))  # type: ignore[no-any-return]
-        x = x + self.attn(self.ln1(x), time, rope)
-        return x + self.ffn(self.ln2(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, time: int, rope: Rope | None, masks: Masks | None = None) -> Tensor:
+        attended = self.attn(x if self.post_norm else self.ln1(x), time, rope)
+        if masks is not None:
+            attended = drop(attended, masks, self.sites[0])
+        x = self.ln1(x + attended) if self.post_norm else x + attended
+        fed = self.ffn(x if self.post_norm else self.ln2(x))
+        if masks is not None:
+            fed = drop(fed, masks, self.sites[1])
+        return self.ln2(x + fed) if self.post_norm else x + fed  # type: ignore[no-any-return]
 
 
 class TransformerLM(nn.Module):
@@ -183,7 +189,7 @@ class TransformerLM(nn.Module):
             )
         self.config = config
         self.token_embeddings = SlotEmbedding(num_slots, config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config, num_slots) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, num_slots, layer) for layer in range(config.num_layers))
         self.ln_final = _norm(config, num_slots, config.norm == "pre")
         self.lm_head = SlotLinear(num_slots, config.d_model, config.vocab_size)
 
@@ -206,6 +212,11 @@ class TransformerLM(nn.Module):
         """K."""
         return len(self.tied)
 
+    @property
+    def dropout_sites(self) -> int:
+        """Places that drop channels in training: the embedding, and the two sublayers of each block."""
+        return 2 * len(self.layers) + 1
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [K, B, T, V] of the next token after each of `tokens` [K, B, T] (integers).
 
@@ -213,14 +224,19 @@ class TransformerLM(nn.Module):
         """
         return torch.bmm(self.hidden(tokens), self.head().transpose(1, 2)).view(*tokens.shape, -1)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """The input of the output head, [K, B*T, D]: `forward` without its last product. Raises what it raises."""
+    def hidden(self, tokens: Tensor, masks: Masks | None = None) -> Tensor:
+        """The input of the output head, [K, B*T, D]: `forward` without its last product. Raises what it raises.
+
+        `masks` are those of `dropout_sites` sites, which training gives; `config.dropout` is not read here.
+        """
         self._check(tokens)
         time = tokens.shape[2]
         rope = (self.rope_cos[:time], self.rope_sin[:time]) if self.config.positions == "rope" else None
         x = self.token_embeddings(tokens)  # [K, B*T, D]
+        if masks is not None:
+            x = drop(x, masks, 0)
         for block in self.layers:
-            x = block(x, time, rope)
+            x = block(x, time, rope, masks)
         return self.ln_final(x)  # type: ignore[no-any-return]
 
     def head(self) -> Tensor:

@@ -5,9 +5,9 @@ the position and the channel: not on K, the slot, micro batches, the device or t
 drops what it would drop alone, and a resumed run what it would have dropped.
 
 The random bits are SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014),
-whose n-th output is a function of seed and n: mix(seed + n * GAMMA). The seed is a hash of (train.seed, update), made on
-the host and passed as a tensor, and n counts groups of channels. An output of 64 bits decides on four channels, so rates
-are multiples of 2^-16. torch's int64 arithmetic wraps around, on every device.
+whose n-th output is a function of seed and n: mix(seed + n * GAMMA). The seed is a hash of (train.seed, update), made
+on the host and passed as a tensor, and n counts groups of channels. An output of 64 bits decides on four channels, so
+rates are multiples of 2^-16. torch's int64 arithmetic wraps around, on every device.
 
 Shapes: K slots, B batch, T time, D width, N = B * T positions of a slot, L = D / 4 groups of channels, rounded up.
 """

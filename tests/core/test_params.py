@@ -34,7 +34,9 @@ def test_shared_key_value_heads_and_norms_of_heads_are_counted_as_pytorch_counts
     weights = TransformerLM(config).slot_state_dict(0)
     count = count_parameters(config)
     assert count.total == sum(tensor.numel() for tensor in weights.values())
-    assert count.attention == sum(tensor.numel() for name, tensor in weights.items() if "attn" in name and "proj" in name)
+    assert count.attention == sum(
+        tensor.numel() for name, tensor in weights.items() if "attn" in name and "proj" in name
+    )
     assert count.norm == sum(tensor.numel() for name, tensor in weights.items() if "ln" in name or "norm" in name)
     assert count.total - estimate_parameters(config) == count.norm
 

@@ -273,8 +273,10 @@ class SweepSpec(Config):
 
     def _locate_in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
         """A corner's error, moved to the entry of the space that causes it; it lists the other entries involved."""
+        section = error.field.partition(".")[0]
+        constrained = [path for path in spaces.CONSTRAINED if path.startswith(f"{section}.")]
         clash = isinstance(error, ClashError)
-        involved = [path for path in corner if (path in spaces.CONSTRAINED if clash else path == error.field)]
+        involved = [path for path in corner if (path in constrained if clash else path == error.field)]
         path = error.field if error.field in involved else involved[0]
         others = ", ".join(f"space.{other} gives {show(corner[other])}" for other in involved if other != path)
         rule = error.rule if path == error.field else str(error)

@@ -107,4 +107,5 @@ def splitmix64(state: Tensor) -> Tensor:
 
 def _shifted(z: Tensor, by: int) -> Tensor:
     """z shifted right as an unsigned number: int64's own shift repeats the sign."""
-    return (z >> by) & (2 ** (64 - by) - 1)
+    shifted: Tensor = (z >> by) & (2 ** (64 - by) - 1)
+    return shifted

@@ -61,7 +61,8 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         check_lasting(folder)
         check_dashboard_host(options.dashboard_host)
         dashboard = options.dashboard_host if options.dashboard else None
-        interrupts.resume_hint = f"; resume with {resume_command(options, folder.display, spec.search.storage, prog)}"
+        again = resume_command(options, folder.display, spec.search.storage, prog, spec.tracking.mlflow)
+        interrupts.resume_hint = f"; resume with {again}"
         with end_sweep_if_unwritable(full_disks_only=True):
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume)
         console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)

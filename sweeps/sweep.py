@@ -22,7 +22,7 @@ from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, check_windows, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
-from sweeps.callbacks.tracking import Tracking
+from sweeps.callbacks.tracking import Tracking, check_installed
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
@@ -100,6 +100,7 @@ def run_sweep(
     """
     deadline = Deadline(spec.search.time)
     check_address(address)
+    check_installed(spec.tracking)
     if spec.train.device == "cuda" and address is None and "RAY_ADDRESS" not in os.environ:
         resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:

@@ -401,3 +401,12 @@ def test_one_file_may_search_a_field_and_list_experiments_that_set_it():
         }
     )
     assert spec.run_for("main", spec.experiment("high")).optim.lr == 1e-1
+
+
+def test_arms_whose_null_means_all_are_named_so():
+    space = {"model.num_kv_heads": [None, 2], "optim.clip_norm": [None, 1.0], "optim.lr": [0.1, 0.2]}
+    spec = SweepSpec(name="a", space=space, compare=["model.num_kv_heads", "optim.clip_norm"])
+    assert [arm.name for arm in spec.arms] == [
+        *("all-kv_heads-no-clip_norm", "all-kv_heads-clip_norm1", "num_kv_heads2-no-clip_norm"),
+        "num_kv_heads2-clip_norm1",
+    ]

@@ -84,6 +84,23 @@ def test_a_mask_is_the_same_for_any_number_of_slots_and_for_a_part_of_the_batch(
         assert torch.equal(kept_channels(part, 1, 16, 64).view(2, 16, 64), together[k, 4:6])
 
 
+def test_a_compiled_program_makes_the_same_masks():
+    seeds = masks_of(dropout_key(0, 0), dropout_key(1, 5), rate=0.3)
+    compiled = torch.compile(dropout_masks, dynamic=False)(seeds, 3, 16, 62)
+    for mine, theirs in zip(compiled.kept, dropout_masks(seeds, 3, 16, 62).kept, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_gpu_makes_the_same_masks_as_a_cpu(compiled):
+    seeds = masks_of(dropout_key(0, 0), dropout_key(1, 5), rate=0.3)
+    make = torch.compile(dropout_masks, dynamic=False) if compiled else dropout_masks
+    on_gpu = make(Dropout(*(tensor.cuda() for tensor in seeds)), 3, 16, 62)
+    for mine, theirs in zip(on_gpu.kept, dropout_masks(seeds, 3, 16, 62).kept, strict=True):
+        assert torch.equal(mine.cpu(), theirs)
+
+
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.5, 0.9])
 def test_the_share_that_is_dropped_is_the_rate_within_five_standard_errors(rate):
     kept = kept_channels(masks_of(dropout_key(0, 0), dropout_key(1, 0), rate=rate), 0, 128, 256)

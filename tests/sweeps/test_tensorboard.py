@@ -64,7 +64,7 @@ def test_a_trial_that_ended_is_a_line_of_the_page_hparams(folder):
     contents = reader.PluginTagToContent("hparams")
     started = HParamsPluginData.FromString(contents["_hparams_/session_start_info"]).session_start_info.hparams
     assert started["optim.lr"].number_value == 0.003
-    assert started["model.tie_embeddings"].bool_value is False
+    assert started["model.tie_embeddings"].string_value == "false"
     assert (started["size"].string_value, started["status"].string_value) == ("xs", "pruned")
     assert curve(reader, "hparam/loss") == [(50, 3.5)]
     assert curve(reader, "hparam/best_val_loss") == [(50, 3.0)]

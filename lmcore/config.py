@@ -40,6 +40,9 @@ class ModelConfig(Config):
     """N, Transformer blocks."""
     num_heads: PositiveInt = 4
     """H, attention heads; each has d_model / num_heads channels, an even number with positions: rope."""
+    num_kv_heads: PositiveInt | None = None
+    """Heads of keys and values, a divisor of num_heads: each is shared by num_heads / num_kv_heads query heads
+    (grouped-query attention; 1 is multi-query attention). null: num_heads, so that none is shared."""
     d_ff: PositiveInt = 352
     """F, hidden width of the feed-forward network."""
     context_length: PositiveInt = 128
@@ -48,6 +51,8 @@ class ModelConfig(Config):
     """RMSNorm before each sublayer and at the end; after each residual sum; or nowhere."""
     positions: Literal["rope", "none"] = "rope"
     """Rotary position embedding (half-split pairs), or no positions at all."""
+    qk_norm: bool = False
+    """RMSNorm over the channels of each query and key head, before the rotary embedding, as in Qwen3."""
     ffn: Literal["swiglu", "gelu", "silu", "relu"] = "swiglu"
     """Gated feed-forward network of three matrices, or an ungated one of two."""
     tie_embeddings: bool = False
@@ -56,11 +61,24 @@ class ModelConfig(Config):
     """Base of the rotary frequencies."""
     norm_eps: PositiveFloat = 1e-5
     """Added to the mean square in RMSNorm."""
+    dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
+    """Fraction, below 1, of the channels that training sets to 0 in the output of the embedding and of every attention
+    and feed-forward network, as nanoGPT does; attention weights keep all of theirs."""
 
     @property
     def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.d_model // self.num_heads
+
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values: num_kv_heads, by default num_heads."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+    @property
+    def kv_width(self) -> int:
+        """Channels of all keys, or of all values: d_model unless heads share them."""
+        return self.kv_heads * self.head_dim
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -73,6 +91,11 @@ class ModelConfig(Config):
             raise ValueError(
                 f"rope needs an even number of channels per head, but d_model / num_heads is {self.head_dim}; "
                 "change one of them, or set positions: none"
+            )
+        if self.num_heads % self.kv_heads:
+            raise ValueError(
+                f"num_kv_heads must divide num_heads, but {self.kv_heads} does not divide {self.num_heads}; "
+                f"choose {_nearest_divisor(self.num_heads, self.kv_heads)} heads"
             )
         return self
 
@@ -126,6 +149,9 @@ class TrainConfig(Config):
     """Tokens to train on for each non-embedding parameter of the model, rounded to whole updates, at least one."""
     batch_size: PositiveInt = 16
     """B, windows per update."""
+    micro_batch_size: PositiveInt | None = None
+    """Windows of one forward and backward pass, a divisor of batch_size: gradients of several passes are added up to
+    one update, which takes the memory of this many windows. null: batch_size, a single pass."""
     eval_every: PositiveInt = 25
     """Updates between reports; there is also a report after the last update."""
     eval_tokens: PositiveInt | None = None
@@ -139,7 +165,7 @@ class TrainConfig(Config):
     checkpoint_every: PositiveInt | None = None
     """Updates between checkpoints of a trial, which are made at reports; null: at every report."""
     seed: Seed = 0
-    """Initial weights depend on this and the tensor's name only."""
+    """Initial weights depend on this and the tensor's name only, dropout's masks on this and where they are used."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: cuda if there is one, else cpu. mps is the GPU of a Mac; it trains in float32, neither compiled nor as
     CUDA graphs."""
@@ -152,6 +178,20 @@ class TrainConfig(Config):
     """Replay training steps as CUDA graphs. auto: on cuda, the only device that has them."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """CPU threads of a trial. auto: 1, so that trials run side by side and are bit-reproducible."""
+
+    @property
+    def windows_per_pass(self) -> int:
+        """Windows of one forward pass: micro_batch_size, by default batch_size."""
+        return self.batch_size if self.micro_batch_size is None else self.micro_batch_size
+
+    @model_validator(mode="after")
+    def _whole_passes(self) -> Self:
+        if self.batch_size % self.windows_per_pass:
+            raise ValueError(
+                f"micro_batch_size must divide batch_size, but {self.micro_batch_size} does not divide "
+                f"{self.batch_size}; choose {_nearest_divisor(self.batch_size, self.windows_per_pass)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _possible_on_mps(self) -> Self:
@@ -251,9 +291,13 @@ class RunSpec(Config):
 
     @property
     def static_signature(self) -> tuple[tuple[str, Any], ...]:
-        """Equal for two runs if and only if they can be slots of one population."""
+        """Equal for two runs if and only if they can be slots of one population.
+
+        Runs with dropout share one whatever their rates, but not with runs without, whose program has no masks.
+        """
         fields = flatten(self)
-        return tuple((path, fields[path]) for path, role in FIELD_ROLES.items() if role != "slot vector")
+        shared = tuple((path, fields[path]) for path, role in FIELD_ROLES.items() if role != "slot vector")
+        return (*shared, ("model.dropout > 0", self.model.dropout > 0))
 
 
 Role = Literal["slot vector", "static", "sweep constant"]
@@ -261,15 +305,16 @@ Role = Literal["slot vector", "static", "sweep constant"]
 _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Each slot of a population has its own value.
     "slot vector": {
-        "model": "tie_embeddings",
+        "model": "tie_embeddings dropout",
         "train": "steps tokens tokens_per_parameter seed",
         "data": "seed",
         "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction clip_norm",
     },
     # Changes shapes or the program: all slots of a population share it.
     "static": {
-        "model": "vocab_size d_model num_layers num_heads d_ff context_length norm positions ffn rope_theta norm_eps",
-        "train": "batch_size dtype",
+        "model": "vocab_size d_model num_layers num_heads num_kv_heads d_ff context_length norm positions qk_norm ffn "
+        "rope_theta norm_eps",
+        "train": "batch_size micro_batch_size dtype",
         "optim": "name",
     },
     # Makes trials of a sweep comparable: all trials share it.

@@ -130,7 +130,8 @@ class _LinearMeanNLL(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        # Training multiplies by 1. A CPU can skip that pass over the head's gradient; a GPU would have to wait to know.
+        # Training on whole batches multiplies by 1. A CPU can skip that pass over the head's gradient; a GPU would have
+        # to wait to know.
         if upstream.device.type != "cpu" or not bool((upstream == 1).all()):
             grad_hidden, grad_weight = (g * upstream.to(g.dtype)[:, None, None] for g in (grad_hidden, grad_weight))
         return grad_hidden, grad_weight.to(ctx.weight_dtype), None, None

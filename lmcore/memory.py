@@ -1,10 +1,10 @@
 """How much memory one training run needs, estimated from its config. No model is built and torch is not loaded.
 
-Weights, gradients and two moments are exact; the rest counts the tensors that a forward pass keeps for the backward
-pass. A test compares the sum with the peak of a real run: it lies within a factor of FACTOR for runs of 100 MB or more.
-Libraries take some 300 MB of every process besides.
+Weights, gradients and two moments are exact; the rest counts the tensors that a forward pass, of a micro batch if there
+are any, keeps for the backward pass. A test compares the sum with the peak of a real run: it lies within a factor of
+FACTOR for runs of 100 MB or more. Libraries take some 300 MB of every process besides.
 
-Letters: N layers, D width, F ffn width, V vocabulary, B batch, T context length.
+Letters: N layers, D width, F ffn width, V vocabulary.
 """
 
 from typing import NamedTuple
@@ -36,17 +36,22 @@ class MemoryEstimate(NamedTuple):
 
 def estimate_memory(run: RunSpec) -> MemoryEstimate:
     """The memory of a run; with dtype auto, that of float32, which needs more."""
-    model, tokens = run.model, run.tokens_per_step
+    model, tokens = run.model, run.train.windows_per_pass * run.model.context_length
     D, F, V = model.d_model, model.d_ff, model.vocab_size
     counts = count_parameters(model)
     weights = counts.total - counts.head + V * D  # a tied slot has an idle head
     low = 2 if run.train.dtype == "bfloat16" else FLOAT
-    # Float32 in any case: input, normalized input and output of two norms. In the dtype of the products: q, k, v, the
-    # heads' outputs and a contiguous copy, the inputs of the products if they were cast, and the hidden layer.
+    # Float32 in any case: input, normalized input and output of two norms. In the dtype of the products: q, k, v (of
+    # every query head, also if heads share them), the heads' outputs and a contiguous copy, the inputs of the products
+    # if they were cast, and the hidden layer. Of normalized queries and keys, the same as of norms.
     norms = 0 if model.norm == "none" else 4
+    heads = 2 * (D + model.kv_width) if model.qk_norm else 0
     cast = 2 if low < FLOAT else 0
     hidden = 4 if model.ffn == "swiglu" else 2
-    per_token = model.num_layers * (FLOAT * (2 + norms) * D + low * ((5 + cast) * D + hidden * F)) + FLOAT * 3 * D
+    layer = FLOAT * ((2 + norms) * D + heads) + low * ((5 + cast) * D + hidden * F)
+    masks = (2 * model.num_layers + 1) * D if model.dropout else 0  # a byte for each channel
+    per_token = model.num_layers * layer + FLOAT * 3 * D + masks
     weights_cast = low * weights if low < FLOAT else 0
-    loss = 2 * FLOAT * max(CHUNK_LOGITS, 128 * V) + FLOAT * V * D
+    heads_gradients = 1 if run.train.windows_per_pass == run.train.batch_size else 2  # a micro batch's, and its share
+    loss = 2 * FLOAT * max(CHUNK_LOGITS, 128 * V) + heads_gradients * FLOAT * V * D
     return MemoryEstimate(4 * FLOAT * weights, tokens * per_token + weights_cast + loss)

@@ -1,15 +1,18 @@
 """A decoder-only Transformer language model, K of them at once.
 
 It has pre-norm RMSNorm (or post-norm after the residual sum, or none), rotary positions in the half-split form of
-Hugging Face Llama (or none), a SwiGLU feed-forward network (or an ungated gelu, silu or relu), an untied output head
-(or a tied one, slot by slot), and no biases.
+Hugging Face Llama (or none), a key-value head for every query head (or one for several: grouped-query attention),
+queries and keys as they are projected (or with RMSNorm over each head, as in Qwen3), a SwiGLU feed-forward network (or
+an ungated gelu, silu or relu), an untied output head (or a tied one, slot by slot), and no biases. Training may drop
+channels where nanoGPT does in a model without biases (`lmcore.dropout`); a forward pass without masks drops none.
 
 A model is a population of K >= 1 slots, each an independent language model of the same shape: the first dimension of
 every weight is K, a linear layer is one bmm, and attention treats slots as part of its batch. An ordinary model is
 K = 1. Nothing is ever reduced across slots, so slot k computes exactly what it would compute alone. The loss is in
 `lmcore.loss`, initial values are in `lmcore.init`.
 
-Shapes: K slots, B batch, T time, D width, H heads, F ffn width, V vocabulary; N = B * T positions of a slot.
+Shapes: K slots, B batch, T time, D width, H heads, G key-value heads, F ffn width, V vocabulary; N = B * T positions of
+a slot.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmcore.config import ModelConfig
+from lmcore.dropout import Masks, drop
 from lmcore.init import init_slot_
 
 __all__ = ["ModelConfig", "TransformerLM"]
@@ -72,26 +76,43 @@ def _norm(config: ModelConfig, num_slots: int, used: bool) -> nn.Module:
 
 
 class Attention(nn.Module):
-    """Causal multi-head self-attention: [K, B*T, D] -> [K, B*T, D]."""
+    """Causal self-attention of H query heads over G <= H key-value heads: [K, B*T, D] -> [K, B*T, D].
+
+    Query heads share key-value heads in groups of neighbours, H / G each (Ainslie et al., 2023), as in Hugging Face.
+    """
 
     def __init__(self, config: ModelConfig, num_slots: int) -> None:
         super().__init__()
-        D = config.d_model
-        self.num_heads = config.num_heads
+        D, kv_width = config.d_model, config.kv_width
+        self.head_dim = config.head_dim
+        self.group_size = config.num_heads // config.kv_heads
         self.q_proj = SlotLinear(num_slots, D, D)
-        self.k_proj = SlotLinear(num_slots, D, D)
-        self.v_proj = SlotLinear(num_slots, D, D)
+        self.k_proj = SlotLinear(num_slots, D, kv_width)
+        self.v_proj = SlotLinear(num_slots, D, kv_width)
         self.output_proj = SlotLinear(num_slots, D, D)
+        self.q_norm = SlotRMSNorm(num_slots, config.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = SlotRMSNorm(num_slots, config.head_dim, config.norm_eps) if config.qk_norm else None
 
     def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
-        q, k, v = (
-            proj(x).view(-1, time, self.num_heads, x.shape[-1] // self.num_heads).transpose(1, 2)
-            for proj in (self.q_proj, self.k_proj, self.v_proj)
-        )  # each [K*B, H, T, D/H]
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [K, B*T, D] and twice [K, B*T, G * D/H]
+        dtype = v.dtype
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self._normalized(q, self.q_norm), self._normalized(k, self.k_norm)
+        q, k, v = (part.view(-1, time, part.shape[-1] // self.head_dim, self.head_dim) for part in (q, k, v))
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [K*B, H, T, D/H] and twice [K*B, G, T, D/H]
         if rope is not None:
-            q, k = rotate(q, *rope).type_as(v), rotate(k, *rope).type_as(v)
+            q, k = rotate(q, *rope), rotate(k, *rope)
+        q, k = q.to(dtype), k.to(dtype)
+        if self.group_size > 1:
+            # Copies, because on a CPU torch's fused kernel, unlike its slow one, wants as many key as query heads.
+            k, v = k.repeat_interleave(self.group_size, 1), v.repeat_interleave(self.group_size, 1)
         heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.output_proj(heads.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+    def _normalized(self, x: Tensor, norm: SlotRMSNorm) -> Tensor:
+        """x [K, B*T, heads * D/H], normalized within each head, at least float32."""
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return norm(x.view(len(x), -1, self.head_dim)).view(x.shape)  # type: ignore[no-any-return]
 
 
 class FeedForward(nn.Module):
@@ -112,22 +133,26 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and feed-forward, each added to the residual stream [K, B*T, D]."""
+    """Attention and feed-forward, each added to the residual stream [K, B*T, D]; `layer` counts blocks from 0."""
 
-    def __init__(self, config: ModelConfig, num_slots: int) -> None:
+    def __init__(self, config: ModelConfig, num_slots: int, layer: int) -> None:
         super().__init__()
         self.post_norm = config.norm == "post"
+        self.sites = 2 * layer + 1, 2 * layer + 2  # of dropout; the embedding is 0
         self.attn = Attention(config, num_slots)
         self.ffn = FeedForward(config, num_slots)
         self.ln1 = _norm(config, num_slots, config.norm != "none")
         self.ln2 = _norm(config, num_slots, config.norm != "none")
 
-    def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
-        if self.post_norm:
-            x = self.ln1(x + self.attn(x, time, rope))
-            return self.ln2(x + self.ffn(x))  # type: ignore[no-any-return]
-        x = x + self.attn(self.ln1(x), time, rope)
-        return x + self.ffn(self.ln2(x))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, time: int, rope: Rope | None, masks: Masks | None = None) -> Tensor:
+        attended = self.attn(x if self.post_norm else self.ln1(x), time, rope)
+        if masks is not None:
+            attended = drop(attended, masks, self.sites[0])
+        x = self.ln1(x + attended) if self.post_norm else x + attended
+        fed = self.ffn(x if self.post_norm else self.ln2(x))
+        if masks is not None:
+            fed = drop(fed, masks, self.sites[1])
+        return self.ln2(x + fed) if self.post_norm else x + fed  # type: ignore[no-any-return]
 
 
 class TransformerLM(nn.Module):
@@ -164,7 +189,7 @@ class TransformerLM(nn.Module):
             )
         self.config = config
         self.token_embeddings = SlotEmbedding(num_slots, config.vocab_size, config.d_model)
-        self.layers = nn.ModuleList(Block(config, num_slots) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Block(config, num_slots, layer) for layer in range(config.num_layers))
         self.ln_final = _norm(config, num_slots, config.norm == "pre")
         self.lm_head = SlotLinear(num_slots, config.d_model, config.vocab_size)
 
@@ -187,6 +212,11 @@ class TransformerLM(nn.Module):
         """K."""
         return len(self.tied)
 
+    @property
+    def dropout_sites(self) -> int:
+        """Places that drop channels in training: the embedding, and the two sublayers of each block."""
+        return 2 * len(self.layers) + 1
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits [K, B, T, V] of the next token after each of `tokens` [K, B, T] (integers).
 
@@ -194,14 +224,19 @@ class TransformerLM(nn.Module):
         """
         return torch.bmm(self.hidden(tokens), self.head().transpose(1, 2)).view(*tokens.shape, -1)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """The input of the output head, [K, B*T, D]: `forward` without its last product. Raises what it raises."""
+    def hidden(self, tokens: Tensor, masks: Masks | None = None) -> Tensor:
+        """The input of the output head, [K, B*T, D]: `forward` without its last product. Raises what it raises.
+
+        `masks` are those of `dropout_sites` sites, which training gives; `config.dropout` is not read here.
+        """
         self._check(tokens)
         time = tokens.shape[2]
         rope = (self.rope_cos[:time], self.rope_sin[:time]) if self.config.positions == "rope" else None
         x = self.token_embeddings(tokens)  # [K, B*T, D]
+        if masks is not None:
+            x = drop(x, masks, 0)
         for block in self.layers:
-            x = block(x, time, rope)
+            x = block(x, time, rope, masks)
         return self.ln_final(x)  # type: ignore[no-any-return]
 
     def head(self) -> Tensor:
@@ -261,7 +296,7 @@ class TransformerLM(nn.Module):
         Args:
             state_dict: as from `slot_state_dict`. For a tied slot it may also hold a head that equals the embedding.
             rope: "interleaved" for weights whose rotary pairs are neighbouring channels (2i, 2i + 1), as in CS336: the
-                rows of q and k are permuted to the half-split pairs (i, i + D/2H).
+                rows of q and k, and their norms' gains, are permuted to the half-split pairs (i, i + D/2H).
 
         Raises ValueError for missing or unexpected names, wrong shapes, or a tied slot with a different head.
         """
@@ -283,7 +318,9 @@ class TransformerLM(nn.Module):
         permute = rope == "interleaved" and self.config.positions == "rope"
         for name, weight in weights.items():
             if permute and name.endswith(("q_proj.weight", "k_proj.weight")):
-                weight = interleaved_to_half(weight, self.config.num_heads)
+                weight = interleaved_to_half(weight, len(weight) // self.config.head_dim)
+            if permute and name.endswith(("q_norm.weight", "k_norm.weight")):
+                weight = interleaved_to_half(weight[:, None], 1)[:, 0]
             own[name].copy_(weight)
 
 
@@ -306,7 +343,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def interleaved_to_half(weight: Tensor, num_heads: int) -> Tensor:
-    """Reorder the rows of a q or k matrix [D, D] from rotary pairs (2i, 2i + 1) to (i, i + half) in each head."""
+    """Reorder the rows of a q or k matrix [out, in] from rotary pairs (2i, 2i + 1) to (i, i + half) in each head."""
     d_out, d_in = weight.shape
     pairs = weight.view(num_heads, d_out // num_heads // 2, 2, d_in)
     return pairs.transpose(1, 2).reshape(d_out, d_in)

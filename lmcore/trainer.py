@@ -25,6 +25,7 @@ from lmcore.config import RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, check_windows
 from lmcore.data import get_batch, validation_batches, validation_windows
 from lmcore.device import resolve_run, this_machine
+from lmcore.dropout import Dropout, dropout_key, dropout_rates
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
 from lmcore.population.evaluate import ValLoss, val_loss, window_losses
@@ -71,7 +72,8 @@ class Trainer:
         self._sum_dtype = torch.float32 if self._device.type == "mps" else torch.float64  # an Apple GPU has no float64
 
         model = TransformerLM(first.model, len(resolved)).to(self._device)
-        self._all = Population(model, first.optim.name, bool(first.train.compile))
+        micro_batch_size = first.train.micro_batch_size
+        self._all = Population(model, first.optim.name, bool(first.train.compile), micro_batch_size)
         self._views: dict[int, Population] = {}  # slots as populations of their own, made when needed
         self._graphs: dict[str, GraphedStep] = {}  # by model.tying
 
@@ -234,16 +236,17 @@ class Trainer:
         """Make `updates` updates of `slots`; each one's sum of losses and its last gradient norm."""
         loss_sums: dict[int, float] = {}
         grad_norms: dict[int, float] = {}
-        for population, members in self._populations(list(slots), self._train.batch_size, batched):
+        for population, members in self._populations(list(slots), self._train.windows_per_pass, batched):
             # An inactive row of a batched program repeats the inputs of an active one, and its result is dropped.
             rows = [slots.get(k, next(iter(slots.values()))) for k in members]
             mask = torch.tensor([k in slots for k in members])
             active = None if mask.all() else self._to_device(mask)
             coefficients, max_norms = self._hyperparameters(rows, updates)
+            dropouts = self._dropouts(rows, updates)
             total = torch.zeros(len(rows), dtype=self._sum_dtype, device=self._device)
             for n in range(updates):
                 x, y = self._batches([(slot.run.data.seed, slot.step + n) for slot in rows])
-                result = self._step(population, x, y, coefficients[n], max_norms, active)
+                result = self._step(population, x, y, coefficients[n], max_norms, active, dropouts[n])
                 total += result.losses
             # The only place in an interval of updates where the host waits for the device.
             loss_sums |= dict(zip(members, total.tolist(), strict=True))
@@ -251,16 +254,23 @@ class Trainer:
         return loss_sums, grad_norms
 
     def _step(
-        self, population: Population, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor, active: Tensor | None
+        self,
+        population: Population,
+        x: Tensor,
+        y: Tensor,
+        c: Coefficients,
+        max_norms: Tensor,
+        active: Tensor | None,
+        dropout: Dropout | None,
     ) -> StepResult:
         """One update; as a CUDA graph if the run wants it and the whole population takes part."""
         if not self._train.cuda_graphs or population is not self._all:
-            return population.step(self._mean_nll, x, y, c, max_norms, active)
+            return population.step(self._mean_nll, x, y, c, max_norms, active, dropout)
         assert isinstance(c, Tensor)  # graphs are for GPUs
         tying = self.model.tying  # the only thing besides tensors that a step depends on
         if tying not in self._graphs:
-            self._graphs[tying] = GraphedStep(population, self._mean_nll, x, y, c, max_norms)
-        return self._graphs[tying](x, y, c, max_norms, active)
+            self._graphs[tying] = GraphedStep(population, self._mean_nll, x, y, c, max_norms, dropout)
+        return self._graphs[tying](x, y, c, max_norms, active, dropout)
 
     def _hyperparameters(self, rows: Sequence[Slot], updates: int) -> tuple[Sequence[Coefficients], Tensor]:
         """Optimizer coefficients of each update, and clipping norms [K]. A GPU gets them in one piece."""
@@ -269,6 +279,18 @@ class Trainer:
         if self._device.type == "cpu":
             return table, norms
         return list(self._to_device(torch.tensor(table, dtype=torch.float32).transpose(1, 2))), norms
+
+    def _dropouts(self, rows: Sequence[Slot], updates: int) -> Sequence[Dropout | None]:
+        """What the masks of each update depend on; None for runs without dropout."""
+        if not self.model.config.dropout:  # either all runs of a trainer have dropout or none
+            return [None] * updates
+        steps = range(updates)
+        keys = self._to_device(
+            torch.tensor([[dropout_key(slot.run.train.seed, slot.step + n) for slot in rows] for n in steps])
+        )
+        thresholds, scales = map(self._to_device, dropout_rates([slot.run.model.dropout for slot in rows]))
+        windows = torch.arange(self._train.batch_size, device=self._device)
+        return [Dropout(keys[n], thresholds, scales, windows) for n in steps]
 
     def _to_device(self, host: Tensor) -> Tensor:
         """A copy on the device; the host does not wait for one on a CUDA device."""
@@ -286,7 +308,7 @@ class Trainer:
     def _validate(self, due: Sequence[int], batched: bool) -> dict[int, ValLoss]:
         """Losses of slots on the small set of windows."""
         x, y = self._windows
-        batch_size = min(self._train.batch_size, len(x))
+        batch_size = min(self._train.windows_per_pass, len(x))
         whole = len(x) % batch_size == 0  # else the last batch is shorter, and may not fill the vectors
         batches = zip(torch.split(x, batch_size), torch.split(y, batch_size), strict=True)
         return self._losses(due, batches, len(x), batch_size if whole else 1, batched)
@@ -307,7 +329,7 @@ class Trainer:
             if count == len(self._windows[0]):
                 losses |= {k: small[k] for k in slots}
                 continue
-            size = min(self._train.batch_size, count)
+            size = min(self._train.windows_per_pass, count)
             batches = validation_batches(self.tokens.val, context_length, count, size, self._device)
             losses |= self._losses(slots, batches, count, size, batched and len(slots) == len(small))
         return losses

@@ -1,4 +1,4 @@
-"""Save a trial's model as a Hugging Face Llama folder: `python sweeps/export.py RUN --out DIR`, or `lmsweep export`.
+"""Save a trial's model as a Hugging Face folder: `python sweeps/export.py RUN --out DIR`, or `lmsweep export`.
 
 Exit codes: 0 written; 2 wrong input (one line, nothing written); 130 interrupted.
 """
@@ -15,9 +15,9 @@ from sweeps.cli.trial_options import TrialParser
 
 SCRIPT = "python sweeps/export.py"
 DESCRIPTION = """\
-Save the model of one trial as a Hugging Face Llama folder: weights (float32), config and tokenizer.
+Save the model of one trial as a Hugging Face folder: weights (float32), config and tokenizer.
 
-Only the default architecture can be exported: pre-norm, rotary positions, SwiGLU, with tied or untied embeddings.
+It is a Llama or, with qk_norm, a Qwen3. Only pre-norm, rotary positions and SwiGLU can be exported; all else is free.
 """
 EXAMPLES = """\
 examples:

@@ -73,7 +73,8 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         check_lasting(folder)
         check_dashboard_host(options.dashboard_host)
         dashboard = options.dashboard_host if options.dashboard else None
-        interrupts.resume_hint = f"; resume with {resume_command(options, folder.display, spec.search.storage, prog)}"
+        again = resume_command(options, folder.display, spec.search.storage, prog, spec.tracking.mlflow)
+        interrupts.resume_hint = f"; resume with {again}"
         retry = resume and options.retry is not None
         with end_sweep_if_unwritable(full_disks_only=True):
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume, kept, retry)

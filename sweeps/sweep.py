@@ -26,7 +26,7 @@ from lmcore.corpus.text import Report, no_report
 from lmcore.corpus.tokens import Tokens, check_windows, load_tokens, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
 from lmcore.errors import InputError
-from sweeps.callbacks.tracking import Tracking
+from sweeps.callbacks.tracking import Tracking, check_installed
 from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cluster.joining import check_address
@@ -140,6 +140,7 @@ def run_sweep(
     """
     deadline = Deadline(spec.search.time)
     check_address(address)
+    check_installed(spec.tracking)
     joins = address is not None or "RAY_ADDRESS" in os.environ
     if spec.train.device == "mps" and joins:
         rule = "mps is the GPU of this Mac, and the sweep is to run on a cluster"

@@ -37,6 +37,8 @@ COUNT_OF = {SAME_TOTAL: col.PARAMS_EXACT, SAME_NON_EMBEDDING: col.PARAMS_NON_EMB
 MATCHINGS = (SAME_SHAPE, *COUNT_OF)
 
 SHAPE_PATHS = tuple(f"{col.PARAMS_PREFIX}model.{name}" for name in ("d_model", "num_layers", "num_heads", "d_ff"))
+SIZED_PATHS = tuple(f"{col.PARAMS_PREFIX}{path}" for path in ("model.num_kv_heads", "train.micro_batch_size"))
+"""Fields that follow the shape from size to size, but are no part of it: arms that differ in them have one shape."""
 
 LOSS_A, LOSS_B, DIFFERENCE = "loss_a", "loss_b", "difference"
 RESULTS = [col.SIZE, "params", LOSS_A, LOSS_B, DIFFERENCE, "interpolated", "one_way"]
@@ -79,11 +81,11 @@ def varying(trials: pd.DataFrame) -> list[str]:
 
 
 def size_columns(trials: pd.DataFrame) -> tuple[str, ...]:
-    """Columns in which sizes differ by design: the shape, and optimizer settings that are constant within each size.
+    """Columns in which sizes differ by design: the shape and what follows it, and constant settings of the optimizer.
 
     Steps, batch size and context length never are: a model trained on more tokens is no match.
     """
-    shape = tuple(path for path in SHAPE_PATHS if path in trials)
+    shape = tuple(path for path in (*SHAPE_PATHS, *SIZED_PATHS) if path in trials)
     by_size = trials.groupby(col.SIZE)
     if by_size.size().min() < 2:
         return shape  # a value that occurs once may be constant by chance

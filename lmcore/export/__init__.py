@@ -1,1 +1,1 @@
-"""Using trained models: load one from a checkpoint, export it as a Hugging Face Llama, sample text from it."""
+"""Using trained models: load one from a checkpoint, export it as a Hugging Face Llama or Qwen3, sample text from it."""

@@ -1,7 +1,10 @@
 """Exporting a model of the default architecture as a Hugging Face Llama folder, for transformers and other readers.
 
+With `model.qk_norm`, which Llama lacks, it is a Qwen3 folder: a Llama with RMSNorm over the heads of q and k.
+
 The weights are renamed, not changed: rotary positions already have Llama's half-split form, and all weights stay
-float32. Architectures that Llama does not have are refused. transformers is not needed.
+float32. Architectures that neither has are refused. Dropout is not in the folder, as it only trains. transformers is
+not needed.
 
     files = llama_files(model.config, model.slot_state_dict(0), tokenizer_json)
     write_folder(Path("exported"), files)
@@ -24,8 +27,8 @@ from lmcore.errors import InputError
 from lmcore.model import HEAD
 
 ARCHITECTURE = {"norm": "pre", "positions": "rope", "ffn": "swiglu"}
-"""Fields of `ModelConfig` that make a Llama. The embeddings may be tied or not."""
-# Llama's names of the parts of our dotted names. Parts that are not listed have the same name.
+"""Fields of `ModelConfig` that make a Llama, or a Qwen3. All others may have any value."""
+# Llama's and Qwen3's names of the parts of our dotted names. Parts that are not listed have the same name.
 NAMES = {
     "token_embeddings": "model.embed_tokens",
     "layers": "model.layers",
@@ -49,6 +52,9 @@ def llama_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[str, Any]:
     """The content of config.json. `end_of_text` is the id of the end-of-text token, if the tokenizer has one.
 
+    >>> llama_config(ModelConfig(qk_norm=True))["architectures"]
+    ['Qwen3ForCausalLM']
+
     Raises InputError if Llama does not have this architecture.
     """
     wrong = {name: getattr(config, name) for name in ARCHITECTURE if getattr(config, name) != ARCHITECTURE[name]}
@@ -59,16 +65,25 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
             f"{fields}: must be {wanted} to be exported as a Llama, which has no other "
             f"(got {', '.join(wrong.values())}); choose a trial of the default architecture"
         )
+    if config.qk_norm:
+        # Layer types are written because readers would otherwise make some layers attend to a sliding window.
+        family = {
+            "architectures": ["Qwen3ForCausalLM"],
+            "model_type": "qwen3",
+            "use_sliding_window": False,
+            "layer_types": ["full_attention"] * config.num_layers,
+        }
+    else:
+        family = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "mlp_bias": False}
     return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
+        **family,
         "dtype": "float32",
         "vocab_size": config.vocab_size,
         "hidden_size": config.d_model,
         "intermediate_size": config.d_ff,
         "num_hidden_layers": config.num_layers,
         "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_heads,
+        "num_key_value_heads": config.kv_heads,
         "head_dim": config.head_dim,
         "max_position_embeddings": config.context_length,
         "hidden_act": "silu",
@@ -77,7 +92,6 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
         "rope_theta": config.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
         "attention_bias": False,
-        "mlp_bias": False,
         "attention_dropout": 0.0,
         "tie_word_embeddings": config.tie_embeddings,
         # Written even if null, because transformers defaults to 1 and 2, which are ordinary tokens here.

@@ -8,20 +8,26 @@ Shapes: K slots, B batch, T time, D width, C coefficients of an update.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from lmcore.clip import clip_scale, slot_grad_norms
+from lmcore.dropout import Dropout
 from lmcore.loss import linear_cross_entropy, linear_token_nll
 from lmcore.model import HEAD, TransformerLM
 from lmcore.optim import FUSED_FROM, OPTIMIZERS
 
-Forward = Callable[[TransformerLM, Tensor, Tensor], Tensor]  # from model and windows x, y [K, B, T] to losses
 Coefficients = Tensor | Sequence[Sequence[float]]
 """The optimizer's numbers for one update: a tensor [C, K] on a GPU; on a CPU, C Python floats for each of K slots."""
 State = dict[str, dict[str, Tensor]]  # by state name, then parameter name
+
+
+class Forward(Protocol):
+    """From a model and windows x, y [K, B, T] to losses; training gives dropout's masks, evaluation none."""
+
+    def __call__(self, model: TransformerLM, x: Tensor, y: Tensor, dropout: Dropout | None = None, /) -> Tensor: ...
 
 
 def mean_nll(model: TransformerLM, hidden: Tensor, y: Tensor, fused: bool = False) -> Tensor:
@@ -50,15 +56,22 @@ class Population:
     ['exp_avg', 'exp_avg_sq']
 
     `optimizer` is a name in `lmcore.optim.OPTIMIZERS`. `compiled` compiles the update of all slots at once, which GPUs
-    use. `state` is that of the optimizer; zeros by default.
+    use. `micro_batch_size` windows are trained on at a time, by default all. `state` is that of the optimizer; zeros by
+    default.
     """
 
     def __init__(
-        self, model: TransformerLM, optimizer: str = "adamw", compiled: bool = False, state: State | None = None
+        self,
+        model: TransformerLM,
+        optimizer: str = "adamw",
+        compiled: bool = False,
+        micro_batch_size: int | None = None,
+        state: State | None = None,
     ) -> None:
         self.model = model
         self.optimizer = optimizer
         self.compiled = compiled
+        self.micro_batch_size = micro_batch_size
         self._rule = OPTIMIZERS[optimizer]
         self._parameters = dict(model.named_parameters())
         size = sum(p[0].numel() for p in self._parameters.values())
@@ -72,7 +85,7 @@ class Population:
         """Slot `slot` as a population of its own that shares this one's memory."""
         row = slice(slot, slot + 1)
         state = {part: {name: tensor[row] for name, tensor in named.items()} for part, named in self.state.items()}
-        return Population(self.model.slot_view(slot), self.optimizer, self.compiled, state)
+        return Population(self.model.slot_view(slot), self.optimizer, self.compiled, self.micro_batch_size, state)
 
     def reset(self, slot: int, seed: int, tied: bool) -> None:
         """Give `slot` initial weights and zero optimizer state."""
@@ -82,21 +95,47 @@ class Population:
                 tensor[slot].zero_()
 
     def step(
-        self, forward: Forward, x: Tensor, y: Tensor, c: Coefficients, max_norms: Tensor, active: Tensor | None = None
+        self,
+        forward: Forward,
+        x: Tensor,
+        y: Tensor,
+        c: Coefficients,
+        max_norms: Tensor,
+        active: Tensor | None = None,
+        dropout: Dropout | None = None,
     ) -> StepResult:
         """One update of every slot on windows x, y [K, B, T], or of those where `active` [K] (bool) is true.
 
         An inactive slot is computed and its result dropped: its weights and state keep their bits, whatever they and
-        its gradient are. `max_norms` [K] are gradient norms to clip at, or inf. The host does not wait for a GPU here.
+        its gradient are. `max_norms` [K] are gradient norms to clip at, or inf. `dropout` has the masks of the B
+        windows. The host does not wait for a GPU here.
         """
-        losses = forward(self.model, x, y)
-        # One seed gradient per slot, rather than the gradient of a sum: nothing is ever summed over slots.
-        losses.backward(torch.ones_like(losses))  # type: ignore[no-untyped-call]
+        losses = self._backward(forward, x, y, dropout)
         grads = {name: p.grad for name, p in self._parameters.items() if p.grad is not None}
         norms = self.update(grads, c, max_norms, active)
         for p in self._parameters.values():
             p.grad = None
-        return StepResult(losses.detach(), norms)
+        return StepResult(losses, norms)
+
+    def _backward(self, forward: Forward, x: Tensor, y: Tensor, dropout: Dropout | None) -> Tensor:
+        """Leave the gradients of the mean loss in the parameters -> losses [K]. Micro batches are passed one by one.
+
+        All have equally many windows, so the mean over the batch is the mean over micro batches of their means.
+        """
+        batch_size = x.shape[1]
+        size = self.micro_batch_size or batch_size
+        share = size / batch_size
+        total: Tensor | None = None
+        for start in range(0, batch_size, size):
+            part = slice(start, start + size)
+            own = None if dropout is None else dropout._replace(windows=dropout.windows[part])
+            losses = forward(self.model, x[:, part].contiguous(), y[:, part].contiguous(), own)
+            # One seed gradient per slot, rather than the gradient of a sum: nothing is ever summed over slots.
+            losses.backward(torch.full_like(losses, share))  # type: ignore[no-untyped-call]
+            losses = losses.detach()
+            total = losses if total is None else total + losses  # in this order for any K
+        assert total is not None
+        return total if size == batch_size else total * share
 
     @torch.no_grad()
     def update(

@@ -100,12 +100,13 @@ def _profile(title: str, run: RunSpec, slots: int, seconds: float) -> None:
 def _setup(title: str, run: RunSpec, slots: int, torch_version: str) -> str:
     train, count = run.train, count_parameters(run.model)
     B, T = train.batch_size, run.model.context_length
+    parts = "" if train.windows_per_pass == B else f" in micro batches of {train.windows_per_pass}"
     compiled = ("compiled" if train.compile else "not compiled") + (", CUDA graphs" if train.cuda_graphs else "")
     return f"""\
 What is measured
 
   {title}: {count.total:,} parameters, {count.non_embedding:,} without embedding and head
-  slots K = {slots}, batch B = {B}, time T = {T}: {slots * run.tokens_per_step:,} tokens per update
+  slots K = {slots}, batch B = {B}{parts}, time T = {T}: {slots * run.tokens_per_step:,} tokens per update
   {train.device}, {train.dtype}, {compiled}, CPU threads: {train.threads}, torch {torch_version}
   random tokens instead of the data
 """

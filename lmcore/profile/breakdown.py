@@ -28,6 +28,7 @@ PROFILED_UPDATES = 4  # an update has thousands of events; reading them takes lo
 HEAD_AND_LOSS, CLIPPING, AUTOGRAD = "head and loss", "gradient norm, clipping", "autograd's bookkeeping"
 COMPILED, REST = "compiled model", "the rest"
 OVERHEAD = "overhead"
+DROPOUT = "dropout"
 BATCHES, OPTIMIZER, EVALUATION = "batches, coefficients", "AdamW", "evaluation"
 
 PART_OF_MODULE = {
@@ -43,6 +44,7 @@ PART_OF_FILE = {
     "trainer": BATCHES,
     "forward": BATCHES,
     "model": HEAD_AND_LOSS,
+    "dropout": DROPOUT,
     "loss": HEAD_AND_LOSS,
     "population": CLIPPING,
     "clip": CLIPPING,
@@ -51,7 +53,7 @@ PART_OF_FILE = {
 }
 PART_OF_COMPILED = {HEAD_AND_LOSS: HEAD_AND_LOSS, CLIPPING: OPTIMIZER}
 """Part of a compiled program by the part that calls it; any other caller makes it COMPILED."""
-PARTS = (BATCHES, *PART_OF_MODULE.values(), COMPILED, AUTOGRAD, CLIPPING, OPTIMIZER, REST)
+PARTS = (BATCHES, DROPOUT, *PART_OF_MODULE.values(), COMPILED, AUTOGRAD, CLIPPING, OPTIMIZER, REST)
 """All parts of an update, in the order of the step."""
 
 _PRODUCT = re.compile(r"aten::(mm|bmm|addmm|baddbmm|matmul|linear)$|mkldnn::_linear|mkl::_mkl_linear|triton_tem_")

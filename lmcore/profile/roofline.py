@@ -6,19 +6,24 @@ each output once, with s bytes per element (4, or 2 in bfloat16):
 
     operation                times  FLOPs          elements read and written
     product [n, a] x [a, b]  3      2 n a b        n a + a b + n b: forward, and the gradients of both factors
-    attention, forward       N      2 n (T + 1) D  4 n D: q, k, v; output
-    attention, backward      N      4 n (T + 1) D  8 n D: q, k, v, output and its gradient; 3 gradients
+    attention, forward       N      2 n (T + 1) D  2 n (D + E): q, k, v; output
+    attention, backward      N      4 n (T + 1) D  4 n (D + E): q, k, v, output and its gradient; 3 gradients
     norm                     2 N+1  -              5 n D: 2 forward, 3 backward; 2 N of them in post-norm, or none
-    rotary positions         N      -              8 n D: q and k, read and written both ways
+    norm of heads            N      -              5 n (D + E): q and k, if they are normalized
+    rotary positions         N      -              4 n (D + E): q and k, read and written both ways
     activation               N      -              8 n F gated, else 5 n F
     residual sum             2 N    -              6 n D
+    dropout                  2 N+1  -              4 n D, if there is any: read and written both ways
     embedding                1      -              5 n D + V D: a gather; a gradient that is zeroed and accumulated
     loss                     1      -              3 n V: logits read twice, their gradient written
     norm, clip and AdamW     1      -              32 bytes per parameter
+    sum of gradients         M - 1  -              12 bytes per parameter
 
-Letters: K slots, n = B T tokens per slot, N layers, D width, F feed-forward width, V vocabulary. Causal attention has
-T (T + 1) / 2 pairs. The 32 bytes are float32: the gradient read for its norm; weight, gradient and two moments read;
-weight and moments written. Batches, casts, and the FLOPs of other operations are left out.
+Letters: K slots, M micro batches of n tokens per slot (one of n = B T by default), N layers, D width, E width of all
+keys (D unless query heads share them), F feed-forward width, V vocabulary. The operations above the last two are those
+of each micro batch. Causal attention has T (T + 1) / 2 pairs. The 32 bytes are float32: the gradient read for its norm;
+weight, gradient and two moments read; weight and moments written. Batches, casts, and the FLOPs of other operations are
+left out.
 
 Fused kernels and caches can beat the bound on bytes; nothing can beat the FLOPs of products and attention.
 """
@@ -53,11 +58,13 @@ class Operation(NamedTuple):
 def update_operations(run: RunSpec, slots: int) -> list[Operation]:
     """The operations of one update of `slots` slots, as in the table above. The dtype of `run` must be resolved."""
     m = run.model
-    n, T = run.tokens_per_step, m.context_length
-    N, D, F, V = m.num_layers, m.d_model, m.d_ff, m.vocab_size
+    n, T = run.train.windows_per_pass * m.context_length, m.context_length
+    N, D, E, F, V = m.num_layers, m.d_model, m.kv_width, m.d_ff, m.vocab_size
+    passes = run.train.batch_size // run.train.windows_per_pass
+    parameters = count_parameters(m).total
     element = 2 if run.train.dtype == "bfloat16" else 4
     gated = m.ffn == "swiglu"
-    norms = count_parameters(m).norm // D
+    norms = {"pre": 2 * N + 1, "post": 2 * N, "none": 0}[m.norm]
 
     def product(name: str, a: int, b: int, times: int) -> Operation:
         elements = n * a + a * b + n * b
@@ -66,18 +73,25 @@ def update_operations(run: RunSpec, slots: int) -> list[Operation]:
     def elementwise(name: str, elements: int, times: int) -> Operation:
         return Operation("elementwise", name, 0, times * element * elements)
 
-    one_slot = [
-        product("q, k, v, output", D, D, 4 * N),
+    one_pass = [
+        product("q, output", D, D, 2 * N),
+        product("k, v", D, E, 2 * N),
         product("feed-forward", D, F, (3 if gated else 2) * N),
         product("head", D, V, 1),
-        Operation("attention", "forward", N * 2 * n * (T + 1) * D, N * element * 4 * n * D),
-        Operation("attention", "backward", N * 4 * n * (T + 1) * D, N * element * 8 * n * D),
+        Operation("attention", "forward", N * 2 * n * (T + 1) * D, N * element * 2 * n * (D + E)),
+        Operation("attention", "backward", N * 4 * n * (T + 1) * D, N * element * 4 * n * (D + E)),
         elementwise("norms", 5 * n * D, norms),
-        elementwise("rotary positions", 8 * n * D, N if m.positions == "rope" else 0),
+        elementwise("norms of heads", 5 * n * (D + E), N if m.qk_norm else 0),
+        elementwise("rotary positions", 4 * n * (D + E), N if m.positions == "rope" else 0),
         elementwise("activations", (8 if gated else 5) * n * F, N),
         elementwise("residual sums", 6 * n * D, 2 * N),
+        elementwise("dropout", 4 * n * D, 2 * N + 1 if m.dropout else 0),
         elementwise("embedding", 5 * n * D + V * D, 1),
         elementwise("loss", 3 * n * V, 1),
-        Operation("optimizer", "norm, clip and AdamW", 0, 32 * count_parameters(m).total),
     ]
-    return [Operation(kind, name, slots * flops, slots * bytes_) for kind, name, flops, bytes_ in one_slot]
+    one_update = [
+        Operation("optimizer", "sum of gradients", 0, 12 * parameters * (passes - 1)),
+        Operation("optimizer", "norm, clip and AdamW", 0, 32 * parameters),
+    ]
+    times = [(o, slots * passes) for o in one_pass] + [(o, slots) for o in one_update]
+    return [o._replace(flops=count * o.flops, bytes=count * o.bytes) for o, count in times]

@@ -45,6 +45,8 @@ _ALIASES = {
     "num_hidden_layers": "model.num_layers",
     "n_head": "model.num_heads",
     "num_attention_heads": "model.num_heads",
+    "n_kv_head": "model.num_kv_heads",
+    "num_key_value_heads": "model.num_kv_heads",
     "block_size": "model.context_length",
     "seq_len": "model.context_length",
     "max_iters": "train.steps",

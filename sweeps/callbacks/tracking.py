@@ -1,15 +1,18 @@
 """Trackers log a sweep's report rows to a service such as wandb, each in a process of its own.
 
-    python -m sweeps.callbacks.tracking wandb runs/quick --project lmsweep --mode offline
+    python -m sweeps.callbacks.tracking wandb runs/quick --mode offline --config '{"project": "lmsweep"}'
 
 The process follows metrics.jsonl, so a tracker that raises, hangs or is missing cannot affect a trial. It ends when its
 standard input is closed: by the driver when the sweep ends, or by the system when the driver dies.
 
 To add a tracker, write a `Tracker` in a file of its own, as in `sweeps.callbacks.wandb_tracker`, and add it to TRACKERS
-below. Give it a field in `TrackingConfig` (`sweeps.spec.settings`) that its `mode` reads.
+below, and to EXTRAS if its package is not always installed. Give it a field in `TrackingConfig`
+(`sweeps.spec.settings`) that its `mode` reads. What all trackers say about a trial is in
+`sweeps.callbacks.tracked_trial`.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -22,6 +25,9 @@ from pathlib import Path
 from typing import Protocol
 
 from lmcore.columns import Row
+from lmcore.errors import InputError
+from sweeps.callbacks.mlflow_tracker import MlflowTracker
+from sweeps.callbacks.tensorboard_tracker import TensorboardTracker
 from sweeps.callbacks.wandb_tracker import WandbTracker
 from sweeps.cluster.checkout import python_path
 from sweeps.rundir.folder import RunFolder
@@ -34,8 +40,8 @@ WAIT_S = 25.0
 class Tracker(Protocol):
     """Logs rows to one tracking service. It may raise or hang, which ends the tracker but never the sweep."""
 
-    def __init__(self, folder: RunFolder, project: str, mode: str) -> None:
-        """Start logging the sweep in `folder` to `project`. Import the service's package here."""
+    def __init__(self, folder: RunFolder, config: TrackingConfig, mode: str) -> None:
+        """Start logging the sweep in `folder`. Import the service's package here."""
 
     @staticmethod
     def mode(config: TrackingConfig) -> str:
@@ -48,7 +54,21 @@ class Tracker(Protocol):
         """End the logging of trials whose last row never came."""
 
 
-TRACKERS: dict[str, type[Tracker]] = {"wandb": WandbTracker}
+TRACKERS: dict[str, type[Tracker]] = {
+    "wandb": WandbTracker,
+    "tensorboard": TensorboardTracker,
+    "mlflow": MlflowTracker,
+}
+EXTRAS = {"tensorboard": "tensorboard", "mlflow": "mlflow"}
+"""Package of each tracker that comes with an extra of lmsweep, which has the tracker's name."""
+
+
+def check_installed(config: TrackingConfig) -> None:
+    """Raise InputError if a tracker was asked for whose extra is not installed."""
+    for name, package in EXTRAS.items():
+        if TRACKERS[name].mode(config) != "off" and importlib.util.find_spec(package) is None:
+            rule = f"needs the package {package}, which is not installed"
+            raise InputError(f"tracking.{name}: {rule}; pip install 'lmsweep[{name}]', or turn it off")
 
 
 class Tracking:
@@ -71,7 +91,7 @@ class Tracking:
             command = [sys.executable, "-P", "-m", "sweeps.callbacks.tracking", name, str(folder.path)]
             with (folder.path / f"{name}.log").open("ab") as log:
                 self._processes[name] = subprocess.Popen(
-                    [*command, "--project", config.project, "--mode", mode, "--start", str(start)],
+                    [*command, "--mode", mode, "--start", str(start), "--config", config.model_dump_json()],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -125,8 +145,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Log a running sweep's rows to a tracker.")
     parser.add_argument("tracker", choices=TRACKERS)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--project", required=True)
     parser.add_argument("--mode", choices=("offline", "online"), required=True)
+    parser.add_argument("--config", type=TrackingConfig.model_validate_json, default=TrackingConfig(), metavar="JSON")
     parser.add_argument("--start", type=int, default=0, help="first byte of metrics.jsonl to follow")
     args = parser.parse_args(argv)
     ended = threading.Event()
@@ -137,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
 
     threading.Thread(target=wait_for_end, daemon=True).start()
     folder = RunFolder(args.folder)
-    tracker = TRACKERS[args.tracker](folder, args.project, args.mode)
+    tracker = TRACKERS[args.tracker](folder, args.config, args.mode)
     try:
         for row in follow(folder.metrics, ended, args.start):
             tracker.log(row)

@@ -12,7 +12,7 @@ from typing import Any
 from lmcore.errors import OneLineParser
 from sweeps.rundir.folder import RUNS
 from sweeps.spec.load import FLAGS
-from sweeps.spec.settings import METHODS, SCHEDULERS, mask_password
+from sweeps.spec.settings import METHODS, OFF, SCHEDULERS, mask_password
 
 SCRIPT = "python sweeps/run.py"
 AUTO = Path("--resume=auto")  # no path that a user can give
@@ -258,11 +258,11 @@ def _find_config(path: Path) -> Path:
     return shipped if named and not path.is_file() and shipped.is_file() else path
 
 
-def resume_command(options: Options, folder: str, storage: str | None, prog: str = SCRIPT) -> str:
+def resume_command(options: Options, folder: str, storage: str | None, prog: str = SCRIPT, mlflow: str = OFF) -> str:
     """The command that resumes the sweep in `folder`, to be typed where this command was typed.
 
-    The address of the studies' database `storage` must be given again: no file keeps its password, for which `***`
-    stands, and an address that is only in the folder is not followed.
+    The addresses of the studies' database `storage` and of `mlflow` must be given again: no file keeps a password, for
+    which `***` stands, and an address that is only in the folder is not followed.
     """
     words = [*_typed(prog), "--resume", folder]
     if options.address is not None:
@@ -273,6 +273,8 @@ def resume_command(options: Options, folder: str, storage: str | None, prog: str
         words += ["--dashboard-host", options.dashboard_host]
     if storage is not None:
         words += ["--storage", mask_password(storage)]
+    if mlflow != OFF:
+        words += ["--set", f"tracking.mlflow={mlflow}"]
     return shlex.join(words)
 
 

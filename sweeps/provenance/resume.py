@@ -1,6 +1,8 @@
 """Resuming a sweep: which settings may change, and whether its tokens and software are those it was begun with."""
 
 import json
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,13 +12,14 @@ from lmcore.runfile.paths import BUDGET, show
 from lmcore.study_database import check_journal, confirmed_storage
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_kept
-from sweeps.spec.settings import strip_password
+from sweeps.spec.settings import OFF, TrackingConfig, strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
 SEARCH_MAY_CHANGE = tuple(
     f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")
 )
-MAY_CHANGE = (*SEARCH_MAY_CHANGE, "confirm", "notes", "tracking.project", "tracking.wandb", "tracking.metrics")
+TRACKING_MAY_CHANGE = tuple(f"tracking.{name}" for name in TrackingConfig.model_fields)
+MAY_CHANGE = (*SEARCH_MAY_CHANGE, *TRACKING_MAY_CHANGE, "confirm", "notes")
 REASON = "so that new trials are comparable with earlier ones"
 REASONS = dict.fromkeys(BUDGET, "because the schedule of earlier trials ends there and ended trials are final")
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
@@ -27,7 +30,7 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     """The spec of the sweep in the folder, with changes as `load_spec` takes them.
 
     Raises InputError if a change would make old and new trials incomparable, there would be fewer trials, or the
-    studies are in a database whose address the user has not given again.
+    studies are in a database, or rows go to an MLflow server, whose address the user has not given again.
 
     Example:
         resumed_spec(RunFolder.of_sweep(Path("runs/quick")), ["search.concurrent=2"], trials=32)
@@ -36,6 +39,8 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
     if not any(text.startswith("search.storage=") for text in overrides):
         place = f"{folder.display}/sweep.yaml"
         flags = {**flags, "storage": confirmed_storage(begun.search.storage, flags.get("storage"), place)}
+    if not any(text.startswith("tracking.mlflow=") for text in overrides):
+        _check_mlflow(begun.tracking.mlflow, f"{folder.display}/sweep.yaml")
     check_journal(folder.study_db)
     spec = load_kept(folder.sweep_yaml, overrides, **flags).absolute()
     before, after = flat(begun), flat(spec)
@@ -55,6 +60,15 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
             rule = f"must not shrink (got {now} for {plan.id}, which began with {then})"
             raise InputError(f"search.trials: {rule}; leave it out, or raise it")
     return spec
+
+
+def _check_mlflow(address: str, place: str) -> None:
+    """Refuse an address that only the folder names: the server would get the user's credentials for MLflow."""
+    if address in (OFF, os.environ.get("MLFLOW_TRACKING_URI")):
+        return
+    rule = f"{place} names an address, which is used only if you confirm it (got {show(address)})"
+    confirmed = f"--set {shlex.quote(f'tracking.mlflow={address}')}"
+    raise InputError(f"tracking.mlflow: {rule}; add {confirmed}, or --set tracking.mlflow=off")
 
 
 def resumed_tokens(folder: RunFolder) -> Tokens | None:

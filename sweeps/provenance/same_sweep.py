@@ -15,6 +15,8 @@ from sweeps.spec.load import SETTABLE, load_kept
 from sweeps.spec.settings import strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
+MLFLOW = "tracking.mlflow"
+
 
 def resumed_as(spec: SweepSpec, folder: RunFolder) -> SweepSpec:
     """The sweep in the folder, resumed with what `spec` changes of it, e.g. its number of trials.
@@ -30,7 +32,7 @@ def resumed_as(spec: SweepSpec, folder: RunFolder) -> SweepSpec:
     changes = []
     for path, value in now.items():
         same = begun.get(path) in (value, strip_password(value) if path == "search.storage" else value)
-        if same or _settled_at_start(path, value) or path in ("notes", "data.fingerprint"):
+        if same or _settled_at_start(path, value) or path in ("notes", "data.fingerprint", MLFLOW):
             continue
         if path not in MAY_CHANGE:
             rule = (
@@ -40,6 +42,7 @@ def resumed_as(spec: SweepSpec, folder: RunFolder) -> SweepSpec:
         changes += _overrides(path, value)
     if spec.search.storage is not None:
         changes.append(f"search.storage={json.dumps(spec.search.storage)}")  # sweep.yaml keeps no password
+    changes += _overrides(MLFLOW, now[MLFLOW])  # an address that only the folder names is not used
     return resumed_spec(folder, changes)
 
 

@@ -42,6 +42,7 @@ class RunFolder:
         self.tokens = path / "tokens"  # the tokens that the trials train on
         self.best = path / "best"  # one config per size, which trains the winner
         self.wandb = path / "wandb"  # wandb's offline files
+        self.tensorboard = path / "tensorboard"  # TensorBoard's event files, a folder per trial
         self.tune = path / ".tune"  # what Ray Tune writes; nothing in it is needed later
         self.lock = path / ".lock"  # locked by the process that writes to the folder
 

@@ -4,12 +4,13 @@
 of the tokens. If the files are gone, the same tokens lie in `runs/x/tokens`.
 """
 
+import glob
 import json
 import os
 from pathlib import Path
 
 from lmcore.config import DataConfig
-from lmcore.corpus.text import STDLIB
+from lmcore.corpus.text_files import STDLIB
 from lmcore.corpus.tokens import Tokens
 from lmcore.errors import InputError
 from lmcore.runfile.paths import show
@@ -39,13 +40,18 @@ def find_data(data: DataConfig, kept: Path | None = None) -> Path | None:
     """
     paths = {"source": data.source, "val_source": data.val_source, "tokenizer": data.tokenizer}
     for name, path in paths.items():
-        if path is None or (path == STDLIB and name != "tokenizer") or os.path.exists(os.path.expanduser(path)):
+        if path is None or (path == STDLIB and name != "tokenizer") or _is_there(os.path.expanduser(path)):
             continue
         if kept is not None and data.fingerprint in (None, _fingerprint(kept)):
             return kept
         what = "a tokenizer.json" if name == "tokenizer" else "stdlib, a file or a folder"
         raise InputError(f"data.{name}: must be {what} (got {show(path)}, which is not there); check the path")
     return None
+
+
+def _is_there(path: str) -> bool:
+    """Whether there is such a path, or a pattern matches one."""
+    return os.path.exists(path) or next(glob.iglob(path, recursive=True), None) is not None
 
 
 def gone_note(folder: Path) -> str:

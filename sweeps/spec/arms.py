@@ -25,7 +25,11 @@ MAX_STUDY_NAME = 48
 """Characters of size and arm together: with `-confirm-` and a number they name trials, their folders and configs."""
 REPEATS = "repeats "
 """Begins the note in the run.yaml of a confirmation run; the id of the trial that it repeats follows."""
-NAMES = {"model.tie_embeddings": {True: "tied", False: "untied"}}
+NAMES: dict[str, dict[Any, str]] = {
+    "model.tie_embeddings": {True: "tied", False: "untied"},
+    "model.num_kv_heads": {None: "all-kv_heads"},
+    "train.micro_batch_size": {None: "whole-batches"},
+}
 """Words for values that would not be clear on their own."""
 
 
@@ -114,7 +118,7 @@ def arms_of(compare: Sequence[str], choices: Mapping[str, Sequence[Any]]) -> tup
 def _word(path: str, value: Any) -> str:
     """A value as part of a file name: `tied`, `gelu`, `num_heads4`, `no-clip_norm`."""
     field_name = path.rpartition(".")[2]
-    if path in NAMES:
+    if value in NAMES.get(path, {}):
         return NAMES[path][value]
     if isinstance(value, bool):
         return field_name if value else f"no-{field_name}"

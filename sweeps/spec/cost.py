@@ -15,8 +15,10 @@ TIED = "model.tie_embeddings"
 COST_FIELDS = (
     "model.d_model",
     "model.num_layers",
+    "model.num_kv_heads",
     "model.d_ff",
     "model.norm",
+    "model.qk_norm",
     "model.ffn",
     "train.steps",
     "train.tokens",
@@ -37,7 +39,7 @@ def costliest(spec: "SweepSpec", size: str, tied: bool | None = None) -> RunSpec
         runs = [spec.run_for(size, {**experiment.overrides, **tying}) for experiment in listed]
     else:
         values = {path: _costly_values(spec.space[path]) for path in COST_FIELDS if path in spec.space}
-        # The number of heads must divide every width. SweepSpec has checked that the first corner's does.
+        # The number of heads must divide every width, for example. SweepSpec has checked that the first corner's does.
         first = next(corners(spec.space))
         runs = [
             spec.run_for(size, {**first, **dict(zip(values, combination, strict=True)), **tying})

@@ -7,17 +7,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, PositiveInt
+from pydantic import AfterValidator, Field, PositiveInt
 
 from lmcore.columns import VAL_LOSS
 from lmcore.config import Config, PositiveFloat, Seed
+from lmcore.runfile.paths import FieldError, show
 from lmcore.study_database import mask_password as mask_password
 from lmcore.study_database import replace_password
 from sweeps.spec.duration import Duration
 
 Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
+Tag = Annotated[str, Field(min_length=1, max_length=64)]  # longer ones are refused by wandb
 WandbMode = Literal["auto", "off", "offline", "online"]
+OFF = "off"
 METHODS: tuple[str, ...] = get_args(Method)
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
 
@@ -74,6 +77,17 @@ class SearchConfig(Config):
     folder."""
 
 
+def _mlflow_address(uri: str) -> str:
+    """`uri` if it is off or the address of an MLflow store, without a password; otherwise FieldError."""
+    if uri in (OFF, "databricks") or (re.match(r"[a-z][a-z0-9+.-]*://", uri) and mask_password(uri) == uri):
+        return uri
+    if "://" in uri:
+        rule = f"must not hold a password, as sweep.yaml keeps it (got {mask_password(uri)})"
+        raise FieldError("", f"{rule}; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead")
+    rule = "must be off, or an address such as http://host:5000 or sqlite:///mlflow.db"
+    raise FieldError("", f"{rule} (got {show(uri)}); add the part before ://")
+
+
 class TrackingConfig(Config):
     """Where report rows are copied to while the sweep runs. Tracking never changes a trial.
 
@@ -84,8 +98,23 @@ class TrackingConfig(Config):
     wandb: WandbMode = "auto"
     """Whether rows are logged to Weights & Biases: off, offline (to files in the run's folder) or online; auto means
     online if an API key is found, and offline otherwise."""
+    tensorboard: bool = False
+    """Whether rows are written as TensorBoard's event files, to tensorboard/ in the run's folder; needs the extra
+    lmsweep[tensorboard]."""
+    mlflow: Annotated[str, AfterValidator(_mlflow_address)] = OFF
+    """Address of the MLflow server or database that rows are logged to, such as http://host:5000 or
+    sqlite:///mlflow.db, without a password; off means none. Needs the extra lmsweep[mlflow]."""
     project: Annotated[str, Field(min_length=1)] = "lmsweep"
-    """Name of the project that runs are logged to."""
+    """Name of the project that runs are logged to in wandb, and of the experiment in MLflow."""
+    entity: Annotated[str, Field(min_length=1)] | None = None
+    """User or team whose wandb project it is; null means the one that the API key belongs to."""
+    group: Annotated[str, Field(min_length=1)] | None = None
+    """Group of every run in wandb, and its tag group in MLflow; null means the sweep's name in wandb."""
+    tags: Annotated[tuple[Tag, ...], Field(strict=False)] = ()
+    """Tags of every run in wandb and MLflow, of 1 to 64 characters each; wandb's runs also have their size, arm and
+    phase."""
+    notes: Annotated[str, Field(min_length=1)] | None = None
+    """Description of every run in wandb and MLflow; null means none."""
     metrics: bool = True
     """Whether Ray exports the sweep's metrics, for Prometheus and the Metrics page of Ray's dashboard."""
 

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 
 DEFAULT_POINTS = 3
 MAX_GRID = 100_000
-MAX_COMBINATIONS = 10_000  # of constrained fields; each is checked, which takes less than 0.1 ms
-CONSTRAINED = ("model.d_model", "model.num_heads", "model.positions")
-"""Fields whose values can be valid one by one and invalid together: the heads must divide the width."""
+MAX_COMBINATIONS = 10_000  # of the fields of a group; each is checked, which takes less than 0.1 ms
+GROUPS = (
+    ("model.d_model", "model.num_heads", "model.num_kv_heads", "model.positions"),
+    ("train.batch_size", "train.micro_batch_size"),
+)
+"""Fields whose values can be valid one by one and invalid together: the heads must divide the width, for example."""
+CONSTRAINED = tuple(itertools.chain.from_iterable(GROUPS))
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -193,26 +197,30 @@ def sample_grid(grid: Sequence[dict[str, Any]], n: int, seed: int) -> list[dict[
 
 
 def check_combinations(space: Mapping[str, Entry]) -> None:
-    """FieldError if the CONSTRAINED fields, whose entries must be valid, have more than MAX_COMBINATIONS."""
-    counts = {path: _count(_all_values(entry)) for path, entry in space.items() if path in CONSTRAINED}
-    combinations = math.prod(counts.values())
-    if combinations > MAX_COMBINATIONS:
-        rule = f"must leave at most {MAX_COMBINATIONS:,} combinations of {', '.join(counts)} to check"
-        largest = max(counts, key=counts.__getitem__)
-        raise FieldError(f"space.{largest}", f"{rule} (got {combinations:,}); give a step, or choices")
+    """FieldError if one of the GROUPS, whose entries must be valid, has more than MAX_COMBINATIONS."""
+    for group in GROUPS:
+        counts = {path: _count(_all_values(entry)) for path, entry in space.items() if path in group}
+        combinations = math.prod(counts.values())
+        if combinations > MAX_COMBINATIONS:
+            rule = f"must leave at most {MAX_COMBINATIONS:,} combinations of {', '.join(counts)} to check"
+            largest = max(counts, key=counts.__getitem__)
+            raise FieldError(f"space.{largest}", f"{rule} (got {combinations:,}); give a step, or choices")
 
 
 def corners(space: Mapping[str, Entry]) -> Iterator[dict[str, Any]]:
     """Overrides whose runs must be valid for the whole space to be valid.
 
-    The CONSTRAINED fields are combined in every way, with every integer of their ranges (`check_combinations` limits
-    how many). Every other field then varies alone, over all of its choices or both ends of its range.
+    The fields of each of the GROUPS are combined in every way, with every integer of their ranges (`check_combinations`
+    limits how many). Every other field varies alone, over all of its choices or both ends of its range. What does not
+    vary has the first of its values, or that of the base run.
     """
-    together = {path: _all_values(entry) for path, entry in space.items() if path in CONSTRAINED}
-    yield from _product(together)
-    first = {path: values[0] for path, values in together.items()}
+    groups = [{path: _all_values(entry) for path, entry in space.items() if path in group} for group in GROUPS]
+    first = {path: values[0] for together in groups for path, values in together.items()}
+    yield first
+    for together in groups:
+        yield from ({**first, **combination} for combination in _product(together)[1:])
     for path, entry in space.items():
-        if path not in together:
+        if path not in first:
             for value in entry.choices if isinstance(entry, Choices) else (entry.low, entry.high):
                 yield {**first, path: value}
 

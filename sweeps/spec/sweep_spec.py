@@ -111,12 +111,13 @@ class SweepSpec(Config):
         return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search, "confirm": {"top": 0}})
 
     def absolute(self) -> "SweepSpec":
-        """This spec with absolute paths to its data and studies, valid from any working directory."""
+        """This spec with absolute paths to its data, studies and MLflow's file, valid from any working directory."""
         sources = {"source": self.data.source, "val_source": self.data.val_source}
         paths = {name: path if path == STDLIB else _absolute(path) for name, path in sources.items()}
         data = self.data.model_copy(update={**paths, "tokenizer": _absolute(self.data.tokenizer)})
         search = self.search.model_copy(update={"storage": absolute_url(self.search.storage)})
-        return self.model_copy(update={"data": data, "search": search})
+        tracking = self.tracking.model_copy(update={"mlflow": absolute_url(self.tracking.mlflow)})
+        return self.model_copy(update={"data": data, "search": search, "tracking": tracking})
 
     def experiment(self, name: str) -> dict[str, Any]:
         """Overrides of an experiment by dotted path. KeyError for an unknown name."""
@@ -273,8 +274,10 @@ class SweepSpec(Config):
 
     def _locate_in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
         """A corner's error, moved to the entry of the space that causes it; it lists the other entries involved."""
+        section = error.field.partition(".")[0]
+        constrained = [path for path in spaces.CONSTRAINED if path.startswith(f"{section}.")]
         clash = isinstance(error, ClashError)
-        involved = [path for path in corner if (path in spaces.CONSTRAINED if clash else path == error.field)]
+        involved = [path for path in corner if (path in constrained if clash else path == error.field)]
         path = error.field if error.field in involved else involved[0]
         others = ", ".join(f"space.{other} gives {show(corner[other])}" for other in involved if other != path)
         rule = error.rule if path == error.field else str(error)

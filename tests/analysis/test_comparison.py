@@ -8,7 +8,14 @@ import pytest
 
 from analysis.stats.comparison import COLUMNS, compare, compare_experiments, paired_t
 from analysis.stats.estimate import Estimate, NotEstimable
-from analysis.stats.matching import MATCHINGS, SAME_NON_EMBEDDING, SAME_SHAPE, SAME_TOTAL
+from analysis.stats.matching import (
+    MATCHINGS,
+    SAME_NON_EMBEDDING,
+    SAME_SHAPE,
+    SAME_TOTAL,
+    SHAPE_PATHS,
+    size_columns,
+)
 
 TYING = "model.tie_embeddings"
 BODY = {"xs": 200_000, "s": 440_000, "m": 800_000}  # non-embedding parameters
@@ -333,3 +340,11 @@ def test_the_interval_contains_the_truth_in_95_percent_of_simulated_sets():
     for matching, truth in {SAME_TOTAL: 0.1, SAME_SHAPE: same_shape}.items():
         differences = [comparison.matchings[matching].difference for comparison in found]
         assert sum(one.low <= truth <= one.high for one in differences) >= 17, matching
+
+
+def test_key_value_heads_and_micro_batches_follow_the_shape_from_size_to_size():
+    sized = {"model.d_model": [64, 128], "model.num_kv_heads": [1, 2], "train.micro_batch_size": [8, 4]}
+    trials = pd.DataFrame({"size": ["xs", "s"], **{f"params.{path}": values for path, values in sized.items()}})
+    assert size_columns(trials) == tuple(f"params.{path}" for path in sized)
+    assert SHAPE_PATHS[0] == "params.model.d_model"
+    assert not set(size_columns(trials)[1:]) & set(SHAPE_PATHS)

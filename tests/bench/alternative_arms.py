@@ -7,6 +7,7 @@ from torch.func import functional_call, grad_and_value
 
 from lmcore.clip import clip_scale
 from lmcore.config import ModelConfig
+from lmcore.dropout import Dropout
 from lmcore.model import TransformerLM
 from lmcore.optim import Coefficients, adamw_coefficients, adamw_update_
 from lmcore.population.population import Population, mean_nll
@@ -51,7 +52,8 @@ def layout_steps(model: ModelConfig, batch_size: int, slots: int) -> dict[str, A
     max_norms = torch.full((slots,), CLIP)
     ours = Population(TransformerLM(model, slots))
 
-    def forward(lm: TransformerLM, x: Tensor, y: Tensor) -> Tensor:
+    def forward(lm: TransformerLM, x: Tensor, y: Tensor, dropout: Dropout | None = None) -> Tensor:
+        assert dropout is None
         return mean_nll(lm, lm.hidden(x), y)
 
     other = TransformerLM(model, slots)

@@ -33,6 +33,8 @@ def test_runs_that_differ_only_in_slot_vectors_share_a_population():
         (ModelConfig, {"d_model": 100, "num_heads": 3}, "choose 2 heads"),
         (ModelConfig, {"d_model": 2_000_000_011, "num_heads": 2}, "choose 1 heads"),
         (ModelConfig, {"d_model": 12, "num_heads": 4}, "positions: none"),
+        (ModelConfig, {"num_heads": 8, "num_kv_heads": 3}, "3 does not divide 8; choose 2 heads"),
+        (ModelConfig, {"num_heads": 4, "num_kv_heads": 8}, "8 does not divide 4; choose 4 heads"),
         (ModelConfig, {"vocab": 10}, "Extra inputs"),
         (TrainConfig, {"steps": "200"}, "valid integer"),
         (TrainConfig, {"steps": True}, "valid integer"),

@@ -12,22 +12,27 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 MODEL = {"vocab_size": 97, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 16}
 
 
-def runs(graphs):
+def runs(graphs, dropout=0.0, **options):
     train = {"steps": 30, "batch_size": 4, "eval_every": 5, "eval_windows": 8, "compile": False, "dtype": "float32"}
     return [
         RunSpec(
-            model=ModelConfig(**MODEL, tie_embeddings=tied),
-            train=TrainConfig(**train, seed=seed, cuda_graphs=graphs),
+            model=ModelConfig(**MODEL, tie_embeddings=tied, dropout=dropout and dropout + seed / 10),
+            train=TrainConfig(**train | options, seed=seed, cuda_graphs=graphs),
             optim=OptimConfig(lr=lr),
         )
         for seed, tied, lr in [(0, False, 1e-3), (1, True, 1e-2), (2, False, 3e-3)]
     ]
 
 
-def test_replayed_steps_equal_launched_ones_while_slots_pause_and_are_refilled(small_tokens):
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"dropout": 0.1}, {"micro_batch_size": 2}, {"dropout": 0.1, "micro_batch_size": 2, "compile": True}],
+    ids=["plain", "dropout", "micro batches", "all compiled"],
+)
+def test_replayed_steps_equal_launched_ones_while_slots_pause_and_are_refilled(small_tokens, options):
     curves = []
     for graphs in (False, True):
-        first, second, third = runs(graphs)
+        first, second, third = runs(graphs, **options)
         trainer = Trainer([first, second, None], small_tokens)
         rows = []
         for _ in range(2):

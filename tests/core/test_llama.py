@@ -39,20 +39,30 @@ def model_with_large_weights(config, **slots):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "ln" in name:
+            if "ln" in name or "norm" in name:
                 parameter.uniform_(0.5, 1.5, generator=generator)
             else:
                 parameter.mul_(10)
     return model
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_transformers_loads_the_folder_and_computes_our_logits(tmp_path, bpe, tied):
+@pytest.mark.parametrize(
+    ("changes", "family"),
+    [
+        ({}, "LlamaForCausalLM"),
+        ({"tie_embeddings": True}, "LlamaForCausalLM"),
+        ({"num_kv_heads": 2}, "LlamaForCausalLM"),
+        ({"num_kv_heads": 1, "tie_embeddings": True}, "LlamaForCausalLM"),
+        ({"qk_norm": True}, "Qwen3ForCausalLM"),
+        ({"qk_norm": True, "num_kv_heads": 2, "tie_embeddings": True}, "Qwen3ForCausalLM"),
+    ],
+)
+def test_transformers_loads_the_folder_and_computes_our_logits(tmp_path, bpe, changes, family):
     transformers = pytest.importorskip("transformers")
-    model = model_with_large_weights(ModelConfig(**SMALL, tie_embeddings=tied, rope_theta=5000.0, norm_eps=1e-4))
+    model = model_with_large_weights(ModelConfig(**SMALL | changes, rope_theta=5000.0, norm_eps=1e-4))
     write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str()))
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert type(theirs).__name__ == "LlamaForCausalLM"
+    assert type(theirs).__name__ == family
     assert not any(info.values()), info  # no key is missing, unexpected or of another shape
     assert all(parameter.dtype == torch.float32 for parameter in theirs.parameters())
     x = torch.randint(0, 400, (3, 32), generator=torch.Generator().manual_seed(1))

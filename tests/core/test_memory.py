@@ -22,24 +22,28 @@ from lmcore.measure.throughput import _Probe
 def peak(run):
     ids = np.random.default_rng(0).integers(0, run.model.vocab_size, 9000)
     return _Probe(run, Tokens.of(ids, ids, run.model.vocab_size), 1).bytes
-train = TrainConfig(device="cpu", dtype={dtype!r}, threads=1)
-peak(RunSpec(model=ModelConfig(vocab_size=16, d_model=16, num_heads=1, d_ff=16), train=train))  # loads the libraries
+train = TrainConfig(device="cpu", dtype={dtype!r}, threads=1, **{train!r})
+small = dict(vocab_size=16, d_model=16, num_heads=1, d_ff=16)
+peak(RunSpec(model=ModelConfig(**small), train=train))  # loads the libraries
 print(peak(RunSpec(model=ModelConfig(**{model!r}), train=train)))
 """
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can reset a process's peak memory")
 @pytest.mark.parametrize(
-    ("dtype", "model"),
+    ("dtype", "model", "train"),
     [
-        ("float32", {"d_model": 256, "d_ff": 704, "num_layers": 3}),
-        ("bfloat16", {"d_model": 256, "d_ff": 1024, "num_layers": 3, "ffn": "gelu", "vocab_size": 8192}),
+        ("float32", {"d_model": 256, "d_ff": 704, "num_layers": 3}, {}),
+        ("bfloat16", {"d_model": 256, "d_ff": 1024, "num_layers": 3, "ffn": "gelu", "vocab_size": 8192}, {}),
+        ("float32", {"d_model": 256, "num_layers": 3, "num_kv_heads": 1, "qk_norm": True, "dropout": 0.1}, {}),
+        ("float32", {"d_model": 256, "d_ff": 704, "num_layers": 4}, {"batch_size": 32, "micro_batch_size": 8}),
     ],
+    ids=["float32", "bfloat16", "shared keys, norms of heads, dropout", "micro batches"],
 )
-def test_the_estimate_is_within_its_factor_of_the_peak_of_a_real_run(dtype, model):
-    command = [sys.executable, "-c", PEAK.format(dtype=dtype, model=model)]
+def test_the_estimate_is_within_its_factor_of_the_peak_of_a_real_run(dtype, model, train):
+    command = [sys.executable, "-c", PEAK.format(dtype=dtype, model=model, train=train)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    estimate = estimate_memory(RunSpec(model=ModelConfig(**model), train=TrainConfig(dtype=dtype))).total
+    estimate = estimate_memory(RunSpec(model=ModelConfig(**model), train=TrainConfig(dtype=dtype, **train))).total
     assert estimate > 1e8
     assert 1 / FACTOR < int(done.stdout) / estimate < FACTOR
 
@@ -49,6 +53,11 @@ def test_weights_gradients_and_moments_take_sixteen_bytes_a_parameter_an_idle_he
     untied = RunSpec(model=model)
     tied = RunSpec(model=model.model_copy(update={"tie_embeddings": True}))
     assert estimate_memory(untied).state == estimate_memory(tied).state == 16 * (2 * 512 * 64 + 100_672)
+
+
+def test_a_larger_batch_of_equal_micro_batches_costs_nothing():
+    small, large = (estimate_memory(RunSpec(train=TrainConfig(batch_size=B, micro_batch_size=8))) for B in (16, 64))
+    assert small == large
 
 
 def test_a_larger_batch_costs_activations_only():

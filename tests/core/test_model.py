@@ -29,10 +29,10 @@ def tokens(num_slots=1, batch=3, time=32, seed=0):
     return torch.randint(0, 97, (num_slots, batch, time), generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_logits_equal_hugging_face_llama(tied):
+@pytest.mark.parametrize(("tied", "kv_heads"), [(False, 4), (True, 4), (False, 2)])
+def test_logits_equal_hugging_face_llama(tied, kv_heads):
     transformers = pytest.importorskip("transformers")
-    config = ModelConfig(**SMALL, tie_embeddings=tied)
+    config = ModelConfig(**SMALL, tie_embeddings=tied, num_kv_heads=kv_heads)
     torch.manual_seed(0)
     llama = transformers.LlamaForCausalLM(
         transformers.LlamaConfig(
@@ -41,7 +41,7 @@ def test_logits_equal_hugging_face_llama(tied):
             intermediate_size=128,
             num_hidden_layers=2,
             num_attention_heads=4,
-            num_key_value_heads=4,
+            num_key_value_heads=kv_heads,
             max_position_embeddings=32,
             rms_norm_eps=1e-5,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
@@ -109,8 +109,50 @@ def test_post_norm_normalizes_the_residual_stream_that_reaches_the_head():
     torch.testing.assert_close(seen[0].square().mean(-1), torch.ones(1, 96), rtol=1e-3, atol=1e-3)
 
 
-def test_slots_of_a_mixed_population_equal_the_models_alone_bitwise():
-    config = ModelConfig(**SMALL)
+@pytest.mark.parametrize("kv_heads", [1, 2])
+def test_shared_key_value_heads_are_those_of_all_query_heads_that_share_them(kv_heads):
+    """Reference: a head of its own for every query head, with the rows of the head that it shares."""
+    shared, own = TransformerLM(ModelConfig(**SMALL, num_kv_heads=kv_heads)), TransformerLM(ModelConfig(**SMALL))
+    weights = shared.slot_state_dict(0)
+    for name in weights:
+        if name.endswith(("k_proj.weight", "v_proj.weight")):
+            heads = weights[name].view(kv_heads, 16, 64)
+            weights[name] = heads.repeat_interleave(4 // kv_heads, dim=0).reshape(64, 64)
+    own.load_slot_state_dict(0, weights)
+    torch.testing.assert_close(shared(tokens()), own(tokens()), rtol=1e-5, atol=1e-6)
+
+
+def test_a_key_value_head_for_every_query_head_is_the_default():
+    default, explicit = (TransformerLM(ModelConfig(**SMALL, num_kv_heads=heads)) for heads in (None, 4))
+    assert torch.equal(default(tokens()), explicit(tokens()))
+
+
+def test_qk_norm_divides_every_head_by_its_root_mean_square():
+    model = TransformerLM(ModelConfig(**SMALL, qk_norm=True, num_kv_heads=2), 2)
+    attention = model.layers[0].attn
+    with torch.no_grad():
+        attention.k_norm.weight.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
+    keys = 100 * torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))  # [K, N, G * D/H]
+    normalized = attention._normalized(keys, attention.k_norm)
+    for slot in range(2):
+        for head in range(2):
+            own = keys[slot, :, 16 * head : 16 * head + 16]
+            expected = own / (own.square().mean(-1, keepdim=True) + 1e-5).sqrt() * attention.k_norm.weight[slot]
+            torch.testing.assert_close(normalized[slot, :, 16 * head : 16 * head + 16], expected)
+
+
+def test_qk_norm_makes_attention_independent_of_the_scale_of_queries_and_keys():
+    model = TransformerLM(ModelConfig(**SMALL, qk_norm=True, norm_eps=1e-12))
+    before = model(tokens())
+    with torch.no_grad():
+        model.layers[0].attn.q_proj.weight.mul_(1000)
+        model.layers[1].attn.k_proj.weight.mul_(0.01)
+    torch.testing.assert_close(model(tokens()), before, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("attention", [{}, {"num_kv_heads": 2}, {"num_kv_heads": 1, "qk_norm": True}])
+def test_slots_of_a_mixed_population_equal_the_models_alone_bitwise(attention):
+    config = ModelConfig(**SMALL, **attention)
     tied, seeds = [False, True, False, True, True], [5, 6, 7, 6, 5]
     population = TransformerLM(config, 5, tied=tied, seeds=seeds)
     x = tokens(5, batch=4)
@@ -149,6 +191,8 @@ def test_initial_weights_depend_on_seed_and_name_alone():
 
 
 def test_initial_weights_have_the_promised_spread():
+    gains = TransformerLM(ModelConfig(**SMALL, qk_norm=True)).layers[1].attn.q_norm.weight
+    assert torch.equal(gains, torch.ones(1, 16))
     matrix = init_tensor("layers.0.attn.q_proj.weight", torch.Size((512, 512)), 0, num_layers=8)
     residual = init_tensor("layers.0.ffn.w2.weight", torch.Size((512, 512)), 0, num_layers=8)
     # A normal cut at three sigma has 0.9866 of its variance's root.
@@ -182,13 +226,18 @@ def test_interleaved_weights_give_the_logits_of_rotating_neighbouring_channels()
     torch.testing.assert_close(q @ k.transpose(1, 2), reference, rtol=1e-4, atol=1e-3)
 
 
-def test_loading_interleaved_permutes_q_and_k_and_nothing_else():
-    model = TransformerLM(ModelConfig(**SMALL), 2)
+def test_loading_interleaved_permutes_q_and_k_with_their_gains_and_nothing_else():
+    model = TransformerLM(ModelConfig(**SMALL, num_kv_heads=2, qk_norm=True), 2)
     weights = model.slot_state_dict(1)
+    gains = torch.arange(16.0)
+    weights["layers.0.attn.k_norm.weight"] = gains
     model.load_slot_state_dict(0, weights, rope="interleaved")
+    heads = {"q_proj.weight": 4, "k_proj.weight": 2}
     for name, loaded in model.slot_state_dict(0).items():
-        permuted = name.endswith(("q_proj.weight", "k_proj.weight"))
-        expected = interleaved_to_half(weights[name], 4) if permuted else weights[name]
+        count = heads.get(name.rpartition("attn.")[2])
+        expected = weights[name] if count is None else interleaved_to_half(weights[name], count)
+        if name == "layers.0.attn.k_norm.weight":
+            expected = torch.cat((gains[::2], gains[1::2]))
         assert torch.equal(loaded, expected)
 
 

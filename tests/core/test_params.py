@@ -27,6 +27,29 @@ def test_count_parameters_equals_what_pytorch_counts(norm, positions, ffn, tied)
     )
 
 
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_shared_key_value_heads_and_norms_of_heads_are_counted_as_pytorch_counts_them(num_kv_heads, qk_norm):
+    config = ModelConfig(**SMALL | {"d_model": 16, "num_heads": 4}, num_kv_heads=num_kv_heads, qk_norm=qk_norm)
+    weights = TransformerLM(config).slot_state_dict(0)
+    count = count_parameters(config)
+    assert count.total == sum(tensor.numel() for tensor in weights.values())
+    assert count.attention == sum(
+        tensor.numel() for name, tensor in weights.items() if "attn" in name and "proj" in name
+    )
+    assert count.norm == sum(tensor.numel() for name, tensor in weights.items() if "ln" in name or "norm" in name)
+    assert count.total - estimate_parameters(config) == count.norm
+
+
+def test_counts_and_flops_of_grouped_query_attention_are_those_computed_by_hand():
+    config = ModelConfig(**SMALL | {"num_heads": 4}, num_kv_heads=1, qk_norm=True)  # 2 channels a head
+    attention = 3 * (8 * 8 + 8 * 2 + 8 * 2 + 8 * 8)  # q, k, v, output
+    norms = 7 * 8 + 3 * 2 * 2
+    count = count_parameters(config)
+    assert (count.attention, count.norm) == (attention, norms) == (480, 68)
+    assert flops_per_token(config) == 6 * (480 + 3 * 3 * 8 * 12 + 68 + 37 * 8) + 12 * 3 * 16 * 8
+
+
 @pytest.mark.parametrize(("ffn", "matrices"), [("swiglu", 3), ("gelu", 2), ("silu", 2), ("relu", 2)])
 @pytest.mark.parametrize(("tied", "vocab_matrices"), [(True, 1), (False, 2)])
 def test_the_estimate_is_the_textbook_formula(ffn, matrices, tied, vocab_matrices):
@@ -52,6 +75,12 @@ def test_tying_removes_the_head_and_nothing_else():
 def test_the_count_of_llama_2_7b_is_the_published_one():
     llama = ModelConfig(vocab_size=32_000, d_model=4096, num_layers=32, num_heads=32, d_ff=11_008, context_length=4096)
     assert count_parameters(llama).total == 6_738_415_616
+
+
+def test_the_count_of_mistral_7b_whose_query_heads_share_keys_is_the_published_one():
+    shape = {"vocab_size": 32_000, "d_model": 4096, "num_layers": 32, "num_heads": 32, "d_ff": 14_336}
+    mistral = ModelConfig(**shape, num_kv_heads=8, context_length=4096)
+    assert count_parameters(mistral).total == 7_241_732_096
 
 
 def test_flops_per_token_counts_the_head_once_tied_or_not():

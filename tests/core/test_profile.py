@@ -20,7 +20,17 @@ from lmcore.device import Machine, resolve_run
 from lmcore.model import TransformerLM
 from lmcore.params import count_parameters
 from lmcore.profile.__main__ import main
-from lmcore.profile.breakdown import AUTOGRAD, HEAD_AND_LOSS, OVERHEAD, PARTS, REST, Category, Probe, attribute_time
+from lmcore.profile.breakdown import (
+    AUTOGRAD,
+    DROPOUT,
+    HEAD_AND_LOSS,
+    OVERHEAD,
+    PARTS,
+    REST,
+    Category,
+    Probe,
+    attribute_time,
+)
 from lmcore.profile.roofline import KINDS, Operation, update_operations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,7 +66,9 @@ def breakdown():
     with pytest.MonkeyPatch.context() as monkeypatch:
         # Reading the profiler's events takes most of the time, so profile a single update.
         monkeypatch.setattr(lmcore.profile.breakdown, "PROFILED_UPDATES", 1)
-        return Probe(tiny_run(eval_windows=4), 1, Tokens.of(ids[:10_000], ids[10_000:], 97)).break_down()
+        return Probe(
+            tiny_run({"dropout": 0.1}, eval_windows=4), 1, Tokens.of(ids[:10_000], ids[10_000:], 97)
+        ).break_down()
 
 
 def test_parts_and_kinds_each_sum_to_the_time_of_an_update(breakdown):
@@ -71,7 +83,16 @@ def test_every_part_of_an_uncompiled_update_takes_time(breakdown):
 
 
 def test_only_differentiated_parts_take_time_in_the_backward_pass(breakdown):
-    differentiated = {"embedding", "norms", "attention", "feed-forward", "residual sums", HEAD_AND_LOSS, AUTOGRAD}
+    differentiated = {
+        "embedding",
+        "norms",
+        "attention",
+        "feed-forward",
+        "residual sums",
+        DROPOUT,
+        HEAD_AND_LOSS,
+        AUTOGRAD,
+    }
     assert {part for part in PARTS if breakdown.total_s(part, backward=True)} == differentiated
 
 
@@ -134,11 +155,11 @@ def test_a_compiled_program_is_one_part_with_products_and_cpu_kernels():
 
 @pytest.mark.parametrize("ffn", ["swiglu", "relu"])
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("slots", [1, 3])
-def test_flops_of_products_and_attention_match_torchs_count(ffn, tied, slots):
+@pytest.mark.parametrize(("slots", "kv_heads"), [(1, 2), (3, 2), (3, 1)])
+def test_flops_of_products_and_attention_match_torchs_count(ffn, tied, slots, kv_heads):
     """torch counts attention as products without causality: T^2 pairs instead of our T (T + 1) / 2."""
     sizes = {"vocab_size": 37, "d_model": 16, "num_layers": 2, "num_heads": 2, "d_ff": 24, "context_length": 8}
-    config = ModelConfig(**sizes, ffn=ffn, tie_embeddings=tied)
+    config = ModelConfig(**sizes, ffn=ffn, tie_embeddings=tied, num_kv_heads=kv_heads)
     model = TransformerLM(config, slots)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         model(torch.zeros(slots, 5, 8, dtype=torch.int64)).sum().backward()
@@ -157,6 +178,26 @@ def test_bytes_of_norms_rotary_positions_and_optimizer_depend_on_the_architectur
         assert bytes_of["norms"] == 2 * norms * 5 * run.tokens_per_step * run.model.d_model * 4
         assert bytes_of["rotary positions"] == 0
         assert bytes_of["norm, clip and AdamW"] == 2 * 32 * count_parameters(run.model).total
+
+
+def test_bytes_of_shared_keys_norms_of_heads_and_dropout_are_those_of_their_channels():
+    run = tiny_run(model={"num_kv_heads": 1, "qk_norm": True, "dropout": 0.1}, dtype="float32")
+    bytes_of = {operation.name: operation.bytes for operation in update_operations(run, 1)}
+    n = run.tokens_per_step
+    assert bytes_of["k, v"] == 3 * 2 * 4 * (n * 32 + 32 * 16 + n * 16)
+    assert bytes_of["norms of heads"] == 4 * 5 * n * (32 + 16)
+    assert bytes_of["rotary positions"] == 4 * 4 * n * (32 + 16)
+    assert bytes_of["dropout"] == 3 * 4 * 4 * n * 32
+    assert bytes_of["sum of gradients"] == 0
+
+
+def test_micro_batches_cost_the_same_flops_and_read_the_weights_once_each():
+    whole, parts = (update_operations(tiny_run(micro_batch_size=size, dtype="float32"), 2) for size in (None, 1))
+    assert sum(operation.flops for operation in whole) == sum(operation.flops for operation in parts)
+    head, head_of_four = (next(o for o in operations if o.name == "head") for operations in (whole, parts))
+    assert head_of_four.bytes - head.bytes == 2 * 3 * 4 * 3 * (32 * 97)
+    summed = next(o for o in parts if o.name == "sum of gradients")
+    assert summed.bytes == 2 * 3 * 12 * count_parameters(tiny_run().model).total
 
 
 def test_a_bound_is_the_larger_of_compute_and_memory_time():

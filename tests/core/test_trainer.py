@@ -89,6 +89,15 @@ def test_each_of_five_slots_is_bitwise_its_run_alone_even_if_one_becomes_nan(sma
             assert_same_weights(together, k, alone, 0)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_slots_whose_query_heads_share_normalized_keys_are_bitwise_their_runs_alone(small_tokens, dtype):
+    model = MODEL | {"num_kv_heads": 2, "qk_norm": True}
+    runs = [run(steps=10, seed=k, lr=10.0**-k, tied=k == 1, model=model, train={"dtype": dtype}) for k in (1, 2, 3)]
+    together = curves(Trainer(runs, small_tokens))
+    for k, alone in enumerate(runs):
+        assert together[k] == curves(Trainer([alone], small_tokens))[0]
+
+
 def test_one_slot_trains_like_a_plain_loop_over_the_public_functions(small_tokens):
     """Reference: get_batch, cross_entropy, clip_grad_norm_, cosine_lr and AdamW as in the formulas' training run."""
     spec = run(steps=12, lr=1e-2, warmup_fraction=0.25)

@@ -15,10 +15,12 @@ class OfflineRun:
 
     id: str = ""
     name: str = ""
+    entity: str = ""
     project: str = ""
     group: str = ""
     job_type: str = ""
     tags: list[str] = field(default_factory=list)
+    notes: str = ""
     resume: bool = False
     config: dict[str, str] = field(default_factory=dict)
     history: list[dict[str, str]] = field(default_factory=list)
@@ -38,6 +40,7 @@ def read_offline_run(path: Path) -> OfflineRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.name, run.project, run.group = record.run.display_name, record.run.project, record.run.run_group
+            run.entity, run.notes = record.run.entity, record.run.notes
             run.id, run.job_type, run.tags = record.run.run_id, record.run.job_type, list(record.run.tags)
             run.resume = record.run.resume
             run.config |= {item.key: item.value_json for item in record.run.config.update}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lmcore.config import ModelConfig
 from lmcore.errors import InputError
 from lmcore.measure.detectable import detectable_difference
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
@@ -64,6 +65,14 @@ def test_a_space_over_shapes_and_steps_counts_its_costliest_trial():
     flops = 50 * 16 * 128 * flops_per_token(largest.model)
     assert plan(spec).trials[0].train_flops == flops
     assert plan(spec).sizes[0].train_flops == 2 * flops
+
+
+def test_a_space_over_heads_counts_the_trial_whose_query_heads_share_no_keys():
+    space = {"model.num_kv_heads": [1, None], "model.qk_norm": [False, True]}
+    [cost, _] = plan(SweepSpec(name="a", space=space, search={"trials": 2})).trials
+    largest = ModelConfig(qk_norm=True)
+    assert cost.params_exact == count_parameters(largest).total
+    assert cost.train_flops == cost.tokens * flops_per_token(largest)
 
 
 def test_an_ablation_lists_every_experiment_and_costs_those_that_run():

@@ -3,7 +3,7 @@
 import pytest
 
 from lmcore.errors import InputError
-from sweeps.cli.options import parse
+from sweeps.cli.options import parse, resume_command
 from sweeps.run import load_sweep
 from sweeps.rundir.folder import RunFolder, write_text
 from sweeps.rundir.ray_job import check_lasting
@@ -54,6 +54,32 @@ def test_what_a_resume_may_change_is_changed_by_the_command_and_what_it_may_not_
     )
     with pytest.raises(InputError, match=r"search\.trials: must not shrink"):
         load_sweep(parse((*COMMAND, *stored, "--trials", "4")))
+
+
+def test_an_address_of_mlflow_that_only_the_folder_names_is_not_used(begin, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    named = ("--set", "tracking.mlflow=http://host:5000")
+    begin(*COMMAND, *named)
+    with pytest.raises(InputError) as refusal:
+        load_sweep(parse(("--resume", "runs/batch")))
+    assert str(refusal.value) == (
+        "tracking.mlflow: runs/batch/sweep.yaml names an address, which is used only if you confirm it "
+        "(got 'http://host:5000'); add --set tracking.mlflow=http://host:5000, or --set tracking.mlflow=off"
+    )
+    for again in (("--resume", "runs/batch", *named), (*COMMAND, *named)):
+        assert load_sweep(parse(again))[0].tracking.mlflow == "http://host:5000"
+    for off in (("--resume", "runs/batch", "--set", "tracking.mlflow=off"), COMMAND):
+        assert load_sweep(parse(off))[0].tracking.mlflow == "off"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert load_sweep(parse(("--resume", "runs/batch")))[0].tracking.mlflow == "http://host:5000"
+
+
+def test_the_command_that_resumes_repeats_the_address_of_mlflow():
+    options = parse(COMMAND)
+    assert "mlflow" not in resume_command(options, "runs/batch", None)
+    assert resume_command(options, "runs/batch", None, mlflow="http://host:5000").endswith(
+        "--resume runs/batch --set tracking.mlflow=http://host:5000"
+    )
 
 
 def test_a_folder_that_is_called_auto_is_resumed_by_its_path(begin, in_tmp):

@@ -221,6 +221,22 @@ def test_fields_that_do_not_constrain_one_another_are_not_counted_as_combination
     assert len(list(corners(space))) == MAX_COMBINATIONS + 4
 
 
+def test_a_batch_is_combined_with_its_micro_batches_and_not_with_the_shape_of_the_model():
+    space = space_of(
+        model__num_heads=[2, 4],
+        model__num_kv_heads=[None, 1, 2],
+        train__batch_size={"low": 8, "high": 16, "step": 4},
+        train__micro_batch_size=[4, 2],
+    )
+    found = list(corners(space))
+    assert found[0] == {path: (entry.choices[0] if hasattr(entry, "choices") else 8) for path, entry in space.items()}
+    heads = [(corner["model.num_heads"], corner["model.num_kv_heads"]) for corner in found]
+    batches = [(corner["train.batch_size"], corner["train.micro_batch_size"]) for corner in found]
+    assert set(heads) == {(heads, kv_heads) for heads in (2, 4) for kv_heads in (None, 1, 2)}
+    assert set(batches) == {(batch, part) for batch in (8, 12, 16) for part in (4, 2)}
+    assert len(found) == 2 * 3 + 3 * 2 - 1
+
+
 FREE = {
     "num_layers": st.integers(1, 99),
     "d_ff": st.integers(1, 999),
@@ -229,26 +245,40 @@ FREE = {
     "norm": st.sampled_from(["pre", "post", "none"]),
     "ffn": st.sampled_from(["swiglu", "gelu", "silu", "relu"]),
     "tie_embeddings": st.booleans(),
+    "qk_norm": st.booleans(),
     "rope_theta": st.floats(1e-3, 1e6),
     "norm_eps": st.floats(1e-9, 1),
+    "dropout": st.floats(0, 1, exclude_max=True),
 }
 
 
 @settings(max_examples=100, deadline=None)
 @given(
     heads=st.integers(1, 9),
+    kv_heads=st.none() | st.integers(1, 9),
     channels=st.integers(1, 9),
     positions=st.sampled_from(["rope", "none"]),
     free=st.fixed_dictionaries(FREE),
 )
-def test_only_the_constrained_fields_of_a_model_can_be_right_alone_and_wrong_together(heads, channels, positions, free):
-    assert {*CONSTRAINED, *(f"model.{name}" for name in FREE)} == {f"model.{name}" for name in ModelConfig.model_fields}
-    constrained = {"d_model": heads * channels, "num_heads": heads, "positions": positions}
-    if positions == "none" or channels % 2 == 0:
-        ModelConfig(**constrained, **free)
-    else:
+def test_only_the_constrained_fields_of_a_model_can_be_right_alone_and_wrong_together(
+    heads, kv_heads, channels, positions, free
+):
+    paths = {path for path in CONSTRAINED if path.startswith("model.")}
+    assert {*paths, *(f"model.{name}" for name in FREE)} == {f"model.{name}" for name in ModelConfig.model_fields}
+    constrained = {
+        "d_model": heads * channels,
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "positions": positions,
+    }
+    if positions == "rope" and channels % 2:
         with pytest.raises(ValidationError, match="even number of channels"):
             ModelConfig(**constrained, **free)
+    elif heads % (kv_heads or heads):
+        with pytest.raises(ValidationError, match="num_kv_heads must divide num_heads"):
+            ModelConfig(**constrained, **free)
+    else:
+        ModelConfig(**constrained, **free)
 
 
 def test_a_space_is_read_and_checked_without_loading_optuna():

@@ -281,6 +281,9 @@ def test_an_experiment_is_found_by_its_name():
     assert spec.experiment("baseline") == {}
 
 
+UNEQUAL = {"search": {"allow_unequal_budgets": True}}
+
+
 def test_fields_that_constrain_one_another_are_checked_together_not_one_by_one():
     space = {"model.d_model": [96, 192], "model.num_heads": [3, 6]}
     assert SweepSpec(name="a", space=space).run_for("main", {"model.d_model": 96, "model.num_heads": 3})
@@ -294,6 +297,23 @@ def test_a_clash_is_found_however_large_the_rest_of_the_space_is():
     }
     with pytest.raises(ValidationError, match="5 does not divide 128"):
         SweepSpec(name="a", space=space)
+
+
+def test_every_batch_of_a_range_is_checked_against_the_micro_batch_of_the_base_run():
+    train = {"micro_batch_size": 8}
+    SweepSpec(name="a", train=train, space={"train.batch_size": {"low": 8, "high": 32, "step": 8}}, **UNEQUAL)
+    with pytest.raises(ValidationError, match="micro_batch_size: must divide batch_size, but 8 does not") as error:
+        SweepSpec(name="a", train=train, space={"train.batch_size": {"low": 8, "high": 32}}, **UNEQUAL)
+    assert str(describe(error.value)).startswith("space.train.batch_size")
+
+
+def test_key_value_heads_that_do_not_divide_all_query_heads_are_refused_with_the_entries_that_take_part():
+    space = {"model.num_heads": [4, 8], "model.num_kv_heads": [None, 2, 8]}
+    with pytest.raises(ValidationError, match="must divide num_heads, but 8 does not divide 4; choose 4") as error:
+        SweepSpec(name="a", space=space)
+    message = str(describe(error.value))
+    assert message.startswith("space.model.num_kv_heads.choices: must divide")
+    assert message.endswith("(space.model.num_heads gives 4)")
 
 
 def test_more_heads_and_widths_than_can_be_checked_are_refused_at_once():
@@ -381,3 +401,12 @@ def test_one_file_may_search_a_field_and_list_experiments_that_set_it():
         }
     )
     assert spec.run_for("main", spec.experiment("high")).optim.lr == 1e-1
+
+
+def test_arms_whose_null_means_all_are_named_so():
+    space = {"model.num_kv_heads": [None, 2], "optim.clip_norm": [None, 1.0], "optim.lr": [0.1, 0.2]}
+    spec = SweepSpec(name="a", space=space, compare=["model.num_kv_heads", "optim.clip_norm"])
+    assert [arm.name for arm in spec.arms] == [
+        *("all-kv_heads-no-clip_norm", "all-kv_heads-clip_norm1", "num_kv_heads2-no-clip_norm"),
+        "num_kv_heads2-clip_norm1",
+    ]

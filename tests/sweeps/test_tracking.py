@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,15 +12,20 @@ from pathlib import Path
 import pytest
 import yaml
 from offline_runs import read_offline_run
+from pydantic import ValidationError
+from tracked_rows import line, new_folder
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
+from lmcore.errors import InputError
 from lmcore.params import count_parameters
+from lmcore.runfile.paths import describe
 from sweeps.callbacks import tracking
-from sweeps.callbacks.tracking import TRACKERS, Tracking, follow
-from sweeps.callbacks.wandb_tracker import WandbTracker, run_id
-from sweeps.rundir.folder import RunFolder
+from sweeps.callbacks.tracked_trial import run_id
+from sweeps.callbacks.tracking import EXTRAS, TRACKERS, Tracking, check_installed, follow
+from sweeps.callbacks.wandb_tracker import WandbTracker
 from sweeps.spec.settings import TrackingConfig
+from sweeps.spec.sweep_spec import SweepSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = TrackingConfig(wandb="offline")
@@ -40,25 +46,10 @@ def init(**settings):
 """
 
 
-def line(trial, step, status=col.RUNNING, **values):
-    """A line of metrics.jsonl; the trial has a final loss when it has ended."""
-    row = dict.fromkeys(col.ROW_COLUMNS, 1.5) | {col.TRIAL: trial, col.SIZE: "xs", col.STATUS: status, col.STEP: step}
-    row |= values
-    if status == col.RUNNING:
-        row |= dict.fromkeys(col.FINAL_COLUMNS)
-    return json.dumps(row) + "\n"
-
-
 @pytest.fixture
 def folder(in_tmp):
     """A run's folder with two trials, without rows yet."""
-    folder = RunFolder.named("tracked")
-    for trial in ("xs-0000", "xs-0001"):
-        folder.trial(trial).mkdir(parents=True)
-        text = yaml.safe_dump({"name": f"name-of-{trial}", **RunSpec().model_dump()})
-        (folder.trial(trial) / "run.yaml").write_text(text)
-    folder.metrics.touch()
-    return folder
+    return new_folder()
 
 
 @pytest.fixture
@@ -121,9 +112,51 @@ def test_auto_is_online_only_with_a_key_and_obeys_wandb_mode(environment, netrc,
         assert WandbTracker.mode(TrackingConfig(wandb=setting)) == setting
 
 
+OFF = {"wandb": "off", "tensorboard": False, "mlflow": "off"}
+ON = {"wandb": "offline", "tensorboard": True, "mlflow": "sqlite:///mlflow.db"}
+
+
 @pytest.mark.parametrize("name", TRACKERS)
-def test_every_tracker_is_switched_off_by_a_setting_of_its_own_name(name):
-    assert TRACKERS[name].mode(TrackingConfig.model_validate({name: "off"})) == "off"
+def test_every_tracker_is_switched_by_a_setting_of_its_own_name(name):
+    assert TRACKERS[name].mode(TrackingConfig.model_validate({name: OFF[name]})) == "off"
+    assert TRACKERS[name].mode(TrackingConfig.model_validate({name: ON[name]})) in ("offline", "online")
+
+
+def test_trackers_of_extras_are_off_unless_asked_for_and_named_if_they_are_not_installed(monkeypatch):
+    assert [TRACKERS[name].mode(TrackingConfig()) for name in EXTRAS] == ["off"] * len(EXTRAS)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check_installed(TrackingConfig())
+    for name, package in EXTRAS.items():
+        with pytest.raises(InputError, match=rf"^tracking\.{name}: needs the package {package}, .*'lmsweep\[{name}\]'"):
+            check_installed(TrackingConfig.model_validate({name: ON[name]}))
+
+
+@pytest.mark.parametrize(
+    "address", ["off", "databricks", "http://host:5000", "https://ann@host/ml", "sqlite:///a.db", "sqlite:////a/b.db"]
+)
+def test_addresses_of_mlflow(address):
+    assert TrackingConfig(mlflow=address).mlflow == address
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("mlruns", r"tracking\.mlflow: must be off, or an address .*\(got 'mlruns'\)"),
+        ("", r"tracking\.mlflow: must be off, or an address"),
+        ("https://ann:s3cret@host", r"tracking\.mlflow: must not hold a password, .*\(got https://ann:\*\*\*@host\)"),
+    ],
+)
+def test_an_address_of_mlflow_that_is_none_or_holds_a_password_is_refused_without_showing_it(address, message):
+    with pytest.raises(ValidationError) as error:
+        SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, "tracking": {"mlflow": address}})
+    told = str(describe(error.value))
+    assert re.match(message, told)
+    assert "s3cret" not in told
+
+
+def test_a_file_of_mlflow_is_found_from_any_working_directory(in_tmp):
+    spec = SweepSpec.model_validate({"name": "a", "search": {"trials": 1}, "tracking": {"mlflow": "sqlite:///m.db"}})
+    assert spec.absolute().tracking.mlflow == f"sqlite:///{in_tmp}/m.db"
 
 
 def test_rows_are_followed_in_order_while_they_are_written_and_half_a_last_line_is_ignored(tmp_path, monkeypatch):
@@ -195,6 +228,16 @@ def test_a_run_is_grouped_by_sweep_size_and_arm_and_its_config_and_summary_are_c
     assert summary["train_flops"] == config["flops_per_token"] * 20_480
 
 
+def test_entity_group_tags_and_notes_are_those_of_the_config(folder):
+    fields = {"entity": "a-team", "group": "ablations", "tags": ("draft", "xs"), "notes": "First try."}
+    process = Tracking(folder, TrackingConfig(wandb="offline", **fields))
+    folder.metrics.write_text(line("xs-0000", 10, col.COMPLETE))
+    assert process.finish() is None
+    [logged] = offline_runs(folder).values()
+    assert (logged.entity, logged.group, logged.notes) == ("a-team", "ablations", "First try.")
+    assert sorted(logged.tags) == ["draft", "search", "xs"]
+
+
 def test_a_resumed_trial_continues_its_run_and_other_trials_and_sweeps_have_others(folder):
     folder.manifest.write_text(json.dumps({"created": "2026-01-02T03:04:05+00:00", "studies": []}))
     folder.metrics.write_text("")
@@ -260,6 +303,18 @@ def test_a_wandb_that_fails_is_reported_in_one_line_and_raises_nothing(folder, f
     assert time.monotonic() - began < 10
     assert problem == "wandb failed; no result is affected (see runs/tracked/wandb.log)"
     assert reason in (folder.path / "wandb.log").read_text()
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+def test_a_tracker_of_an_extra_that_fails_is_reported_in_one_line_and_raises_nothing(folder, in_tmp, monkeypatch, name):
+    package = in_tmp / "fake" / EXTRAS[name]
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise RuntimeError('no such server')")
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    process = Tracking(folder, TrackingConfig.model_validate({**OFF, name: ON[name]}))
+    folder.metrics.write_text(line("xs-0000", 10))
+    assert process.finish(120) == f"{name} failed; no result is affected (see runs/tracked/{name}.log)"
+    assert "no such server" in (folder.path / f"{name}.log").read_text()
 
 
 def test_a_wandb_that_hangs_is_ended_after_the_wait(folder, fake_wandb, in_tmp):

@@ -19,10 +19,11 @@ from sweeps.spec.sweep_spec import SweepSpec
 
 PROG = "lmsweep exclude"
 DESCRIPTION = """\
-Exclude trials: they are kept and marked, and from then on ignored by the search, by early stopping, by the confirmation
-(with the runs that confirm them) and by all tables. For a trial that a faulty machine has spoilt, for example.
+Exclude trials, for example those that a faulty machine has spoilt.
 
-Not for a result that is not liked: the report says which trials were excluded, and why.
+They are kept and marked, and ignored from then on by the search, by early
+stopping, by the confirmation (with the runs that confirm them) and by all
+tables. The report says which trials are excluded, and why.
 """
 EXAMPLES = """\
 examples:

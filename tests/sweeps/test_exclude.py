@@ -1,4 +1,4 @@
-"""`lmsweep exclude`: a trial is kept and marked, and nothing that learns from the sweep sees it until it is included."""
+"""`lmsweep exclude`: a trial is kept and marked, and nothing that learns from the sweep sees it until it is back."""
 
 import json
 import re

@@ -273,7 +273,8 @@ class SweepSpec(Config):
 
     def _locate_in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
         """A corner's error, moved to the entry of the space that causes it; it lists the other entries involved."""
-        clash = isinstance(error, ClashError)
+        # Fields that clash with one that does not vary, as a dtype with the device, are at fault alone.
+        clash = isinstance(error, ClashError) and (error.field in spaces.CONSTRAINED or error.field not in corner)
         involved = [path for path in corner if (path in spaces.CONSTRAINED if clash else path == error.field)]
         path = error.field if error.field in involved else involved[0]
         others = ", ".join(f"space.{other} gives {show(corner[other])}" for other in involved if other != path)

@@ -44,7 +44,10 @@ def folder(in_tmp, small_tokens):
     spec = SweepSpec.model_validate(SPEC)
     folder = train_without_ray(spec, small_tokens, in_tmp / "runs" / "quick")
     studies = [{"id": "main", "study": "main", "size": "main", "arm": None, "phase": "search"}]
-    folder.manifest.write_text(json.dumps({"schema": 2, "name": "quick", "studies": studies, "search": {"trials": 5}}))
+    data = {"source": "tokens.npy", "fingerprint": small_tokens.fingerprint, "vocab_size": 97, "bytes_per_token": None}
+    data |= {"train_tokens": 20_000, "val_tokens": 4_000, "val_entropy_unigram": 4.0}
+    manifest = {"schema": 2, "name": "quick", "studies": studies, "search": {"trials": 5}, "data": data}
+    folder.manifest.write_text(json.dumps(manifest))
     return folder
 
 

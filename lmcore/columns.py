@@ -60,6 +60,7 @@ LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row
 
 RESULT: Final = "result"  # of a confirmation study, see above
 CONFIRM_SEED: Final = "seed"  # of a confirmation trial: the seed of its weights and of the order of its data
+EXCLUDED: Final = "excluded"  # of any study: the trials that the user has excluded, a reason by id; ignored everywhere
 
 STORAGE_VARIABLE: Final = "LMSWEEP_STORAGE"  # environment variable: the studies' database, in place of the manifest's
 

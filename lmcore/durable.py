@@ -91,6 +91,8 @@ def new_folder(target: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
+    if os.name == "nt":  # Windows opens no folder, and syncs nothing that is open for reading
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

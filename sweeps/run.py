@@ -20,7 +20,7 @@ from rich.console import Console
 from lmcore.columns import STORAGE_VARIABLE
 from lmcore.errors import InputError
 from sweeps.cli.dry_run import print_plan
-from sweeps.cli.interrupts import Interrupts
+from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import lasting_output
 from sweeps.cli.rates import Rates, given_rates, measured_rates
@@ -47,7 +47,12 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         argv: the arguments; by default those of this process.
         prog: the command as the user typed it, for help and hints.
     """
-    options = parse(argv, prog)
+    try:
+        options = parse(argv, prog)
+    except SystemExit as stop:  # after --help, or a mistake that has been printed
+        if not is_guest():
+            raise
+        return int(stop.code or 0)
     console = Console(soft_wrap=not sys.stdout.isatty())
     interrupts = Interrupts()
     interrupts.install()

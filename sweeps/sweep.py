@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 STOP_S = 12.0
 """How long workers may take to finish their intervals after Ctrl-C; the whole shutdown then takes less than 30 s."""
 STOP_WANDB_S = 8.0
+FIRST_S = 0.5
+"""How long a resume may take to read the folder before it says so."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +158,14 @@ def run_sweep(
         if resume:
             from sweeps.callbacks.metrics_file import last_rows as read_last_rows
 
-            own = resumed_tokens(folder)
+            with Alive(console, f"lmsweep {spec.name}: reading the sweep", first_s=FIRST_S):
+                own = resumed_tokens(folder)
             spec, tokens = with_data_said(spec, console, kept) if own is None else (spec, own)
             check_data(folder, tokens)
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         in_place = InPlace(folder)
-        storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
+        with Alive(console, "opening the studies"):
+            storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
         if retry:
             failed = retry_studies(spec, storage)
             say(f"Trained again: {', '.join(failed)}" if failed else "No trial that failed is left to be trained again")

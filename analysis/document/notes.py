@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.runs.load import Run
+from analysis.runs.load import EXCLUDED, Run
 from analysis.runs.manifest import sizes_of
 from analysis.runs.trial_csv import LOSS, D, N
 from analysis.tables.formatting import count, decimal, tally
@@ -36,7 +36,7 @@ def summary_of_points(points: pd.DataFrame) -> str:
 
 def notes(run: Run, parameters: pd.DataFrame) -> tuple[str, ...]:
     """Sentences about the run and its parameter table."""
-    found = _missing_notes(run, parameters), _failure_notes(run.trials)
+    found = _excluded_notes(run.manifest), _missing_notes(run, parameters), _failure_notes(run.trials)
     return tuple(itertools.chain(*found, _provenance(run.manifest)))
 
 
@@ -68,6 +68,15 @@ def _arm(row: Any, columns: list[str]) -> str:
     """Size, experiment and arm, or else tying: `xs untied`."""
     names = [str(row[name]) for name in columns if name != TIED and pd.notna(row[name])]
     return " ".join([*names, *([TYING[bool(row[TIED])]] if TIED in columns else [])])
+
+
+def _excluded_notes(manifest: dict[str, Any]) -> Iterator[str]:
+    """Which trials the user has excluded, and why, by reason."""
+    trials: dict[str, list[str]] = {}
+    for trial, why in manifest.get(EXCLUDED, {}).items():
+        trials.setdefault(why, []).append(trial)
+    for why, names in trials.items():
+        yield f"Excluded, and in no table: {', '.join(names)}{f' ({textwrap.shorten(why, 200)})' if why else ''}."
 
 
 def _failure_notes(trials: pd.DataFrame) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.runs.load import Run, RunError, load
+from analysis.runs.load import EXCLUDED, Run, RunError, load
 from analysis.runs.manifest import STUDIES, read_manifest, studies_of
 from lmcore import columns as col
 
@@ -39,11 +39,13 @@ def load_all(folders: Sequence[Path], storage: str | None = None) -> Run:
             rule = "RUN: runs in one report must have the same data, or their losses cannot be compared"
             fault = f"the fingerprints of {first} and {name} differ ({str(expected)[:12]}, {str(found)[:12]})"
             raise RunError(f"{rule}, but {fault}; report them one by one")
+    excluded = {f"{name}/{id}": why for name, run in runs.items() for id, why in run.manifest.get(EXCLUDED, {}).items()}
+    marked = {EXCLUDED: excluded} if excluded else {}
     studies = [study for name, run in runs.items() for study in _studies(run.manifest, name)]
     return Run(
         pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True),
         pd.concat([_prefixed(run.rows, name) for name, run in runs.items()], ignore_index=True),
-        {**runs[first].manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies},
+        {**runs[first].manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies, **marked},
     )
 
 

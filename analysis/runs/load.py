@@ -10,6 +10,7 @@ Nothing is aggregated or judged here: `analysis.tables.trials` does that.
 
 import json
 import math
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ IDENTITY = (
 )
 QUOTED = (col.LOSS, col.LOSS_SE)
 DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
+EXCLUDED = col.EXCLUDED
+"""Entry that `load` adds to a manifest: why each excluded trial is. They are in no table."""
 EXPECTED_DATA = f"{col.PARAMS_PREFIX}data.fingerprint"
 WINDOWS = (col.WINDOW_LOSSES, col.BEST_WINDOW_LOSSES, col.WINDOW_DOCUMENTS)
 
@@ -55,7 +58,8 @@ class Run(NamedTuple):
     best_window_losses and window_documents, each an array [n], or None where they were not kept."""
     rows: pd.DataFrame
     """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then by step."""
-    manifest: dict[str, Any]  # manifest.json
+    manifest: dict[str, Any]
+    """manifest.json; `excluded` has the trials that the user has excluded, which are not in the tables, and why."""
 
 
 def load(folder: str | Path, storage: str | None = None) -> Run:
@@ -72,8 +76,16 @@ def load(folder: str | Path, storage: str | None = None) -> Run:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    studied = read_studies(folder, manifest, storage)
+    found = read_studies(folder, manifest, storage)
+    excluded = {one.id: one.excluded for one in found if one.excluded is not None}
+    studied = [one for one in found if one.excluded is None]
+    if not any(col.RUN in one.trial.user_attrs for one in studied):
+        rule = f"a report needs a trial, but all trials of {folder} that have begun are excluded"
+        raise RunError(f"{rule}; take one back with lmsweep exclude {shlex.quote(str(folder))} TRIAL --include")
+    if excluded:
+        manifest[EXCLUDED] = excluded
     rows = _read_rows(folder / "metrics.jsonl", [one.id for one in studied])
+    rows = rows[~rows[col.TRIAL].isin(list(excluded))].reset_index(drop=True) if excluded else rows
     windows = read_window_losses(folder / NAME)
     bytes_per_token = manifest.get("data", {}).get("bytes_per_token")
     return Run(_trials_frame(studied, rows, windows, bytes_per_token), rows, manifest)

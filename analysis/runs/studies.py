@@ -24,6 +24,7 @@ class Studied(NamedTuple):
     entry: StudyEntry
     trial: FrozenTrial
     result: dict[str, Any] | None  # the study's attribute `result`
+    excluded: str | None = None  # why it is to be ignored; empty if nobody said so, None if it is not
 
     @property
     def id(self) -> str:
@@ -58,9 +59,17 @@ def read_studies(folder: Path, manifest: dict[str, Any], storage_url: str | None
                 with suppress(KeyError):  # not created yet
                     study = optuna.load_study(study_name=entry.study, storage=storage)
                     found += 1
-                    result = study.user_attrs.get(col.RESULT)
+                    attributes = study.user_attrs
+                    reasons = _reasons(attributes.get(col.EXCLUDED))
+                    result = attributes.get(col.RESULT)
+                    if isinstance(result, dict) and result.get("leader") in reasons:
+                        result = None  # until the sweep is resumed, and confirms another setting
                     trials = study.get_trials(deepcopy=False)
-                    started += [Studied(entry, one, result) for one in trials if one.state != TrialState.WAITING]
+                    started += [
+                        Studied(entry, one, result, _why(one, reasons))
+                        for one in trials
+                        if one.state != TrialState.WAITING
+                    ]
     except InputError as error:
         raise RunError(str(error)) from None
     except Exception as error:
@@ -76,6 +85,17 @@ def read_studies(folder: Path, manifest: dict[str, Any], storage_url: str | None
     if not any(col.RUN in one.trial.user_attrs for one in started):
         raise RunError(f"a report needs a trial, but no trial of {folder} has begun; wait for the sweep's first trial")
     return started
+
+
+def _reasons(kept: Any) -> dict[str, str]:
+    """Why trials of a study are excluded, by id."""
+    return {str(name): printable(str(why)) for name, why in kept.items()} if isinstance(kept, dict) else {}
+
+
+def _why(trial: FrozenTrial, reasons: dict[str, str]) -> str | None:
+    """Why a trial is excluded; a run that confirms an excluded trial is excluded with it. None if it is not."""
+    own, of = (trial.user_attrs.get(name) for name in (col.TRIAL, col.OF))
+    return reasons[own] if own in reasons else f"confirms {printable(str(of))}" if of in reasons else None
 
 
 def status_of(trial: FrozenTrial) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.runs.driver import driver_of
-from analysis.runs.load import Run, load
+from analysis.runs.load import EXCLUDED, Run, load
 from analysis.runs.manifest import StudyEntry, studies_of
 from analysis.tables.cost import DEVICE_S, PEAK_SHARE, cost_table
 from analysis.tables.settings import HALF, MEAN, SEED_COUNT, SETTING, settings_table
@@ -124,6 +124,8 @@ def sweep_status(folder: str | Path, storage: str | None = None) -> SweepStatus:
     running = int((trials[col.STATUS] == col.RUNNING).sum())
     slots = _slots(run.manifest, search_config.get("concurrent"))
     planned = search.get("most_trials", search.get("trials", len(trials)))
+    if planned is not None:
+        planned -= len(run.manifest.get(EXCLUDED, ()))
     in_use = 0 if not driver.alive else running if slots is None else min(running, slots)
     last = run.rows[col.DECIDED_AT].max()
     left = None

@@ -51,7 +51,7 @@ class Progress(Callback):
         self._trial_start: dict[str, float] = {}
         self._durations: list[float] = []
         statuses = list(ended)
-        self._counts = {s: statuses.count(s) for s in (col.COMPLETE, col.PRUNED, col.DIVERGED, col.FAILED)}
+        self._counts = {s: statuses.count(s) for s in (*col.STATUSES[1:], col.EXCLUDED)}
         self._best: Best = dict(best or {})
         self._best_windows: dict[str, list[float] | None] = {}
         self._tokens: dict[str, int] = {}

@@ -39,7 +39,7 @@ class TrialFiles(Callback):
         for study in self._ledger.studies:
             kept.update(self._ledger.ranking(study)[: self._kept])
         for trial_id, status in self._ledger.statuses().items():
-            if status != col.RUNNING:
+            if status not in (col.RUNNING, col.EXCLUDED):  # an excluded trial may be included again
                 drop = drop_unfinished if trial_id in kept else drop_checkpoints
                 drop(self._folder.trial(trial_id))
 

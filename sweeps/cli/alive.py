@@ -24,11 +24,13 @@ class Alive:
     The text may change while the block runs: `alive.text = "waiting for a node"`.
     """
 
-    def __init__(self, console: Console, text: str) -> None:
+    def __init__(self, console: Console, text: str, first_s: float | None = None) -> None:
+        """`first_s`: seconds until the first line, where nothing was said before and the output is no terminal."""
         self.text = text
         """What is going on, without a full stop."""
         self._step, self._step_began = "", time.monotonic()
         self._console = console
+        self._pause_s = EVERY_S if first_s is None else first_s
         self._status: Status | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="alive", daemon=True)
@@ -36,7 +38,7 @@ class Alive:
     def __enter__(self) -> "Alive":
         self._began = time.monotonic()
         if self._console.is_terminal:
-            self._status = self._console.status(self._line())
+            self._status, self._pause_s = self._console.status(self._line()), 1.0
             self._status.start()
         self._thread.start()
         return self
@@ -62,9 +64,10 @@ class Alive:
         return Text(f"{self.text} ({self._seconds:.0f} s)")
 
     def _live(self) -> None:
-        while not self._over.wait(EVERY_S if self._status is None else 1.0):
+        while not self._over.wait(self._pause_s):
             if self._status is None:
                 self._console.print(self._line(), highlight=False, soft_wrap=True)
+                self._pause_s = EVERY_S
             else:
                 self._status.update(self._line())
 

@@ -37,6 +37,7 @@ from sweeps.spec.arms import StudyPlan
 from sweeps.spec.load import load_kept
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.excluded import excluded_in, is_excluded
 from sweeps.study.storage import quiet_optuna
 
 RESTORE = "restore it from a copy"
@@ -131,6 +132,7 @@ def _trials_in(storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Trials:
     for plan in (*spec.studies, *spec.confirmations):
         if (name := spec.study_name(plan)) in studies:
             study = optuna.load_study(study_name=name, storage=storage)
+            excluded = excluded_in(study.user_attrs)
             leader = (study.user_attrs.get(col.RESULT) or {}).get("leader")
             runs = [t.value for t in study.get_trials(deepcopy=False) if t.user_attrs.get(col.OF) == leader]
             if leader in trials and (losses := [loss for loss in runs if loss is not None]):
@@ -140,6 +142,7 @@ def _trials_in(storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Trials:
                 if col.RUN in attributes:
                     # The status is recorded before Optuna is told; only then has the trial ended.
                     status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else col.RUNNING
+                    status = col.EXCLUDED if is_excluded(trial, excluded) else status
                     loss = math.inf if trial.value is None else trial.value
                     # The id becomes part of a path, so it is not read from the database.
                     one = _Trial(plan, printable(str(status)), loss, attributes[col.RUN])

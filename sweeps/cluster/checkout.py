@@ -17,8 +17,10 @@ def python_path() -> str:
 
     An installed lmsweep is found without it, and site-packages must not come before the standard library.
     """
-    checkout = [] if ROOT.name in INSTALLED else [str(ROOT)]
-    return os.pathsep.join([*checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
+    given = os.environ.get("PYTHONPATH", "")
+    if ROOT.name in INSTALLED or given.split(os.pathsep)[0] == str(ROOT):  # of an earlier sweep in this process
+        return given
+    return os.pathsep.join([str(ROOT), *filter(None, [given])])
 
 
 def runtime_env() -> dict[str, Any]:

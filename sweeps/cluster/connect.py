@@ -15,10 +15,12 @@ from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token
 from sweeps.cluster.checkout import python_path, runtime_env
 from sweeps.cluster.joining import dashboard_address, join
-from sweeps.cluster.local_ray import QUIET, local_ray
+from sweeps.cluster.local_ray import QUIET, local_ray, why_not_started
+from sweeps.cluster.private_folder import RayStartError
 from sweeps.cluster.token_check import warning_if_open
 
 if TYPE_CHECKING:  # imports Ray, which reads the authentication mode then
+    from sweeps.cluster.nodes import Node
     from sweeps.cluster.ray_cluster import Cluster
 
 START_SECONDS = {"RAY_gcs_server_port_wait_time_s": "120", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180"}
@@ -38,7 +40,11 @@ def connect(
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
     the host `dashboard`; None means no dashboard. Its files are in a private folder, which is deleted at the end, or by
     `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is killed. A cluster that is joined gets this
-    process's code; `say` gets a warning if it demands no token. Raises InputError if nothing answers at the address.
+    process's code; `say` gets a warning if it demands no token.
+
+    Raises:
+        InputError: nothing answers at the address, or this process uses Ray already.
+        RayStartError: Ray did not start on this machine.
 
     Example:
         with connect("head:6379", dashboard=None) as cluster:
@@ -64,13 +70,11 @@ def connect(
 
     stack.callback(ray.shutdown)
     with stack:
-        from sweeps.cluster.nodes import alive_nodes
         from sweeps.cluster.ray_cluster import Cluster
 
-        head: str = ray.get_runtime_context().gcs_address
+        head, nodes = _contact(joins=bool(address))
         if address and (warning := warning_if_open(head)):
             say(warning)
-        nodes = alive_nodes()
         if not address:
             # Ray does not know of limits that are set outside of a container's outermost group.
             limit = memory_limit() or nodes[0].memory_bytes
@@ -85,3 +89,23 @@ def connect(
             cpu_bfloat16=not address and cpu_bfloat16(),
             mps=not address and sys.platform == "darwin",
         )
+
+
+def _contact(joins: bool) -> tuple[str, list["Node"]]:
+    """The address of the cluster's control service, and the nodes that are alive.
+
+    Raises RayStartError if a Ray that was just started here does not answer.
+    """
+    import ray
+
+    from sweeps.cluster.nodes import alive_nodes
+
+    try:
+        head, nodes = str(ray.get_runtime_context().gcs_address), alive_nodes()
+        if not nodes:
+            raise ConnectionError("its node has ended")
+    except Exception as error:
+        if joins:
+            raise
+        raise RayStartError(why_not_started(error)) from error
+    return head, nodes

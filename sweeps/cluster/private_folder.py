@@ -109,7 +109,8 @@ def _parent() -> str:
     for parent, reason in reasons.items():
         if reason is None:
             if parent != DEFAULT_PARENT:
-                print(f"Note: Ray's files are in {parent}, because {reasons[DEFAULT_PARENT]}.", file=sys.stderr)
+                why = f"{DEFAULT_PARENT} is not used for Ray, because {reasons[DEFAULT_PARENT]}"
+                print(f"Note: {why}; its files are in {parent}.", file=sys.stderr)
             return os.path.realpath(parent)
     rule = f"its files must be where only you can rename what is yours, but of {DEFAULT_PARENT}"
     raise _no_place(f"{rule}: {reasons[DEFAULT_PARENT]}")

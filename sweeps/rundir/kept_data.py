@@ -13,7 +13,6 @@ from lmcore.config import DataConfig
 from lmcore.corpus.text_files import STDLIB
 from lmcore.corpus.tokens import Tokens
 from lmcore.errors import InputError
-from lmcore.runfile.paths import show
 
 FOLDERS = ("best", "trials")
 """Folders of a run in which configs lie."""
@@ -45,7 +44,7 @@ def find_data(data: DataConfig, kept: Path | None = None) -> Path | None:
         if kept is not None and data.fingerprint in (None, _fingerprint(kept)):
             return kept
         what = "a tokenizer.json" if name == "tokenizer" else "stdlib, a file or a folder"
-        raise InputError(f"data.{name}: must be {what} (got {show(path)}, which is not there); check the path")
+        raise InputError(f"data.{name}: must be {what} (got {path!r}, which is not there); check the path")
     return None
 
 

@@ -276,7 +276,8 @@ class SweepSpec(Config):
         """A corner's error, moved to the entry of the space that causes it; it lists the other entries involved."""
         section = error.field.partition(".")[0]
         constrained = [path for path in spaces.CONSTRAINED if path.startswith(f"{section}.")]
-        clash = isinstance(error, ClashError)
+        # Fields that clash with one that does not vary, as a dtype with the device, are at fault alone.
+        clash = isinstance(error, ClashError) and (error.field in constrained or error.field not in corner)
         involved = [path for path in corner if (path in constrained if clash else path == error.field)]
         path = error.field if error.field in involved else involved[0]
         others = ", ".join(f"space.{other} gives {show(corner[other])}" for other in involved if other != path)

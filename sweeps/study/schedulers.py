@@ -75,7 +75,8 @@ class EarlyStopping:
         self._trials: dict[int, optuna.Trial] = {}
         asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
         for place, trial in enumerate(map(copy.copy, asked)):
-            trial.system_attrs = {**trial.system_attrs, **trial.user_attrs.get(DECISION, {}).get("memory", {})}
+            if trial.user_attrs.get(col.STATUS) != col.EXCLUDED:
+                trial.system_attrs = {**trial.system_attrs, **trial.user_attrs.get(DECISION, {}).get("memory", {})}
             if trial.state is TrialState.RUNNING:
                 known, losses = known_steps.get(trial.number, 0), trial.intermediate_values
                 trial.intermediate_values = {step: loss for step, loss in losses.items() if step <= known}

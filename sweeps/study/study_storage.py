@@ -3,6 +3,8 @@
 *One writer.* A study that is created here belongs to this driver, as its claim says (`sweeps.study.claims`). The claim
 is read in the transaction that hands out a trial or ends one, and a driver that has lost it writes nothing more.
 
+*Excluded trials* are shown as failed ones (`sweeps.study.excluded`).
+
 *Patience.* Every operation is repeated while the server is gone, for `PATIENCE_S`, so a restart costs its time and
 nothing else. A server may go after it has written and before it has said so. Most operations may be done twice; the
 others look first whether they were done: a new trial carries an id of its request, and a trial that has the state it
@@ -30,6 +32,7 @@ from sqlalchemy.orm import Session
 
 from sweeps.rundir.disk_full import UnwritableError
 from sweeps.study.claims import Claim
+from sweeps.study.excluded import excluded_in, hidden, is_excluded
 
 T = TypeVar("T")
 
@@ -83,6 +86,7 @@ class StudyStorage(RDBStorage):
         self._say = say
         self._check = check
         self._request: str | None = None
+        self._excluded: dict[int, dict[str, str]] = {}
         super().__init__(url, engine_options)
 
     @staticmethod
@@ -147,6 +151,14 @@ class StudyStorage(RDBStorage):
         found = found.where(models.TrialModel.study_id == study_id)
         found = found.where(attribute.key == REQUEST, attribute.value_json == json.dumps(self._request))
         return session.execute(found).scalar_one_or_none()
+
+    def _get_trials(self, study_id: int, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        # Optuna's cache and all that reads a study comes through here.
+        trials: list[FrozenTrial] = self.persist(super()._get_trials, study_id, *args, **kwargs)
+        if study_id not in self._excluded:  # nobody changes it while this driver has the sweep
+            self._excluded[study_id] = excluded_in(self.get_study_user_attrs(study_id))
+        excluded = self._excluded[study_id]
+        return [hidden(trial) if is_excluded(trial, excluded) else trial for trial in trials] if excluded else trials
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """Hand out a trial that waits, or end one. False if it does not wait."""
@@ -243,7 +255,7 @@ def _persistent(name: str, writes: bool) -> Callable[..., Any]:
 for _name in (
     *("get_study_id_from_name", "get_study_name_from_id", "get_study_directions", "get_all_studies"),
     *("get_study_user_attrs", "get_study_system_attrs", "get_trial_user_attrs", "get_trial_system_attrs"),
-    *("get_trial", "get_trial_param", "get_trial_id_from_study_id_trial_number", "_get_trials", "_get_best_trial_id"),
+    *("get_trial", "get_trial_param", "get_trial_id_from_study_id_trial_number", "_get_best_trial_id"),
 ):
     setattr(StudyStorage, _name, _persistent(_name, writes=False))
 for _name in (

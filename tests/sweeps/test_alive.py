@@ -28,6 +28,13 @@ def test_without_a_terminal_there_is_a_line_every_few_seconds_with_the_newest_te
     assert console.file.getvalue().splitlines() == lines
 
 
+def test_where_nothing_was_said_before_the_first_line_comes_sooner(monkeypatch):
+    console = plain()
+    with Alive(console, "reading the sweep", first_s=0.05):
+        time.sleep(0.2)
+    assert console.file.getvalue() == "reading the sweep (0 s)\n"
+
+
 def test_what_takes_less_than_that_says_nothing():
     console = plain()
     with Alive(console, "preparing the data"):

@@ -79,6 +79,12 @@ def test_an_interactive_python_or_a_thread_makes_a_guest_which_handles_no_signal
     assert [signal.getsignal(number) for number in module.SIGNALS] == before
 
 
+def test_a_mistake_on_the_command_line_returns_its_code_to_a_guest_and_does_not_end_it(capsys):
+    assert in_thread(lambda: main(["--trials", "many"])) == 2
+    assert "--trials" in capsys.readouterr().err
+    assert in_thread(lambda: main(["--help"])) == 0
+
+
 def test_the_interrupt_button_of_a_notebook_counts_as_received(monkeypatch):
     monkeypatch.setattr(sys, "ps1", "In [1]: ", raising=False)
     interrupts = Interrupts()

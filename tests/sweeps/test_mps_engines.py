@@ -47,3 +47,13 @@ def test_where_it_cannot_be_used_a_sweep_is_refused_before_ray_starts(in_tmp, ca
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert main(["--config", "quick", "--set", "train.device=mps", *address]) == 2
     assert capsys.readouterr().err == f"train.device: {rule}\n"
+
+
+def test_a_space_that_holds_a_dtype_which_it_cannot_have_is_refused_by_its_entry(in_tmp, capsys):
+    (in_tmp / "mac.yaml").write_text(
+        "train: {device: mps}\nspace: {train.dtype: [float32, bfloat16], model.num_heads: [2, 4]}\n"
+    )
+    assert main(["--config", "mac.yaml", "--dry-run"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("mac.yaml:2: space.train.dtype.choices: ")
+    assert "must not be bfloat16 on an Apple GPU (got device: mps)" in error

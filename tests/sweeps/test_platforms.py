@@ -74,7 +74,7 @@ def test_the_imitation_reaches_the_command(run):
     assert done.stdout.startswith("False\n")
 
 
-@pytest.mark.parametrize("command", ["run", "status", "report", "export", "generate", "cluster-token"])
+@pytest.mark.parametrize("command", ["run", "status", "report", "export", "generate", "exclude", "cluster-token"])
 def test_every_command_shows_its_help_on_a_mac(run, command):
     done = run(MACOS, command, "--help")
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_on_windows_a_sweep_is_refused_in_one_line_that_names_wsl(run):
         )
 
 
-@pytest.mark.parametrize("command", ["run", "status", "report", "export", "generate", "cluster-token"])
+@pytest.mark.parametrize("command", ["run", "status", "report", "export", "generate", "exclude", "cluster-token"])
 def test_every_command_shows_its_help_on_windows(run, command):
     done = run(WINDOWS, command, "--help")
     assert done.returncode == 0, done.stderr

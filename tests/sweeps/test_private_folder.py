@@ -154,8 +154,8 @@ def test_where_tmp_is_unfit_another_folder_of_the_system_is_used_and_one_line_sa
     monkeypatch.setattr(module, "OTHER_PARENTS", (str(parent / "absent"), str(parent / "v")))
     with private_folder() as folder:
         assert folder.parent.parent == parent / "v"
-    reason = "it is not a folder that you can write to"
-    assert capsys.readouterr().err == f"Note: Ray's files are in {parent / 'v'}, because {reason}.\n"
+    reason = f"{parent / 'missing'} is not used for Ray, because it is not a folder that you can write to"
+    assert capsys.readouterr().err == f"Note: {reason}; its files are in {parent / 'v'}.\n"
 
 
 def test_the_folder_that_macos_gives_everybody_is_left_out_without_a_word(parent, monkeypatch, capsys):

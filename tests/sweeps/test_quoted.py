@@ -9,8 +9,8 @@ from lmcore.errors import InputError
 from sweeps import run as module
 from sweeps.cli.options import parse, resume_command
 from sweeps.cluster.joining import dashboard_address
-from sweeps.rundir.folder import RunFolder
 from sweeps.run import print_table
+from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_spec
 
 HOSTILE = "runs of $HOME/it's; a `date` & [more]"

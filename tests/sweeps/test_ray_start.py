@@ -44,6 +44,7 @@ def failing(monkeypatch):
 
         monkeypatch.setattr(ray, "init", init)
         monkeypatch.setattr(ray, "shutdown", lambda: None)
+        monkeypatch.setattr(ray, "is_initialized", lambda: False)  # other tests of this process may have a cluster
         return calls
 
     return use

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from analysis.stats.comparison import BETTER, REFUSED, SEEDS, TIE, UNKNOWN, WINDOWS, WORSE
+from analysis.stats.comparison import BETTER, REFUSED, SAME, SEEDS, TIE, UNKNOWN, WINDOWS, WORSE
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.stats.matching import COUNT_OF, SAME_SHAPE, SHAPE_PATHS
 from analysis.stats.windows import estimate_of
@@ -41,9 +41,11 @@ class ArmDifference:
 
     @property
     def verdict(self) -> str:
-        """On b: better, worse, tie (the interval contains 0), or refused (not estimable)."""
+        """On b: better, worse, tie (the interval contains 0), same (bit for bit), or refused (not estimable)."""
         if isinstance(self.difference, NotEstimable):
             return REFUSED
+        if self.difference.low == 0 == self.difference.high:
+            return SAME
         if self.difference.low <= 0 <= self.difference.high:
             return TIE
         return BETTER if self.difference.value < 0 else WORSE
@@ -81,6 +83,8 @@ def _direct(a: Model, b: Model, noise: Noise) -> tuple[Fitted, str]:
     if {a.leader.basis, b.leader.basis} == {CONFIRMED, SEARCHED}:
         return NotEstimable(f"{_unconfirmed(a, b)} was not confirmed, and a selected loss is no match"), UNKNOWN
     x, y = a.leader.losses.align(b.leader.losses)
+    if (both := (x == y).sum()) and both == (x.notna() & y.notna()).sum():
+        return Estimate(0.0, 0.0, 0.0, int(both)), SEEDS
     gap, error, n = paired_difference(x.to_numpy(float), y.to_numpy(float), noise.paired)
     if n and noise.paired.df:
         return _student(gap, error, noise.paired.df, n), SEEDS

@@ -29,8 +29,9 @@ from analysis.tables.searched import SEED_PATHS
 from analysis.tables.trials import param_columns
 from lmcore import columns as col
 
-BETTER, WORSE, TIE, REFUSED = "better", "worse", "tie", "refused"
-"""Verdicts on b; `refused`: the difference is not estimable."""
+BETTER, WORSE, TIE, SAME, REFUSED = "better", "worse", "tie", "same", "refused"
+"""Verdicts on b; `same`: every pair has one loss bit for bit, so what is compared changes nothing, or one is a copy of
+the other; `refused`: the difference is not estimable."""
 SEEDS, WINDOWS, LOSSES, UNKNOWN = "seeds", "windows", "losses", "unknown"
 ALL_SIZES = "all"
 COLUMNS = ("matching", col.SIZE, DIFFERENCE, "low", "high", "n", "noise", "noise_from", "verdict", "refused")
@@ -170,7 +171,9 @@ def _judge(matching: str, size: str, pairs: pd.DataFrame | NotEstimable, arms: A
         return Matched(matching, size, pairs, np.nan, UNKNOWN, REFUSED, pd.DataFrame())
     noise, noise_from = _noise(arms, size)
     difference = paired_t(pairs[DIFFERENCE].to_numpy())
-    if isinstance(difference, NotEstimable):
+    if (pairs[DIFFERENCE] == 0).all():
+        difference, verdict = Estimate(0.0, 0.0, 0.0, len(pairs)), SAME
+    elif isinstance(difference, NotEstimable):
         verdict = REFUSED
     elif difference.low <= 0 <= difference.high or abs(difference.value) <= noise:  # False if the noise is NaN
         verdict = TIE
@@ -239,6 +242,8 @@ def _clause(one: Matched) -> str:
     d = one.difference
     if isinstance(d, NotEstimable):
         return f"not estimable at the {one.matching} ({d.reason})"
+    if one.verdict == SAME:
+        return f"the same bit for bit at the {one.matching} ({d.n} pair{'' if d.n == 1 else 's'})"
     word = "a tie" if one.verdict == TIE else one.verdict
     return f"{word} at the {one.matching} ({d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], {d.n} pairs)"
 

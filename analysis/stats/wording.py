@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from analysis.stats.arm_differences import AS_CONFIGURED, ArmDifference
-from analysis.stats.comparison import REFUSED, SEEDS, TIE
+from analysis.stats.comparison import REFUSED, SAME, SEEDS, TIE
 from analysis.stats.estimate import Estimate, NotEstimable
 from analysis.stats.matching import SAME_NON_EMBEDDING, SAME_SHAPE, SAME_TOTAL
 from analysis.tables.formatting import decimal, scientific
@@ -109,6 +109,8 @@ def _experiment_clause(one: ArmDifference, common: str) -> str:
     """`common`: the evidence that the sentence names elsewhere."""
     assert isinstance(one.difference, Estimate)
     own = "" if _evidence(one) == common else _evidence(one)
+    if one.verdict == SAME:
+        return f"{one.b} is the same bit for bit" + (f" ({own})" if own else "")
     if one.verdict == TIE:
         return f"{one.b} is a tie ({signed(one.difference)}{', ' if own else ''}{own})"
     return f"{one.b} is {one.verdict} by {plus_minus(one.difference)}" + (f" ({own})" if own else "")
@@ -127,7 +129,10 @@ def _pair_clause(a: str, b: str, found: Sequence[ArmDifference]) -> str:
         assert isinstance(d, Estimate)
         unit = "" if parts else " nats"
         n = "" if parts and _evidence(own[0]) == _evidence(said[0]) else _evidence(own[0])
-        if own[0].verdict == TIE:
+        if own[0].verdict == SAME:
+            parts.append(f"{a} and {b} are the same bit for bit {at}" + (f" ({n})" if n else ""))
+            winner = None
+        elif own[0].verdict == TIE:
             parts.append(f"a tie {at} ({b} - {a}: {signed(d)}{unit}{', ' if n else ''}{n})")
             winner = None
         else:

@@ -348,3 +348,12 @@ def test_key_value_heads_and_micro_batches_follow_the_shape_from_size_to_size():
     assert size_columns(trials) == tuple(f"params.{path}" for path in sized)
     assert SHAPE_PATHS[0] == "params.model.d_model"
     assert not set(size_columns(trials)[1:]) & set(SHAPE_PATHS)
+
+
+def test_pairs_that_are_equal_bit_for_bit_are_the_same_and_no_tie():
+    comparison = compare(sweep(constant(0.0), seed_sd=0.05), TYING, False, True)
+    one = comparison.matchings[SAME_SHAPE]
+    assert (one.verdict, one.difference) == ("same", Estimate(0.0, 0.0, 0.0, 12))
+    assert "the same bit for bit at the same shape (12 pairs)" in comparison.sentence
+    alone = compare(sweep(constant(0.0), seeds=1, sizes=("xs",)), TYING, False, True).matchings[SAME_SHAPE]
+    assert (alone.verdict, alone.difference.n) == ("same", 1)

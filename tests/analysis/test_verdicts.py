@@ -257,3 +257,10 @@ def test_the_seeds_of_the_leader_that_diverged_are_said(make_run):
     run.result(trial)
     (sentence,) = analysis.verdicts(analysis.load(run.path).trials).sentences
     assert "(2 seeds; 1 seed of it diverged)" in sentence
+
+
+def test_an_arm_that_repeats_the_other_bit_for_bit_is_called_the_same(run):
+    losses = {**LOSSES, ("xs", "tied"): LOSSES["xs", "untied"]}
+    answer = sweep(run, losses)
+    assert number(answer, "xs", SAME_SHAPE).verdict == "same"
+    assert answer.sentences[0].startswith("xs: untied and tied are the same bit for bit at equal shape ")

@@ -7,6 +7,7 @@ the token or the machine is wrong.
 import os
 import re
 import socket
+import time
 from typing import Any
 
 from lmcore.errors import InputError
@@ -16,6 +17,8 @@ from sweeps.cluster.token_check import admits
 START_ONE = "start one with `ray start --head`, or leave --address out (and RAY_ADDRESS unset) to use this machine"
 ANSWER_S = 5.0
 """How long a cluster may take to answer."""
+FIRST_NODE_S = 30.0
+"""How long a cluster that is just being started may never have had a node: its control service is there first."""
 
 
 def check_address(address: str | None) -> None:
@@ -133,7 +136,11 @@ def _check_node(address: str) -> None:
     from ray._private.services import find_node_ids
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    nodes = GcsClient(address=address).get_all_node_info(timeout=ANSWER_S)
+    deadline = time.monotonic() + FIRST_NODE_S
+    while not (nodes := GcsClient(address=address).get_all_node_info(timeout=ANSWER_S)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
     alive = {node.hex() for node, info in nodes.items() if info.state == info.ALIVE}
     if alive.isdisjoint(find_node_ids()):  # type: ignore[no-untyped-call]
         rule = f"this machine must be a node of the cluster at {address} (got {len(alive)} others)"

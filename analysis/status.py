@@ -33,7 +33,7 @@ __all__ = ["SweepStatus", "main", "sweep_status"]
 
 SCRIPT = "python analysis/status.py"
 WATCH_S = 5.0
-BUSY_SHARE = 0.02
+BUSY_SHARE = 0.01
 """Largest share of a core that --watch uses on average: a folder of many trials takes long to read."""
 
 

@@ -1,4 +1,4 @@
-"""What watching costs: `python tests/bench/watching.py [--rounds 8]` writes results/watching.json.
+"""What watching costs: `python tests/bench/watching.py [--rounds 5]` writes results/watching.json.
 
 The same sweep twice in turn, in alternating order. Once nobody watches: no metrics, no dashboard. Once everybody does:
 metrics are exported and scraped by Prometheus (if it is installed) every 10 s, Ray's dashboard runs, and beside it
@@ -136,7 +136,7 @@ def main() -> None:
     from sweeps.provenance.manifest import commit, processor, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=WORKLOAD.trials)
     parser.add_argument("--steps", type=int, default=WORKLOAD.steps)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "watching.json")

@@ -163,6 +163,7 @@ def benchmarks() -> str:
         _sweeps(),
         _control(),
         _scale(),
+        _watching(),
         _faults(),
         _verdicts(),
         _analysis(),
@@ -268,6 +269,18 @@ def _scale() -> str:
         + _table(["GPUs", "1 slot", "4 slots", "16 slots"], rows)
         + "\n<!-- /scale -->\n"
         + _source("scale", result)
+    )
+
+
+def _watching() -> str:
+    result = _load("watching")
+    mean, low, high = (100 * (value - 1) for value in result["ratio"])
+    return (
+        "## Watching a sweep\n\n<!-- watching -->\n\n"
+        f"Ray's dashboard, Prometheus and `lmsweep status --watch` together make a sweep {mean:.1f} % longer "
+        f"({low:.1f} to {high:.1f} %)\non {result['hardware']['cores']} cores, all of which train. They were stopped and "
+        f"continued in turn ({len(result['pairs'])} pairs of periods).\n"
+        "\n<!-- /watching -->\n" + _source("watching", result)
     )
 
 

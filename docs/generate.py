@@ -274,12 +274,14 @@ def _scale() -> str:
 
 def _watching() -> str:
     result = _load("watching")
-    mean, low, high = (100 * (value - 1) for value in result["ratio"])
+    # CPU time: tokens/s of a machine whose speed drifts say nothing within a few per cent.
+    mean, low, high = (100 * (value - 1) for value in result["ratio_cpu"])
     return (
         "## Watching a sweep\n\n<!-- watching -->\n\n"
-        f"Ray's dashboard, Prometheus and `lmsweep status --watch` together make a sweep {mean:.1f} % longer "
-        f"({low:.1f} to {high:.1f} %)\non {result['hardware']['cores']} cores, all of which train. They were stopped and "
-        f"continued in turn ({len(result['pairs'])} pairs of periods).\n"
+        f"Ray's dashboard, Prometheus and `lmsweep status --watch` together take {mean:.1f} % ({low:.1f} to {high:.1f} %) of the "
+        f"engines'\nCPU time on {result['hardware']['cores']} cores, all of which train; with a core to spare they take "
+        f"none. They were stopped and continued in\nturn ({len(result['pairs'])} pairs of periods). The goal of "
+        f"{100 * (result['goal'] - 1):.0f} % is not met.\n"
         "\n<!-- /watching -->\n" + _source("watching", result)
     )
 

@@ -113,7 +113,8 @@ def watched_sweep(config: Row, folder: Path) -> tuple[list[tuple[float, float]],
     (folder / "sweep.yaml").write_text(json.dumps(config))  # JSON is YAML
     run, status = ROOT / "sweeps" / "run.py", ROOT / "analysis" / "status.py"
     metrics = folder / "runs" / "bench" / "metrics.jsonl"
-    switches, most = [], 0
+    switches: list[tuple[float, float]] = []
+    stopped: list[int] = []
     with (folder / "output.txt").open("wb") as output, prometheus(folder):
         command = [sys.executable, str(run), "--config", "sweep.yaml", "--name", "bench"]
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
@@ -128,19 +129,19 @@ def watched_sweep(config: Row, folder: Path) -> tuple[list[tuple[float, float]],
                     process.wait(PERIOD_S)
                 on = not on
                 if process.poll() is None:
-                    most = max(most, switch(watchers(process.pid), on))
-            switch(watchers(os.getpid()), True)
+                    stopped = sorted({*stopped, *watchers(process.pid)})
+                    switch(stopped, on)
+            switch(stopped, True)  # none of them ends while it is stopped
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}: {(folder / 'output.txt').read_text()}")
-    return switches, [json.loads(line) for line in metrics.read_text().splitlines()], most
+    return switches, [json.loads(line) for line in metrics.read_text().splitlines()], len(stopped)
 
 
-def switch(pids: list[int], on: bool) -> int:
-    """Continue or stop processes; returns how many."""
+def switch(pids: list[int], on: bool) -> None:
+    """Continue or stop processes."""
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT if on else signal.SIGSTOP)
-    return len(pids)
 
 
 def trained(rows: list[Row], at: float) -> float:

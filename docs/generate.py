@@ -278,11 +278,10 @@ def _watching() -> str:
     mean, low, high = (100 * (value - 1) for value in result["ratio_cpu"])
     return (
         "## Watching a sweep\n\n<!-- watching -->\n\n"
-        f"Ray's dashboard, Prometheus and `lmsweep status --watch` together take {mean:.1f} % ({low:.1f} to {high:.1f} %) of the "
-        f"engines'\nCPU time on {result['hardware']['cores']} cores, all of which train; with a core to spare they take "
-        f"none. They were stopped and continued in\nturn ({len(result['pairs'])} pairs of periods). The goal of "
-        f"{100 * (result['goal'] - 1):.0f} % is not met.\n"
-        "\n<!-- /watching -->\n" + _source("watching", result)
+        f"Ray's dashboard, Prometheus and `lmsweep status --watch` together take {mean:.1f} % ({low:.1f} to {high:.1f} %) "
+        f"of the engines'\nCPU time on {result['hardware']['cores']} cores, all of which train. They were stopped and "
+        f"continued in turn ({len(result['pairs'])} pairs of\nperiods). The goal of {100 * (result['goal'] - 1):.0f} % is "
+        "not met.\n\n<!-- /watching -->\n" + _source("watching", result)
     )
 
 

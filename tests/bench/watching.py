@@ -22,6 +22,7 @@ import json
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -196,7 +197,7 @@ def main() -> None:
     pairs = pairs_of(switches, rows)
     ratio = ratio_of(pairs, "alone", "watched")
     about = {
-        "command": "python tests/bench/watching.py",
+        "command": shlex.join(["python", "tests/bench/watching.py", *sys.argv[1:]]),
         "workload": workload._asdict(),
         "prometheus": PROMETHEUS is not None,
         "watchers": count,

@@ -195,7 +195,7 @@ def main() -> None:
         config |= {"tracking": {"wandb": "off", "metrics": True}}
         switches, rows, count = watched_sweep(config, Path(place))
     pairs = pairs_of(switches, rows)
-    ratio = ratio_of(pairs, "alone", "watched")
+    ratio, ratio_cpu = ratio_of(pairs, "alone", "watched"), ratio_of(pairs, "alone_cpu", "watched_cpu")
     about = {
         "command": shlex.join(["python", "tests/bench/watching.py", *sys.argv[1:]]),
         "workload": workload._asdict(),
@@ -206,10 +206,10 @@ def main() -> None:
         "hardware": {"processor": processor(), "cores": len(os.sched_getaffinity(0))},
         "goal": GOAL,
         "ratio": ratio,
-        "ratio_cpu": ratio_of(pairs, "alone_cpu", "watched_cpu"),
+        "ratio_cpu": ratio_cpu,
     }
     options.out.write_text(json.dumps({**about, "pairs": pairs}, indent=2) + "\n")
-    for what, (mean, low, high) in (("tokens/s", ratio), ("CPU seconds of engines", about["ratio_cpu"])):
+    for what, (mean, low, high) in (("tokens/s", ratio), ("CPU seconds of engines", ratio_cpu)):
         print(f"{what}, alone over watched: {mean} ({low} to {high}), {len(pairs)} pairs, goal {GOAL}")
 
 

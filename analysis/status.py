@@ -6,6 +6,7 @@ folder is not a sweep's, or no trial has started yet.
 """
 
 import argparse
+import itertools
 import json
 import signal
 import sys
@@ -33,7 +34,7 @@ __all__ = ["SweepStatus", "main", "sweep_status"]
 
 SCRIPT = "python analysis/status.py"
 WATCH_S = 5.0
-BUSY_SHARE = 0.02
+BUSY_SHARE = 0.01
 """Largest share of a core that --watch uses on average: a folder of many trials takes long to read."""
 
 
@@ -79,10 +80,12 @@ def watch(folder: Path, console: Console, resume: str, interval_s: float, storag
     On a terminal it is redrawn in place; elsewhere it is printed below the one before. RunError as `sweep_status`.
     """
     with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        while True:
+        pause_s = interval_s  # after the first reading, most of whose time goes into imports
+        for number in itertools.count():
             began = time.process_time()
             shown, over = _look(folder, storage, resume, console.height if console.is_terminal else 50)
-            pause_s = max(interval_s, (time.process_time() - began) / BUSY_SHARE)
+            if number:
+                pause_s = max(interval_s, (time.process_time() - began) / BUSY_SHARE)
             if not over:
                 shown = Group(shown, Text(f" {time.strftime('%H:%M:%S')}, again in {pause_s:.0f} s", style="dim"))
             if console.is_terminal:

@@ -163,6 +163,7 @@ def benchmarks() -> str:
         _sweeps(),
         _control(),
         _scale(),
+        _watching(),
         _faults(),
         _verdicts(),
         _analysis(),
@@ -268,6 +269,19 @@ def _scale() -> str:
         + _table(["GPUs", "1 slot", "4 slots", "16 slots"], rows)
         + "\n<!-- /scale -->\n"
         + _source("scale", result)
+    )
+
+
+def _watching() -> str:
+    result = _load("watching")
+    # CPU time: tokens/s of a machine whose speed drifts say nothing within a few per cent.
+    mean, low, high = (100 * (value - 1) for value in result["ratio_cpu"])
+    return (
+        "## Watching a sweep\n\n<!-- watching -->\n\n"
+        f"Ray's dashboard, Prometheus and `lmsweep status --watch` together take {mean:.1f} % ({low:.1f} to {high:.1f} %) "
+        f"of the engines'\nCPU time on {result['hardware']['cores']} cores, all of which train. They were stopped and "
+        f"continued in turn ({len(result['pairs'])} pairs of\nperiods). The goal of {100 * (result['goal'] - 1):.0f} % is "
+        "not met.\n\n<!-- /watching -->\n" + _source("watching", result)
     )
 
 

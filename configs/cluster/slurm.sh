@@ -26,8 +26,8 @@ umask 077
 # source "$SLURM_SUBMIT_DIR/.venv/bin/activate"
 
 cd "$SLURM_SUBMIT_DIR"
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export address="$head:$((20000 + SLURM_JOB_ID % 10000))" # another job of yours may have the default port
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export address="${hosts[0]}:$((20000 + SLURM_JOB_ID % 10000))" # another job of yours may have the default port
 
 # The token is made in the job and readable by you alone. It also says that the job is not over: without it, nodes stop.
 mkdir -p .slurm

@@ -4,33 +4,56 @@ The driver alone reports them: rows pass through it anyway. Ray's agent on the d
 the last 20 s or so, hence the thread, which also keeps a file that tells Prometheus where the agents are.
 """
 
-import threading
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sweeps.callbacks.gauges import METRICS, Gauges, Metric
 from sweeps.callbacks.metrics_targets import MetricsTargets
 from sweeps.rundir.folder import RunFolder
+from sweeps.rundir.repeating import repeating
 
 PERIOD_S = 5.0
 """Ray exports every 10 s (RAY_metrics_report_interval_ms) and forgets a gauge that is older than two exports."""
 
 
-class RayMetrics:
-    """A context in which the values of `gauges` are exported, under the name of the sweep in `folder`.
+@contextmanager
+def exported(gauges: Gauges, folder: RunFolder, on: bool) -> Iterator[None]:
+    """A block during which the values of `gauges` are exported; with `tracking.metrics: false` they are not.
 
     Example:
-        gauges = Gauges(...)
-        with RayMetrics(gauges, folder):
+        gauges = gauges_of(ledger, slots, peaks)
+        with exported(gauges, folder, on=True):
             tune_all(ledger, pool, Callbacks([gauges]), folder, concurrent=4)
     """
+    if not on:
+        yield
+        return
+    metrics, targets = RayMetrics(gauges, folder.path.name), MetricsTargets(folder)
 
-    def __init__(self, gauges: Gauges, folder: RunFolder) -> None:
+    def export() -> None:
+        # Metrics are for watching: an error, such as a lost connection to a cluster that has ended, harms no trial.
+        with suppress(Exception):
+            targets.write()
+        with suppress(Exception):
+            metrics.export()
+
+    export()
+    try:
+        with repeating(export, PERIOD_S, "metrics"):
+            yield
+    finally:
+        targets.remove()
+
+
+class RayMetrics:
+    """The metrics of the sweep that is called `sweep`, as Ray has them."""
+
+    def __init__(self, gauges: Gauges, sweep: str) -> None:
         from ray.util.metrics import Counter, Gauge
 
         self._gauges = gauges
-        self._sweep = folder.path.name
-        self._targets = MetricsTargets(folder)
+        self._sweep = sweep
         self._exported: dict[Metric, Any] = {
             metric: (Counter if metric.counter else Gauge)(
                 f"lmsweep_{metric.name}", metric.description, ("sweep", *metric.tags)
@@ -38,27 +61,6 @@ class RayMetrics:
             for metric in METRICS
         }
         self._counted: dict[tuple[Metric, tuple[str, ...]], float] = {}  # what counters have been told
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._export_regularly, name="metrics", daemon=True)
-
-    def __enter__(self) -> "RayMetrics":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._over.set()
-        self._thread.join(PERIOD_S)
-        self._targets.remove()
-
-    def _export_regularly(self) -> None:
-        while True:
-            # Metrics are for watching: an error, such as a lost connection to a cluster that has ended, harms no trial.
-            with suppress(Exception):
-                self._targets.write()
-            with suppress(Exception):
-                self.export()
-            if self._over.wait(PERIOD_S):
-                return
 
     def export(self) -> None:
         """Tell Ray the current values."""
@@ -69,8 +71,3 @@ class RayMetrics:
             elif (more := value - self._counted.get((metric, values), 0)) > 0:
                 self._exported[metric].inc(more, tags)
                 self._counted[metric, values] = value
-
-
-def exported(gauges: Gauges, folder: RunFolder, on: bool) -> AbstractContextManager[object]:
-    """The context in which the metrics are exported, or with `tracking.metrics: false` one that does nothing."""
-    return RayMetrics(gauges, folder) if on else nullcontext()

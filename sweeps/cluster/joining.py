@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import socket
+import time
 from typing import Any
 
 from lmcore.errors import InputError
@@ -17,6 +18,8 @@ from sweeps.cluster.token_check import admits
 START_ONE = "start one with `ray start --head`, or leave --address out (and RAY_ADDRESS unset) to use this machine"
 ANSWER_S = 5.0
 """How long a cluster may take to answer."""
+FIRST_NODE_S = 30.0
+"""How long a cluster that is just being started may never have had a node: its control service is there first."""
 
 
 def check_address(address: str | None) -> None:
@@ -134,7 +137,11 @@ def _check_node(address: str) -> None:
     from ray._private.services import find_node_ids
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-    nodes = GcsClient(address=address).get_all_node_info(timeout=ANSWER_S)
+    deadline = time.monotonic() + FIRST_NODE_S
+    while not (nodes := GcsClient(address=address).get_all_node_info(timeout=ANSWER_S)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.5)
     alive = {node.hex() for node, info in nodes.items() if info.state == info.ALIVE}
     if alive.isdisjoint(find_node_ids()):  # type: ignore[no-untyped-call]
         rule = f"this machine must be a node of the cluster at {address} (got {len(alive)} others)"

@@ -86,7 +86,7 @@ class WorkerPool:
         self.proxy_cpus = cluster.proxy_cpus(spec.train)
         """Logical CPUs that each trial's proxy is to reserve."""
         # Passed to actors as a list: Ray would replace a bare reference by its value.
-        self.shared: list[ray.ObjectRef[Any]] = [ray.put(tokens.for_other_processes())]
+        self.shared: list[Any] = [ray.put(tokens.for_other_processes())]
         self._slots = None if spec.search.slots == "auto" else spec.search.slots
         self._runs = {size: spec.run_for(size, {}) for size in spec.size_names}
         self._lock = threading.RLock()
@@ -156,7 +156,7 @@ class WorkerPool:
     def open(self, choices: Sequence[SlotChoice]) -> tuple[int, int]:
         """Allow trials from now on; return how many train at a time, and how many are queued for the next free slot."""
         samples = {self._runs[choice.size].static_signature: choice.samples for choice in choices if choice.samples}
-        self.shared = [*self.shared, ray.put(samples)]
+        self.shared = [*self.shared, samples]
         with self._lock:
             self._placement = Placement({choice.size: choice.slots for choice in choices})
             for number in self.ready:

@@ -53,7 +53,8 @@ class Trainers:
     """
 
     def __init__(self, slots: int | None, memory_bytes: int) -> None:
-        self._shared_tokens: Tokens | None = None
+        self.shared_tokens: Tokens | None = None
+        """What all trials train on; None until `share`."""
         self._wanted = slots
         self._memory_bytes = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else memory_bytes
         self._trainers: dict[Signature, Trainer] = {}
@@ -69,13 +70,13 @@ class Trainers:
 
     def share(self, tokens: Tokens, samples: Mapping[Signature, list[ThroughputSample]] | None = None) -> None:
         """Take the data that all trials train on, and the averages of what all workers measured."""
-        self._shared_tokens = self._shared_tokens or tokens
+        self.shared_tokens = self.shared_tokens or tokens
         self._samples |= samples or {}
 
     @property
     def _tokens(self) -> Tokens:
-        assert self._shared_tokens is not None, "share() comes first"
-        return self._shared_tokens
+        assert self.shared_tokens is not None, "share() comes first"
+        return self.shared_tokens
 
     def samples(self, run: RunSpec) -> list[ThroughputSample]:
         """Throughput by number of slots, measured once per signature; empty if there is nothing to choose."""

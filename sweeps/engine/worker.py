@@ -42,14 +42,18 @@ Failures stay small:
   kills every worker thus fails by itself, and its neighbours do not.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lmcore.columns import Row
 from lmcore.config import RunSpec, TrainConfig
+from lmcore.corpus.tokens import Tokens, load_tokens
+from lmcore.errors import InputError
 from lmcore.measure.slot_count import ThroughputSample
 from sweeps.cluster.proof import device_fault, folder_fault
 from sweeps.engine.death_count import MAX_DEATHS, deaths
@@ -58,9 +62,12 @@ from sweeps.engine.training_loop import TrainingLoop
 from sweeps.engine.worker_trial import Heartbeat, WorkerTrial
 from sweeps.rundir.folder import RunFolder
 
-Shared = list[Awaitable[Any]]
-"""Object references: the sweep's `Tokens`, then the workers' averaged samples by signature (not there while they
-measure). All workers of a node share one copy."""
+Shared = list[Any]
+"""A reference to the sweep's `Tokens`, of which all workers of a node share one copy; then, once it is known, the
+workers' averaged samples by signature."""
+FETCH_S = 10.0
+"""How long to wait for the tokens from the object store. Ray may ask for the copy of a node that was lost, for minutes;
+they are in the run's folder as well."""
 
 
 class SlotWorker:
@@ -113,11 +120,23 @@ class SlotWorker:
 
     async def measure(self, run: RunSpec, shared: Shared) -> list[ThroughputSample]:
         """Throughput of the run's signature on this device; empty if there is nothing to choose."""
-        self._trainers.share(await shared[0])
+        await self._take(shared)
         try:
             return await self._loop.device.run(self._trainers.samples, run)
         except Exception:  # a run that cannot train says why when its first trial fails
             return []
+
+    async def _take(self, shared: Shared) -> None:
+        """Keep what all trials train with."""
+        reference, *samples = shared
+        tokens = self._trainers.shared_tokens
+        if tokens is None:
+            try:
+                tokens = await asyncio.wait_for(_value(reference), FETCH_S)
+            except TimeoutError:
+                with suppress(InputError):  # they are not there either
+                    tokens = await asyncio.to_thread(load_tokens, self._folder.tokens, mmap=False)
+        self._trainers.share(await reference if tokens is None else tokens, *samples)
 
     async def peak(self, train: TrainConfig) -> float:
         """FLOP/s of matrix products on this device, for the manifest."""
@@ -128,8 +147,8 @@ class SlotWorker:
     async def submit(self, trial: str, title: str, run: RunSpec, shared: Shared, worker_deaths: int = 0) -> bool:
         """Queue a trial, to continue from its newest checkpoint if it has one.
 
-        A trial that is here already stays as it is. References into the object store come with each trial, because a
-        worker that was restarted has lost them.
+        A trial that is here already stays as it is. What is shared comes with each trial, because a worker that was
+        restarted has lost it.
 
         Args:
             worker_deaths: how many workers have died with the trial. If any, it trains alone until its next row. From
@@ -142,7 +161,7 @@ class SlotWorker:
         Raises:
             EnvironmentFaultError: this machine cannot train; submit the trial to another worker.
         """
-        self._trainers.share(*[await part for part in shared])
+        await self._take(shared)
         if not self._proven or self._loop.unfit:  # this process was started again, or is about to be retired
             fault = await self.prove()
             if fault is not None:
@@ -208,3 +227,7 @@ class SlotWorker:
     async def stop(self) -> None:
         """Finish the interval that is under way, then write a checkpoint of every trial that has a slot."""
         await self._loop.stop()
+
+
+async def _value(reference: Awaitable[Tokens]) -> Tokens:
+    return await reference

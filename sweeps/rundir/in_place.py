@@ -5,13 +5,13 @@ folder is replaced by a copy, the copy misses it.
 """
 
 import os
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from sweeps.rundir.disk_full import MovedError
 from sweeps.rundir.folder import RunFolder, moved
+from sweeps.rundir.repeating import repeating
 
 PERIOD_S = 1.0
 
@@ -52,21 +52,12 @@ class InPlace:
         if (problem := self.problem()) is not None:
             raise MovedError(problem, None)
 
-    @contextmanager
-    def watched(self, end: Callable[[str], None]) -> Iterator[None]:
+    def watched(self, end: Callable[[str], None]) -> AbstractContextManager[None]:
         """A block during which a thread looks once a second, and calls `end` with the line when the folder has gone."""
-        over = threading.Event()
 
-        def watch() -> None:
-            while not over.wait(PERIOD_S):
-                if (problem := self.problem()) is not None:
-                    end(problem)
-                    return
+        def look() -> bool:
+            if (problem := self.problem()) is not None:
+                end(problem)
+            return problem is not None
 
-        thread = threading.Thread(target=watch, name="in place", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join(2 * PERIOD_S)
+        return repeating(look, PERIOD_S, "in place")

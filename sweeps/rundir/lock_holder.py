@@ -7,11 +7,12 @@ holder touches the file every `BEAT_S` seconds, and removes it when it lets go.
 import json
 import os
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from sweeps.rundir.repeating import repeating
 
 BEAT_S = 10.0
 """`analysis.runs.driver` takes a holder on another machine that has missed a few beats for dead."""
@@ -27,20 +28,15 @@ def holding(path: Path) -> Iterator[None]:
     """
     holder = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
     path.write_text(json.dumps(holder) + "\n")
-    over = threading.Event()
 
     def beat() -> None:
-        while not over.wait(BEAT_S):
-            with suppress(OSError):  # the folder is out of reach for now
-                os.utime(path)
+        with suppress(OSError):  # the folder is out of reach for now
+            os.utime(path)
 
-    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeating(beat, BEAT_S, "heartbeat"):
+            yield
     finally:
-        over.set()
-        thread.join(1.0)
         with suppress(OSError):
             path.unlink(missing_ok=True)
 

@@ -40,13 +40,15 @@ MOVE_AFTER_S = 30.0
 class TrialTrainable(tune.Trainable):
     """Reports the rows of the trial in `config`, which the driver has submitted to the worker `config["engine"]`.
 
-    >>> trainable = tune.with_parameters(TrialTrainable, shared=pool.shared)  # doctest: +SKIP
+    >>> trainable = type("TrialTrainable", (TrialTrainable,), {"shared": pool.shared})  # doctest: +SKIP
     >>> tune.Tuner(trainable, ...).fit()  # doctest: +SKIP
     """
 
-    def setup(self, config: dict[str, Any], shared: list[Any]) -> None:  # type: ignore[override]  # see with_parameters
-        """Take what workers are given with each trial."""
-        self._shared = shared
+    shared: list[Any]
+    """What workers are given with each trial (`sweeps.engine.worker.Shared`)."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        """Begin with the trial in `config`."""
         self._me = ray.get_runtime_context().current_actor
         self._gone_since: dict[int, float] = {}  # workers that do not answer
         self._handles: dict[int, Any] = {}
@@ -72,7 +74,7 @@ class TrialTrainable(tune.Trainable):
                 if row is not None:
                     self._step = row[col.STEP]
                     return row | {col.RETRIES: row[col.RETRIES] + self._worker_deaths}
-                submitted = worker.submit.remote(self._trial, self._title, self._run, self._shared, self._worker_deaths)
+                submitted = worker.submit.remote(self._trial, self._title, self._run, self.shared, self._worker_deaths)
                 if not self._wait_for(submitted):
                     return _failed(f"EngineError: the trial was given up after its engine died {MAX_DEATHS} times")
             except (ActorDiedError, EngineGoneError):  # it will not be started again

@@ -41,8 +41,9 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
     shutil.rmtree(folder.tune, ignore_errors=True)  # left by an earlier driver; nothing is restored from it
     # A trial's error is printed in one line and kept whole in its folder; Tune would print the traceback as well.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    trainable = tune.with_parameters(TrialTrainable, shared=engines.shared)  # its resources: see StudyScheduler
-    trainable.__name__ = trainable.__qualname__ = TrialTrainable.__name__  # the name shown in the dashboard
+    # `tune.with_parameters` would put them into the object store: after the loss of a node that had fetched them, Ray
+    # waited up to 70 s for its copy before a new proxy began. The resources of a proxy: see StudyScheduler.
+    trainable = type(TrialTrainable.__name__, (TrialTrainable,), {"shared": engines.shared})
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(

@@ -1,22 +1,30 @@
-"""What watching costs: `python tests/bench/watching.py [--rounds 8]` writes results/watching.json.
+"""What watching costs: `python tests/bench/watching.py` writes results/watching.json.
 
-The same sweep twice in turn, in alternating order. Once nobody watches: no metrics, no dashboard. Once everybody does:
-metrics are exported and scraped by Prometheus (if it is installed) every 10 s, Ray's dashboard runs, and beside it
-`lmsweep status --watch` reads the folder. Random search and no early stopping, so that both train the same. The machine
-must have nothing else to do.
+One sweep that everybody watches: metrics are exported and scraped by Prometheus (if it is installed) every 10 s, Ray's
+dashboard runs, and `lmsweep status --watch` reads the folder. All of these processes are stopped (SIGSTOP) and
+continued in turn, for PERIOD_S each, and the tokens that the engines train on meanwhile are counted from the rows. So
+both halves of a pair are seconds apart, and disturbed alike where the speed of a shared machine drifts by a tenth
+within minutes. The driver's own export goes on in both; the start of the dashboard is not included. Random search and
+no early stopping. The machine must have nothing else to do. Two cores are the hardest case: two engines leave none.
 
-    alone_s, watched_s   from the first update to the last decision about a trial
-    whole_*_s            the whole command; Ray's dashboard also takes time to start
-    ratio                watched over alone: geometric mean over the rounds with its 95 % interval (Student's t)
+    watched, alone           tokens/s of each pair of periods
+    watched_cpu, alone_cpu   CPU seconds that the engines get in a second
+    ratio                    alone over watched, the factor by which the sweep takes longer: geometric mean over the
+                             pairs with its 95 % interval (Student's t)
+    ratio_cpu                the same of CPU seconds, which do not depend on how fast the machine happens to be
 
 The goal is a ratio of at most 1.02.
 """
 
 import argparse
+import itertools
 import json
 import math
 import os
+import re
+import shlex
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -24,10 +32,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # for tests.bench
@@ -39,9 +48,12 @@ from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import save_tokens
 from tests.bench.sweep import ROOT, Workload, run_config
 
-WORKLOAD = Workload(trials=8, steps=160, report_every=10, grace_steps=10)
+WORKLOAD = Workload(trials=8, steps=400, report_every=5, grace_steps=5)
 GOAL = 1.02
-LIMIT_S = 1800
+WATCHING = r"dashboard/dashboard\.py|ray-dashboard-|ray\.dashboard\.subprocess|prometheus|analysis/status"
+PERIOD_S = 12.0
+SETTLE_S = 10.0
+"""From the start of `status` to the first period: what it imports is not counted."""
 PROMETHEUS = shutil.which("prometheus")
 Row = dict[str, Any]
 
@@ -74,52 +86,87 @@ def prometheus(folder: Path) -> Iterator[None]:
         yield
 
 
-def sweep_s(config: Row, watched: bool) -> tuple[float, float]:
-    """Seconds of training, and of the whole command."""
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        config = {**config, "tracking": {"wandb": "off", "metrics": watched}}
-        (folder / "sweep.yaml").write_text(json.dumps(config))  # JSON is YAML
-        command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--config", "sweep.yaml", "--name", "bench"]
-        began = time.monotonic()
-        if watched:
-            with prometheus(folder):
-                sweep(command, folder, watched=True)
-        else:
-            sweep([*command, "--no-dashboard"], folder, watched=False)
-        whole_s = time.monotonic() - began
-        lines = (folder / "runs" / "bench" / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    return max(row[col.DECIDED_AT] for row in rows) - min(row[col.BEGAN_AT] for row in rows), whole_s
+def watchers(root: int) -> list[int]:
+    """Processes that do nothing but watch: Ray's dashboard with its parts, Prometheus and `status --watch`."""
+    family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
+    own = [*psutil.Process().children(recursive=False)]
+    found = []
+    for process in {one.pid: one for one in [*family, *own]}.values():
+        with suppress(psutil.Error):
+            words = " ".join(process.cmdline())
+            if re.search(WATCHING, words):
+                found.append(process.pid)
+    return found
 
 
-def sweep(command: list[str], folder: Path, watched: bool) -> None:
-    """Run the sweep; watched, with `status --watch` beside it from the moment that there is something to see."""
-    with (folder / "output.txt").open("wb") as output:
+def engines_cpu_s(root: int) -> float:
+    """CPU seconds that the engines have had."""
+    total = 0.0
+    for process in psutil.Process(root).children(recursive=True):
+        with suppress(psutil.Error):
+            if " ".join(process.cmdline()).startswith(("ray::engine", "ray::SlotWorker")):
+                total += sum(process.cpu_times()[:2])
+    return total
+
+
+def watched_sweep(config: Row, folder: Path) -> tuple[list[tuple[float, float]], list[Row], int]:
+    """Run the sweep; returns times at which watchers were switched on or off, each with the engines' CPU seconds, the
+    rows, and the number of watchers. From the first time on they were on."""
+    (folder / "sweep.yaml").write_text(json.dumps(config))  # JSON is YAML
+    run, status = ROOT / "sweeps" / "run.py", ROOT / "analysis" / "status.py"
+    metrics = folder / "runs" / "bench" / "metrics.jsonl"
+    switches: list[tuple[float, float]] = []
+    stopped: list[int] = []
+    with (folder / "output.txt").open("wb") as output, prometheus(folder):
+        command = [sys.executable, str(run), "--config", "sweep.yaml", "--name", "bench"]
         process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
-        if watched:
-            while not (folder / "runs" / "bench" / "manifest.json").exists() and process.poll() is None:
-                time.sleep(0.2)
-            status = [sys.executable, str(ROOT / "analysis" / "status.py"), "runs/bench", "--watch"]
-            with running(status, folder):
-                process.wait(LIMIT_S)
-        process.wait(LIMIT_S)
+        while not (metrics.exists() and metrics.stat().st_size) and process.poll() is None:
+            time.sleep(0.2)
+        with running([sys.executable, str(status), "runs/bench", "--watch"], folder):
+            time.sleep(SETTLE_S)
+            on = True
+            while process.poll() is None:
+                switches.append((time.time(), engines_cpu_s(process.pid)))
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(PERIOD_S)
+                on = not on
+                if process.poll() is None:
+                    stopped = sorted({*stopped, *watchers(process.pid)})
+                    switch(stopped, on)
+            switch(stopped, True)  # none of them ends while it is stopped
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode}: {(folder / 'output.txt').read_text()}")
+    return switches, [json.loads(line) for line in metrics.read_text().splitlines()], len(stopped)
 
 
-def one_round(tokens: Path, number: int, workload: Workload) -> Row:
-    """One sweep of each kind; in odd rounds the watched one first."""
-    config = run_config(workload, number, tokens, compiled=False)
-    config["search"] |= {"method": "random", "scheduler": "none"}
-    load = os.getloadavg()[0]
-    found = {}
-    for watched in (False, True) if number % 2 == 0 else (True, False):
-        found[watched] = sweep_s(config, watched)
-    (alone_s, whole_alone_s), (watched_s, whole_watched_s) = found[False], found[True]
-    seconds = {"alone_s": alone_s, "watched_s": watched_s}
-    seconds |= {"whole_alone_s": whole_alone_s, "whole_watched_s": whole_watched_s}
-    return {name: round(value, 2) for name, value in seconds.items()} | {"load": load}
+def switch(pids: list[int], on: bool) -> None:
+    """Continue or stop processes."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT if on else signal.SIGSTOP)
+
+
+def trained(rows: list[Row], at: float) -> float:
+    """Tokens that all trials have been trained on until a moment; an interval's tokens are spread evenly over it."""
+    total, before = 0.0, dict[str, int]()
+    for row in rows:
+        tokens = row[col.TOKENS] - before.get(row[col.TRIAL], 0)
+        before[row[col.TRIAL]] = row[col.TOKENS]
+        share = (at - row[col.BEGAN_AT]) / (row[col.REPORTED_AT] - row[col.BEGAN_AT])
+        total += tokens * min(max(share, 0.0), 1.0)
+    return total
+
+
+def pairs_of(switches: list[tuple[float, float]], rows: list[Row]) -> list[Row]:
+    """Tokens/s and CPU seconds a second of neighbouring periods, watched and alone, while all engines had work."""
+    work_ends = min(max(row[col.REPORTED_AT] for row in rows if row[col.ENGINE] == engine) for engine in (0, 1))
+    used = [one for one in switches if one[0] < work_ends]
+    periods = [
+        (round((trained(rows, b) - trained(rows, a)) / (b - a)), round((cpu_b - cpu_a) / (b - a), 4))
+        for (a, cpu_a), (b, cpu_b) in itertools.pairwise(used)
+    ]
+    pairs = zip(periods[::2], periods[1::2], strict=False)
+    return [{"watched": a, "alone": b, "watched_cpu": c, "alone_cpu": d} for (a, c), (b, d) in pairs]
 
 
 def ratio_of(rounds: list[Row], numerator: str, denominator: str) -> list[float | None]:
@@ -137,32 +184,34 @@ def main() -> None:
     from sweeps.provenance.manifest import commit, processor, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--trials", type=int, default=WORKLOAD.trials)
     parser.add_argument("--steps", type=int, default=WORKLOAD.steps)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "watching.json")
     options = parser.parse_args()
     workload = WORKLOAD._replace(trials=options.trials, steps=options.steps)
-    rounds = []
-    with tempfile.TemporaryDirectory() as folder:
-        save_tokens(prepare_tokens(DataConfig(source="stdlib", vocab_size=2048)), Path(folder) / "tokens")
-        for number in range(options.rounds):
-            rounds.append(one_round(Path(folder) / "tokens", number, workload))
-            print(rounds[-1], flush=True)
-    ratio = ratio_of(rounds, "watched_s", "alone_s")
+    with tempfile.TemporaryDirectory() as place:
+        save_tokens(prepare_tokens(DataConfig(source="stdlib", vocab_size=2048)), Path(place) / "tokens")
+        config = run_config(workload, 0, Path(place) / "tokens", compiled=False)
+        config["search"] |= {"method": "random", "scheduler": "none"}
+        config |= {"tracking": {"wandb": "off", "metrics": True}}
+        switches, rows, count = watched_sweep(config, Path(place))
+    pairs = pairs_of(switches, rows)
+    ratio, ratio_cpu = ratio_of(pairs, "alone", "watched"), ratio_of(pairs, "alone_cpu", "watched_cpu")
     about = {
-        "command": "python tests/bench/watching.py",
+        "command": shlex.join(["python", "tests/bench/watching.py", *sys.argv[1:]]),
         "workload": workload._asdict(),
         "prometheus": PROMETHEUS is not None,
+        "watchers": count,
         "commit": commit(),
         "versions": versions(),
         "hardware": {"processor": processor(), "cores": cores()},
         "goal": GOAL,
         "ratio": ratio,
-        "ratio_whole": ratio_of(rounds, "whole_watched_s", "whole_alone_s"),
+        "ratio_cpu": ratio_cpu,
     }
-    options.out.write_text(json.dumps({**about, "rounds": rounds}, indent=2) + "\n")
-    print(f"watched over alone: {ratio[0]} ({ratio[1]} to {ratio[2]}), goal {GOAL}: {options.out}")
+    options.out.write_text(json.dumps({**about, "pairs": pairs}, indent=2) + "\n")
+    for what, (mean, low, high) in (("tokens/s", ratio), ("CPU seconds of engines", ratio_cpu)):
+        print(f"{what}, alone over watched: {mean} ({low} to {high}), {len(pairs)} pairs, goal {GOAL}")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 `SITE` is the text of a sitecustomize.py that every process of the sweep imports. STRIKES names a folder with
 plan.json, `{trial: [moment, step]}`: when the trial with that row comes to that moment, the victim (`STRIKES_VICTIM`)
 is killed with SIGKILL, and the process that came there goes on once it is dead. A strike leaves a file in the folder.
-A node is killed by the test, which sees that file and then makes another one that ends in `.dead`.
+A node is killed by the test, which sees that file and then makes another one that ends in `.dead`; which node trained
+the trial last is in a file that ends in `.host`.
 """
 
 SITE = '''
-import glob, importlib.abc, importlib.util, json, os, signal, sys, time
+import glob, importlib.abc, importlib.util, json, os, signal, socket, sys, time
 
 FOLDER, VICTIM = os.environ["STRIKES"], os.environ["STRIKES_VICTIM"]
 with open(FOLDER + "/plan.json") as file:
@@ -87,7 +88,12 @@ def around(owner, name, before=None, after=None):
 
 
 def loop(module):
-    around(module.TrainingLoop, "_report", lambda self, trial, row: moment("computed", trial, row["step"]))
+    def computed(self, trial, row):
+        with open(f"{FOLDER}/{trial}.host", "w") as file:
+            file.write(socket.gethostname())
+        moment("computed", trial, row["step"])
+
+    around(module.TrainingLoop, "_report", computed)
 
 
 def worker(module):

@@ -109,29 +109,35 @@ def test_a_verdict_is_final_whenever_the_driver_dies(tiny, undisturbed, fault):
 
 
 @pytest.mark.ray
-def test_a_verdict_is_final_whenever_the_node_dies_and_another_one_takes_its_place(tiny, undisturbed, fault):
+@pytest.mark.timeout(2400)
+def test_a_verdict_is_final_whenever_the_node_dies_that_trains_the_trial(tiny, undisturbed, fault):
     struck = fault("node without power at each moment between a trial's last row and its verdict")
     struck.injected(len(NAMES))
     environment, folder = strikes(tiny, "node")
     environment["PYTHONPATH"] += f":{ROOT}"
-    with Hosts(2, tiny) as hosts:
-        for number in range(2):
-            hosts[number].set_environment(**environment)
+    with Hosts(1, tiny) as hosts:
+        hosts[0].set_environment(**environment)
         token = hosts[0].run("ray get-auth-token --generate", check=0).stdout.strip()
         address = f"{hosts[0].address}:6379"
         hosts[0].join("--head --include-dashboard=false", token, cpus=0)  # the driver, and nothing that can be lost
-        hosts[1].join(f"--address={address}", token, cpus=1)
+
+        def add():
+            node = hosts.add()
+            node.set_environment(**environment)
+            node.join(f"--address={address}", token, cpus=1)
+            return node
+
+        nodes = {node.name: node for node in (add(), add())}  # one that trains, and one for when it is gone
         process = start_on(hosts[0], command("struck", "--address", address))
-        node = hosts[1]
         done = set()
         while process.poll() is None:
             for path in set(folder.glob("*.struck")) - done:
-                node.kill(silently=True)
+                trial = path.name.partition(".")[0]
+                nodes.pop((folder / f"{trial}.host").read_text()).kill(silently=True)
                 path.with_suffix(".dead").touch()
                 done.add(path)
-                node = hosts.add()
-                node.set_environment(**environment)
-                node.join(f"--address={address}", token, cpus=1)
+                node = add()
+                nodes[node.name] = node
             time.sleep(0.1)
         assert process.wait(10) == 0, "".join(process.lines)
     assert len(done) == len(NAMES)

@@ -67,7 +67,8 @@ def proxy(monkeypatch):
         monkeypatch.setattr(trainable, "engine_numbers", lambda: numbers)
         made = TrialTrainable.__new__(TrialTrainable)
         config = {col.TRIAL: "xs-0002", TITLE: "xs-0002", col.RUN: {}, col.ENGINE: 0, KNOWN_STEP: 0}
-        made.setup(config, shared=[])
+        made.shared = []
+        made.setup(config)
         return made
 
     return make

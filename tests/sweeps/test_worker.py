@@ -20,11 +20,12 @@ import pytest
 from lmcore import columns as col
 from lmcore.checkpoint import read_checkpoint
 from lmcore.config import DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
-from lmcore.corpus.tokens import Tokens
+from lmcore.corpus.tokens import Tokens, save_tokens
 from lmcore.measure.slot_count import ThroughputSample, worthwhile_slots
 from lmcore.measure.throughput import _Probe
 from lmcore.trainer import Trainer
 from sweeps.cluster.proof import write_token
+from sweeps.engine import worker as worker_module
 from sweeps.engine.death_count import MAX_DEATHS, death_charged, deaths
 from sweeps.engine.environment_fault import EnvironmentFaultError
 from sweeps.engine.placement import Placement
@@ -167,7 +168,7 @@ def test_the_average_of_all_workers_overrides_what_this_one_measured(drive, smal
 
     async def scenario(host):
         await host.worker.measure(FOUR["a"], host.shared)
-        host.shared.append(in_store({FOUR["a"].static_signature: agreed}))
+        host.shared.append({FOUR["a"].static_signature: agreed})
         return await host.all(FOUR), host.worker._trainers
 
     results, trainers = drive(scenario, slots=None, costs=None)
@@ -684,7 +685,7 @@ import asyncio, resource, sys
 import numpy as np
 import torch
 from lmcore.config import DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
-from lmcore.corpus.tokens import Tokens
+from lmcore.corpus.tokens import Tokens, save_tokens
 from lmcore.trainer import Trainer
 sys.path.insert(0, "tests/sweeps")
 import test_worker
@@ -752,3 +753,14 @@ def test_where_memory_runs_out_the_slots_are_halved_and_every_trial_keeps_its_nu
 def test_where_memory_runs_out_as_slots_are_made_they_are_halved_as_well(tmp_path):
     lines = out_of_memory(tmp_path, slots=512, shapes=1, room_mib=225)  # 1.5 MiB of weights and moments each
     assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]
+
+
+def test_tokens_that_the_object_store_does_not_give_are_read_from_the_runs_folder(drive, small_tokens, monkeypatch):
+    monkeypatch.setattr(worker_module, "FETCH_S", 0.1)
+
+    async def train(host):
+        save_tokens(small_tokens, host.folder.tokens)
+        host.shared = [asyncio.get_running_loop().create_future()]  # the node that has them does not answer
+        return await host.all({"a": FOUR["a"]})
+
+    assert numbers(drive(train, slots=1)["a"]) == alone(FOUR["a"], small_tokens)

@@ -164,7 +164,7 @@ def _trials_frame(
 
 def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """One row of `Run.trials`, without what is derived; `newest` has the newest row of each trial that has rows."""
-    entry, trial, result = studied
+    entry, trial, result = studied.entry, studied.trial, studied.result
     attributes = studied.attributes
     record: dict[str, Any] = {col.TRIAL: studied.id, col.SIZE: entry.size, col.ARM: entry.arm, col.PHASE: entry.phase}
     of = attributes.get(col.OF)

@@ -40,7 +40,8 @@ def sweep(run, losses=LOSSES, confirm=True, **changes):
         exact, body = COUNTS[size, arm]
         counts = {"params_exact": exact, "params_non_embedding": body, "params_estimate": exact}
         shape = {"model__d_model": 64 if size == "xs" else 128, "model__tie_embeddings": arm == "tied"}
-        trial = run.add(f"{size}-{arm}", "complete", 5.0, optim__lr=2e-3, **shape, **counts, **changes)
+        loss = 5.0 + 0.01 * (arm == "tied")  # equal losses would be the same run
+        trial = run.add(f"{size}-{arm}", "complete", loss, optim__lr=2e-3, **shape, **counts, **changes)
         if confirm:
             run.confirm(trial, dict(zip(SEEDS, row, strict=True)))
             run.result(trial)

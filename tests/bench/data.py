@@ -1,13 +1,13 @@
 """How fast text becomes tokens, and in how much memory: `python tests/bench/data.py` writes results/data.json.
 
 Each kind of text, of the same size, is prepared in a process of its own as a sweep does it: with a tokenizer that is
-given, and (`trains`) with one that is trained first. The peer is the tokenizers library alone: `encode_batch` over the same
-text, which is already in memory, in batches of the same size. Rounds alternate between the two. The machine must have nothing
-else to do.
+given, and (`trains`) with one that is trained first. The peer is the tokenizers library alone: `encode_batch` over the
+same text, which is already in memory, in batches of the same size. Rounds alternate between the two. The machine must
+have nothing else to do.
 
     mb_per_s             bytes of the text in UTF-8 over seconds, all of `prepare_tokens` included
     ratio                of mb_per_s, ours over the peer's: median over the rounds
-    peak_bytes_per_byte  the process's peak resident memory, less that of one that only imports, over the bytes of the text
+    peak_bytes_per_byte  the process's peak resident memory, less that of one that only imports, over bytes of the text
 
 The goals are a ratio of at least 0.7 and at most 10 bytes a byte.
 """
@@ -29,8 +29,7 @@ from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from lmcore.config import DataConfig
 from lmcore.corpus.encode import BATCH_CHARS, fits_of
@@ -163,7 +162,12 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.arm is not None:
-        arms = {"ours": ours, "peer": peer, "trains": lambda source: ours(source, None), "nothing": dict}
+        arms: dict[str, Any] = {
+            "ours": ours,
+            "peer": peer,
+            "trains": lambda source: ours(source, None),
+            "nothing": dict,
+        }
         found = arms[options.arm](*options.arguments)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         print(json.dumps(found | {"peak_bytes": peak}))

@@ -65,7 +65,7 @@ def test_bits_per_byte_of_a_trained_model_are_those_of_hugging_face(prepared, tm
     write_folder(tmp_path / "out", llama_files(model, trainer.model.slot_state_dict(0), None))
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
-    ids = tokenizer(text, add_special_tokens=False).input_ids + [tokenizer.convert_tokens_to_ids(end)]
+    ids = [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.convert_tokens_to_ids(end)]
     count = (len(ids) - 1) // CONTEXT
     stride = (len(ids) - 1) // count
     nats = 0.0

@@ -1,4 +1,4 @@
-"""Tokenizing takes little memory for each byte of text, whatever the text is like. Each text in a process of its own."""
+"""Tokenizing takes little memory for a byte of text, whatever the text is like. Each text has a process of its own."""
 
 import json
 import subprocess

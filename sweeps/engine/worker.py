@@ -66,8 +66,8 @@ Shared = list[Any]
 """A reference to the sweep's `Tokens`, of which all workers of a node share one copy; then, once it is known, the
 workers' averaged samples by signature."""
 FETCH_S = 10.0
-"""How long to wait for the tokens from the object store. Ray may ask for the copy of a node that was lost, for minutes;
-they are in the run's folder as well."""
+"""How long to wait for the tokens from the object store. Ray may ask for the copy of a node that was lost for more
+than a minute; they are in the run's folder as well."""
 
 
 class SlotWorker:

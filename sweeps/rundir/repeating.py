@@ -4,6 +4,9 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+LAST_S = 5.0
+"""How long the end of a block waits for an act that is under way, which a file system may hold up for long."""
+
 
 @contextmanager
 def repeating(act: Callable[[], object], period_s: float, name: str) -> Iterator[None]:
@@ -28,4 +31,4 @@ def repeating(act: Callable[[], object], period_s: float, name: str) -> Iterator
         yield
     finally:
         over.set()
-        thread.join(2 * period_s)
+        thread.join(LAST_S)

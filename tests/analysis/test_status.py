@@ -291,3 +291,12 @@ def test_a_wrong_folder_or_option_is_one_line_and_exit_code_2(arguments, fragmen
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert fragment in done.stderr
+
+
+def test_the_imports_of_the_first_reading_do_not_delay_the_second(folder):
+    with filelock.FileLock(folder.path / ".lock"):
+        process = watching(folder)
+        shown = next(line for line in process.stdout if "again in" in line)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert shown.rstrip().endswith("again in 5 s")

@@ -48,7 +48,7 @@ from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import save_tokens
 from tests.bench.sweep import ROOT, Workload, run_config
 
-WORKLOAD = Workload(trials=8, steps=400, report_every=5, grace_steps=5)
+WORKLOAD = Workload(trials=8, steps=150, report_every=5, grace_steps=5)
 GOAL = 1.02
 WATCHING = r"dashboard/dashboard\.py|ray-dashboard-|ray\.dashboard\.subprocess|prometheus|analysis/status"
 PERIOD_S = 12.0
@@ -89,7 +89,7 @@ def prometheus(folder: Path) -> Iterator[None]:
 def watchers(root: int) -> list[int]:
     """Processes that do nothing but watch: Ray's dashboard with its parts, Prometheus and `status --watch`."""
     family = [psutil.Process(root), *psutil.Process(root).children(recursive=True)]
-    own = [*psutil.Process().children(recursive=False)]
+    own = psutil.Process().children()
     found = []
     for process in {one.pid: one for one in [*family, *own]}.values():
         with suppress(psutil.Error):

@@ -264,20 +264,23 @@ def test_a_server_that_restarts_three_times_is_waited_for_and_loses_no_trial(ser
     claim_studies(storage, [f"{name}/main"], resume=False)
     study = optuna.load_study(study_name=f"{name}/main", storage=storage)
     over = threading.Event()
+    told = {}
+
+    def wait_for_more(those, than):
+        end = time.monotonic() + 60
+        while len(those) <= than and time.monotonic() < end:
+            time.sleep(0.05)
 
     def restart():
         for number in range(3):
-            time.sleep(0.5)
+            wait_for_more(told, than=len(told))  # without a trial in between, two restarts look like one
             server.stop()
-            end = time.monotonic() + 60
-            while len(said) <= number and time.monotonic() < end:
-                time.sleep(0.05)
+            wait_for_more(said, than=number)
             server.start()
         over.set()
 
     restarting = threading.Thread(target=restart)
     restarting.start()
-    told = {}
     while not over.is_set() or len(told) < 20:
         trial = study.ask(SPACE)
         for step in (1, 2):

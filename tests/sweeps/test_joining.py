@@ -115,6 +115,13 @@ def processes_of(folder):
     return pids
 
 
+def is_raylet(pid):
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "raylet"
+    except OSError:
+        return False
+
+
 def free_ports(count):
     """Ports that nobody listens on now."""
     import socket
@@ -131,7 +138,7 @@ def free_ports(count):
 class StartedCluster:
     """`ray start --head` with the token TOKEN, or without one."""
 
-    def __init__(self, mode):
+    def __init__(self, mode, wait=True):
         self.folder = tempfile.mkdtemp(prefix="rj")  # sockets have short paths
         port, dashboard_port = free_ports(2)
         self.address, self.dashboard = f"127.0.0.1:{port}", f"127.0.0.1:{dashboard_port}"
@@ -139,7 +146,9 @@ class StartedCluster:
         options = [f"--temp-dir={self.folder}", f"--dashboard-port={dashboard_port}", "--disable-usage-stats"]
         env = {**os.environ, "RAY_AUTH_MODE": mode, "RAY_AUTH_TOKEN": TOKEN}
         env.pop("RAY_ADDRESS", None)
-        subprocess.run([*command, *options], env=env, check=True, capture_output=True, timeout=300)
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self.starting = subprocess.Popen([*command, *options], env=env, **quiet)
+        assert not wait or self.starting.wait(300) == 0
 
     def stop(self):
         for signal in (15, 9):
@@ -215,13 +224,37 @@ def test_another_version_of_ray_or_python_is_one_line(started, theirs):
 def test_a_machine_that_is_no_node_of_the_cluster_is_one_line(started):
     """The last test of this cluster: it loses its only node."""
     for pid in processes_of(started.folder):
-        if Path(f"/proc/{pid}/comm").read_text().strip() == "raylet":
+        if is_raylet(pid):
             os.kill(pid, 15)
     printed = ""
     deadline = time.monotonic() + 60
     while "must be a node" not in printed and time.monotonic() < deadline:  # until the control service knows
         printed, _ = run(JOIN, started.address, RAY_AUTH_TOKEN=TOKEN)
     assert re.fullmatch(r"--address: this machine must be a node of .* \(got 0 others\); run `ray start .*`", printed)
+
+
+@pytest.mark.ray
+def test_a_cluster_whose_first_node_is_not_there_yet_is_waited_for():
+    started = StartedCluster("token", wait=False)
+    try:
+        raylets, deadline = [], time.monotonic() + 60
+        while not raylets and time.monotonic() < deadline:  # its control service is there, and lets in
+            raylets = [pid for pid in processes_of(started.folder) if is_raylet(pid)]
+        os.kill(raylets[0], 19)
+        joining = subprocess.Popen(
+            [sys.executable, "-c", JOIN, started.address],
+            env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_AUTH_TOKEN": TOKEN},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(8)
+        assert joining.poll() is None
+        os.kill(raylets[0], 18)
+        printed, _ = joining.communicate(timeout=60)
+        assert json.loads(printed) == [2, f"http://{started.dashboard}", "token", "a task ran"]
+        assert started.starting.wait(60) == 0
+    finally:
+        started.stop()
 
 
 @pytest.mark.ray

@@ -685,7 +685,7 @@ import asyncio, resource, sys
 import numpy as np
 import torch
 from lmcore.config import DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
-from lmcore.corpus.tokens import Tokens, save_tokens
+from lmcore.corpus.tokens import Tokens
 from lmcore.trainer import Trainer
 sys.path.insert(0, "tests/sweeps")
 import test_worker

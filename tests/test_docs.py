@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 RUN = r"^(?: {4})?(?:RAY_\w+=\w+ .*-- )?(?:python sweeps/run\.py|lmsweep run) ?(.*?)(?: {2,}#.*)?$"
-COMMANDS = sorted({found for page in PAGES for found in re.findall(RUN, page.read_text(), flags=re.MULTILINE)})
+TEXTS = [re.sub(r" *\\\n *", " ", page.read_text()) for page in PAGES]  # a command may go on in the next line
+COMMANDS = sorted({found for text in TEXTS for found in re.findall(RUN, text, flags=re.MULTILINE)})
 
 
 def test_the_readme_can_be_read_in_a_few_minutes():

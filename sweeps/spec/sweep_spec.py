@@ -278,7 +278,7 @@ class SweepSpec(Config):
         constrained = [path for path in spaces.CONSTRAINED if path.startswith(f"{section}.")]
         # Fields that clash with one that does not vary, as a dtype with the device, are at fault alone.
         clash = isinstance(error, ClashError) and (error.field in constrained or error.field not in corner)
-        involved = [path for path in corner if (path in constrained if clash else path == error.field)]
+        involved = [path for path in corner if (path in constrained if clash else path == error.field)] or [*corner]
         path = error.field if error.field in involved else involved[0]
         others = ", ".join(f"space.{other} gives {show(corner[other])}" for other in involved if other != path)
         rule = error.rule if path == error.field else str(error)

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from lmcore.corpus import encode as encode_module
 from lmcore.corpus import pieces as pieces_module
+from lmcore.corpus import tokenizer as tokenizer_module
 from lmcore.corpus.encode import token_bytes
 from lmcore.corpus.text import END_OF_TEXT
-from lmcore.corpus.tokenizer import load_tokenizer, train_tokenizer, vocabulary_size
+from lmcore.corpus.tokenizer import LONGEST_WORD, load_tokenizer, train_tokenizer, vocabulary_size
 from lmcore.errors import InputError
 from tests.corpora import encode_documents, read_documents
 
@@ -89,6 +90,15 @@ def test_vocabulary_too_small_for_all_bytes_is_refused(documents):
     assert vocabulary_size(train_tokenizer(documents, 257)) == 257
     with pytest.raises(InputError, match=r"^data\.vocab_size: .*at least 257 .* got 256; "):
         train_tokenizer(documents, 256)
+
+
+def test_words_without_end_are_cut_for_training_and_everything_else_is_left_alone(documents):
+    dna = "".join(np.random.default_rng(0).choice(list("ACGT"), 3 * LONGEST_WORD))
+    cut = [dna[start : start + LONGEST_WORD] for start in range(0, len(dna), LONGEST_WORD)]
+    assert train_tokenizer([dna], 300).to_str() == train_tokenizer(cut, 300).to_str()
+    pieces = list(tokenizer_module._long_words_cut(f"a {dna} b"))
+    assert pieces == [f"a {cut[0]}", cut[1], cut[2] + " b"]
+    assert [list(tokenizer_module._long_words_cut(text)) for text in documents] == [[text] for text in documents]
 
 
 def test_saved_tokenizer_loads(bpe, tmp_path):

@@ -69,6 +69,8 @@ def test_what_is_reported_replaces_the_text(monkeypatch):
     console = plain()
     with Alive(console, "preparing the data") as alive:
         alive.report("reading text", 2e6, 2e6)
+        alive.report("tokenizing", 0, 2e6)
+        time.sleep(0.001)
         alive.report("tokenizing", 1e6, 2e6)
         time.sleep(0.1)
     assert console.file.getvalue().startswith("tokenizing: 1 of 2 MB, ")

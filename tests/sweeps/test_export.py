@@ -200,7 +200,7 @@ def rewritten(path, old, new):
 
 def other_tokens(run):
     kept = load_tokens(run / "tokens")
-    other = Tokens.of(np.array(kept.val), np.array(kept.train), 300, None, kept.tokenizer_json)
+    other = Tokens.of(np.array(kept.val), np.array(kept.train), 300, tokenizer_json=kept.tokenizer_json)
     save_tokens(other, run / "tokens")
 
 

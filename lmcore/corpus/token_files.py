@@ -44,7 +44,8 @@ def token_files(source: str, field: str = "data.source") -> list[Path] | None:
 
     A source of tokens is a .npy or .bin, a pattern such as `shards/*.bin`, or a folder of such files without text.
 
-    Raises InputError if a pattern matches nothing, or a folder holds both training and validation tokens.
+    A pattern of tokens that matches nothing gives an empty list. Raises InputError if a folder holds both training and
+    validation tokens.
 
     >>> token_files("fineweb10B/fineweb_train_*.bin")  # doctest: +SKIP
     """
@@ -55,10 +56,7 @@ def token_files(source: str, field: str = "data.source") -> list[Path] | None:
         return None
     if path.exists() or not glob.has_magic(str(path)):
         return [path]
-    found = [Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)]
-    if not found:
-        raise InputError(f"{field}: must match files, but {source!r} matches none; check the pattern and its folder")
-    return sorted(found, key=_by_number)
+    return sorted((Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)), key=_by_number)
 
 
 def read_token_files(source: str, bin_dtype: str, vocab_size: int | None, field: str = "data.source") -> TokenSource:
@@ -69,7 +67,8 @@ def read_token_files(source: str, bin_dtype: str, vocab_size: int | None, field:
 
     >>> ids, reading = read_token_files("train.bin", "auto", vocab_size=None)  # doctest: +SKIP
     """
-    paths = token_files(source, field) or []
+    if not (paths := token_files(source, field)):
+        raise InputError(f"{field}: must match files, but {source!r} matches none; check the pattern and its folder")
     stretches, layouts = [], {}
     for path in paths:
         try:

@@ -14,8 +14,8 @@ from lmcore.corpus.pieces import Fits, Piece
 from lmcore.corpus.text import Split
 from lmcore.corpus.tokenizer import vocabulary_size
 
-BATCH_CHARS = 1 << 22
-"""Pieces are encoded in parallel, in batches, because an Encoding takes about 100 bytes per token."""
+BATCH_CHARS = 1 << 20
+"""Pieces are encoded in parallel, in batches, because an Encoding takes some hundred bytes per token."""
 
 
 class Encoded:

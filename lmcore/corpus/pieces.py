@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-PIECE_CHARS = 1 << 18
+PIECE_CHARS = 1 << 15
 CONTEXT_CHARS = 64  # on each side of a cut
 TRIES = 4  # places of one kind that are tried for a cut
 

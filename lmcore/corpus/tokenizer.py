@@ -20,15 +20,17 @@ MIN_VOCAB_SIZE = 256 + 1  # every byte, and END_OF_TEXT
 END_OF_TEXT_NAMES = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<|eos|>", "<|bos|>", "<s>", "[SEP]")
 """Names that end a document, in order of preference. A token that begins documents separates them as well."""
 
-DISTINCT_CHARS = 1 << 20  # of text that are looked at for whether its words repeat
+DISTINCT_CHARS = 1 << 18  # of text that are looked at for whether its words repeat
 DISTINCT_SHARE = 0.5
 """Share of the characters that are in distinct words above which words hardly repeat, as in DNA or base64. The trainer
-keeps every distinct word, at some 40 bytes a character."""
+keeps every distinct word, at 40 to 100 bytes a character."""
 SAMPLED_ONE_IN = 16  # pieces of such text that a tokenizer is trained on
 LONGEST_WORD = 4096
 """Characters. Longer words are cut for training, whose time grows with the square of a word's length: of 1 MB of DNA in
 words of 2^18 characters it takes 100 s, in words of 2^12 it takes 2 s."""
-_LONG_WORD = re.compile("|".join(f"{one}{{{LONGEST_WORD}}}(?={one})" for one in (r"[^\W\d_]", r"\d", r"[^\w\s]")))
+_KINDS = (r"[^\W\d_]", r"\d", r"[^\w\s]")  # letters, digits and the rest, of which the pre-tokenizer makes words
+_WORD = re.compile("|".join(f"{kind}+" for kind in _KINDS))
+_LONG_WORD = re.compile("|".join(f"{kind}{{{LONGEST_WORD}}}(?={kind})" for kind in _KINDS))
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
@@ -134,8 +136,8 @@ def _sampled(texts: Iterable[str]) -> Iterator[str]:
         if chars >= DISTINCT_CHARS:
             break
     yield from seen
-    words = [word for text in seen for word in text.split()]
-    distinct = sum(map(len, set(words))) > DISTINCT_SHARE * chars
+    words = {word for text in seen for word in _WORD.findall(text)}
+    distinct = sum(map(len, words)) > DISTINCT_SHARE * chars
     del seen, words
     for number, text in enumerate(rest, 1):
         if not distinct or number % SAMPLED_ONE_IN == 0:

@@ -32,7 +32,7 @@ from lmcore.cores import cores
 WINDOWS = 240
 ROOT = Path(__file__).resolve().parents[2]
 READ = """
-import json, resource, sys, time
+import json, re, sys, time
 began = time.perf_counter()
 import analysis; analysis.load  # imported when it is first used
 imported = time.perf_counter()
@@ -40,7 +40,7 @@ run = analysis.load(sys.argv[1])
 print(json.dumps({
     "load_s": round(time.perf_counter() - imported, 2),
     "import_s": round(imported - began, 2),
-    "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+    "peak_bytes": 1024 * int(re.findall("VmHWM:[^0-9]+([0-9]+)", open("/proc/self/status").read())[0]),
     "trials": len(run.trials),
     "rows": len(run.rows),
 }))

@@ -12,14 +12,15 @@ SIZE = 30_000_000
 MOST = 10  # bytes of memory for a byte of text
 
 PREPARE = """
-import json, resource, sys
+import json, re, sys
 import numpy, pyarrow, tokenizers  # what every process has
 import lmcore.corpus.prepare as prepare
 from lmcore.config import DataConfig
 from pathlib import Path
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not getrusage, which goes on counting from the process that started this one.
+    return 1024 * int(re.findall("VmHWM:[^0-9]+([0-9]+)", Path("/proc/self/status").read_text())[0])
 
 tokenizer, kind, size, folder = sys.argv[1] or None, sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 words = "the of and to in a is that for it was as with be by on not he this are or his from at which but".split()

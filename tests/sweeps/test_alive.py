@@ -1,13 +1,34 @@
 """While something takes long, the user sees that it goes on: a line that changes, or plain lines."""
 
 import io
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from sweeps.cli import alive as module
 from sweeps.cli.alive import Alive, progress
+
+ROOT = Path(__file__).resolve().parents[2]
+PATH = {"PYTHONPATH": str(ROOT)}
+FIRST = """
+import os, sys
+from sweeps.run import main
+
+class Out:
+    encoding, isatty, flush = "utf-8", lambda self: False, lambda self: None
+
+    def write(self, text):
+        os.write(2, f"{text}\\n{' '.join(sys.modules)}".encode())
+        os._exit(0)
+
+sys.stdout = Out()
+main(["--name", "first"])
+"""
 
 
 def plain():
@@ -33,6 +54,13 @@ def test_where_nothing_was_said_before_the_first_line_comes_sooner(monkeypatch):
     with Alive(console, "reading the sweep", first_s=0.05):
         time.sleep(0.2)
     assert console.file.getvalue() == "reading the sweep (0 s)\n"
+
+
+def test_a_sweep_says_its_first_line_before_it_imports_what_takes_seconds(in_tmp):
+    done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, env=os.environ | PATH)
+    line, *_, modules = done.stderr.splitlines()
+    assert line == "lmsweep first: preparing the data"
+    assert not {"ray", "torch", "optuna", "pandas", "pyarrow"} & set(modules.split())
 
 
 def test_what_takes_less_than_that_says_nothing():

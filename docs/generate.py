@@ -162,6 +162,7 @@ def benchmarks() -> str:
         _packing(),
         _sweeps(),
         _control(),
+        _data(),
         _scale(),
         _watching(),
         _faults(),
@@ -246,6 +247,32 @@ def _control() -> str:
     return (
         "## What a trial costs besides training\n\nTrials that do nothing but report four times, eight at a time. Writes "
         "to the study are synced.\n\n" + _table(["", "trials", "a trial"], rows) + _source("control", result)
+    )
+
+
+def _data() -> str:
+    result = _load("data")
+    names = {"lf": "code, lines end in LF", "crlf": "code, lines end in CRLF", "one line": "code, one line"}
+    names |= {"chinese": "Chinese, one line", "dna": "DNA, one line"}
+    rows = [
+        [
+            names.get(row["kind"], row["kind"]),
+            f"{row['mb_per_s']:.1f}",
+            f"{row['ratio']:.2f}x",
+            f"{row['trains_mb_per_s']:.1f}",
+            f"{row['peak_bytes_per_byte']:.1f}",
+        ]
+        for row in result["rows"]
+    ]
+    goals = result["goals"]
+    return (
+        f"## Preparing text\n\n{result['rows'][0]['bytes'] / 1e6:.0f} MB of text, read, split, tokenized and stored, on "
+        f"{result['hardware']['cores']} CPU cores: MB/s with a tokenizer that is\ngiven; how many times as fast that is as "
+        "`encode_batch` of the tokenizers library over the same text, which is\nalready in memory; MB/s if a tokenizer is "
+        f"trained first; and peak memory in bytes per byte of text. The goals are\n{goals['ratio']}x and at most "
+        f"{goals['peak_bytes_per_byte']:.0f} bytes.\n\n"
+        + _table(["text", "MB/s", "`encode_batch`", "with training, MB/s", "memory"], rows)
+        + _source("data", result)
     )
 
 

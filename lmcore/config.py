@@ -104,38 +104,41 @@ BinType = Literal[
     "uint8", "uint16", "uint32", "int32", "int64", "uint16-big-endian", "uint32-big-endian", "int64-big-endian"
 ]
 
-# `data.copy` is a field like any other; a method of that name in pydantic's BaseModel is deprecated.
-warnings.filterwarnings("ignore", 'Field name "copy" in "DataConfig" shadows', UserWarning)
 
+# `data.copy` is a field like any other; pydantic warns because BaseModel has a deprecated method of that name.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)
 
-class DataConfig(Config):
-    """The tokens to train and validate on."""
+    class DataConfig(Config):
+        """The tokens to train and validate on."""
 
-    source: Annotated[str, Field(min_length=1)] = "stdlib"
-    """`stdlib` (the running Python's standard library), or a path of text or tokens: a file, a folder, or a pattern
-    such as `shards/*.bin`. Text is plain, .jsonl, .parquet, or a data set saved by `datasets`; tokens: .npy or .bin."""
-    val_source: Annotated[str, Field(min_length=1)] | None = None
-    """Validation data of the same kind as `source`; by default a part of `source` is held out."""
-    tokenizer: Annotated[str, Field(min_length=1)] | None = None
-    """Path of a Hugging Face tokenizer.json; by default a byte-level BPE is trained on the text."""
-    vocab_size: PositiveInt | None = None
-    """Size of the vocabulary: of the BPE to train (default 2048), or of the tokens in a .npy or .bin."""
-    bin_dtype: Literal["auto", BinType] = "auto"
-    """Type of the tokens in a .bin. auto: as its bytes show; uint16, which nanoGPT writes, if they show nothing."""
-    text_field: Annotated[str, Field(min_length=1)] = "text"
-    """Field of a record that is its text, in .jsonl, .parquet and saved data sets."""
-    end_of_text: Annotated[str, Field(min_length=1)] | None = None
-    """Token that ends a document; in text files it separates documents, as <|endoftext|> does. By default it is what
-    the files beside the tokenizer.json call eos_token, or has a usual name."""
-    copy: Literal["auto", "always", "never"] = "auto"  # type: ignore[assignment]
-    """Whether token files are copied to the run's folder. auto: up to 1 GiB; larger ones must stay where they are."""
-    val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Part of `source` held out for validation if there is no val_source."""
-    seed: Seed = 0
-    """Training batch s of a run depends on (data.seed, s) only."""
-    fingerprint: Annotated[str, Field(min_length=1)] | None = None
-    """Fingerprint of the tokens that are expected, as best/<size>.yaml has it: a note says if the data have another
-    one; null expects nothing."""
+        source: Annotated[str, Field(min_length=1)] = "stdlib"
+        """`stdlib` (the running Python's standard library), or a path of text or tokens: a file, a folder, or a pattern
+        such as `shards/*.bin`. Text is plain, .jsonl, .parquet, or a data set saved by `datasets`; tokens are .npy or
+        .bin."""
+        val_source: Annotated[str, Field(min_length=1)] | None = None
+        """Validation data of the same kind as `source`; by default a part of `source` is held out."""
+        tokenizer: Annotated[str, Field(min_length=1)] | None = None
+        """Path of a Hugging Face tokenizer.json; by default a byte-level BPE is trained on the text."""
+        vocab_size: PositiveInt | None = None
+        """Size of the vocabulary: of the BPE to train (default 2048), or of the tokens in a .npy or .bin."""
+        bin_dtype: Literal["auto", BinType] = "auto"
+        """Type of the tokens in a .bin. auto: as its bytes show; uint16, which nanoGPT writes, if they show nothing."""
+        text_field: Annotated[str, Field(min_length=1)] = "text"
+        """Field of a record that is its text, in .jsonl, .parquet and saved data sets."""
+        end_of_text: Annotated[str, Field(min_length=1)] | None = None
+        """Token that ends a document; in text it separates documents, as <|endoftext|> does. By default it is what the
+        files beside the tokenizer.json call eos_token or bos_token, or has a usual name."""
+        copy: Literal["auto", "always", "never"] = "auto"  # type: ignore[assignment]
+        """Whether token files are copied to the run's folder. auto: up to 1 GiB; larger ones must stay where they
+        are."""
+        val_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.05
+        """Part of `source` held out for validation if there is no val_source."""
+        seed: Seed = 0
+        """Training batch s of a run depends on (data.seed, s) only."""
+        fingerprint: Annotated[str, Field(min_length=1)] | None = None
+        """Fingerprint of the tokens that are expected, as best/<size>.yaml has it: a note says if the data have another
+        one; null expects nothing."""
 
 
 class TrainConfig(Config):

@@ -1,6 +1,7 @@
 """Exclude trials from a sweep, or include them again: `lmsweep exclude RUN TRIAL`. See `--help`.
 
-Exit codes: 0 done; 2 wrong input (one line, nothing changed); 3 a process runs the sweep.
+Exit codes: 0 done; 1 the marks cannot be written: the disk is full, the database is gone, or the folder is read-only; 2
+wrong input (one line, nothing changed); 3 a process runs the sweep; 130 interrupted.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from pathlib import Path
 from lmcore.errors import InputError, OneLineParser
 from lmcore.printable import printable
 from lmcore.study_database import STORAGE_HELP, check_journal, confirmed_storage, mask_password
+from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
 from sweeps.spec.load import load_kept
 from sweeps.spec.sweep_spec import SweepSpec
@@ -52,7 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         spec = load_kept(folder.sweep_yaml)
         place = f"{folder.display}/sweep.yaml"
         spec = _stored_at(spec, confirmed_storage(spec.search.storage, options.storage, place))
-        with folder.claimed(resume=True):
+        with end_sweep_if_unwritable(), folder.claimed(resume=True):
             _change(spec, folder, options.trials, options.include, options.because or "")
     except InputError as error:
         print(error, file=sys.stderr)
@@ -60,6 +62,11 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     except FolderInUseError as error:
         print(f"{str(error).partition(';')[0]}; stop the sweep first", file=sys.stderr)
         return 3
+    except UnwritableError as error:
+        print(error.line(folder.path), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
     words = [*prog.split(), folder.display, *options.trials]
     named = [] if spec.search.storage is None else ["--storage", mask_password(spec.search.storage)]
     if options.include:

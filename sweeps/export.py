@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
 
         selected = select_trial(options.run, options.trial, options.storage)
         model = selected.trained.model
-        files = llama_files(model.config, model.slot_state_dict(0), selected.tokenizer_json)
+        files = llama_files(model.config, model.slot_state_dict(0), selected.tokenizer_json, selected.end_of_text)
         try:
             write_folder(options.out, files)
         except OSError as error:

@@ -88,7 +88,6 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     import torch
     from tokenizers import Tokenizer
 
-    from lmcore.corpus.tokenizer import end_of_text_token
     from lmcore.export.sampling import generate, prompt_tokens, text_pieces
     from sweeps.cli.select_trial import select_trial
 
@@ -101,10 +100,9 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             )
         tokenizer = Tokenizer.from_str(selected.tokenizer_json)
         model = selected.trained.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        prompt = prompt_tokens(tokenizer, options.prompt, model.config.vocab_size)
+        prompt = prompt_tokens(tokenizer, options.prompt, model.config.vocab_size, selected.end_of_text)
         for line in (*(f"Note: {note}" for note in selected.skipped), selected.title):
             print(line, file=sys.stderr, flush=True)
-        end_of_text = end_of_text_token(tokenizer)
         ids = generate(
             model,
             prompt,
@@ -113,7 +111,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             top_k=options.top_k,
             top_p=options.top_p,
             seed=options.seed,
-            stop=None if end_of_text is None else end_of_text[1],
+            stop=selected.end_of_text,
         )
         print(options.prompt, end="", flush=True)
         # A model may write anything: what would steer the terminal is shown, and a file gets it as it is.

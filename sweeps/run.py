@@ -22,7 +22,7 @@ from lmcore.errors import InputError
 from sweeps.cli.dry_run import print_plan
 from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
-from sweeps.cli.output import lasting_output
+from sweeps.cli.output import lasting_output, plain_lines
 from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import check_dashboard_host
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             raise
         return int(stop.code or 0)
     console = Console(soft_wrap=not sys.stdout.isatty())
+    say = plain_lines(console)
     interrupts = Interrupts()
     interrupts.install()
     folder = None
@@ -64,26 +65,28 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     try:
         spec, folder, resume = load_sweep(options)
         kept = kept_tokens(options, folder, resume)
+        retry = resume and options.retry is not None
+        if options.retry is not None and not resume:
+            say(f"Note: {folder.display} holds no sweep yet, so --retry has no effect.")
         if options.dry_run:
             gone = find_data(spec.data, kept)
             print_plan(spec, rates=rates_for(spec, options))
             if gone is not None and not resume:
-                console.print(f"Note: {gone_note(gone)}.", highlight=False)
-            if options.retry is not None:
-                console.print("Note: failed trials that --retry trains again are not counted.", highlight=False)
+                say(f"Note: {gone_note(gone)}.")
+            if retry:
+                say("Note: failed trials that --retry trains again are not counted.")
             return 0
         check_system(prog)
         for note in spec.notes:
-            console.print(f"Note: {note}.", highlight=False)
+            say(f"Note: {note}.")
         check_lasting(folder)
         check_dashboard_host(options.dashboard_host)
         dashboard = options.dashboard_host if options.dashboard else None
         again = resume_command(options, folder.display, spec.search.storage, prog, spec.tracking.mlflow)
         interrupts.resume_hint = f"; resume with {again}"
-        retry = resume and options.retry is not None
         with end_sweep_if_unwritable(full_disks_only=True):
             outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume, kept, retry)
-        console.print(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n", highlight=False)
+        say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
         print_table(folder, prog, spec.search.storage)
         return outcome.exit_code
     except InputError as error:

@@ -29,13 +29,14 @@ from lmcore.errors import InputError
 from sweeps.callbacks.tracking import Tracking, check_installed
 from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import Interrupts
+from sweeps.cli.output import plain_lines
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.provenance.sweep_file import ENTRY, announce, sweep_entry
 from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.rundir.in_place import InPlace
-from sweeps.rundir.kept_data import find_data, gone_note, other_data
+from sweeps.rundir.kept_data import find_data, gone_note, other_data, stay_note
 from sweeps.spec.duration import show_duration
 from sweeps.spec.settings import mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
@@ -105,7 +106,7 @@ def with_data(
 
 def with_data_said(spec: SweepSpec, console: Console, kept: Path | None) -> tuple[SweepSpec, Tokens]:
     """`with_data`, with a line before it and its notes after it. While it lasts, the console shows how far it is."""
-    say = functools.partial(console.print, highlight=False, markup=False, soft_wrap=True)
+    say = plain_lines(console, soft_wrap=True)
     say(f"lmsweep {spec.name}: preparing the data")
     with Alive(console, "preparing the data") as alive:
         prepared, tokens = with_data(spec, kept, say, alive.report)
@@ -147,9 +148,11 @@ def run_sweep(
     if spec.train.device == "mps" and joins:
         rule = "mps is the GPU of this Mac, and the sweep is to run on a cluster"
         raise InputError(f"train.device: {rule} (got {address or os.environ['RAY_ADDRESS']}); use device: auto")
+    say = plain_lines(console)
     if spec.train.device in ("cuda", "mps") and not joins:
-        resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
-    say = functools.partial(console.print, highlight=False)
+        say(f"lmsweep {spec.name}: looking for the GPU")
+        with Alive(console, "looking for the GPU"):
+            resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:
         spec, tokens = with_data_said(spec, console, kept)
     with folder.claimed(resume):
@@ -264,7 +267,7 @@ def run_on(
     from sweeps.provenance.manifest import manifest
     from sweeps.study.ledger import Ledger
 
-    say = functools.partial(console.print, highlight=False)
+    say = plain_lines(console)
     # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
     membership = Membership.of(cluster, spec, folder.path, say)
     cluster = replace(cluster, nodes=tuple(membership.nodes))
@@ -274,10 +277,11 @@ def run_on(
     total = spec.most_trials
     concurrent = min(spec.search.concurrent or total, total)
     cluster.engines(spec.train)  # there must be room for one
-    pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
+    with Alive(console, "sending the data to the engines"):
+        pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
     import sweeps.tune.tuner  # noqa: F401  # takes a second
 
-    written = write_inputs(spec, tokens, folder)
+    written = write_inputs(spec, tokens, folder, console)
     ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
         needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
@@ -295,7 +299,8 @@ def run_on(
     training, queued = pool.open(choices)
 
     # Record how the sweep runs, and describe it.
-    record = manifest(spec, tokens, cluster, peaks, choices) | {ENTRY: sweep_entry(written)}
+    with Alive(console, "counting the validation tokens"):
+        record = manifest(spec, tokens, cluster, peaks, choices) | {ENTRY: sweep_entry(written)}
     if previous_manifest:
         for line in differences(previous_manifest, record):
             say(f"Note: {line}; unfinished trials may differ from what they would have been.")
@@ -318,10 +323,11 @@ def run_on(
     return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent)
 
 
-def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> str:
+def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder, console: Console | None = None) -> str:
     """Write sweep.yaml, without the password of the storage, and the tokens unless the folder has them.
 
-    Files that an earlier driver was writing when it was killed are deleted first. Returns the text of sweep.yaml.
+    Files that an earlier driver was writing when it was killed are deleted first. Returns the text of sweep.yaml. The
+    console shows that tokens are being written, and which files stay where they are.
     """
     for pattern in (".*.tmp", "best/.*.tmp", "trials/*/.[!s]*.tmp"):  # `.step-*` are checkpoints, which workers delete
         for unfinished in folder.path.glob(pattern):
@@ -333,7 +339,11 @@ def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder) -> str:
     if not (folder.tokens / "meta.json").exists():
         for unfinished in folder.path.glob(".tokens.*"):
             shutil.rmtree(unfinished)
-        save_tokens(tokens, folder.tokens, spec.data.copy)
+        console = console or Console(quiet=True)
+        with Alive(console, "writing the tokens to the folder"):
+            copied = save_tokens(tokens, folder.tokens, spec.data.copy)
+        if not copied:
+            plain_lines(console)(stay_note(tokens.files))
     return text
 
 
@@ -361,7 +371,7 @@ def run_trials(
     from sweeps.callbacks.window_file import WindowFile
     from sweeps.tune.tuner import tune_all
 
-    say = functools.partial(console.print, highlight=False)
+    say = plain_lines(console)
     rows, windows = RowFile(folder.metrics), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
@@ -399,7 +409,8 @@ def run_trials(
             say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
             record = {**record, "utilization": utilization.share}
         if ledger.planned is not None:
-            record = {**record, "search": {**record["search"], "most_trials": ledger.planned}}
+            most = ledger.planned - ledger.excluded_confirmations  # excluded runs are in no table
+            record = {**record, "search": {**record["search"], "most_trials": most}}
         write_json(folder.manifest, record)
     return Outcome(ledger.statuses(), seconds)
 

@@ -125,7 +125,9 @@ def sweep_status(folder: str | Path, storage: str | None = None) -> SweepStatus:
     slots = _slots(run.manifest, search_config.get("concurrent"))
     planned = search.get("most_trials", search.get("trials", len(trials)))
     if planned is not None:
-        planned -= len(run.manifest.get(EXCLUDED, ()))
+        # Others take the place of excluded confirmation runs, which most_trials does not count.
+        searches = {study.id for study in studies_of(run.manifest) if study.phase == col.SEARCH}
+        planned -= sum(trial.rpartition("-")[0] in searches for trial in run.manifest.get(EXCLUDED, ()))
     in_use = 0 if not driver.alive else running if slots is None else min(running, slots)
     last = run.rows[col.DECIDED_AT].max()
     left = None

@@ -48,6 +48,7 @@ class BinLayout(NamedTuple):
     bin_dtype: str  # a name in BIN_TYPES
     offset: int = 0  # bytes of the head
     why: str = ""  # what the file shows; empty if it shows nothing, and the type is the usual or the given one
+    narrow: bool = False  # without `why`: it shows only that ids have no more than 16 bits
 
     @property
     def dtype(self) -> np.dtype[np.integer]:
@@ -124,8 +125,9 @@ def _shown(rows: NDArray[np.uint8]) -> BinLayout | None:
     period = next(p for p in (1, 2, 4, 8) if (zero == np.tile(zero[:p], 8 // p)).all())
     if period > 1:
         return _by_zeros(zero[:period].tolist())
-    spread = _by_spread(rows.reshape(-1, 2)) if rows.size >= 2 * LEAST_IDS else None
-    return spread or BinLayout("uint16", 0, "no byte is zero throughout")
+    if rows.size < 2 * LEAST_IDS:
+        return BinLayout("uint16", 0, narrow=True)
+    return _by_spread(rows.reshape(-1, 2)) or BinLayout("uint16", 0, "no byte is zero throughout")
 
 
 def _by_zeros(zero: list[bool]) -> BinLayout | None:

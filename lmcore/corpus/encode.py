@@ -3,8 +3,9 @@
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,25 +23,29 @@ class Encoded:
     """Token ids of the training and validation documents, on disk, with the numbers that belong to them.
 
     The files have no name, so they are gone when the ids are no longer used. They are in `folder`, or if it cannot be
-    written to, in the system's temporary folder.
+    written to or its disk is full, in the system's temporary folder.
     """
 
     def __init__(self, vocab_size: int, folder: Path) -> None:
         self._dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-        self._files: dict[Split, BinaryIO] = {"train": _unnamed(folder), "val": _unnamed(folder)}
+        self._files: dict[Split, FileIO] = {"train": _unnamed(folder), "val": _unnamed(folder)}
         self.bytes: dict[Split, int] = {"train": 0, "val": 0}  # of the text in UTF-8
         self.cut_anywhere = 0  # pieces that were cut within a word
 
     def add(self, split: Split, ids: NDArray[np.unsignedinteger[Any]], piece: Piece) -> None:
         """Append the ids of a piece."""
-        self._files[split].write(ids.astype(self._dtype, copy=False).tobytes())
+        content = ids.astype(self._dtype, copy=False).tobytes()
+        try:
+            _append(self._files[split], content)
+        except OSError:
+            self._files[split] = _moved(self._files[split])
+            _append(self._files[split], content)
         self.bytes[split] += len(piece.text.encode("utf-8"))
         self.cut_anywhere += not piece.whole_words
 
     def ids(self, split: Split) -> NDArray[np.unsignedinteger[Any]]:
         """All ids of a split: 1-D, memory-mapped."""
         file = self._files[split]
-        file.flush()
         return np.memmap(file, self._dtype, "r") if file.tell() else np.empty(0, self._dtype)
 
 
@@ -131,9 +136,36 @@ def _batches(pieces: Iterable[tuple[Split, Piece]]) -> Iterator[list[tuple[Split
         yield batch
 
 
-def _unnamed(folder: Path) -> BinaryIO:
+def _unnamed(folder: Path | None) -> FileIO:
+    """A new file without a name in `folder`, or in the system's temporary folder."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return tempfile.TemporaryFile(dir=folder)
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(buffering=0, dir=folder)
     except OSError:
-        return tempfile.TemporaryFile()
+        if folder is None:
+            raise
+        return _unnamed(None)
+
+
+def _append(file: FileIO, content: bytes) -> None:
+    """Write all of `content`, or nothing: then OSError names the folder."""
+    end = file.tell()
+    rest = memoryview(content)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+    except OSError as error:
+        file.truncate(end)
+        file.seek(end)
+        raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from error
+
+
+def _moved(file: FileIO) -> FileIO:
+    """What is in `file`, in a file in the system's temporary folder."""
+    other = _unnamed(None)
+    file.seek(0)
+    while part := file.read(1 << 20):
+        _append(other, part)
+    file.close()
+    return other

@@ -4,7 +4,9 @@ It behaves like a numpy array where the trainer needs one: `len`, slices, and in
 Pickled, it is the paths of its files, so a process on another machine maps the same files itself.
 """
 
+import errno
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from lmcore.errors import InputError
 
 CHUNK = 1 << 22  # ids that are read at a time
+OTHER_OPEN_FILES = 512
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class IdFile:
             whole = np.memmap(self.path, item, "r", self.offset, shape=(self.stop,))
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is shorter than it was"
+            if isinstance(error, OSError) and error.errno == errno.EMFILE:
+                raise InputError(
+                    "data.source: each of its files stays open, and this process may open no more; raise the limit "
+                    "(ulimit -n), or join some files"
+                ) from error
             raise InputError(
                 f"data.source: its files must stay where they are, but {self.path!r} cannot be read ({reason}); "
                 "restore it, or set data.copy: always for the next sweep"
@@ -60,11 +68,9 @@ class MappedIds:
     def of(cls, files: Sequence[IdFile]) -> "MappedIds":
         """The ids of `files`, of which empty ones are left out. Raises InputError as `IdFile.map` does."""
         ids = cls(tuple(file for file in files if len(file)))
-        ids._map()
+        _allow_open_files(len(ids.files))
+        ids._parts.extend(file.map() for file in ids.files)
         return ids
-
-    def _map(self) -> None:
-        self._parts.extend(file.map() for file in self.files)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MappedIds.of, (self.files,)
@@ -109,13 +115,16 @@ class MappedIds:
         return found
 
     def _stretch(self, start: int, stop: int) -> "MappedIds":
-        files, begin = [], 0
-        for file in self.files:
+        found, begin = [], 0
+        for file, part in zip(self.files, self._parts, strict=True):
             low, high = max(start - begin, 0), min(stop - begin, len(file))
             if low < high:
-                files.append(IdFile(file.path, file.dtype, file.offset, file.start + low, file.start + high))
+                stretch = IdFile(file.path, file.dtype, file.offset, file.start + low, file.start + high)
+                found.append((stretch, part[low:high]))
             begin += len(file)
-        return MappedIds.of(files)
+        ids = MappedIds(tuple(stretch for stretch, _ in found))
+        ids._parts.extend(part for _, part in found)  # mapped already: each mapping holds a file descriptor
+        return ids
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """All ids in memory."""
@@ -123,6 +132,20 @@ class MappedIds:
             raise ValueError("MappedIds cannot become an array without a copy")
         parts = [np.asarray(part, self.dtype if dtype is None else dtype) for part in self._parts]
         return np.concatenate(parts) if parts else np.empty(0, np.uint16 if dtype is None else dtype)
+
+
+def _allow_open_files(count: int) -> None:
+    """Let this process open so many files besides those that it may need otherwise, as far as the system allows."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = soft if soft == resource.RLIM_INFINITY else max(soft, 2 * count + OTHER_OPEN_FILES)
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if wanted > soft:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def id_chunks(ids: NDArray[np.integer[Any]] | MappedIds, size: int = CHUNK) -> Iterator[NDArray[np.integer[Any]]]:

@@ -14,12 +14,13 @@ CONTEXT_CHARS = 64  # on each side of a cut
 TRIES = 4  # places of one kind that are tried for a cut
 
 # The usual pre-tokenizers split at these places, some at each. "\\r\\n" is one unit for some and two for others.
+# With each pattern: how many characters from its start the cut is. Patterns that begin with a character are fast.
 _PLACES = [
-    re.compile(r"(?<=\S\n)(?=\S)"),
-    re.compile(r"(?<=\S\r\n)(?=\S)"),
-    re.compile(r"(?<=\S\r)(?=\n\S)"),
-    re.compile(r"(?<=\S)(?= \S)"),
-    re.compile(r"(?<=\w)(?=[^\w\s])"),
+    (re.compile(r"\n(?<=\S\n)(?=\S)"), 1),
+    (re.compile(r"\r\n(?<=\S\r\n)(?=\S)"), 2),
+    (re.compile(r"\r(?<=\S\r)(?=\n\S)"), 1),
+    (re.compile(r" (?<=\S )(?=\S)"), 0),
+    (re.compile(r"(?<=\w)(?=[^\w\s])"), 0),
 ]
 
 Fragment = tuple[str, bool]
@@ -59,17 +60,22 @@ def pieces(fragments: Iterable[Fragment], fits: Fits) -> Iterator[Piece]:
 
 
 def _cut(text: str, fits: Fits) -> int | None:
-    """Where to cut `text`, at PIECE_CHARS or after; None if there is no place within as many characters again."""
-    for place in _PLACES:
+    """Where to cut `text`, at PIECE_CHARS or after; None if there is no place within as many characters again.
+
+    If each cut changes tokens, it is the first line break or space: some tokenizers begin every text with a space.
+    """
+    first = None
+    for place, after in _PLACES:
         position = PIECE_CHARS
         for _ in range(TRIES):
-            if (found := place.search(text, position, 2 * PIECE_CHARS)) is None:
+            if (found := place.search(text, position - after, 2 * PIECE_CHARS)) is None:
                 break
-            cut = found.start()
+            cut = found.start() + after
+            first = first or (cut if found.group() else None)  # not before punctuation, where no word need end
             if fits(text[cut - CONTEXT_CHARS : cut], text[cut : cut + CONTEXT_CHARS]):
                 return cut
             position = cut + 1
-    return None
+    return first
 
 
 def split_at(fragments: Iterable[Fragment], separators: tuple[str, ...]) -> Iterator[Fragment]:

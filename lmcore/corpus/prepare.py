@@ -24,6 +24,7 @@ from lmcore.corpus.overlap import val_in_train
 from lmcore.corpus.pieces import Fits, Piece
 from lmcore.corpus.reading import Reading
 from lmcore.corpus.text import Report, Split, TextSource, no_report, pieces_as, scan_text, split_pieces
+from lmcore.corpus.text_formats import has_records
 from lmcore.corpus.token_files import MAX_VOCAB_SIZE, check_ids, read_token_files, token_files
 from lmcore.corpus.tokenizer import end_of_text_token, load_tokenizer, train_tokenizer, vocabulary_size
 from lmcore.corpus.tokens import LARGE_BYTES, Tokens, load_tokens, save_tokens
@@ -75,6 +76,8 @@ def prepare_tokens(
         tokens = _from_text(config, tokenizer, path, cache_dir, report)
     for reading in tokens.readings:
         say(reading.line)
+    for line in _unused(config, tokens):
+        say(line)
     if tokens.tokenizer_json is not None and tokens.end_of_text is None:
         say(
             "data.end_of_text: the tokenizer has no token that ends a document, so nothing separates documents; "
@@ -83,6 +86,21 @@ def prepare_tokens(
     if tokens.val_in_train is not None and tokens.val_in_train >= SHOWN_OVERLAP:
         say(f"Note: {tokens.val_in_train:.0%} of the validation data are also in the training data")
     return tokens
+
+
+def _unused(config: DataConfig, tokens: Tokens) -> Iterator[str]:
+    """A line for each field that is given and has nothing to act on."""
+    is_text = tokens.readings[0].documents is not None
+    sources = [source for _, source in _sources(config) if source is not None]
+    if config.text_field != "text" and not (is_text and any(map(has_records, sources))):
+        yield "data.text_field is not used: the data have no records with fields"
+    files = [file for source in sources for file in token_files(source) or ()]
+    if config.bin_dtype != "auto" and not any(file.suffix == ".bin" for file in files):
+        yield "data.bin_dtype is not used: the data have no .bin of tokens"
+    if config.end_of_text is not None and not is_text and tokens.tokenizer_json is None:
+        yield "data.end_of_text is not used: the data are tokens, and no tokenizer is given"
+    if config.copy != "auto" and is_text:
+        yield "data.copy is not used: it is for files of tokens; those of text are always kept in the run's folder"
 
 
 def _sources(config: DataConfig) -> list[tuple[str, str | None]]:
@@ -115,7 +133,8 @@ def _from_token_files(config: DataConfig, tokenizer: Tokenizer | None, path: Pat
         end = end_of_text_token(tokenizer, config.end_of_text, path)
         numbers["end_of_text"] = None if end is None else end[1]
         numbers["tokenizer_json"] = tokenizer.to_str()
-        if (lengths := token_bytes(tokenizer)) is not None:
+        lengths = token_bytes(tokenizer)
+        if lengths is not None and largest < len(lengths):  # other ids are not the tokenizer's
             numbers["bytes_per_token"] = sum(int(lengths[chunk].sum()) for chunk in id_chunks(val)) / len(val)
     size = train.dtype.itemsize
     numbers["val_in_train"] = val_in_train(
@@ -127,12 +146,13 @@ def _from_token_files(config: DataConfig, tokenizer: Tokenizer | None, path: Pat
 def _from_text(
     config: DataConfig, tokenizer: Tokenizer | None, path: Path | None, cache_dir: Path, report: Report
 ) -> Tokens:
+    end = None if tokenizer is None else end_of_text_token(tokenizer, config.end_of_text, path)
+    separator = config.end_of_text if end is None else end[0]
     sources = [
-        scan_text(source, field, config.text_field, config.end_of_text, report)
+        scan_text(source, field, config.text_field, separator, report)
         for field, source in _sources(config)
         if source is not None
     ]
-    end = None if tokenizer is None else end_of_text_token(tokenizer, config.end_of_text, path)
     key = {
         "format": CACHE_FORMAT,
         "tokenizers": tokenizers.__version__,
@@ -171,11 +191,12 @@ def _tokenized(
     report: Report,
 ) -> Tokens:
     total = sum(source.reading.bytes or 0 for source in sources)
+    notes: list[str] = []
     if tokenizer is None:
         report("training a tokenizer", 0, total)
         train_pieces = (piece for split, piece in _pieces(config, sources, fits_words) if split == "train")
         texts = _told(train_pieces, "training a tokenizer", total, report)
-        tokenizer = train_tokenizer(texts, config.vocab_size or DEFAULT_VOCAB_SIZE)
+        tokenizer = train_tokenizer(texts, config.vocab_size or DEFAULT_VOCAB_SIZE, notes.append)
         end = end_of_text_token(tokenizer)
     vocab_size = config.vocab_size or vocabulary_size(tokenizer)
     encoded = encode(
@@ -192,8 +213,8 @@ def _tokenized(
         check_ids(ids, vocab_size, field, has_tokenizer=True)
     readings = [source.reading for source in sources]
     if encoded.cut_anywhere:
-        note = f"{encoded.cut_anywhere:,} stretches without a place to cut were cut within a word"
-        readings[0] = readings[0].model_copy(update={"notes": (note,)})
+        notes.append(f"{encoded.cut_anywhere:,} stretches without a place to cut were cut within a word")
+    readings[0] = readings[0].model_copy(update={"notes": (*readings[0].notes, *notes)})
     return Tokens.of(
         train,
         val,
@@ -221,5 +242,5 @@ def _told(pieces: Iterator[Piece], what: str, total: float, report: Report) -> I
     done = 0
     for piece in pieces:
         yield piece.text
-        done += len(piece.text)
-        report(what, min(done, total), total)
+        done += len(piece.text.encode())
+        report(what, done, total)

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from lmcore.corpus.pieces import Fits, Fragment, Piece, pieces, split_at
 from lmcore.corpus.reading import MOST_LISTED, Reading, SkippedFile
 from lmcore.corpus.text_files import text_files
-from lmcore.corpus.text_formats import NotTextError, read_fragments
+from lmcore.corpus.text_formats import NotTextError, is_compressed, read_fragments
 from lmcore.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -24,7 +24,7 @@ MIN_DOCUMENTS_TO_HOLD_OUT = 20
 
 Split = Literal["train", "val"]
 Report = Callable[[str, float, float], None]
-"""Told how far something is: what it is, how many bytes are done, and of how many."""
+"""Told how far something is: what it is, how many bytes are done, and of how many (0: nobody knows)."""
 
 
 def no_report(what: str, done: float, total: float) -> None:
@@ -77,12 +77,12 @@ def scan_text(
     digest = hashlib.sha256()
     try:
         files, named = text_files(source, field)
-        sizes = [file.stat().st_size for file in files]
+        total = 0 if any(map(is_compressed, files)) else sum(file.stat().st_size for file in files)
         before = 0
-        for file, file_size in zip(files, sizes, strict=True):
+        for file in files:
 
-            def tell(done: int, before: int = before, file_size: int = file_size) -> None:
-                report(f"reading {source}", before + min(done, file_size), sum(sizes))
+            def tell(done: int, before: int = before) -> None:
+                report(f"reading {source}", before + done, total)
 
             try:
                 own = _scan(_documents(file, text_field, field, separators), tell)
@@ -95,7 +95,7 @@ def scan_text(
                 digest.update(own.digest)
                 count, size = count + own.documents, size + own.size
                 lengths += own.lengths
-            before += file_size
+                before += own.size
     except OSError as error:
         raise InputError(
             f"{field}: must be readable, but {str(error.filename or source)!r} is not ({error.strerror}); "

@@ -40,9 +40,9 @@ def text_files(source: str, field: str) -> tuple[list[Path], bool]:
     if source == STDLIB:
         return stdlib_files(), False
     path = Path(os.path.expanduser(source))
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir, False for a name that is too long
         return _saved_data_set(path, field) or _below(path), False
-    if path.is_file():
+    if os.path.isfile(path):
         if path.stat().st_size == 0:
             raise InputError(f"{field}: must not be empty, but {str(path)!r} has 0 bytes; name another file")
         return [path], True
@@ -57,10 +57,11 @@ def _saved_data_set(path: Path, field: str) -> list[Path] | None:
     """The files of a data set that was saved to this folder; None if it is no such folder."""
     if (path / "dataset_dict.json").is_file():
         splits = json.loads((path / "dataset_dict.json").read_bytes()).get("splits", [])
-        val = next((split for split in splits if split.startswith("val")), splits[-1] if splits else "validation")
+        train = "train" if "train" in splits else next(iter(splits), "train")
+        others = sorted((split for split in splits if split != train), key=lambda split: not split.startswith("val"))
+        remedy = f"give data.source: {path}/{train}" + (f" and data.val_source: {path}/{others[0]}" if others else "")
         raise InputError(
-            f"{field}: must be one split of a data set, but {str(path)!r} has {', '.join(splits)}; "
-            f"give data.source: {path}/train and data.val_source: {path}/{val}"
+            f"{field}: must be one split of a data set, but {str(path)!r} has {', '.join(splits)}; {remedy}"
         )
     if not ((path / "state.json").is_file() and (path / "dataset_info.json").is_file()):
         return None

@@ -8,6 +8,7 @@ skipped.
 import codecs
 import gzip
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,17 @@ def read_fragments(path: Path, text_field: str, field: str) -> Iterator[Fragment
     if path.suffix == ".arrow":
         return ((text, True) for text in _arrow(path, text_field, field))
     return _plain(path)
+
+
+def has_records(source: str) -> bool:
+    """Whether files of records may be among those of a source: by its name, or because it is a folder."""
+    names = (*JSON_LINES, ".parquet", ".arrow")
+    return source.endswith(names) or os.path.isdir(os.path.expanduser(source))
+
+
+def is_compressed(path: Path) -> bool:
+    """Whether a file holds more bytes of text than its own size."""
+    return path.suffix in (".gz", ".parquet")
 
 
 def _plain(path: Path) -> Iterator[Fragment]:
@@ -146,7 +158,8 @@ def _parquet(path: Path, text_field: str, field: str) -> Iterator[str]:
                 raise _no_field(names, text_field, repr(str(path)), field)
             for batch in file.iter_batches(BATCH_RECORDS, columns=[text_field]):
                 yield from _column(batch, text_field, repr(str(path)), field)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        _raise_if_unreadable(error)
         raise NotTextError(f"a damaged Parquet file ({_one_line(error)})") from error
 
 
@@ -161,8 +174,15 @@ def _arrow(path: Path, text_field: str, field: str) -> Iterator[str]:
             for batch in stream:
                 for start in range(0, batch.num_rows, BATCH_RECORDS):
                     yield from _column(batch.slice(start, BATCH_RECORDS), text_field, repr(str(path)), field)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        _raise_if_unreadable(error)
         raise NotTextError(f"not a whole stream of Arrow batches ({_one_line(error)})") from error
+
+
+def _raise_if_unreadable(error: Exception) -> None:
+    """Arrow raises OSError for damaged files too, but then without a number."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def _column(batch: Any, text_field: str, place: str, field: str) -> Iterator[str]:

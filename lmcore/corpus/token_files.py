@@ -14,12 +14,14 @@ import numpy as np
 
 from lmcore.corpus.bin_layout import BinLayout, bin_layout
 from lmcore.corpus.mapped_ids import IdFile, MappedIds, id_chunks
-from lmcore.corpus.reading import Reading
+from lmcore.corpus.reading import MOST_LISTED, Reading, SkippedFile
 from lmcore.errors import InputError
 
 TOKEN_FILE_SUFFIXES = (".npy", ".bin")
 BESIDE_TOKENS = (".pkl", ".json", ".md", ".yaml", ".idx")
 """Suffixes of files that may lie among the shards of a folder. None of them is read; a meta.pkl is never unpickled."""
+VALIDATION = re.compile(r"(?<![a-z])(val|valid|validation|test|eval)(?![a-z])", re.IGNORECASE)
+"""What the name of a file holds that is not for training."""
 MAX_VOCAB_SIZE = 2**32  # ids are stored as uint16 or uint32
 HEAD_POSITIONS = 1024
 """Ids that are out of range only among these look like the head of an unknown format."""
@@ -44,17 +46,22 @@ def token_files(source: str, field: str = "data.source") -> list[Path] | None:
 
     A source of tokens is a .npy or .bin, a pattern such as `shards/*.bin`, or a folder of such files without text.
 
-    A pattern of tokens that matches nothing gives an empty list. Raises InputError if a folder holds both training and
-    validation tokens.
+    A pattern of tokens that matches nothing gives an empty list. Raises InputError if a folder cannot be read, or holds
+    both training and validation tokens.
 
     >>> token_files("fineweb10B/fineweb_train_*.bin")  # doctest: +SKIP
     """
     path = Path(os.path.expanduser(source))
-    if path.is_dir():
-        return _folder(path, source, field)
+    if os.path.isdir(path):
+        try:
+            return _folder(path, source, field)
+        except OSError as error:
+            raise InputError(
+                f"{field}: must be readable, but {source!r} is not ({error.strerror}); check its permissions"
+            ) from error
     if path.suffix not in TOKEN_FILE_SUFFIXES:
         return None
-    if path.exists() or not glob.has_magic(str(path)):
+    if os.path.exists(path) or not glob.has_magic(str(path)):
         return [path]
     return sorted((Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name)), key=_by_number)
 
@@ -86,7 +93,15 @@ def read_token_files(source: str, bin_dtype: str, vocab_size: int | None, field:
     order = {str(path.absolute()): number for number, path in enumerate(paths)}
     ids = MappedIds.of(sorted(stretches, key=lambda stretch: order[stretch.path]))
     notes = sorted({_note(layout) for layout in layouts.values() if layout.offset or layout.bin_dtype != "uint16"})
-    reading = Reading(field=field, files=len(paths), tokens=len(ids), notes=tuple(notes))
+    skipped = _beside(source)
+    reading = Reading(
+        field=field,
+        files=len(paths),
+        tokens=len(ids),
+        skipped=len(skipped),
+        skipped_files=tuple(SkippedFile(path=str(file), why="not a .npy or .bin") for file in skipped[:MOST_LISTED]),
+        notes=tuple(notes),
+    )
     return TokenSource(ids, reading)
 
 
@@ -141,7 +156,7 @@ def _folder(path: Path, source: str, field: str) -> list[Path] | None:
     others = [file for file in files if file.suffix not in (*TOKEN_FILE_SUFFIXES, *BESIDE_TOKENS)]
     if not shards or others or any(file.is_dir() and not file.name.startswith(".") for file in path.iterdir()):
         return None
-    val = [file for file in shards if re.search(r"val", file.stem)]
+    val = [file for file in shards if VALIDATION.search(file.stem)]
     if val and len(val) < len(shards):
         train = next(file for file in shards if file not in val)
         raise InputError(
@@ -149,6 +164,12 @@ def _folder(path: Path, source: str, field: str) -> list[Path] | None:
             f"give data.source: '{path}/{_pattern(train.name)}' and data.val_source: '{path}/{_pattern(val[0].name)}'"
         )
     return shards
+
+
+def _beside(source: str) -> list[Path]:
+    """The files in a folder of shards that are none."""
+    path = Path(os.path.expanduser(source))
+    return sorted(file for file in path.iterdir() if file.suffix in BESIDE_TOKENS) if os.path.isdir(path) else []
 
 
 def _pattern(name: str) -> str:
@@ -166,6 +187,8 @@ def _bins(layouts: dict[Path, BinLayout], field: str) -> list[IdFile]:
     """The ids of .bin files, which must all have the same type; small ones may not show theirs."""
     shown = {path: layout for path, layout in layouts.items() if layout.why}
     types = {layout.bin_dtype: path for path, layout in shown.items()}
+    if types and max(layout.dtype.itemsize for layout in shown.values()) > 2:
+        types |= {layout.bin_dtype: path for path, layout in layouts.items() if layout.narrow}
     if len(types) > 1:
         (one, path), (other, also) = list(types.items())[:2]
         raise InputError(

@@ -6,7 +6,7 @@ Training is deterministic: the same text gives the same tokenizer.json. Loads wi
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -33,11 +33,14 @@ _WORD = re.compile("|".join(f"{kind}+" for kind in _KINDS))
 _LONG_WORD = re.compile("|".join(f"{kind}{{{LONGEST_WORD}}}(?={kind})" for kind in _KINDS))
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE, note: Callable[[str], None] = lambda line: None
+) -> Tokenizer:
     """Train a byte-level BPE of at most `vocab_size` tokens; fewer if the text has no more repeated pairs.
 
     `<|endoftext|>` has id 0. The 256 bytes follow, so any UTF-8 text can be encoded without loss. If words hardly
-    repeat in the first texts, one of SAMPLED_ONE_IN others is used. Words are cut after LONGEST_WORD characters.
+    repeat in the first texts, one of SAMPLED_ONE_IN others is used, and `note` is called with a line that says so.
+    Words are cut after LONGEST_WORD characters.
 
     Raises InputError if `vocab_size` is below 257.
 
@@ -58,7 +61,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = DEFAULT_VOCAB_SIZE) 
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    cut = (part for text in _sampled(texts) for part in _long_words_cut(text))
+    cut = (part for text in _sampled(texts, note) for part in _long_words_cut(text))
     tokenizer.train_from_iterator(cut, trainer)
     return tokenizer
 
@@ -125,7 +128,7 @@ def _marked(path: Path) -> list[str]:
     return found
 
 
-def _sampled(texts: Iterable[str]) -> Iterator[str]:
+def _sampled(texts: Iterable[str], note: Callable[[str], None]) -> Iterator[str]:
     """The text to train on: all of it, or a sample if its words hardly repeat."""
     seen: list[str] = []
     chars = 0
@@ -139,9 +142,14 @@ def _sampled(texts: Iterable[str]) -> Iterator[str]:
     words = {word for text in seen for word in _WORD.findall(text)}
     distinct = sum(map(len, words)) > DISTINCT_SHARE * chars
     del seen, words
+    skipped = 0
     for number, text in enumerate(rest, 1):
         if not distinct or number % SAMPLED_ONE_IN == 0:
             yield text
+        else:
+            skipped += 1
+    if skipped:
+        note(f"words hardly repeat, so the tokenizer was trained on one in {SAMPLED_ONE_IN} parts of the text")
 
 
 def _long_words_cut(text: str) -> Iterator[str]:

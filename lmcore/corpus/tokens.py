@@ -139,13 +139,14 @@ def save_tokens(tokens: Tokens, folder: Path, copy: Literal["auto", "always", "n
     """Write train.npy, val.npy, meta.json and, if known, tokenizer.json to `folder`, atomically.
 
     Ids in files are not copied if `copy` is never, or with auto if there are more than LARGE_BYTES of them; meta.json
-    then says where they are. Returns whether the ids are in the folder. An existing folder is replaced. Raises OSError
-    if the file system refuses.
+    then says where they are. Ids of text are always copied, because their files are those of a cache. Returns whether
+    the ids are in the folder. An existing folder is replaced. Raises OSError if the file system refuses.
     """
     splits = {"train": tokens.train, "val": tokens.val}
     mapped = {name: ids for name, ids in splits.items() if isinstance(ids, MappedIds)}
     large = tokens.nbytes > LARGE_BYTES
-    by_path = len(mapped) == len(splits) and (copy == "never" or (copy == "auto" and large))
+    of_text = any(reading.documents is not None for reading in tokens.readings)
+    by_path = len(mapped) == len(splits) and not of_text and (copy == "never" or (copy == "auto" and large))
     tokenizer_json = tokens.tokenizer_json
     meta = _Meta(
         fingerprint=tokens.fingerprint,
@@ -173,6 +174,16 @@ def save_tokens(tokens: Tokens, folder: Path, copy: Literal["auto", "always", "n
         if tokenizer_json is not None:
             (temporary / "tokenizer.json").write_bytes(tokenizer_json.encode("utf-8"))
     return not by_path
+
+
+def missing_files(folder: Path) -> list[Path]:
+    """The files outside of a folder of tokens that are not there, or have another size than when they were read.
+
+    Raises OSError or ValueError if the folder has no readable meta.json.
+    """
+    meta = _Meta.model_validate_json((folder / "meta.json").read_bytes())
+    sizes = {file.path: file.size for file in meta.files or ()}
+    return [Path(path) for path, size in sizes.items() if not os.path.isfile(path) or os.path.getsize(path) != size]
 
 
 def load_tokens(folder: Path, mmap: bool = True, verify: bool = True) -> Tokens:

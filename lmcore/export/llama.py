@@ -6,7 +6,7 @@ The weights are renamed, not changed: rotary positions already have Llama's half
 float32. Architectures that neither has are refused. Dropout is not in the folder, as it only trains. transformers is
 not needed.
 
-    files = llama_files(model.config, model.slot_state_dict(0), tokenizer_json)
+    files = llama_files(model.config, model.slot_state_dict(0), tokens.tokenizer_json, tokens.end_of_text)
     write_folder(Path("exported"), files)
 """
 
@@ -21,7 +21,6 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lmcore.config import ModelConfig
-from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.durable import new_folder
 from lmcore.errors import InputError
 from lmcore.model import HEAD
@@ -100,14 +99,17 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
     }
 
 
-def llama_files(config: ModelConfig, weights: Mapping[str, Tensor], tokenizer_json: str | None) -> dict[str, bytes]:
+def llama_files(
+    config: ModelConfig, weights: Mapping[str, Tensor], tokenizer_json: str | None, end_of_text: int | None = None
+) -> dict[str, bytes]:
     """The files of the exported folder by name, from weights as `TransformerLM.slot_state_dict` returns them.
 
-    Without `tokenizer_json` there are no tokenizer files. Raises InputError if Llama does not have this architecture.
+    `end_of_text` is the id of the token that ended documents in training (`Tokens.end_of_text`). Without
+    `tokenizer_json` there are no tokenizer files. Raises InputError if Llama does not have this architecture.
     """
     config = config.model_copy(update={"tie_embeddings": HEAD not in weights})  # each slot may be tied or not
     tokenizer = None if tokenizer_json is None else Tokenizer.from_str(tokenizer_json)
-    name, end_of_text = (tokenizer and end_of_text_token(tokenizer)) or (None, None)
+    name = None if tokenizer is None or end_of_text is None else tokenizer.id_to_token(end_of_text)
     special_tokens = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
     renamed = {name: weight.contiguous() for name, weight in llama_weights(weights).items()}
     files = {

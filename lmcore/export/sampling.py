@@ -10,7 +10,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
 
@@ -83,16 +82,16 @@ def generate(
         window.append(token)
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str, vocab_size: int) -> list[int]:
-    """Encode a prompt as text was encoded for training. An empty prompt becomes the end-of-text token.
+def prompt_tokens(tokenizer: Tokenizer, prompt: str, vocab_size: int, end_of_text: int | None = None) -> list[int]:
+    """Encode a prompt as text was encoded for training. An empty prompt becomes `end_of_text`, if that is given.
 
     No token is added, and special tokens spelled out in the prompt are plain text. Raises InputError if the prompt has
     no tokens, or a token outside the model's vocabulary of `vocab_size`.
     """
     tokenizer.encode_special_tokens = True
     ids: list[int] = tokenizer.encode(prompt, add_special_tokens=False).ids
-    if not ids and (end_of_text := end_of_text_token(tokenizer)) is not None:
-        ids = [end_of_text[1]]
+    if not ids and end_of_text is not None:
+        ids = [end_of_text]
     if not ids:
         raise InputError(
             f"PROMPT: must not be empty, as the tokenizer has no end-of-text token to begin with (got {prompt!r}); "

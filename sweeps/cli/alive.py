@@ -75,10 +75,12 @@ class Alive:
 def progress(done_bytes: float, total_bytes: float, seconds: float) -> str:
     """How far something is after so many seconds, at what speed, and how long it still takes.
 
+    `total_bytes` is 0 if it is not known.
+
     >>> progress(120e6, 800e6, 8.5)
     '120 of 800 MB, 14 MB/s, about 48 s left'
     """
-    shown = f"{done_bytes / MB:.0f} of {total_bytes / MB:.0f} MB"
+    shown = f"{done_bytes / MB:.0f} of {total_bytes / MB:.0f} MB" if total_bytes else f"{done_bytes / MB:.0f} MB"
     if not done_bytes or not seconds:
         return shown
     speed = done_bytes / seconds

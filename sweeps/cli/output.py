@@ -4,11 +4,14 @@ Writing to it then raises, in the middle of whatever was being said, and a sweep
 """
 
 import errno
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
+
+from rich.console import Console
 
 GONE = (errno.EIO, errno.EPIPE)  # a terminal, a pipe
 
@@ -54,3 +57,12 @@ def lasting_output() -> Iterator[None]:
         yield
     finally:
         sys.stdout, sys.stderr = before
+
+
+def plain_lines(console: Console, soft_wrap: bool | None = None) -> Callable[[str], None]:
+    """A function that prints lines as they are. Rich would drop a path's `[old]` as markup, and draw its `:x:`.
+
+    >>> plain_lines(Console())("everything goes to /data/[old]/runs")
+    everything goes to /data/[old]/runs
+    """
+    return functools.partial(console.print, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)

@@ -18,11 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import optuna
+from tokenizers import Tokenizer
 
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError
 from lmcore.columns import Row
 from lmcore.config import RunSpec
+from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.corpus.tokens import load_tokens
 from lmcore.errors import InputError
 from lmcore.export.trained_model import TrainedModel, read_trained_model
@@ -53,6 +55,8 @@ class SelectedTrial:
     trained: TrainedModel
     tokenizer_json: str | None
     """None if the sweep was trained on token ids without a tokenizer."""
+    end_of_text: int | None
+    """Id of the token that ended documents in training."""
     skipped: tuple[str, ...]
     """One line for each newer checkpoint that could not be used."""
 
@@ -93,7 +97,7 @@ def select_trial(path: Path, name: str = BEST, storage: str | None = None) -> Se
         reason = " ".join(str(error).split())
         raise InputError(f"{trial_id}: the study must hold its config, but does not ({reason}); {RESTORE}") from None
     trained, skipped = _newest_model(trial_id, run, trials, folder)
-    return SelectedTrial(trial_id, trials[trial_id].status, trained, _tokenizer(folder, trained), tuple(skipped))
+    return SelectedTrial(trial_id, trials[trial_id].status, trained, *_tokenizer(folder, trained), tuple(skipped))
 
 
 class _Trial(NamedTuple):
@@ -227,8 +231,8 @@ def _newest_model(trial_id: str, run: RunSpec, trials: Trials, folder: RunFolder
     raise InputError(f"{trial_id}: must have weights, but has none (it is {trials[trial_id].status}); {remedy}")
 
 
-def _tokenizer(folder: RunFolder, trained: TrainedModel) -> str | None:
-    """The sweep's tokenizer.json, checked by its digest. The tokens themselves, which may be many, are not read."""
+def _tokenizer(folder: RunFolder, trained: TrainedModel) -> tuple[str | None, int | None]:
+    """The sweep's tokenizer.json, checked by its digest, and its end of text. The tokens themselves are not read."""
     tokens = load_tokens(folder.tokens, verify=False)
     label = f"{folder.display}/tokens"
     if tokens.fingerprint != trained.data_fingerprint:
@@ -240,4 +244,8 @@ def _tokenizer(folder: RunFolder, trained: TrainedModel) -> str | None:
         recorded = json.loads((folder.tokens / "meta.json").read_bytes())["tokenizer_sha256"]
         if hashlib.sha256(tokens.tokenizer_json.encode("utf-8")).hexdigest() != recorded:
             raise InputError(f"{label}/tokenizer.json: must have the digest that meta.json records; {RESTORE}")
-    return tokens.tokenizer_json
+    end_of_text = tokens.end_of_text
+    if end_of_text is None and tokens.tokenizer_json is not None:  # earlier versions did not record it
+        end = end_of_text_token(Tokenizer.from_str(tokens.tokenizer_json))
+        end_of_text = None if end is None else end[1]
+    return tokens.tokenizer_json, end_of_text

@@ -14,6 +14,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from lmcore.cores import available_memory
+from lmcore.corpus.tokens import missing_files
 from sweeps.cluster.checkout import packages
 
 TOKEN = ".engine-token"
@@ -51,6 +52,17 @@ def folder_fault(folder: Path, token: str, wait_s: float = SHARED_WITHIN_S) -> s
     except OSError as error:
         return f"{folder} cannot be written to ({error.strerror}); give its user the right to write there"
     return None
+
+
+def data_fault(tokens: Path) -> str | None:
+    """Whether this machine has the token files that the run's folder `tokens` only refers to (`data.copy`)."""
+    try:
+        missing = missing_files(tokens)
+    except (OSError, ValueError):  # not written yet, or damaged: its reader says so
+        return None
+    if not missing:
+        return None
+    return f"{missing[0]} is not there as the driver has it; put it there, or start the sweep with data.copy: always"
 
 
 def space_fault(folder: Path, disk_bytes: int, memory_bytes: int) -> str | None:

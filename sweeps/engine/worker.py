@@ -55,7 +55,7 @@ from lmcore.config import RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, load_tokens
 from lmcore.errors import InputError
 from lmcore.measure.slot_count import ThroughputSample
-from sweeps.cluster.proof import device_fault, folder_fault
+from sweeps.cluster.proof import data_fault, device_fault, folder_fault
 from sweeps.engine.death_count import MAX_DEATHS, deaths
 from sweeps.engine.environment_fault import EnvironmentFaultError
 from sweeps.engine.training_loop import TrainingLoop
@@ -109,7 +109,8 @@ class SlotWorker:
     def _fault(self) -> str | None:
         if self._token is None:
             return None
-        return folder_fault(self._folder.path, self._token) or device_fault(self._device)
+        fault = folder_fault(self._folder.path, self._token) or data_fault(self._folder.tokens)
+        return fault or device_fault(self._device)
 
     async def prove(self) -> str | None:
         """Whether this process can train: it sees the run's folder, and torch the device. Returns the fault and its
@@ -161,11 +162,11 @@ class SlotWorker:
         Raises:
             EnvironmentFaultError: this machine cannot train; submit the trial to another worker.
         """
-        await self._take(shared)
         if not self._proven or self._loop.unfit:  # this process was started again, or is about to be retired
             fault = await self.prove()
             if fault is not None:
                 raise EnvironmentFaultError(fault, engine_is_well=False)
+        await self._take(shared)
         if trial in self._loop.trials:
             return True
         here = WorkerTrial(run, title)

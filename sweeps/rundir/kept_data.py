@@ -7,6 +7,7 @@ of the tokens. If the files are gone, the same tokens lie in `runs/x/tokens`.
 import glob
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmcore.config import DataConfig
@@ -58,6 +59,19 @@ def gone_note(folder: Path) -> str:
     where = os.path.relpath(folder)
     shown = str(folder) if where.startswith(os.pardir) else where
     return f"the data's files are not there any more, so the tokens in {shown} are used"
+
+
+def stay_note(files: Sequence[Path]) -> str:
+    """What the user is told about token files that are not copied.
+
+    >>> stay_note([Path("/data/train.bin"), Path("/data/val.bin")]).partition(";")[0]
+    'The token files stay where they are (train.bin and val.bin)'
+    """
+    first, *others = (file.name for file in files)
+    rest = others[0] if len(others) == 1 else f"{len(others)} others"
+    shown = f"{first} and {rest}" if others else first
+    remedy = "keep them there, and at the same path on every node, until the sweep has ended"
+    return f"The token files stay where they are ({shown}); {remedy}"
 
 
 def other_data(data: DataConfig, tokens: Tokens) -> str | None:

@@ -5,13 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 from lmcore.config import RunSpec
 from lmcore.device import training_flops
+from lmcore.memory import estimate_memory
 from sweeps.spec.space import Choices, Range, corners
 
 if TYPE_CHECKING:
     from sweeps.spec.sweep_spec import SweepSpec
 
 TIED = "model.tie_embeddings"
-# Fields that determine the cost of a trial, besides tying. The cost grows with each of those that are numbers.
+# Fields that determine the FLOPs or the memory of a trial, besides tying. Both grow with those that are numbers.
 COST_FIELDS = (
     "model.d_model",
     "model.num_layers",
@@ -20,15 +21,20 @@ COST_FIELDS = (
     "model.norm",
     "model.qk_norm",
     "model.ffn",
+    "model.dropout",
     "train.steps",
     "train.tokens",
     "train.tokens_per_parameter",
     "train.batch_size",
+    "train.micro_batch_size",
+    "train.dtype",
 )
 
 
 def costliest(spec: "SweepSpec", size: str, tied: bool | None = None) -> RunSpec:
     """The run of `size` with the most FLOPs in the space, or of the experiments that are trained.
+
+    Of several with the same FLOPs, it is the one that needs the most memory.
 
     >>> costliest(load_spec("configs/quick.yaml"), "xs").steps  # doctest: +SKIP
     200
@@ -45,7 +51,7 @@ def costliest(spec: "SweepSpec", size: str, tied: bool | None = None) -> RunSpec
             spec.run_for(size, {**first, **dict(zip(values, combination, strict=True)), **tying})
             for combination in itertools.product(*values.values())
         ]
-    return max(runs, key=training_flops)
+    return max(runs, key=lambda run: (training_flops(run), estimate_memory(run).total))
 
 
 def _costly_values(entry: Range | Choices) -> tuple[Any, ...]:

@@ -140,7 +140,7 @@ def _last_loss(trial: FrozenTrial) -> float:
 
 def _ended(confirm: StudyState) -> dict[tuple[str, int], float]:
     """Losses by candidate and seed of the runs that have ended; inf if a run diverged, NaN if it failed for good."""
-    trials = confirm.study.get_trials(deepcopy=False)
+    trials = _kept(confirm)
     again = {_run(t) for t in trials if not t.state.is_finished()}  # a failed run that is retried
     ended = [t for t in trials if t.state.is_finished() and _run(t) not in again]
     return {_run(t): t.values[0] if t.state is TrialState.COMPLETE else math.nan for t in ended}
@@ -148,7 +148,13 @@ def _ended(confirm: StudyState) -> dict[tuple[str, int], float]:
 
 def _enqueued(confirm: StudyState) -> set[tuple[str, int]]:
     """Candidates and seeds that have a run, whatever its state."""
-    return {_run(trial) for trial in confirm.study.get_trials(deepcopy=False)}
+    return {_run(trial) for trial in _kept(confirm)}
+
+
+def _kept(confirm: StudyState) -> list[FrozenTrial]:
+    """The runs that are not excluded. In place of an excluded one, its seed is trained again."""
+    trials = confirm.study.get_trials(deepcopy=False)
+    return [trial for trial in trials if trial.user_attrs.get(col.STATUS) != col.EXCLUDED]
 
 
 def _run(trial: FrozenTrial) -> tuple[str, int]:

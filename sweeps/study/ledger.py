@@ -127,7 +127,7 @@ class Ledger:
             runs = self.spec.confirm.seeds * (
                 search.asked + 1 if self.spec.search.method == "experiments" else self.spec.confirm.top
             )
-            flops += max(0, runs - state.asked) * search.trial_flops
+            flops += max(0, runs - (state.asked - state.excluded)) * search.trial_flops
         return flops
 
     def why_stopped(self) -> list[str]:
@@ -250,9 +250,16 @@ class Ledger:
             total += sum(state.total for state in self._states(size, col.SEARCH))
             confirmation = self._confirmations.get(size)
             if confirmation is not None:
-                confirmed = sum(state.total for state in self._states(size, col.CONFIRM))
-                total += confirmed if confirmation.over else max(confirmed, self.spec.confirm_runs_of(size))
+                confirms = self._states(size, col.CONFIRM)
+                confirmed = sum(state.total for state in confirms)
+                most = self.spec.confirm_runs_of(size) + sum(state.excluded for state in confirms)
+                total += confirmed if confirmation.over else max(confirmed, most)
         return total
+
+    @property
+    def excluded_confirmations(self) -> int:
+        """Number of excluded confirmation runs. They count in `planned`, beside the runs that take their place."""
+        return sum(state.excluded for state in self.studies.values() if state.plan.phase == col.CONFIRM)
 
     @property
     def best_losses(self) -> dict[str, tuple[float, str]]:

@@ -98,6 +98,8 @@ class StudyState:
         for trial in trials:
             self._share_parts(trial)
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
+        self.excluded = sum(trial.user_attrs.get(col.STATUS) == col.EXCLUDED for trial in trials)
+        """How many of its trials the user has excluded. They count as asked for."""
         attempts = len(trials) - len(first_attempts(trials))
         self.total = len(trials) if confirms else max(self.asked, self.spec.trials_in(self.plan) + attempts)
         self.complete = _complete_trials(trials)

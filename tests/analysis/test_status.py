@@ -65,6 +65,17 @@ def test_a_sweep_that_makes_as_many_trials_as_fit_has_no_planned_number(make_run
     assert "resume it with" in text
 
 
+def test_the_runs_that_confirmed_an_excluded_trial_stay_planned_because_another_setting_gets_them(make_run):
+    run = make_run(**armed(sizes=("xs",)), search={"method": "random", "trials": 2, "most_trials": 4})
+    best, _ = run.add("xs", "complete", 4.0), run.add("xs", "complete", 4.1, optim__lr=1e-3)
+    run.confirm(best, {1: 4.1, 2: 4.2})
+    assert (sweep_status(run.path).planned, sweep_status(run.path).over) == (4, True)
+    for study in ("xs", "xs-confirm"):
+        run.study(study).set_user_attr("excluded", {best: "a bad node"})
+    status = sweep_status(run.path)
+    assert (status.ended, status.planned, status.over) == (1, 3, False)
+
+
 def test_the_driver_is_the_process_that_holds_the_lock_and_the_folder_is_only_read(folder):
     assert not sweep_status(folder.path).driver  # no lock file: no sweep was started by this version
     (folder.path / ".lock-holder").write_text("4711\n")

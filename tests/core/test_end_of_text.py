@@ -82,3 +82,9 @@ def test_a_line_says_so_if_there_is_none(prepared):
     assert tokens.end_of_text is None
     assert counted(tokens, bpe.token_to_id("<pad>")) == 0
     assert sum(line.startswith(NONE) for line in said) == 1
+
+
+def test_in_plain_files_it_separates_documents(prepared):
+    bpe, tokens, _ = prepared("</s>", documents="</s>".join(DOCUMENTS), marked={"eos_token": "</s>"})
+    assert tokens.readings[0].documents == len(DOCUMENTS)
+    assert counted(tokens, bpe.token_to_id("</s>")) == len(DOCUMENTS)

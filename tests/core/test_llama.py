@@ -60,7 +60,7 @@ def model_with_large_weights(config, **slots):
 def test_transformers_loads_the_folder_and_computes_our_logits(tmp_path, bpe, changes, family):
     transformers = pytest.importorskip("transformers")
     model = model_with_large_weights(ModelConfig(**SMALL | changes, rope_theta=5000.0, norm_eps=1e-4))
-    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str()))
+    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str(), end_of_text=0))
     theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert type(theirs).__name__ == family
     assert not any(info.values()), info  # no key is missing, unexpected or of another shape
@@ -83,7 +83,7 @@ def test_each_slot_is_exported_with_its_own_tying(tmp_path):
 def test_the_exported_tokenizer_gives_the_training_ids_and_round_trips(tmp_path, bpe, documents):
     transformers = pytest.importorskip("transformers")
     model = TransformerLM(ModelConfig(**SMALL))
-    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str()))
+    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), bpe.to_str(), end_of_text=0))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     ids = [theirs(document).input_ids for document in documents]
     assert [token for document in ids for token in (*document, theirs.eos_token_id)] == list(
@@ -102,7 +102,7 @@ def test_the_exported_tokenizer_adds_no_special_tokens(tmp_path):
     words.add_special_tokens(["<s>", "</s>"])
     words.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     model = TransformerLM(ModelConfig(**SMALL))
-    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), words.to_str()))
+    write_folder(tmp_path / "out", llama_files(model.config, model.slot_state_dict(0), words.to_str(), end_of_text=1))
     theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     assert theirs("a b").input_ids == list(encode_documents(words, ["a b"]))[:-1] == [2, 3]
     assert theirs.eos_token_id == 1

@@ -1,6 +1,8 @@
 """Ids in several files are one array: the same values as the arrays put together, read where they are."""
 
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -64,3 +66,29 @@ def test_a_file_that_is_gone_or_shorter_is_refused_in_one_line(parts):
         MappedIds.of(files)
     with pytest.raises(InputError, match=r"^data\.source: its files must stay .*No such file.*; [^\n]+$"):
         MappedIds.of([IdFile("/nowhere/a.bin", "<u2", 0, 0, 5)])
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+import numpy as np
+from lmcore.config import DataConfig
+from lmcore.corpus.prepare import prepare_tokens
+
+folder, hard = Path(sys.argv[1]), int(sys.argv[2])
+for number in range(200):
+    np.arange(100, dtype=np.uint16).tofile(folder / f"shard-{number}.bin")
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, hard))
+tokens = prepare_tokens(DataConfig(source=str(folder)), folder / "cache")
+print(len(tokens.train) + len(tokens.val))
+"""
+
+
+def test_more_shards_than_files_may_be_open_raise_the_limit_or_are_refused_in_one_line(tmp_path):
+    found = {
+        hard: subprocess.run([sys.executable, "-c", MANY, tmp_path, str(hard)], capture_output=True, text=True)
+        for hard in (1000, 150)
+    }
+    assert found[1000].stdout == "20000\n", found[1000].stderr
+    message = "data.source: each of its files stays open, and this process may open no more; raise the limit"
+    assert message in found[150].stderr.splitlines()[-1]

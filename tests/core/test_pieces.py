@@ -104,3 +104,12 @@ def test_separators_are_found_wherever_fragments_are_cut():
                 documents.append(begun)
                 begun = ""
         assert documents == ["one", "two", "", "three", "four"]
+
+
+def test_if_every_cut_changes_tokens_the_cuts_are_at_line_breaks(monkeypatch):
+    llama2 = trained(None, normalizer=normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]))
+    monkeypatch.setattr(pieces_module, "PIECE_CHARS", 4000)
+    found = list(pieces([(TEXTS["lf"], True)], fits_of(llama2)))
+    assert len(found) > 4
+    assert all(piece.whole_words for piece in found)
+    assert all(piece.text.endswith(".\n") for piece in found[:-1])

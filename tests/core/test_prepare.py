@@ -1,10 +1,14 @@
 """Preparing tokens from every kind of source, the cache, and the errors of wrong sources."""
 
+import errno
 import logging
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from io import FileIO
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +16,13 @@ import pytest
 from tokenizers import Tokenizer
 
 from lmcore.config import DataConfig
+from lmcore.corpus import encode as encode_module
+from lmcore.corpus import prepare as prepare_module
+from lmcore.corpus import tokens as tokens_module
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.text import END_OF_TEXT
 from lmcore.corpus.tokenizer import train_tokenizer
+from lmcore.corpus.tokens import load_tokens, save_tokens
 from lmcore.errors import InputError
 from tests.corpora import read_documents, split_documents
 
@@ -322,3 +330,79 @@ def test_bad_tokenizer_and_bad_vocabulary_are_refused(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     refuse("does not parse", source=npy(tmp_path / "t.npy", IDS), tokenizer=str(tmp_path / "bad.json"))
     refuse("data.vocab_size: a byte-level BPE needs at least 257", source=ASYNCIO, vocab_size=256)
+
+
+def test_a_path_that_is_too_long_is_one_line(tmp_path):
+    for suffix in ("", ".bin"):
+        with pytest.raises(InputError, match=r"^data\.source: must be [^\n]+ check the path$"):
+            prepare_tokens(DataConfig(source="x" * 300 + suffix), tmp_path)
+
+
+def test_bytes_of_ids_that_the_tokenizer_lacks_are_unknown(tmp_path):
+    tokenizer = str(tmp_path / "tokenizer.json")
+    train_tokenizer(["to be or not to be"], 300).save(tokenizer)
+    np.array([5, 6, 7, 8] * 20, np.uint16).tofile(tmp_path / "a.bin")
+    np.array([5, 6, 7, 350] * 20, np.uint16).tofile(tmp_path / "b.bin")
+    found = [
+        prepare_tokens(
+            DataConfig(source=str(tmp_path / name), tokenizer=str(tmp_path / "tokenizer.json"), vocab_size=400)
+        )
+        for name in ("a.bin", "b.bin")
+    ]
+    assert [tokens.bytes_per_token for tokens in found] == [1.0, None]
+
+
+def test_what_is_given_and_not_used_is_said(tmp_path):
+    (tmp_path / "a.txt").write_text("some text of a few words " * 50)
+    np.arange(100, dtype=np.uint16).tofile(tmp_path / "a.bin")
+    given = {"text_field": "story", "bin_dtype": "uint16", "end_of_text": "<|endoftext|>", "copy": "always"}
+    unused = {}
+    for name in ("a.txt", "a.bin"):
+        said = []
+        prepare_tokens(DataConfig(source=str(tmp_path / name), **given), tmp_path / "cache", said.append)
+        unused[name] = {line.split(" ")[0] for line in said if " is not used: " in line}
+    assert unused["a.txt"] == {"data.text_field", "data.bin_dtype", "data.copy"}
+    assert unused["a.bin"] == {"data.text_field", "data.end_of_text"}
+
+
+def test_a_line_says_that_a_tokenizer_was_trained_on_a_part_of_the_text(tmp_path):
+    random = np.random.default_rng(0)
+    (tmp_path / "a.txt").write_text("".join(random.choice(list("ACGT"), 600_000)))
+    said = []
+    prepare_tokens(DataConfig(source=str(tmp_path / "a.txt"), vocab_size=260), tmp_path / "cache", said.append)
+    assert "words hardly repeat, so the tokenizer was trained on one in 16 parts of the text" in said[0]
+
+
+def test_ids_of_text_are_kept_with_the_run_however_many_they_are(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("some text of a few words " * 500)
+    for module in (tokens_module, prepare_module):
+        monkeypatch.setattr(module, "LARGE_BYTES", 100)
+    tokens = prepare_tokens(DataConfig(source=str(tmp_path / "a.txt")), tmp_path / "cache")
+    assert tokens.files  # those of the cache
+    assert save_tokens(tokens, tmp_path / "kept", "never")
+    shutil.rmtree(tmp_path / "cache")
+    assert load_tokens(tmp_path / "kept").fingerprint == tokens.fingerprint
+
+
+class Full(FileIO):
+    """A file on a disk that has room for 10,000 bytes more."""
+
+    def write(self, content):
+        if self.tell() + len(content) > 10_000:
+            super().write(content[: 10_000 - self.tell()])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(content)
+
+
+def test_a_cache_whose_disk_is_full_only_costs_time(tmp_path, monkeypatch):
+    (tmp_path / "a.txt").write_text("".join(f"line {number} of some text\n" for number in range(5000)))
+    config = DataConfig(source=str(tmp_path / "a.txt"))
+    expected = prepare_tokens(config, tmp_path / "cache")
+    unnamed = encode_module._unnamed
+    monkeypatch.setattr(
+        encode_module,
+        "_unnamed",
+        lambda folder: Full(tempfile.mkstemp(dir=tmp_path)[1], "w+") if folder else unnamed(folder),
+    )
+    found = prepare_tokens(config, tmp_path / "other")
+    assert found.fingerprint == expected.fingerprint

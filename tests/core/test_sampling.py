@@ -127,7 +127,7 @@ def test_invalid_prompts_and_models_are_refused():
 
 @pytest.mark.parametrize("prompt", ["", "def ", "naïve \U0001f600"])
 def test_pieces_join_to_the_decoded_text(bpe, prompt):
-    before = prompt_tokens(bpe, prompt, 400)
+    before = prompt_tokens(bpe, prompt, 400, end_of_text=0)
     ids = bpe.encode(" for x in 'é\U0001f600ß':\n\treturn 1").ids
     pieces = list(text_pieces(bpe, before, ids))
     assert "".join(pieces) == " for x in 'é\U0001f600ß':\n\treturn 1"
@@ -150,7 +150,7 @@ def test_unknown_tokens_have_no_text(bpe):
 
 
 def test_a_prompt_is_encoded_as_plain_text_and_an_empty_one_as_end_of_text(bpe):
-    assert prompt_tokens(bpe, "", 400) == [0]
+    assert prompt_tokens(bpe, "", 400, end_of_text=0) == [0]
     assert 0 not in prompt_tokens(bpe, "<|endoftext|>", 400)
     with pytest.raises(InputError, match="PROMPT: must be of the model's 100 tokens"):
         prompt_tokens(bpe, "def ", 100)

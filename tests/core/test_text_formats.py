@@ -121,7 +121,7 @@ def test_a_file_that_turns_out_not_to_be_text_is_skipped_whole(tmp_path):
         ("a.jsonl", b'{"text": "a"}\nnope\n', r"not: line 2 is not JSON"),
         ("a.jsonl", b"[1]\n", r"not: line 1 is list, not an object with fields"),
         ("a.jsonl", b'{"text": "\\ud83d"}\n', r"half of a character"),
-        ("a.txt.gz", gzip.compress(b"text" * 1000)[:-20], r"a damaged gzip file"),
+        ("a.txt.gz", gzip.compress(b"text" * 1000, mtime=0)[:-20], r"a damaged gzip file"),
         ("a.parquet", b"PAR1", r"a damaged Parquet file"),
         ("a.txt", b"caf\xe9", r"not UTF-8 at byte 3; .*iconv"),
     ],
@@ -150,3 +150,49 @@ def test_a_pattern_reads_the_files_that_match(tmp_path):
     assert read_documents(str(tmp_path / "*.jsonl")) == ["a.jsonl", "b.jsonl"]
     with pytest.raises(InputError, match=r"^data\.source: must match files, but .* matches none; [^\n]+$"):
         read_documents(str(tmp_path / "*.parquet"))
+
+
+def test_a_data_set_of_one_split_is_not_to_be_validated_on_it(tmp_path):
+    saved_data_set(tmp_path / "train", table())
+    (tmp_path / "dataset_dict.json").write_text('{"splits": ["train"]}')
+    with pytest.raises(InputError, match=r"has train; give data\.source: \S+/train$"):
+        read_documents(str(tmp_path))
+
+
+def damaged_parquet(path):
+    pq.write_table(pa.table({"text": ["some text"] * 2000}), path, compression="none", use_dictionary=False)
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes(56)  # the head of its first page
+    path.write_bytes(content)
+
+
+def parquet_without_utf8(path):
+    column = pa.array([b"\xff\xfe"], pa.binary()).view(pa.utf8())
+    pq.write_table(pa.table({"text": column}), path)
+
+
+@pytest.mark.parametrize("write", [damaged_parquet, parquet_without_utf8])
+def test_a_damaged_parquet_file_is_skipped_and_named(tmp_path, write):
+    (tmp_path / "a.txt").write_text("good")
+    write(tmp_path / "b.parquet")
+    reading = scan_text(str(tmp_path)).reading
+    assert (reading.documents, reading.skipped) == (1, 1)
+    assert reading.skipped_files[0].why.startswith("a damaged Parquet file")
+
+
+def test_progress_is_in_bytes_of_text_and_its_total_unknown_where_files_are_compressed(tmp_path):
+    text = "我你他是" * 1000
+    (tmp_path / "a.txt").write_text(text)
+    told = []
+    scan_text(str(tmp_path / "a.txt"), report=lambda *one: told.append(one[1:]))
+    assert told[-1] == (12_000, 12_000)
+    with gzip.open(tmp_path / "b.txt.gz", "wt") as file:
+        file.write(text)
+    told.clear()
+    scan_text(str(tmp_path), report=lambda *one: told.append(one[1:]))
+    assert told[-1] == (24_000, 0)
+    told.clear()
+    prepare_tokens(DataConfig(source=str(tmp_path)), tmp_path / "cache", report=lambda *one: told.append(one))
+    trained = [one for one in told if one[0] == "training a tokenizer"]
+    assert trained[-1][2] == 24_000
+    assert 0.9 * 24_000 < trained[-1][1] < 24_000  # the rest is held out

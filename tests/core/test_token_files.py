@@ -36,7 +36,9 @@ def test_a_folder_and_a_pattern_of_shards_are_one_stream(tmp_path, pattern):
     for source in (folder, folder / pattern.format("*")):
         tokens = prepare_tokens(DataConfig(source=str(source)))
         assert all_ids(tokens) == IDS.tolist()
-        assert tokens.readings[0].line == "data.source: 12 files, 12,000 tokens read"
+        line = "data.source: 12 files, 12,000 tokens read"
+        skipped = f"; 2 skipped (first: {folder}/info.json, not a .npy or .bin)" if source == folder else ""
+        assert tokens.readings[0].line == line + skipped
 
 
 def test_shards_for_training_and_validation_in_one_folder_are_two_sources(tmp_path):
@@ -73,6 +75,23 @@ def test_a_small_shard_has_the_type_of_the_others(tmp_path):
     ids[:11_990].tofile(tmp_path / "a0.bin")
     ids[11_990:].tofile(tmp_path / "a1.bin")
     assert all_ids(prepare_tokens(DataConfig(source=str(tmp_path)))) == ids.tolist()
+
+
+@pytest.mark.parametrize("dtype", ["u1", ">u2"])
+def test_so_has_one_that_shows_only_that_its_ids_are_no_wider_than_16_bits(tmp_path, dtype):
+    ids = np.minimum(np.random.default_rng(0).zipf(1.5, 14_000), 250).astype(dtype)
+    ids[ids == 0] = 1
+    ids[:13_000].tofile(tmp_path / "a0.bin")
+    ids[13_000:].tofile(tmp_path / "a1.bin")
+    assert all_ids(prepare_tokens(DataConfig(source=str(tmp_path)))) == ids.tolist()
+
+
+def test_a_split_of_the_data_that_is_not_for_training_is_recognised_by_its_name(tmp_path):
+    folder = shards(tmp_path / "data", "retrieval_{}.bin")
+    assert all_ids(prepare_tokens(DataConfig(source=str(folder)))) == IDS.tolist()
+    IDS.astype(np.uint16).tofile(folder / "test_0.bin")
+    with pytest.raises(InputError, match=r"data.source: '.*retrieval_\*.bin' and data.val_source: '.*test_\*.bin'$"):
+        prepare_tokens(DataConfig(source=str(folder)))
 
 
 @pytest.mark.parametrize("copy", ["auto", "always", "never"])

@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from lmcore.device import Machine
 from sweeps.cli import alive as module
 from sweeps.cli.alive import Alive, progress
+from sweeps.run import main
+from sweeps.rundir.folder import RunFolder
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.sweep import save_tokens, write_inputs
 
 ROOT = Path(__file__).resolve().parents[2]
 PATH = {"PYTHONPATH": str(ROOT)}
@@ -61,6 +66,29 @@ def test_a_sweep_says_its_first_line_before_it_imports_what_takes_seconds(in_tmp
     line, *_, modules = done.stderr.splitlines()
     assert line == "lmsweep first: preparing the data"
     assert not {"ray", "torch", "optuna", "pandas", "pyarrow"} & set(modules.split())
+
+
+def test_a_sweep_on_a_gpu_says_that_it_looks_for_one_before_it_imports_torch(in_tmp, monkeypatch, capsys):
+    def machine():
+        assert capsys.readouterr().out == "lmsweep first: looking for the GPU\n"
+        return Machine(cuda=False)
+
+    monkeypatch.setattr("sweeps.sweep.this_machine", machine)
+    assert main(["--name", "first", "--set", "train.device=cuda"]) == 2
+    assert "there is none" in capsys.readouterr().err
+
+
+def test_while_tokens_are_written_to_the_folder_a_line_says_so(in_tmp, small_tokens, monkeypatch):
+    def slow(*arguments):
+        time.sleep(0.2)
+        return save_tokens(*arguments)
+
+    monkeypatch.setattr(module, "EVERY_S", 0.05)
+    monkeypatch.setattr("sweeps.sweep.save_tokens", slow)
+    console, folder = plain(), RunFolder(in_tmp / "quick")
+    folder.path.mkdir()
+    write_inputs(SweepSpec(name="quick", search={"trials": 1}), small_tokens, folder, console)
+    assert console.file.getvalue().startswith("writing the tokens to the folder (0 s)\n")
 
 
 def test_what_takes_less_than_that_says_nothing():

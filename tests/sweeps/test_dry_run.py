@@ -12,6 +12,7 @@ import pytest
 from lmcore.config import ModelConfig
 from lmcore.errors import InputError
 from lmcore.measure.detectable import detectable_difference
+from lmcore.memory import estimate_memory
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.cli.dry_run import plan, print_plan, seeds_per_setting
 from sweeps.cli.options import DEFAULT_CONFIG, parse, resume_command
@@ -73,6 +74,17 @@ def test_a_space_over_heads_counts_the_trial_whose_query_heads_share_no_keys():
     largest = ModelConfig(qk_norm=True)
     assert cost.params_exact == count_parameters(largest).total
     assert cost.train_flops == cost.tokens * flops_per_token(largest)
+
+
+def test_the_memory_is_that_of_the_trial_that_needs_the_most():
+    space = {
+        "train.micro_batch_size": [4, None],
+        "train.dtype": ["bfloat16", "float32"],
+        "model.dropout": {"low": 0.0, "high": 0.1},
+    }
+    spec = SweepSpec(name="a", space=space, search={"trials": 2})
+    largest = spec.run_for("main", {"train.dtype": "float32", "model.dropout": 0.1})
+    assert plan(spec).trials[0].memory_bytes == estimate_memory(largest).total
 
 
 def test_an_ablation_lists_every_experiment_and_costs_those_that_run():

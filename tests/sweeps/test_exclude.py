@@ -1,9 +1,11 @@
 """`lmsweep exclude`: a trial is kept and marked, and nothing that learns from the sweep sees it until it is back."""
 
+import errno
 import json
 import re
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 
 import analysis
@@ -16,6 +18,7 @@ from sweeps.callbacks.trial_files import TrialFiles
 from sweeps.cli.select_trial import select_trial
 from sweeps.exclude import main
 from sweeps.rundir.checkpoints import checkpoint_files
+from sweeps.rundir.disk_full import UnwritableError
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import SCHEDULERS
 from sweeps.spec.sweep_spec import SweepSpec
@@ -164,6 +167,58 @@ def test_a_confirmed_setting_that_is_excluded_is_replaced_by_the_next_best_with_
     result = ledger.studies["main-untied-confirm"].study.user_attrs[col.RESULT]
     assert result["leader"] not in (leader, None)
     storage.engine.dispose()
+
+
+def test_an_excluded_confirmation_run_is_trained_again_under_its_seed(in_tmp):
+    folder, spec = RunFolder(in_tmp), confirmed()
+    storage = open_storage(None, folder)
+    before = drive(Ledger(spec, storage))
+    spoilt = next(live for live in before if live.of is not None)
+    Exclusions(spec, storage).add([spoilt.id], because="")
+    storage.engine.dispose()
+    storage = open_storage(None, folder)
+    ledger = Ledger(spec, storage)
+    again = drive(ledger)
+    assert [(live.of, live.run) for live in again] == [(spoilt.of, spoilt.run)]
+    assert Ledger(spec, storage).over
+    assert ledger.planned - ledger.excluded_confirmations == len(before)
+    storage.engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (UnwritableError("the database has not answered for 90 s: gone", None), r"the database has not answered"),
+        (StorageInternalError("attempt to write a readonly database"), r"a readonly database"),
+        (OSError(errno.ENOSPC, "No space left on device"), r"is full; free space there"),
+    ],
+)
+def test_marks_that_cannot_be_written_are_one_line_and_exit_code_1(folder, capsys, monkeypatch, error, line):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Exclusions, "add", fail)
+    assert main(["runs/quick", "main-0001"]) == 1
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert re.search(line, printed)
+
+
+def test_in_a_folder_of_somebody_else_it_ends_in_one_line(folder, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder.lock))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", fail)
+    assert main(["runs/quick", "main-0001"]) == 1
+    assert re.fullmatch(r"the sweep's results cannot be written \(.*Permission denied.*\)\n", capsys.readouterr().err)
+
+
+def test_an_interrupt_ends_it_with_exit_code_130(folder, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Exclusions, "add", interrupt)
+    assert main(["runs/quick", "main-0001"]) == 130
 
 
 @pytest.mark.parametrize(

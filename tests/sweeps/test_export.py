@@ -314,3 +314,14 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_the_end_of_text_is_that_of_training_and_not_the_usual_name(run):
+    meta = json.loads((run / "tokens" / "meta.json").read_bytes())
+    (run / "tokens" / "meta.json").write_text(json.dumps(meta | {"end_of_text": 65}))
+    assert select_trial(run).end_of_text == 65
+    assert export.main([str(run), "--out", "exported"]) == 0
+    config = json.loads(Path("exported/config.json").read_bytes())
+    assert (config["eos_token_id"], config["bos_token_id"]) == (65, 65)
+    (run / "tokens" / "meta.json").write_text(json.dumps(meta | {"end_of_text": None}))  # of an earlier version
+    assert select_trial(run).end_of_text == 0

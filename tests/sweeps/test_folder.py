@@ -1,5 +1,6 @@
 """A run's folder has one writer at a time, one sweep, no half-written files, and may be a symbolic link."""
 
+import io
 import json
 import os
 import socket
@@ -8,8 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from rich.console import Console
 
+from lmcore.config import DataConfig
+from lmcore.corpus.prepare import prepare_tokens
 from lmcore.errors import InputError
 from sweeps.rundir import lock_holder
 from sweeps.rundir.folder import FolderInUseError, RunFolder, write_json, write_text
@@ -161,3 +166,18 @@ def test_what_a_killed_driver_was_writing_is_deleted_by_the_next_one(folder, sma
     assert not any(file.exists() for file in unfinished)
     assert checkpoint.exists()
     assert folder.sweep_yaml.exists()
+
+
+def test_token_files_that_are_not_copied_are_named(folder, in_tmp):
+    (in_tmp / "data").mkdir()
+    for name in ("a", "b", "c"):
+        (np.arange(4000) % 3000).astype(np.uint16).tofile(in_tmp / "data" / f"{name}.bin")
+    data = {"source": str(in_tmp / "data"), "copy": "never"}
+    console = Console(file=io.StringIO(), width=200)
+    folder.path.mkdir(parents=True)
+    spec = SweepSpec.model_validate({"name": "quick", "data": data, "search": {"trials": 1}})
+    write_inputs(spec, prepare_tokens(DataConfig(**data)), folder, console)
+    assert console.file.getvalue() == (
+        "The token files stay where they are (a.bin and 2 others); keep them there, and at the same path on every "
+        "node, until the sweep has ended\n"
+    )

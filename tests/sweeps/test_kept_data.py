@@ -76,6 +76,13 @@ def test_data_that_are_gone_are_found_in_the_folder_wherever_that_is(run, in_tmp
     assert "Note: the data's files are not there any more" in capsys.readouterr().out
 
 
+def test_a_note_shows_the_brackets_of_a_path(run, in_tmp, capsys):
+    (in_tmp / "mine.npy").unlink()
+    shutil.move("runs/mine", "[old]")
+    assert dry_run("[old]/best/main.yaml") == 0
+    assert "so the tokens in [old]/tokens are used." in capsys.readouterr().out
+
+
 def test_tokens_of_another_run_and_data_that_were_asked_for_are_not_replaced(run, in_tmp, capsys):
     (in_tmp / "mine.npy").unlink()
     data = load_spec(run.best / "main.yaml").data

@@ -1,9 +1,14 @@
 """A terminal or pipe that goes away does not end the process that writes to it; other errors are errors."""
 
+import io
 import os
 import pty
 import subprocess
 import sys
+
+from rich.console import Console
+
+from sweeps.cli.output import plain_lines
 
 SCRIPT = """
 import os, sys, time
@@ -60,3 +65,9 @@ def test_a_full_disk_is_an_error():
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.stderr.startswith("28\n")
+
+
+def test_lines_are_printed_as_they_are_whatever_the_paths_in_them():
+    console = Console(file=io.StringIO(), width=80)
+    plain_lines(console)("everything goes to /data/[old]/[/x]/:smile:/runs")
+    assert console.file.getvalue() == "everything goes to /data/[old]/[/x]/:smile:/runs\n"

@@ -6,6 +6,7 @@ from optuna.trial import TrialState
 
 from lmcore import columns as col
 from sweeps.cli.options import parse
+from sweeps.run import main
 from sweeps.spec.settings import METHODS
 from sweeps.study.ledger import Ledger
 from sweeps.study.retry import RETRY_OF, retry_failed
@@ -103,3 +104,10 @@ def test_it_is_for_a_sweep_that_is_resumed(capsys):
     assert stop.value.code == 2
     assert "--retry: is for a sweep that is resumed (got failed); add --resume RUN" in capsys.readouterr().err
     assert parse(["--resume", "runs/x", "--retry", "failed"]).retry == "failed"
+
+
+def test_where_resume_auto_starts_a_sweep_a_note_says_that_nothing_is_tried_again(in_tmp, capsys):
+    assert main(["--name", "new", "--resume", "auto", "--retry", "failed", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("Note: runs/new holds no sweep yet, so --retry has no effect.\n")
+    assert "are not counted" not in printed

@@ -28,7 +28,7 @@ GRACE_S = 4.0  # for processes to end by themselves, and for wandb's to write wh
 
 @contextmanager
 def reaped(guest: bool = False) -> Iterator[Callable[[Path], None]]:
-    """Kill the processes started in this block if it raises or this process dies.
+    """Kill the processes started in this block if it raises or this process dies, and none started before.
 
     Yields a function: folders that it is given are then deleted too, except for Ray's logs. As a `guest` in a process
     that goes on and may have started other processes, only those of Ray are killed.
@@ -37,7 +37,8 @@ def reaped(guest: bool = False) -> Iterator[Callable[[Path], None]]:
         with reaped() as remove_later, private_folder(remove_later) as folder:
             ray.init(address="local", _temp_dir=str(folder))
     """
-    command = [sys.executable, "-I", "-S", __file__, *(["guest"] if guest else [])]
+    before = (f"{pid}:{start_time}" for pid, start_time in descendants(os.getpid()).items())
+    command = [sys.executable, "-I", "-S", __file__, "guest" if guest else "owner", *before]
     # If the reaper held our output open, a program that reads our output to its end would wait for the reaper.
     reaper = Popen(command, stdin=PIPE, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
 
@@ -152,7 +153,8 @@ def _delete(path: Path) -> None:
 def main() -> None:
     """Watch the process that started this one; after it has ended, kill its descendants and delete its folders."""
     driver = os.getppid()
-    found_by = of_ray if sys.argv[1:] == ["guest"] else descendants
+    found_by = of_ray if sys.argv[1] == "guest" else descendants
+    before = {int(pid): start_time for pid, _, start_time in (argument.partition(":") for argument in sys.argv[2:])}
     recorded: dict[int, str] = {}
     of_driver: set[bytes] = set()
     named = b""
@@ -161,7 +163,11 @@ def main() -> None:
             if not (part := os.read(0, 4096)):
                 break
             named += part
-        found = found_by(driver)
+        table = _processes()
+        others = _family(
+            {pid for pid, start_time in before.items() if pid in table and table[pid][1] == start_time}, table
+        )
+        found = {pid: start_time for pid, start_time in found_by(driver).items() if pid not in others}
         of_driver |= sessions(found.keys() - recorded.keys())
         recorded |= found
     time.sleep(GRACE_S)

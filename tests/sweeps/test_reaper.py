@@ -35,6 +35,30 @@ def test_processes_left_by_an_exception_or_a_sudden_exit_are_killed(end):
         time.sleep(0.1)
 
 
+BEFORE = """
+import subprocess, sys, time
+from sweeps.cluster.reaper import GRACE_S, reaped
+
+session = "/tmp/x/session_2026-01-02_03-04-05_678901_23/logs"  # of a Ray cluster that somebody else has started
+child = subprocess.Popen([sys.executable, "-c", "input()", session], stdin=subprocess.PIPE)
+try:
+    with reaped(guest={guest}):
+        time.sleep(1.5)  # the reaper looks once a second
+        raise ValueError
+except ValueError:
+    pass
+time.sleep(GRACE_S + 1)
+print(child.pid, child.poll(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("guest", [True, False])
+def test_what_was_started_before_the_block_is_left_alone(guest):
+    command = [sys.executable, "-c", BEFORE.format(guest=guest)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split()[1:] == ["None"], done.stderr
+
+
 def test_a_folder_left_by_a_sudden_exit_is_deleted_but_for_rays_logs(tmp_path):
     session = tmp_path / "r" / "session_2026-01-02_03-04-05_678901_23"
     for name in ("sockets", "logs"):

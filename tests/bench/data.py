@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
@@ -141,6 +142,7 @@ def row_of(kind: str, size: int, rounds: int, folder: Path) -> Row:
     os.unlink(source)
     return {
         "kind": kind,
+        "rounds": rounds,
         "bytes": found["ours"][0]["bytes"],
         "tokens": found["ours"][0]["tokens"],
         "mb_per_s": round(statistics.median(speeds["ours"]), 2),
@@ -181,7 +183,7 @@ def main() -> None:
             rows.append(row_of(kind, options.mb * 10**6, options.rounds, Path(folder)))
             print(rows[-1], flush=True)
     about = {
-        "command": "python tests/bench/data.py",
+        "command": " ".join(["python tests/bench/data.py", *map(shlex.quote, sys.argv[1:])]),
         "commit": commit(),
         "versions": versions(),
         "hardware": {"processor": processor(), "cores": os.cpu_count()},

@@ -154,7 +154,7 @@ class TrainConfig(Config):
     """B, windows per update."""
     micro_batch_size: PositiveInt | None = None
     """Windows of one forward and backward pass, a divisor of batch_size: gradients of several passes are added up to
-    one update, which takes the memory of this many windows. null: batch_size, a single pass."""
+    one update, which takes the memory of this many windows and of summed gradients. null: batch_size, one pass."""
     eval_every: PositiveInt = 25
     """Updates between reports; there is also a report after the last update."""
     eval_tokens: PositiveInt | None = None

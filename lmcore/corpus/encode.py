@@ -149,7 +149,7 @@ def _unnamed(folder: Path | None) -> FileIO:
 
 
 def _append(file: FileIO, content: bytes) -> None:
-    """Write all of `content`, or nothing: then OSError names the folder."""
+    """Write all of `content`, or nothing. OSError names the temporary folder, where the last attempt is made."""
     end = file.tell()
     rest = memoryview(content)
     try:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lmcore.errors import InputError
 
 CHUNK = 1 << 22  # ids that are read at a time
-OTHER_OPEN_FILES = 512
+OTHER_OPEN_FILES = 512  # of a process with Ray
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class MappedIds:
 
 
 def _allow_open_files(count: int) -> None:
-    """Let this process open so many files besides those that it may need otherwise, as far as the system allows."""
+    """Let this process open so many files for each split, and OTHER_OPEN_FILES, as far as the system allows."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,8 +1,9 @@
 """Documents in pieces: what is read, tokenized and dropped again, so that no document must fit into memory.
 
 A document is cut where its tokens are the same with and without the cut: at a line break, at a space, or before
-punctuation. Whether they are is tried on the characters around each cut. Text without such a place, such as DNA, is cut
-after PIECE_CHARS characters. Where the cuts are depends on the document alone, and not on how it was read.
+punctuation. Whether they are is tried on the characters around each cut. If they are the same nowhere, it is cut at a
+line break or a space, and text without these, such as DNA, after PIECE_CHARS characters. Where the cuts are depends on
+the document alone, and not on how it was read.
 """
 
 import re

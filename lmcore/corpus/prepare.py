@@ -24,7 +24,8 @@ from lmcore.corpus.overlap import val_in_train
 from lmcore.corpus.pieces import Fits, Piece
 from lmcore.corpus.reading import Reading
 from lmcore.corpus.text import Report, Split, TextSource, no_report, pieces_as, scan_text, split_pieces
-from lmcore.corpus.text_formats import has_records
+from lmcore.corpus.text_files import text_files
+from lmcore.corpus.text_formats import is_records
 from lmcore.corpus.token_files import MAX_VOCAB_SIZE, check_ids, read_token_files, token_files
 from lmcore.corpus.tokenizer import end_of_text_token, load_tokenizer, train_tokenizer, vocabulary_size
 from lmcore.corpus.tokens import LARGE_BYTES, Tokens, load_tokens, save_tokens
@@ -91,12 +92,15 @@ def prepare_tokens(
 def _unused(config: DataConfig, tokens: Tokens) -> Iterator[str]:
     """A line for each field that is given and has nothing to act on."""
     is_text = tokens.readings[0].documents is not None
-    sources = [source for _, source in _sources(config) if source is not None]
-    if config.text_field != "text" and not (is_text and any(map(has_records, sources))):
-        yield "data.text_field is not used: the data have no records with fields"
-    files = [file for source in sources for file in token_files(source) or ()]
-    if config.bin_dtype != "auto" and not any(file.suffix == ".bin" for file in files):
-        yield "data.bin_dtype is not used: the data have no .bin of tokens"
+    named = [(source, field) for field, source in _sources(config) if source is not None]
+    if config.text_field != "text":
+        files = (file for one in named if is_text for file in text_files(*one)[0])
+        if not any(map(is_records, files)):
+            yield "data.text_field is not used: the data have no records with fields"
+    if config.bin_dtype != "auto":
+        files = (file for one in named for file in token_files(*one) or ())
+        if not any(file.suffix == ".bin" for file in files):
+            yield "data.bin_dtype is not used: the data have no .bin of tokens"
     if config.end_of_text is not None and not is_text and tokens.tokenizer_json is None:
         yield "data.end_of_text is not used: the data are tokens, and no tokenizer is given"
     if config.copy != "auto" and is_text:

@@ -77,12 +77,13 @@ def scan_text(
     digest = hashlib.sha256()
     try:
         files, named = text_files(source, field)
-        total = 0 if any(map(is_compressed, files)) else sum(file.stat().st_size for file in files)
+        # Of compressed files nobody knows how many bytes of text they hold.
+        sizes = [0 if any(map(is_compressed, files)) else file.stat().st_size for file in files]
         before = 0
-        for file in files:
+        for file, file_size in zip(files, sizes, strict=True):
 
-            def tell(done: int, before: int = before) -> None:
-                report(f"reading {source}", before + done, total)
+            def tell(done: int, before: int = before, most: int = file_size) -> None:
+                report(f"reading {source}", before + (min(done, most) if most else done), sum(sizes))
 
             try:
                 own = _scan(_documents(file, text_field, field, separators), tell)
@@ -95,7 +96,8 @@ def scan_text(
                 digest.update(own.digest)
                 count, size = count + own.documents, size + own.size
                 lengths += own.lengths
-                before += own.size
+                before += 0 if file_size else own.size
+            before += file_size
     except OSError as error:
         raise InputError(
             f"{field}: must be readable, but {str(error.filename or source)!r} is not ({error.strerror}); "
@@ -113,6 +115,7 @@ def scan_text(
         bytes=size,
         skipped=len(skipped),
         skipped_files=tuple(skipped[:MOST_LISTED]),
+        notes=() if end_of_text in (None, END_OF_TEXT) else (f"{end_of_text} in the text separates documents",),
     )
     kept = tuple(lengths) if count < MIN_DOCUMENTS_TO_HOLD_OUT else ()
     return TextSource(tuple(good), reading, digest.hexdigest(), kept, text_field, separators)

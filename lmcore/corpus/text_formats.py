@@ -8,7 +8,6 @@ skipped.
 import codecs
 import gzip
 import json
-import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,10 +53,9 @@ def read_fragments(path: Path, text_field: str, field: str) -> Iterator[Fragment
     return _plain(path)
 
 
-def has_records(source: str) -> bool:
-    """Whether files of records may be among those of a source: by its name, or because it is a folder."""
-    names = (*JSON_LINES, ".parquet", ".arrow")
-    return source.endswith(names) or os.path.isdir(os.path.expanduser(source))
+def is_records(path: Path) -> bool:
+    """Whether a file is one of records, which have fields."""
+    return path.name.endswith((*JSON_LINES, ".parquet", ".arrow"))
 
 
 def is_compressed(path: Path) -> bool:

@@ -144,7 +144,8 @@ def _likely(found: int, largest: int, only_head: bool, has_tokenizer: bool) -> s
 
 def _folder(path: Path, source: str, field: str) -> list[Path] | None:
     """The shards in a folder; None if it has none, or other files besides."""
-    files = [file for file in path.iterdir() if file.is_file() and not file.name.startswith(".")]
+    entries = _visible(path)
+    files = [file for file in entries if file.is_file()]
     shards = sorted((file for file in files if file.suffix in TOKEN_FILE_SUFFIXES), key=_by_number)
     names = {file.name for file in shards}
     for suffix in TOKEN_FILE_SUFFIXES:
@@ -154,7 +155,7 @@ def _folder(path: Path, source: str, field: str) -> list[Path] | None:
                 f"data.source: {path}/train{suffix} and data.val_source: {path}/val{suffix}"
             )
     others = [file for file in files if file.suffix not in (*TOKEN_FILE_SUFFIXES, *BESIDE_TOKENS)]
-    if not shards or others or any(file.is_dir() and not file.name.startswith(".") for file in path.iterdir()):
+    if not shards or others or any(map(Path.is_dir, entries)):
         return None
     val = [file for file in shards if VALIDATION.search(file.stem)]
     if val and len(val) < len(shards):
@@ -169,7 +170,11 @@ def _folder(path: Path, source: str, field: str) -> list[Path] | None:
 def _beside(source: str) -> list[Path]:
     """The files in a folder of shards that are none."""
     path = Path(os.path.expanduser(source))
-    return sorted(file for file in path.iterdir() if file.suffix in BESIDE_TOKENS) if os.path.isdir(path) else []
+    return sorted(file for file in _visible(path) if file.suffix in BESIDE_TOKENS) if os.path.isdir(path) else []
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
 
 
 def _pattern(name: str) -> str:

@@ -140,15 +140,16 @@ def _sampled(texts: Iterable[str], note: Callable[[str], None]) -> Iterator[str]
             break
     yield from seen
     words = {word for text in seen for word in _WORD.findall(text)}
-    distinct = sum(map(len, words)) > DISTINCT_SHARE * chars
+    distinct = sum(map(len, words))
     del seen, words
-    skipped = 0
+    if distinct <= DISTINCT_SHARE * chars:
+        yield from rest
+        return
+    number = 0
     for number, text in enumerate(rest, 1):
-        if not distinct or number % SAMPLED_ONE_IN == 0:
+        if number % SAMPLED_ONE_IN == 0:
             yield text
-        else:
-            skipped += 1
-    if skipped:
+    if number:
         note(f"words hardly repeat, so the tokenizer was trained on one in {SAMPLED_ONE_IN} parts of the text")
 
 

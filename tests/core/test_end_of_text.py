@@ -85,6 +85,7 @@ def test_a_line_says_so_if_there_is_none(prepared):
 
 
 def test_in_plain_files_it_separates_documents(prepared):
-    bpe, tokens, _ = prepared("</s>", documents="</s>".join(DOCUMENTS), marked={"eos_token": "</s>"})
+    bpe, tokens, said = prepared("</s>", documents="</s>".join(DOCUMENTS), marked={"eos_token": "</s>"})
+    assert said[0].endswith("; </s> in the text separates documents")
     assert tokens.readings[0].documents == len(DOCUMENTS)
     assert counted(tokens, bpe.token_to_id("</s>")) == len(DOCUMENTS)

@@ -344,9 +344,7 @@ def test_bytes_of_ids_that_the_tokenizer_lacks_are_unknown(tmp_path):
     np.array([5, 6, 7, 8] * 20, np.uint16).tofile(tmp_path / "a.bin")
     np.array([5, 6, 7, 350] * 20, np.uint16).tofile(tmp_path / "b.bin")
     found = [
-        prepare_tokens(
-            DataConfig(source=str(tmp_path / name), tokenizer=str(tmp_path / "tokenizer.json"), vocab_size=400)
-        )
+        prepare_tokens(DataConfig(source=str(tmp_path / name), tokenizer=tokenizer, vocab_size=400))
         for name in ("a.bin", "b.bin")
     ]
     assert [tokens.bytes_per_token for tokens in found] == [1.0, None]
@@ -363,6 +361,18 @@ def test_what_is_given_and_not_used_is_said(tmp_path):
         unused[name] = {line.split(" ")[0] for line in said if " is not used: " in line}
     assert unused["a.txt"] == {"data.text_field", "data.bin_dtype", "data.copy"}
     assert unused["a.bin"] == {"data.text_field", "data.end_of_text"}
+
+
+@pytest.mark.parametrize(("name", "used"), [("b.jsonl", True), ("b.md", False)])
+def test_whether_a_field_is_used_depends_on_the_files_and_not_on_how_they_are_named(tmp_path, name, used):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "a.txt").write_text("some text of a few words " * 50)
+    (folder / name).write_text('{"story": "a story of a few words"}\n')
+    for source in (folder, folder / "*"):
+        said = []
+        prepare_tokens(DataConfig(source=str(source), text_field="story"), tmp_path / "cache", said.append)
+        assert any(line.startswith("data.text_field is not used") for line in said) is not used
 
 
 def test_a_line_says_that_a_tokenizer_was_trained_on_a_part_of_the_text(tmp_path):

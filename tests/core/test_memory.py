@@ -18,10 +18,14 @@ PEAK = """
 import numpy as np
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens
-from lmcore.measure.throughput import _Probe
+from lmcore.measure.throughput import _MemoryMeter, _Probe
 def peak(run):
     ids = np.random.default_rng(0).integers(0, run.model.vocab_size, 9000)
-    return _Probe(run, Tokens.of(ids, ids, run.model.vocab_size), 1).bytes
+    memory = _MemoryMeter(run)
+    probe = _Probe(run, Tokens.of(ids, ids, run.model.vocab_size), 1)
+    for _ in range(3):  # the heap gets gaps with every update at first
+        probe.tokens_per_s()
+    return memory.peak_bytes() - memory.start_bytes
 train = TrainConfig(device="cpu", dtype={dtype!r}, threads=1, **{train!r})
 small = dict(vocab_size=16, d_model=16, num_heads=1, d_ff=16)
 peak(RunSpec(model=ModelConfig(**small), train=train))  # loads the libraries

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from itertools import pairwise
 
 import pytest
 from sweeping import (
@@ -78,9 +79,10 @@ def test_the_trials_of_a_node_that_is_lost_go_on_elsewhere(tiny, control, fault)
         # A node counts as dead when its heartbeats have been missing for a while.
         out, error = process.communicate(timeout=200)
         assert process.returncode == 0, out + error
-        rows = [row for trial in rows_of(folder).values() for row in trial]
-        after = [row[col.DECIDED_AT] for row in rows if row[col.RETRIES] and row[col.DECIDED_AT] > struck]
-        assert after, "no trial had to be submitted again: the node had none"
+        pairs = [pair for trial in rows_of(folder).values() for pair in pairwise(trial)]
+        moved = [new for old, new in pairs if new[col.ENGINE] != old[col.ENGINE]]
+        after = [row[col.DECIDED_AT] for row in moved if row[col.DECIDED_AT] > struck]
+        assert after, "no trial moved to another engine: the node had none"
         assert curves(folder) == control.curves
         assert table_of(folder) == control.table
         lost.survived(seconds=min(after) - struck)

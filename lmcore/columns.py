@@ -40,7 +40,7 @@ WIDTH: Final = "width"  # slots in the batched program, idle ones included; 1 if
 BEGAN_AT: Final = "began_at"  # timestamp: training since the previous row began
 REPORTED_AT: Final = "reported_at"  # timestamp: training and evaluation were done
 DECIDED_AT: Final = "decided_at"  # timestamp: the driver had decided whether to stop the trial
-RETRIES: Final = "retries"  # times the trial was restarted after a worker died or hung, or memory ran out
+RETRIES: Final = "retries"  # restarts after a worker died or hung, or memory ran out; leaving a lost node is none
 
 PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT, RETRIES)
 FINAL_COLUMNS = (FINAL_VAL_LOSS, FINAL_VAL_LOSS_SE, FINAL_WINDOWS)

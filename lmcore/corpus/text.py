@@ -78,12 +78,13 @@ def scan_text(
     try:
         files, named = text_files(source, field)
         # Of compressed files nobody knows how many bytes of text they hold.
-        sizes = [0 if any(map(is_compressed, files)) else file.stat().st_size for file in files]
-        before = 0
+        compressed = any(map(is_compressed, files))
+        sizes = [0 if compressed else file.stat().st_size for file in files]
+        before, total = 0, sum(sizes)
         for file, file_size in zip(files, sizes, strict=True):
 
             def tell(done: int, before: int = before, most: int = file_size) -> None:
-                report(f"reading {source}", before + (min(done, most) if most else done), sum(sizes))
+                report(f"reading {source}", before + (min(done, most) if most else done), total)
 
             try:
                 own = _scan(_documents(file, text_field, field, separators), tell)

@@ -11,7 +11,7 @@ import pytest
 from lmcore.config import DataConfig
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.text import scan_text
-from lmcore.corpus.text_formats import CHUNK_BYTES
+from lmcore.corpus.text_formats import CHUNK_BYTES, is_compressed
 from lmcore.errors import InputError
 from tests.corpora import read_documents
 
@@ -178,6 +178,15 @@ def test_a_damaged_parquet_file_is_skipped_and_named(tmp_path, write):
     reading = scan_text(str(tmp_path)).reading
     assert (reading.documents, reading.skipped) == (1, 1)
     assert reading.skipped_files[0].why.startswith("a damaged Parquet file")
+
+
+def test_files_are_looked_at_once_however_many_there_are(tmp_path, monkeypatch):
+    for number in range(100):
+        (tmp_path / f"{number}.txt").write_text("some words")
+    asked = []
+    monkeypatch.setattr("lmcore.corpus.text.is_compressed", lambda path: asked.append(path) or is_compressed(path))
+    assert scan_text(str(tmp_path)).reading.files == 100
+    assert len(asked) == 100
 
 
 def test_progress_is_in_bytes_of_text_and_its_total_unknown_where_files_are_compressed(tmp_path):

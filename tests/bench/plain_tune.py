@@ -1,16 +1,15 @@
 """The same sweep as people write it with Ray Tune alone; `tests/bench/sweep.py` runs it beside ours.
 
-An ordinary script of its own, which imports nothing of this project: a model of plain torch modules, a function
-trainable, OptunaSearch, ASHAScheduler, and Tune's defaults (result files on, a fresh actor for every trial). Each trial
-has one CPU and one thread. Model, batch, schedule, clipping, validation windows and space are those of the sweep it is
-compared with; that one's AdamW and initial values differ a little, at the same cost.
+An ordinary script: a model of plain torch modules, torch's AdamW in its fastest form, a function trainable,
+OptunaSearch, ASHAScheduler, and Tune's defaults (result files on, a fresh actor for every trial). Each trial has one
+CPU and one thread. Its trials are those of the sweep that it is compared with: the same space, initial values, batches, schedule
+and validation windows, which it takes from lmcore, so that two trials of one setting differ by rounding alone.
 
 Shapes: B batch, T time, D width, H heads, F ffn width, V vocabulary, E validation windows.
 """
 
 import argparse
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,15 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 from torch import Tensor, nn
 
+from lmcore.data import get_batch, validation_windows
+from lmcore.init import init_tensor
+from lmcore.schedule import cosine_lr
+
 V, D, LAYERS, H, FFN, T, B, E = 2048, 128, 4, 4, 352, 128, 16, 64
-STD = 0.02
+SEED = 0
+NAMES = {"embedding": "token_embeddings", "head": "lm_head", "blocks": "layers", "out": "attn.output_proj"}
+NAMES |= {name: f"attn.{name}_proj" for name in "qkv"} | {name: f"ffn.{name}" for name in ("w1", "w2", "w3")}
+"""lmcore's names of the modules, of which those of the initial values are made."""
 SPACE = {
     "lr": tune.loguniform(3e-4, 3e-2),
     "beta1": tune.uniform(0.8, 0.98),
@@ -65,10 +71,10 @@ class Model(nn.Module):
         angles = torch.arange(T)[:, None] * 10_000.0 ** (-torch.arange(0, D // H, 2) / (D // H))
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
-        for name, weight in self.named_parameters():
-            if weight.ndim == 2:
-                residual = name.endswith(("out.weight", "w2.weight"))
-                nn.init.normal_(weight, std=STD / math.sqrt(2 * LAYERS) if residual else STD)
+        with torch.no_grad():
+            for name, weight in self.named_parameters():
+                known_as = ".".join(NAMES.get(part, part) for part in name.split("."))
+                weight.copy_(init_tensor(known_as, weight.shape, SEED, LAYERS))
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
@@ -84,12 +90,6 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def windows(tokens: np.ndarray, starts: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Windows x and the next tokens y at these starts, both [len(starts), T]."""
-    block = torch.from_numpy(tokens[starts[:, None] + np.arange(T + 1)].astype(np.int64))
-    return block[:, :-1], block[:, 1:]
-
-
 def mean_loss(model: Model, x: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy in nats of y [B, T] given x [B, T]."""
     return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
@@ -102,31 +102,22 @@ def evaluate(model: Model, x: Tensor, y: Tensor) -> float:
     return torch.stack(parts).mean().item()
 
 
-def learning_rate(step: int, steps: int, lr: float, warmup_fraction: float) -> float:
-    """Of update `step`, counted from 1: linear warm-up, then a cosine down to lr / 10."""
-    warmup = round(warmup_fraction * steps)
-    if step < warmup:
-        return lr * step / warmup
-    return lr * (0.1 + 0.45 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))))
-
-
 def train(
     config: dict[str, Any], train_tokens: np.ndarray, val_tokens: np.ndarray, steps: int, report_every: int
 ) -> None:
     """One trial; every report says where its time went: Unix seconds, and seconds of training and of evaluation."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    batches = np.random.default_rng(0)
-    val = windows(val_tokens, np.arange(E) * ((len(val_tokens) - 1) // E))
+    val = validation_windows(val_tokens, T, E)
     model = Model()
     betas = (config["beta1"], config["beta2"])
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], betas=betas, weight_decay=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], betas=betas, weight_decay=0.1, fused=True)
+    warmup = round(config["warmup_fraction"] * steps)
     train_s = eval_s = 0.0
     began_at, began = time.time(), time.perf_counter()
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, config["lr"], config["warmup_fraction"])
-        loss = mean_loss(model, *windows(train_tokens, batches.integers(len(train_tokens) - T, size=B)))
+            group["lr"] = cosine_lr(step, config["lr"], config["lr"] / 10, warmup, steps)
+        loss = mean_loss(model, *get_batch(train_tokens, B, T, "cpu", SEED, step - 1))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

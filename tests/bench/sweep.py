@@ -25,11 +25,17 @@ from the first trial's first update to the last report, and device seconds are s
                   Of plain Tune: from the last report, the n-th end being followed by the (n + devices)-th start
     interval_s    median duration of the interval that the trial's last report ended (of ours)
 
-The two early stoppings do not stop the same trials, so `steps` and tokens/s over the whole command are given too.
+The two early stoppings do not stop the same trials, so `steps` and tokens/s over the whole command are given too. Both
+searches have their project's defaults; `reduction_factor` is plain Tune's. What counts in the end is told for both:
+
+    best_whole_loss  lowest validation loss of the trials that were trained to their end, on the same windows
+    to_target_s      from the start of the process until such a trial was at least as good as the best of plain Tune's;
+                     null if none was
 """
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -37,7 +43,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,7 +105,6 @@ def run_config(workload: Workload, seed: int, tokens: Path, compiled: bool) -> d
             "trials": workload.trials,
             "scheduler": "asha",
             "grace_steps": workload.grace_steps,
-            "reduction_factor": workload.reduction_factor,
             "seed": seed,
         },
         "space": {  # plain_tune.py has the same
@@ -130,6 +135,7 @@ def run_ours(workload: Workload, seed: int, tokens: Path, slots: str, compiled: 
     figures = {
         **phases(started, exited, advances(rows, per_engine), firsts(rows), manifest["hardware"]["engines"]),
         **trained(list(lasts.values()), workload),
+        "whole": whole_losses(lasts.values(), "reported_at", started, workload),
         **refills(rows),
         "slots": manifest["slots"],
     }
@@ -159,6 +165,7 @@ def run_plain(workload: Workload, seed: int, tokens: Path) -> Figures:
     figures = {
         **phases(started, exited, intervals, starts, CORES),
         **trained(trials, workload),
+        "whole": whole_losses(trials, "ended_at", started, workload),
         "refill_s": spread(gaps),
     }
     return with_rate(figures)
@@ -243,6 +250,20 @@ def trained(lasts: Sequence[Row], workload: Workload) -> Figures:
     }
 
 
+def whole_losses(lasts: Iterable[Row], at: str, started: float, workload: Workload) -> list[tuple[float, float]]:
+    """Of the trials that were trained to their end: seconds from the start of the process, and loss; in order."""
+    whole = [row for row in lasts if row["step"] == workload.steps and row["val_loss"] is not None]
+    return sorted((row[at] - started, row["val_loss"]) for row in whole if math.isfinite(row["val_loss"]))
+
+
+def with_target(figures: Figures, target: float) -> Figures:
+    """The figures, with the best loss of a whole trial, and when one reached the target."""
+    whole = figures.pop("whole")
+    reached = [seconds for seconds, loss in whole if loss <= target]
+    best = min((loss for _, loss in whole), default=None)
+    return {**figures, "best_whole_loss": best, "to_target_s": reached[0] if reached else None}
+
+
 def refills(rows: Sequence[Row]) -> Figures:
     """How soon after a trial's end the next one trained in its slot, and how long its last interval was."""
     gaps, last_intervals = [], []
@@ -269,8 +290,10 @@ def with_rate(figures: Figures) -> Figures:
 
 
 def ratios(rounds: Sequence[Mapping[str, Figures]]) -> Figures:
-    """Plain over ours, the median of the rounds: seconds of the whole command, and those per trained token."""
+    """Plain over ours, medians of the rounds: seconds to plain's best loss, of the command, and per trained token."""
+    reached = [r["plain"]["to_target_s"] / (r["ours"]["to_target_s"] or math.inf) for r in rounds]
     return {
+        "to_target": statistics.median(reached),
         "wall_clock": statistics.median(r["plain"]["wall_s"] / r["ours"]["wall_s"] for r in rounds),
         "per_token": statistics.median(r["ours"]["tokens_per_s"] / r["plain"]["tokens_per_s"] for r in rounds),
     }
@@ -278,19 +301,25 @@ def ratios(rounds: Sequence[Mapping[str, Figures]]) -> Figures:
 
 COLUMNS = ("wall_s", "start_up_s", "train_s", "eval_s", "waiting_s", "end_s", "useful_share")
 COUNTS = ("trials", "whole_trials", "steps", "tokens_per_s")
+LOSSES = ("best_whole_loss", "to_target_s")
 
 
 def print_table(key: str, rounds: Sequence[Mapping[str, Figures]]) -> None:
     """Every run as a line, and the medians of the rounds' ratios."""
-    print(f"\n{key}\n{'':9}" + "".join(f"{name:>14}" for name in (*COLUMNS, *COUNTS, "best_val_loss")))
+    print(f"\n{key}\n{'':9}" + "".join(f"{name:>14}" for name in (*COLUMNS, *COUNTS, *LOSSES)))
     for n, figures in enumerate(rounds):
         for side in ("ours", "plain"):
             f = figures[side]
             cells = ["-" if f[name] is None else f"{f[name]:.2f}" for name in COLUMNS]
-            cells += [f"{f[name]:.0f}" for name in COUNTS] + [f"{f['best_val_loss']:.3f}"]
+            cells += [f"{f[name]:.0f}" for name in COUNTS]
+            cells += ["-" if f[name] is None else f"{f[name]:.3f}" for name in LOSSES]
             print(f"{side:6}{n:3}" + "".join(f"{cell:>14}" for cell in cells))
     ratio = ratios(rounds)
-    print(f"plain / ours: {ratio['wall_clock']:.2f} in wall clock, {ratio['per_token']:.2f} per trained token")
+    print(
+        f"plain / ours: {ratio['to_target']:.2f} to plain's best loss, {ratio['wall_clock']:.2f} in wall clock, ",
+        end="",
+    )
+    print(f"{ratio['per_token']:.2f} per trained token")
     for side in ("ours", "plain"):
         seconds = [r[side]["refill_s"] for r in rounds if r[side]["refill_s"]]
         if seconds:
@@ -340,7 +369,9 @@ def main() -> None:
                 print(f"{key}, round {seed}: ours {ours['wall_s']:.1f} s", end="", flush=True)
                 plain = run_plain(workload, seed, tokens)
                 print(f", plain {plain['wall_s']:.1f} s", flush=True)
-                rounds.append({"seed": seed, "load": load, "ours": ours, "plain": plain})
+                target = min((loss for _, loss in plain["whole"]), default=math.nan)
+                sides = {"ours": with_target(ours, target), "plain": with_target(plain, target)}
+                rounds.append({"seed": seed, "load": load, **sides})
                 print_table(key, rounds)
                 entry = {
                     "command": f"python tests/bench/sweep.py {' '.join(sys.argv[1:])}".strip(),

@@ -2,8 +2,9 @@
 
 An ordinary script: a model of plain torch modules, torch's AdamW in its fastest form, a function trainable,
 OptunaSearch, ASHAScheduler, and Tune's defaults (result files on, a fresh actor for every trial). Each trial has one
-CPU and one thread. Its trials are those of the sweep that it is compared with: the same space, initial values, batches, schedule
-and validation windows, which it takes from lmcore, so that two trials of one setting differ by rounding alone.
+CPU and one thread. Its trials are those of the sweep that it is compared with: the same space, initial values, batches,
+schedule and validation windows, which it takes from lmcore, so that two trials of one setting differ by
+rounding alone.
 
 Shapes: B batch, T time, D width, H heads, F ffn width, V vocabulary, E validation windows.
 """

@@ -315,11 +315,8 @@ def print_table(key: str, rounds: Sequence[Mapping[str, Figures]]) -> None:
             cells += ["-" if f[name] is None else f"{f[name]:.3f}" for name in LOSSES]
             print(f"{side:6}{n:3}" + "".join(f"{cell:>14}" for cell in cells))
     ratio = ratios(rounds)
-    print(
-        f"plain / ours: {ratio['to_target']:.2f} to plain's best loss, {ratio['wall_clock']:.2f} in wall clock, ",
-        end="",
-    )
-    print(f"{ratio['per_token']:.2f} per trained token")
+    print(f"plain / ours: {ratio['to_target']:.2f} to plain's best loss, {ratio['wall_clock']:.2f} in wall clock")
+    print(f"              {ratio['per_token']:.2f} per trained token")
     for side in ("ours", "plain"):
         seconds = [r[side]["refill_s"] for r in rounds if r[side]["refill_s"]]
         if seconds:

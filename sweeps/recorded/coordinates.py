@@ -1,6 +1,7 @@
 """Settings as points of the unit cube, in which a surrogate measures how far two of them are apart."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from sweeps.recorded.recorded_runs import Array
 
 DECAYS = ("optim.beta1", "optim.beta2")
 """Fields of which the distance from 1 matters: 0.99 is to 0.999 as 0.9 is to 0.99."""
-LOG_RATIO = 10.0
-"""A field whose recorded values, all positive, span at least this ratio is measured on a logarithmic scale."""
+LOG_RATIO, LOG_MEDIAN = 5.0, 0.3
+"""A field is measured on a logarithmic scale if its recorded values, all positive, span at least this ratio and half of
+them lie in the lowest part of their range, as half of the values that are log-uniform over a decade do."""
 
 
 class Coordinates:
@@ -35,7 +37,7 @@ class Coordinates:
                 continue
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
                 self.ranges[path] = min(values), max(values)
-                self._log[path] = path not in DECAYS and min(values) > 0 and max(values) / min(values) >= LOG_RATIO
+                self._log[path] = path not in DECAYS and _is_logarithmic(values)
             else:
                 self.levels[path] = tuple(values)
 
@@ -55,4 +57,10 @@ class Coordinates:
     def _measured(self, path: str, value: float) -> float:
         if path in DECAYS:
             return -math.log(max(1 - value, 1e-12))
-        return math.log(value) if self._log[path] else float(value)
+        # A value far below all recorded ones, such as 0, is as far as a thousandth of the lowest.
+        return math.log(max(value, self.ranges[path][0] / 1000)) if self._log[path] else float(value)
+
+
+def _is_logarithmic(values: Sequence[float]) -> bool:
+    low, high = min(values), max(values)
+    return low > 0 and high / low >= LOG_RATIO and statistics.median(values) < low + LOG_MEDIAN * (high - low)

@@ -309,11 +309,11 @@ class _Subset:
     def _seed_sd(self) -> Array:
         """Standard deviation of log losses between seeds of one setting; 0 if no setting has two."""
         groups = [[self._log_curve(run) for run in runs if run.complete] for runs in self._runs]
-        groups = [np.stack(group) for group in groups if len(group) > 1]
-        if not groups:
+        stacked = [np.stack(group) for group in groups if len(group) > 1]
+        if not stacked:
             return np.zeros(1)
-        squares = sum(((group - group.mean(0)) ** 2).sum(0) for group in groups)
-        return np.asarray(np.sqrt(squares / sum(len(group) - 1 for group in groups)))
+        squares = sum(((group - group.mean(0)) ** 2).sum(0) for group in stacked)
+        return np.asarray(np.sqrt(squares / sum(len(group) - 1 for group in stacked)))
 
 
 def value_at(run: RunSpec, path: str) -> Any:
@@ -358,8 +358,8 @@ def _is_number(value: Any) -> bool:
 
 def _same(recorded: Any, value: Any) -> bool:
     if _is_number(recorded) and _is_number(value):
-        return abs(recorded - value) <= SAME * max(abs(recorded), abs(value))
-    return type(recorded) is type(value) and recorded == value
+        return bool(abs(recorded - value) <= SAME * max(abs(recorded), abs(value)))
+    return type(recorded) is type(value) and bool(recorded == value)
 
 
 def _shown(levels: list[Any]) -> str:

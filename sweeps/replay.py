@@ -164,15 +164,22 @@ def read_source(path: Path, columns: Mapping[str, str]) -> "RecordedRuns":
 def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
     """Replay the sweep that the command line describes into a run's folder, and return the exit code."""
     options = parse(argv, prog)
+    from sweeps.recorded.source import Source
+
     folder = None
     try:
         recorded = read_source(options.source, options.column)
         spec, notes = _spec_for(options, recorded)
+        source = Source(recorded)
+        notes += source.check(spec)
         folder = RunFolder.named(spec.name, options.runs)
+        if folder.sweep_yaml.exists():
+            rule = f"each sweep has a folder of its own, and {folder.display} holds a sweep already"
+            raise InputError(f"name: {rule}; choose another --name, or delete that folder")
+        for note in (*spec.notes, *notes):
+            print(f"Note: {note}.")
         with end_sweep_if_unwritable(), folder.claimed():
-            for note in (*spec.notes, *notes):
-                print(f"Note: {note}.")
-            replayed, r2 = replay_into(folder, spec, recorded, options.slots, options.flops_per_s)
+            replayed = replay_into(folder, spec, source, options.slots, options.flops_per_s)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -185,14 +192,15 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    _print_summary(replayed, r2, folder)
+    _print_summary(replayed, source.r2, folder)
     return 0 if col.COMPLETE in replayed.statuses else 1
 
 
-def replay_into(
-    folder: RunFolder, spec: SweepSpec, recorded: "RecordedRuns", slots: int, flops_per_s: float
-) -> tuple[Replayed, dict[str, float]]:
-    """Replay a sweep and write its folder, which this process has claimed; returns R2 by size of what was predicted.
+def replay_into(folder: RunFolder, spec: SweepSpec, source: "Source", slots: int, flops_per_s: float) -> Replayed:
+    """Replay a sweep and write its folder, which this process has claimed.
+
+    Example:
+        replay_into(RunFolder.named(spec.name), spec, source, slots=8, flops_per_s=1e12)
 
     Raises InputError, before anything is written, if the source cannot tell the losses of this sweep.
     """
@@ -200,12 +208,9 @@ def replay_into(
 
     from sweeps.callbacks.metrics_file import row_line
     from sweeps.provenance.manifest import sweep_entries
-    from sweeps.recorded.source import Source
+    from sweeps.study.claims import check_claims
     from sweeps.study.storage import open_storage
 
-    source = Source(recorded)
-    for note in source.check(spec):
-        print(f"Note: {note}.")
     lines: list[bytes] = []
 
     def on_row(handle: "TrialHandle", row: Row) -> None:
@@ -215,6 +220,7 @@ def replay_into(
     memory = optuna.storages.InMemoryStorage()
     replayed = replay(spec, source, slots, flops_per_s, memory, on_row)
     storage = open_storage(None, folder)
+    check_claims(storage, [spec.study_name(plan) for plan in (*spec.studies, *spec.confirmations)], resume=False)
     for study in optuna.get_all_study_summaries(memory):
         optuna.copy_study(
             from_study_name=study.study_name, from_storage=memory, to_storage=storage, to_study_name=study.study_name
@@ -223,9 +229,9 @@ def replay_into(
     write_file(folder.metrics, lines)
     runs = {size: spec.run_for(size, {}) for size in spec.size_names}
     entry = {
-        "source": recorded.source,
-        "fingerprint": recorded.fingerprint,
-        "runs": len(recorded.runs),
+        "source": source.recorded.source,
+        "fingerprint": source.recorded.fingerprint,
+        "runs": len(source.recorded.runs),
         "slots": slots,
         "flops_per_s": flops_per_s,
         "seconds_per_step": {size: training_flops(run) / run.steps / flops_per_s for size, run in runs.items()},
@@ -236,7 +242,7 @@ def replay_into(
     }
     write_json(folder.manifest, {**sweep_entries(spec), col.REPLAY: entry})
     write_text(folder.sweep_yaml, dump_yaml(spec))
-    return replayed, source.r2
+    return replayed
 
 
 def _spec_for(options: Any, recorded: "RecordedRuns") -> tuple[SweepSpec, list[str]]:

@@ -54,8 +54,8 @@ def _replay_note(manifest: dict[str, Any]) -> Iterator[str]:
     found = {size: value for size, value in r2.items() if isinstance(value, float)} if isinstance(r2, dict) else {}
     quality = ", ".join(f"{size} {value:.3f}" for size, value in found.items())
     yield (
-        f"This sweep is a replay, which trained nothing: the losses of {replay.get('recorded_trials')} trials were recorded "
-        f"earlier, and those of {replay.get('predicted_trials')} are predictions from recorded runs"
+        f"This sweep is a replay, which trained nothing: the losses of {replay.get('recorded_trials')} trials were "
+        f"recorded earlier, and those of {replay.get('predicted_trials')} are predictions from recorded runs"
         f"{f' (R2 of final losses, leaving one out: {quality})' if quality else ''}. Source: {replay.get('source')}, "
         f"fingerprint {replay.get('fingerprint')}. Times are virtual. Intervals leave out the errors of predictions."
     )

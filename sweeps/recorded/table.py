@@ -74,6 +74,8 @@ def read_table(path: Path, columns: Mapping[str, str]) -> RecordedRuns:
 def _read(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
+    if not path.is_file():
+        raise InputError(f"--from: must be a table or the folder of a run (got {path}, which is neither); correct it")
     try:
         return pd.read_parquet(path) if path.suffix.lower() in PARQUET else pd.read_csv(path)
     except OSError as error:

@@ -1,15 +1,16 @@
 """`Source`: the learning curve of any run of a sweep, from recorded runs.
 
-A run whose setting and seed were recorded gets its recorded curve. Any other gets a prediction: whether it diverges is
-decided by its five nearest recorded settings, the curve is the surrogate's, and where the source has several seeds of a
-setting, the run gets a deviation of that size which follows from its setting and seed.
+A run whose setting and seed were recorded gets its recorded curve. Any other gets a prediction. The curve is that of
+the surrogate. Whether it diverges is decided by the five nearest recorded settings, in the length scales of the
+surrogate. Where the source has several seeds of a setting, the run deviates by as much as they do, by a number that
+follows from its setting and seed.
 """
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import NormalDist
 from typing import Any
 
@@ -70,8 +71,7 @@ class Curve:
     def _append(self, whole: "Curve") -> None:
         """Continue with a predicted curve, shifted so that it goes through the last recorded loss."""
         self.rest = None
-        there = float(np.interp(self.shares[-1], whole.shares, np.log(whole.losses)))
-        factor = self.losses[-1] / np.exp(there) if np.isfinite(there) else 1.0
+        factor = self.losses[-1] / whole.at(float(self.shares[-1]))
         later = whole.shares > self.shares[-1] + SAME
         self.losses = np.concatenate([self.losses, whole.losses[later] * factor])
         self.shares = np.concatenate([self.shares, whole.shares[later]])
@@ -215,7 +215,7 @@ class _Subset:
         for one in self._recorded_at(point):
             if one.seed is None or one.seed == seed:
                 ends = one.diverged or one.complete
-                rest = None if ends else lambda: self._predicted(point, seed, may_diverge=False)
+                rest = None if ends else functools.partial(self._predicted, point, seed, after=float(one.shares[-1]))
                 return Curve(one.shares, one.losses, one.final_loss, recorded=True, rest=rest)
         return self._predicted(point, seed)
 
@@ -229,7 +229,7 @@ class _Subset:
             return float("nan")
         return float(np.exp(self.surrogate.predict(point)[-1]))
 
-    @cached_property
+    @functools.cached_property
     def surrogate(self) -> Surrogate:
         """Fitted when a loss is first predicted."""
         means = self._mean_curves
@@ -249,14 +249,15 @@ class _Subset:
         nearest = int(gaps.argmin())
         return self._runs[nearest] if gaps[nearest] <= SAME else []
 
-    def _predicted(self, point: Array, seed: int, may_diverge: bool = True) -> Curve:
+    def _predicted(self, point: Array, seed: int, after: float = 0.0) -> Curve:
+        """The prediction for a run that did not diverge in the part of it up to `after`."""
         uniform, normal = _draws(point, seed)
         log_losses = self.surrogate.predict(point) + normal * self._seed_sd
         losses = np.exp(log_losses)
         final = float(losses[-1]) if self._has_final else None
         losses = losses[: len(self._shares)]
-        probability, share = self._divergence(point) if may_diverge else (0.0, 1.0)
-        if uniform < probability:
+        probability, share = self._divergence(point)
+        if uniform < probability and share > after + SAME:
             losses[self._shares >= min(share, self._shares[-1]) - SAME] = np.nan
             final = None
         return Curve(self._shares, losses, final, recorded=False)
@@ -266,23 +267,24 @@ class _Subset:
         rates, shares = self._divergence_rates
         if not rates.any():
             return 0.0, 1.0
-        nearest = np.argsort(((self._points - point) ** 2).sum(1), kind="stable")[:NEIGHBOURS]
+        gaps = (self._points - point) / self.surrogate.scales
+        nearest = np.argsort((gaps * gaps).sum(1), kind="stable")[:NEIGHBOURS]
         diverged = nearest[rates[nearest] > 0]
         share = float(np.median(shares[diverged])) if len(diverged) else 1.0
         return float(rates[nearest].mean()), share
 
-    @cached_property
+    @functools.cached_property
     def _divergence_rates(self) -> tuple[Array, Array]:
         """For each setting: how many of its seeds diverged, and after what part of the run."""
         rates = [float(np.mean([run.diverged for run in runs])) for runs in self._runs]
         shares = [min((run.shares[-1] for run in runs if run.diverged), default=1.0) for runs in self._runs]
         return np.array(rates), np.array(shares)
 
-    @cached_property
+    @functools.cached_property
     def _has_final(self) -> bool:
         return all(run.final_loss is not None for runs in self._runs for run in runs if run.complete)
 
-    @cached_property
+    @functools.cached_property
     def _shares(self) -> Array:
         """The grid of reports on which curves are predicted: that of the complete run with the most reports."""
         return max(self._complete(), key=lambda run: len(run.steps)).shares
@@ -298,14 +300,14 @@ class _Subset:
         curve = np.interp(self._shares, run.shares, np.log(run.losses))
         return np.append(curve, np.log(run.final_loss)) if self._has_final and run.final_loss else curve
 
-    @cached_property
+    @functools.cached_property
     def _mean_curves(self) -> list[tuple[int, Array]]:
         """Index and mean log curve of each setting with a complete run."""
         self._complete()
         found = [(i, [self._log_curve(run) for run in runs if run.complete]) for i, runs in enumerate(self._runs)]
         return [(i, np.mean(curves, axis=0)) for i, curves in found if curves]
 
-    @cached_property
+    @functools.cached_property
     def _seed_sd(self) -> Array:
         """Standard deviation of log losses between seeds of one setting; 0 if no setting has two."""
         groups = [[self._log_curve(run) for run in runs if run.complete] for runs in self._runs]

@@ -52,6 +52,8 @@ class Surrogate:
         self._directions = directions[:count] * scale[:, None]
         scores = (curves - self._mean) @ directions[:count].T / scale
         self._processes = [_fit(self._points, scores[:, c]) for c in range(count)]
+        self.scales = self._processes[0].scales
+        """Distance along each axis over which the first component changes, [d]."""
         left_out = np.stack([process.left_out for process in self._processes], 1) @ self._directions + self._mean
         last = np.exp(curves[:, -1])
         residual = float(((np.exp(left_out[:, -1]) - last) ** 2).sum())

@@ -68,7 +68,7 @@ class Replayed:
     """How a replayed sweep went."""
 
     trials: list[ReplayedTrial]
-    """In the order in which they were handed out."""
+    """Those that were trained, in the order in which they were handed out."""
     seconds: float
     """Virtual seconds of the whole sweep."""
     flops: float
@@ -144,7 +144,8 @@ def replay(
             trial.loss = col.quoted_loss(handle.last_row)
             trial.expected_loss = source.expected_loss(handle.size, handle.run)
     for trial_id, status in ledger.statuses().items():
-        found[trial_id].status = status
+        if trial_id in found:  # otherwise it was not trained
+            found[trial_id].status = status
     return Replayed(sorted(found.values(), key=lambda trial: running.order[trial.id]), clock.now, running.flops)
 
 

@@ -62,6 +62,8 @@ RESULT: Final = "result"  # of a confirmation study, see above
 CONFIRM_SEED: Final = "seed"  # of a confirmation trial: the seed of its weights and of the order of its data
 EXCLUDED: Final = "excluded"  # of any study: the trials that the user has excluded, a reason by id; ignored everywhere
 
+REPLAY: Final = "replay"  # entry of manifest.json: where the losses of a sweep come from that trained nothing
+
 STORAGE_VARIABLE: Final = "LMSWEEP_STORAGE"  # environment variable: the studies' database, in place of the manifest's
 
 # Columns of the trials table.

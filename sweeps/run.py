@@ -27,6 +27,7 @@ from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import check_dashboard_host
 from sweeps.cluster.private_folder import RayStartError
+from sweeps.provenance.replayed import check_trained
 from sweeps.provenance.resume import resumed_spec
 from sweeps.provenance.same_sweep import resumed_as
 from sweeps.provenance.sweep_file import check_unedited
@@ -118,11 +119,13 @@ def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder, bool]:
     """
     if options.resume not in (None, AUTO):
         folder = RunFolder.of_sweep(options.resume)
+        check_trained(folder)
         check_unedited(folder)
         return resumed_spec(folder, options.set, **options.flags), folder, True
     spec = load_spec(options.config, options.set, **options.flags)
     folder = RunFolder.named(spec.name, options.runs)
     if options.resume is AUTO and folder.sweep_yaml.exists():
+        check_trained(folder)
         check_unedited(folder)
         return resumed_as(spec, folder), folder, True
     return spec, folder, False

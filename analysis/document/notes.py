@@ -36,8 +36,29 @@ def summary_of_points(points: pd.DataFrame) -> str:
 
 def notes(run: Run, parameters: pd.DataFrame) -> tuple[str, ...]:
     """Sentences about the run and its parameter table."""
-    found = _excluded_notes(run.manifest), _missing_notes(run, parameters), _failure_notes(run.trials)
+    found = (
+        _replay_note(run.manifest),
+        _excluded_notes(run.manifest),
+        _missing_notes(run, parameters),
+        _failure_notes(run.trials),
+    )
     return tuple(itertools.chain(*found, _provenance(run.manifest)))
+
+
+def _replay_note(manifest: dict[str, Any]) -> Iterator[str]:
+    """That nothing was trained, if the sweep is a replay."""
+    replay = manifest.get(col.REPLAY)
+    if not isinstance(replay, dict):
+        return
+    r2 = replay.get("r2")
+    found = {size: value for size, value in r2.items() if isinstance(value, float)} if isinstance(r2, dict) else {}
+    quality = ", ".join(f"{size} {value:.3f}" for size, value in found.items())
+    yield (
+        f"This sweep is a replay, which trained nothing: the losses of {replay.get('recorded_trials')} trials were "
+        f"recorded earlier, and those of {replay.get('predicted_trials')} are predictions from recorded runs"
+        f"{f' (R2 of final losses, leaving one out: {quality})' if quality else ''}. Source: {replay.get('source')}, "
+        f"fingerprint {replay.get('fingerprint')}. Times are virtual. Intervals leave out the errors of predictions."
+    )
 
 
 def _missing_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:
@@ -91,6 +112,9 @@ def _failure_notes(trials: pd.DataFrame) -> Iterator[str]:
 
 def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
     data = manifest.get("data", {})
+    if not data and col.REPLAY in manifest:
+        yield from _versions(manifest)
+        return
     source, fingerprint, vocabulary = (data.get(key, "unknown") for key in ("source", "fingerprint", "vocab_size"))
     yield (
         f"Data: {source}, fingerprint {fingerprint}; vocabulary {vocabulary}, {count(data.get('train_tokens'))} "
@@ -98,5 +122,9 @@ def _provenance(manifest: dict[str, Any]) -> Iterator[str]:
         f"{decimal(data.get('bytes_per_token'))}, unigram entropy {decimal(data.get('val_entropy_unigram'))} nats per "
         "token."
     )
+    yield from _versions(manifest)
+
+
+def _versions(manifest: dict[str, Any]) -> Iterator[str]:
     versions = ", ".join(f"{package} {version}" for package, version in manifest.get("versions", {}).items())
     yield f"Versions: {versions or 'unknown'}; commit {manifest.get('commit') or 'unknown'}."

@@ -5,6 +5,7 @@ Rows of a trial are ordered by their step, never by time: clocks may be set back
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from lmcore import columns as col
@@ -30,24 +31,27 @@ class RowFile(Callback):
         self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        """Append the row, with its columns in the order of ROW_COLUMNS and null for numbers that are not finite.
+        """Append the row.
 
         A row that an older version made, and that is repeated from a checkpoint, has no final loss.
         """
-        values: dict[str, object] = {
-            **dict.fromkeys(col.FINAL_COLUMNS),
-            **row,
-            col.SIZE: trial.size,
-            col.STATUS: trial.status,
-        }
-        line = json.dumps(finite_row({name: values[name] for name in col.ROW_COLUMNS}), allow_nan=False)
-        self._append(f"{line}\n".encode())
+        self._append(row_line(trial, {**dict.fromkeys(col.FINAL_COLUMNS), **row}))
 
     def close(self) -> None:
         self._file.close()
 
     def _append(self, line: bytes) -> None:
         append(self._file, line)
+
+
+def row_line(trial: TrialHandle, row: Mapping[str, object]) -> bytes:
+    """The line of a trial's row: columns in the order of ROW_COLUMNS, null for numbers that are not finite.
+
+    Raises KeyError if a column is missing.
+    """
+    values = {**row, col.SIZE: trial.size, col.STATUS: trial.status}
+    line = json.dumps(finite_row({name: values[name] for name in col.ROW_COLUMNS}), allow_nan=False)
+    return f"{line}\n".encode()
 
 
 def last_rows(path: Path) -> dict[str, Row]:

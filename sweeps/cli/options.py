@@ -234,7 +234,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
         command_line.error(f"{option}: is for the dry run, which was not asked for; add --dry-run, or leave this out")
     if values["measure"] and values["tokens_per_s"]:
         command_line.error("--measure: must not come with --tokens-per-s (got both); leave one out")
-    config = DEFAULT_CONFIG if values["config"] is None else _find_config(values["config"])
+    config = DEFAULT_CONFIG if values["config"] is None else find_config(values["config"])
     return Options(
         **{
             **values,
@@ -251,7 +251,7 @@ def shipped_configs() -> list[str]:
     return sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 
 
-def _find_config(path: Path) -> Path:
+def find_config(path: Path) -> Path:
     """`path`, or the shipped config of that name if there is no such file: `ablation` or `ablation.yaml`."""
     shipped = CONFIGS / f"{path.stem}.yaml"
     named = path.name == str(path) and path.suffix in ("", ".yaml")

@@ -9,21 +9,27 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmcore.cores import cores
-from lmcore.corpus.tokens import Tokens
 from sweeps.cluster.checkout import INSTALLED, ROOT
-from sweeps.cluster.ray_cluster import Cluster
-from sweeps.engine.pool import SlotChoice
 from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
+
+if TYPE_CHECKING:  # a replay needs neither torch nor Ray
+    from lmcore.corpus.tokens import Tokens
+    from sweeps.cluster.ray_cluster import Cluster
+    from sweeps.engine.pool import SlotChoice
 
 PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
 
 
 def manifest(
-    spec: SweepSpec, tokens: Tokens, cluster: Cluster, peaks: Sequence[float | None], choices: Sequence[SlotChoice]
+    spec: SweepSpec,
+    tokens: "Tokens",
+    cluster: "Cluster",
+    peaks: Sequence[float | None],
+    choices: "Sequence[SlotChoice]",
 ) -> dict[str, Any]:
     """The manifest of a sweep that starts now. A password in the storage URL is masked, also in `command`.
 
@@ -32,6 +38,40 @@ def manifest(
 
     Example:
         write_json(folder.manifest, manifest(spec, tokens, cluster, engines.peaks(), engines.choices()))
+    """
+    sweep = sweep_entries(spec)
+    return {
+        **sweep,
+        "hardware": {
+            **sweep["hardware"],
+            "engines": len(peaks),
+            "peak_flops_per_s": list(peaks),
+            "cluster_cores": cluster.cores,
+            "cluster_gpus": cluster.gpus,
+        },
+        "slots": {
+            choice.size: {"per_engine": choice.slots, "measured": [sample._asdict() for sample in choice.samples]}
+            for choice in choices
+        },
+        "data": {
+            "source": spec.data.source,
+            "fingerprint": tokens.fingerprint,
+            "vocab_size": tokens.vocab_size,
+            "train_tokens": len(tokens.train),
+            "val_tokens": len(tokens.val),
+            "bytes_per_token": tokens.bytes_per_token,
+            "val_entropy_unigram": tokens.unigram_entropy,
+            "val_in_train": tokens.val_in_train,
+            "read": [reading.model_dump() for reading in tokens.readings],
+        },
+    }
+
+
+def sweep_entries(spec: SweepSpec) -> dict[str, Any]:
+    """The entries that follow from the sweep, the command and this machine alone.
+
+    Example:
+        sweep_entries(spec)["commit"]
     """
     arguments, storage = sys.argv[1:], spec.search.storage
     if storage is not None:
@@ -45,24 +85,12 @@ def manifest(
         "command": [Path(sys.argv[0]).name, *arguments],
         "commit": commit(),
         "versions": versions(),
-        "hardware": {
-            "machine": platform.machine(),
-            "processor": processor(),
-            "cores": cores(),
-            "engines": len(peaks),
-            "peak_flops_per_s": list(peaks),
-            "cluster_cores": cluster.cores,
-            "cluster_gpus": cluster.gpus,
-        },
+        "hardware": {"machine": platform.machine(), "processor": processor(), "cores": cores()},
         "seeds": {"search": spec.search.seed, "train": spec.train.seed, "data": spec.data.seed},
         "search": {
             "method": spec.search.method,
             "scheduler": spec.search.scheduler,
             **({} if spec.as_many_as_fit else _numbers(spec)),
-        },
-        "slots": {
-            choice.size: {"per_engine": choice.slots, "measured": [sample._asdict() for sample in choice.samples]}
-            for choice in choices
         },
         "sizes": list(spec.size_names),
         "studies": [
@@ -81,17 +109,6 @@ def manifest(
         },
         "confirm": {**spec.confirm.model_dump(), "seed_values": list(spec.confirm_seeds) if spec.confirm.top else []},
         "storage": storage,
-        "data": {
-            "source": spec.data.source,
-            "fingerprint": tokens.fingerprint,
-            "vocab_size": tokens.vocab_size,
-            "train_tokens": len(tokens.train),
-            "val_tokens": len(tokens.val),
-            "bytes_per_token": tokens.bytes_per_token,
-            "val_entropy_unigram": tokens.unigram_entropy,
-            "val_in_train": tokens.val_in_train,
-            "read": [reading.model_dump() for reading in tokens.readings],
-        },
     }
 
 

@@ -17,11 +17,10 @@ def divergence(row: Row, vocab_size: int) -> str | None:
     'val_loss 9.500 is above 2 ln V = 9.149 at step 25'
     """
     step, val_loss = row[col.STEP], row[col.VAL_LOSS]
-    final = row.get(col.FINAL_VAL_LOSS)
-    losses = [(col.TRAIN_LOSS, row[col.TRAIN_LOSS]), (col.VAL_LOSS, val_loss)]
-    losses += [] if final is None else [(col.FINAL_VAL_LOSS, final)]
-    for name, loss in losses:
-        if not math.isfinite(loss):
+    # Without a final evaluation there is no final loss, and a replay has no training loss.
+    losses = (row.get(col.TRAIN_LOSS), val_loss, row.get(col.FINAL_VAL_LOSS))
+    for name, loss in zip((col.TRAIN_LOSS, col.VAL_LOSS, col.FINAL_VAL_LOSS), losses, strict=True):
+        if loss is not None and not math.isfinite(loss):
             return f"{name} is {loss} at step {step}"
     limit = 2 * math.log(vocab_size)
     if val_loss > limit:

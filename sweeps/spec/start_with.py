@@ -33,8 +33,8 @@ def check_start_with(spec: "SweepSpec") -> None:
             if path not in spec.space:
                 rule = f"must give fields of the space alone (got {path} in setting {number})"
                 raise FieldError(FIELD, f"{rule}; add it to the space, or leave it out")
-            if (rule := why_outside(path, spec.space[path], value)) is not None:
-                raise FieldError(FIELD, f"{path} of setting {number} {rule}; correct it, or widen space.{path}")
+            if (wrong := why_outside(path, spec.space[path], value)) is not None:
+                raise FieldError(FIELD, f"{path} of setting {number} {wrong}; correct it, or widen space.{path}")
         if not setting.keys() - set(spec.compare):
             rule = f"must give a field that is searched and not compared (got {show(setting)} as setting {number})"
             raise FieldError(FIELD, f"{rule}; add one, or leave it out")

@@ -103,7 +103,7 @@ def _count(distribution: BaseDistribution) -> int | None:
 def _cell(distribution: BaseDistribution, value: Any) -> float:
     """A number that two values share if they are the same value: the place among those that there are."""
     if isinstance(distribution, FloatDistribution | IntDistribution) and distribution.step is not None:
-        return round((value - distribution.low) / distribution.step)
+        return float(round((value - distribution.low) / distribution.step))
     return float(distribution.to_internal_repr(value))
 
 

@@ -19,15 +19,12 @@ def final_outlook(stopped: FrozenTrial, complete: Sequence[FrozenTrial]) -> floa
     >>> final_outlook(stopped, [complete])
     4.0
     """
-    losses = [trial.values[0] for trial in complete if math.isfinite(trial.values[0])]
+    finite = [trial for trial in complete if math.isfinite(trial.values[0])]
     step = max(stopped.intermediate_values, default=None)
     if step is None:
         return None
-    gains = [
-        trial.values[0] - trial.intermediate_values[step]
-        for trial in complete
-        if math.isfinite(trial.values[0]) and step in trial.intermediate_values
-    ]
+    gains = [trial.values[0] - trial.intermediate_values[step] for trial in finite if step in trial.intermediate_values]
     if not gains:
         return None
-    return max(stopped.intermediate_values[step] + statistics.median(gains), min(losses))
+    best = min(trial.values[0] for trial in finite)
+    return float(max(stopped.intermediate_values[step] + statistics.median(gains), best))

@@ -23,7 +23,7 @@ def create_sampler(method: str, seed: int) -> BaseSampler:
     'RandomSampler'
     """
     sampler = find_sampler(method)
-    return sampler(seed=seed) if "seed" in inspect.signature(sampler).parameters else sampler()
+    return sampler(**({"seed": seed} if "seed" in inspect.signature(sampler).parameters else {}))
 
 
 def check_sampler(method: str) -> None:

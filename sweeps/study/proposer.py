@@ -69,7 +69,7 @@ class Proposer(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """A setting that was not tried, unless all were. Values that a queued trial came with are kept."""
-        fixed = trial.system_attrs.get("fixed_params", {})
+        fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
         if self._space.keys() <= fixed.keys():
             return {}
         first = values = self._propose(self._model, study, trial) | fixed

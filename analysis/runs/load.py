@@ -51,9 +51,10 @@ class Run(NamedTuple):
     trials: pd.DataFrame
     """One row per trial, by size in the manifest's order, searches first, then by arm and number. Columns: trial, size,
     arm, phase, of, leader, over (of trials that confirm: whether their study has a result; missing in others), number,
-    status, experiment, message, same_as (the trial of the same setting whose result it has, untrained); one `params.<dotted path>` per field of the RunSpec;
-    the parameter and FLOP counts; the last report (of a running trial, the newest row) and the final evaluation; loss
-    and loss_se, which are those of the final evaluation if there was one; train_flops, perplexity and bits_per_byte,
+    status, experiment, message, same_as (the trial of the same setting whose result it has, not being trained itself);
+    one `params.<dotted path>` per field of the RunSpec; the parameter and FLOP counts; the last report (of a running
+    trial, the newest row) and the final evaluation; loss and loss_se, which are those of the final evaluation if there
+    was one; train_flops, perplexity and bits_per_byte,
     which follow from these (bits_per_byte is NaN where the bytes per token are unknown); and window_losses,
     best_window_losses and window_documents, each an array [n], or None where they were not kept."""
     rows: pd.DataFrame

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from sweeps.study.spread import count_values, stepped_value
+
 Key = tuple[float, ...]
 
 
@@ -97,7 +99,7 @@ def _count(distribution: BaseDistribution) -> int | None:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.step is None:
         return None
-    return round((distribution.high - distribution.low) / distribution.step) + 1
+    return count_values(distribution)
 
 
 def _cell(distribution: BaseDistribution, value: Any) -> float:
@@ -111,5 +113,4 @@ def _value(distribution: BaseDistribution, place: int) -> Any:
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[place]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    assert distribution.step is not None
-    return distribution.low + place * distribution.step
+    return stepped_value(distribution, place)

@@ -67,6 +67,26 @@ def _value(distribution: BaseDistribution, place: float) -> float | int:
     if distribution.log:  # of integers: each has the share of the scale between its halfway marks
         value = math.exp(math.log(low - 0.5) * (1 - place) + math.log(high + 0.5) * place)
         return min(max(round(value), int(low)), int(high))
-    assert step is not None
-    steps = round((high - low) / step)
-    return low + min(int(place * (steps + 1)), steps) * step
+    return stepped_value(distribution, int(place * count_values(distribution)))
+
+
+def count_values(distribution: FloatDistribution | IntDistribution) -> int:
+    """Number of values of a range with steps.
+
+    >>> count_values(FloatDistribution(0.8, 0.95, step=0.05))
+    4
+    """
+    assert distribution.step is not None
+    return round((distribution.high - distribution.low) / distribution.step) + 1
+
+
+def stepped_value(distribution: FloatDistribution | IntDistribution, place: int) -> float | int:
+    """The value at a place, from 0, of a range with steps.
+
+    >>> stepped_value(FloatDistribution(0.8, 0.95, step=0.05), 3)
+    0.95
+    """
+    assert distribution.step is not None
+    value = distribution.low + place * distribution.step
+    # Rounded, because 0.8 + 3 * 0.05 is more than 0.95.
+    return min(float(f"{value:.12g}"), distribution.high) if isinstance(value, float) else value

@@ -93,7 +93,7 @@ def test_known_settings_are_enqueued_once_also_with_more_trials():
         ([{"train.seed": 3}], {}, "train.seed of setting 1 must be in steps of 2 from 0 (got 3)"),
         ([{"train.seed": 2.5}], {}, "must be an integer (got 2.5)"),
         ([{}], {}, "must give a field that is searched"),
-        ([KNOWN[0], KNOWN[0]], {}, "must not list a setting twice"),
+        ([KNOWN[1], dict(KNOWN[1])], {}, "must not list a setting twice"),
         (KNOWN, {"trials": 1}, "must not list more settings than main has trials (got 2 for 1)"),
         (KNOWN, {"method": "grid"}, "must be empty for the search method grid"),
     ],

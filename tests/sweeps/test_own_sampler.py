@@ -124,10 +124,9 @@ def test_of_several_samplers_of_a_hub_package_one_must_be_named(hub):
 
 
 def test_a_hub_package_that_cannot_be_loaded_is_refused_in_one_line(hub):
-    with pytest.raises(
-        InputError, match=r"must be a package of OptunaHub that can be loaded.*\(ValueError: "
-    ) as refusal:
+    with pytest.raises(InputError, match=r"must be a package of OptunaHub that can be loaded") as refusal:
         check_sampler("hub:samplers/other")
+    assert "(ValueError: samplers/other is not found)" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 

@@ -16,6 +16,7 @@ OF: Final = "of"  # id of the trial whose setting a confirmation trial repeats u
 LEADER: Final = "leader"  # of a confirmation trial: whether its setting is the result of its size and arm
 NUMBER: Final = "number"  # Optuna's trial number within its study
 EXPERIMENT: Final = "experiment"  # name of the experiment; missing if the trial belongs to none
+SAME_AS: Final = "same_as"  # the earlier trial whose result it has, as its setting is the same; else missing
 STATUS: Final = "status"  # running, complete, pruned, diverged or failed
 MESSAGE: Final = "message"  # why the trial failed or diverged
 

@@ -24,6 +24,7 @@ from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import lasting_output, plain_lines
 from sweeps.cli.rates import Rates, given_rates, measured_rates
+from sweeps.cli.start_with import start_with_run
 from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import check_dashboard_host
 from sweeps.cluster.private_folder import RayStartError
@@ -123,6 +124,8 @@ def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder, bool]:
         check_unedited(folder)
         return resumed_spec(folder, options.set, **options.flags), folder, True
     spec = load_spec(options.config, options.set, **options.flags)
+    if options.start_with is not None:
+        spec = start_with_run(spec, options.start_with, options.runs)
     folder = RunFolder.named(spec.name, options.runs)
     if options.resume is AUTO and folder.sweep_yaml.exists():
         check_trained(folder)

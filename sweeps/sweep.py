@@ -38,7 +38,7 @@ from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.rundir.in_place import InPlace
 from sweeps.rundir.kept_data import find_data, gone_note, other_data, stay_note
 from sweeps.spec.duration import show_duration
-from sweeps.spec.settings import mask_password, strip_password
+from sweeps.spec.settings import is_own, mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 from sweeps.study.deadline import Deadline
 
@@ -144,6 +144,10 @@ def run_sweep(
     deadline = Deadline(spec.search.time)
     check_address(address)
     check_installed(spec.tracking)
+    if is_own(spec.search.method):
+        from sweeps.study.own_sampler import check_sampler
+
+        check_sampler(spec.search.method)
     joins = address is not None or "RAY_ADDRESS" in os.environ
     if spec.train.device == "mps" and joins:
         rule = "mps is the GPU of this Mac, and the sweep is to run on a cluster"

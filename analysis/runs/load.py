@@ -31,7 +31,7 @@ __all__ = ["Run", "RunError", "load"]
 
 IDENTITY = (
     *(col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.LEADER, col.OVER),
-    *(col.NUMBER, col.STATUS, col.EXPERIMENT, col.MESSAGE),
+    *(col.NUMBER, col.STATUS, col.EXPERIMENT, col.MESSAGE, col.SAME_AS),
 )
 QUOTED = (col.LOSS, col.LOSS_SE)
 DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
@@ -40,7 +40,7 @@ EXCLUDED = col.EXCLUDED
 EXPECTED_DATA = f"{col.PARAMS_PREFIX}data.fingerprint"
 WINDOWS = (col.WINDOW_LOSSES, col.BEST_WINDOW_LOSSES, col.WINDOW_DOCUMENTS)
 
-STRINGS = {col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.STATUS, col.EXPERIMENT, col.MESSAGE}
+STRINGS = {col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.STATUS, col.EXPERIMENT, col.MESSAGE, col.SAME_AS}
 # Nullable, because a trial that failed early has no step.
 INTEGERS = {*col.COUNT_COLUMNS, col.STEP, col.TOKENS, col.RETRIES, col.FINAL_WINDOWS}
 
@@ -51,9 +51,10 @@ class Run(NamedTuple):
     trials: pd.DataFrame
     """One row per trial, by size in the manifest's order, searches first, then by arm and number. Columns: trial, size,
     arm, phase, of, leader, over (of trials that confirm: whether their study has a result; missing in others), number,
-    status, experiment, message; one `params.<dotted path>` per field of the RunSpec;
-    the parameter and FLOP counts; the last report (of a running trial, the newest row) and the final evaluation; loss
-    and loss_se, which are those of the final evaluation if there was one; train_flops, perplexity and bits_per_byte,
+    status, experiment, message, same_as (the trial of the same setting whose result it has, not being trained itself);
+    one `params.<dotted path>` per field of the RunSpec; the parameter and FLOP counts; the last report (of a running
+    trial, the newest row) and the final evaluation; loss and loss_se, which are those of the final evaluation if there
+    was one; train_flops, perplexity and bits_per_byte,
     which follow from these (bits_per_byte is NaN where the bytes per token are unknown); and window_losses,
     best_window_losses and window_documents, each an array [n], or None where they were not kept."""
     rows: pd.DataFrame
@@ -171,7 +172,7 @@ def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[s
     record |= {col.OF: of, col.LEADER: of == result.get("leader") if of and result else None}
     record[col.OVER] = result is not None if entry.phase == col.CONFIRM else None
     record |= {col.NUMBER: trial.number, col.STATUS: status_of(trial)}
-    record |= {name: attributes.get(name) for name in (col.EXPERIMENT, col.MESSAGE)}
+    record |= {name: attributes.get(name) for name in (col.EXPERIMENT, col.MESSAGE, col.SAME_AS)}
     for part, fields in attributes.get(col.RUN, {}).items():
         record |= {f"{col.PARAMS_PREFIX}{part}.{name}": value for name, value in fields.items()}
     record.pop(EXPECTED_DATA, None)  # says what the data should be; the manifest says what they were

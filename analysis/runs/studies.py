@@ -93,9 +93,12 @@ def _reasons(kept: Any) -> dict[str, str]:
 
 
 def _why(trial: FrozenTrial, reasons: dict[str, str]) -> str | None:
-    """Why a trial is excluded; a run that confirms an excluded trial is excluded with it. None if it is not."""
-    own, of = (trial.user_attrs.get(name) for name in (col.TRIAL, col.OF))
-    return reasons[own] if own in reasons else f"confirms {printable(str(of))}" if of in reasons else None
+    """Why a trial is excluded; one that confirms or repeats an excluded one is, too. None if it is not."""
+    own, of, first = (trial.user_attrs.get(name) for name in (col.TRIAL, col.OF, col.SAME_AS))
+    if own in reasons:
+        return reasons[own]
+    related = {"confirms": of, "same as": first}
+    return next((f"{how} {printable(str(one))}" for how, one in related.items() if one in reasons), None)
 
 
 def status_of(trial: FrozenTrial) -> str:

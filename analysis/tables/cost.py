@@ -40,7 +40,7 @@ def cost_table(run: Run) -> pd.DataFrame:
     Columns: size, trials (how many), tokens, train_flops, device_s, flops_per_s, peak_share.
     """
     trials = run.trials.assign(**{DEVICE_S: run.trials[col.TRIAL].map(device_seconds(run.rows)).astype("float64")})
-    trials = trials[trials[col.TOKENS].notna()]
+    trials = trials[trials[col.TOKENS].notna() & trials[col.SAME_AS].isna()]
     groups = [*trials.groupby(col.SIZE, sort=False)]
     if len(groups) > 1:
         groups.append((ALL, trials))

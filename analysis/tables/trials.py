@@ -118,7 +118,7 @@ def trials_table(trials: pd.DataFrame) -> pd.DataFrame:
     Columns: trial, size, experiment (in ablations), arm (in sweeps that compare arms), phase (in sweeps that confirm),
     status, final_val_loss and final_val_loss_se (where there was a final evaluation), val_loss and val_loss_se (of the
     small set), train_loss, peak_lr, every other hyperparameter that varies within a size, step, tokens, elapsed_s,
-    tokens_per_s, message.
+    tokens_per_s, message, same_as (where trials have the result of another, and were not trained).
     """
     confirmed = [col.PHASE] if (trials[col.PHASE] == col.CONFIRM).any() else []
     identity = [col.TRIAL, col.SIZE, *_present(trials, col.EXPERIMENT, col.ARM), *confirmed, col.STATUS]
@@ -127,7 +127,7 @@ def trials_table(trials: pd.DataFrame) -> pd.DataFrame:
     varying = [path for path in varying_params(trials) if path != LR_PATH]
     effort = [col.STEP, col.TOKENS, col.ELAPSED_S, col.TOKENS_PER_S]
     table = _sorted(trials, [col.SIZE, col.STATUS, col.LOSS, col.NUMBER], trials)
-    table = table[[*identity, *losses, LR_PATH, *varying, *effort, col.MESSAGE]]
+    table = table[[*identity, *losses, LR_PATH, *varying, *effort, col.MESSAGE, *_present(trials, col.SAME_AS)]]
     return table.rename(columns={**short_names(param_columns(trials)), LR_PATH: PEAK_LR})
 
 
@@ -152,9 +152,10 @@ def failures(trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def complete_trials(trials: pd.DataFrame) -> pd.DataFrame:
-    """The trials that ran to their end with a finite loss, with the columns `loss` and `loss_se`."""
+    """The trials that were trained to their end with a finite loss, with the columns `loss` and `loss_se`."""
     trials = with_quoted_loss(trials)
-    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.LOSS])]
+    trained = trials[col.SAME_AS].isna() if col.SAME_AS in trials else True
+    return trials[(trials[col.STATUS] == col.COMPLETE) & np.isfinite(trials[col.LOSS]) & trained]
 
 
 def param_columns(trials: pd.DataFrame) -> list[str]:

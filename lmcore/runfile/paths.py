@@ -70,7 +70,6 @@ _ALIASES = {
 _VALUE_ALIASES = {
     "bayes": "optuna",
     "bayesian": "optuna",
-    "tpe": "optuna",
     "sobol": "qmc",
     "async_hyperband": "asha",
     "successive_halving": "asha",

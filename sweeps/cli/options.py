@@ -62,6 +62,8 @@ class Options:
     retry: str | None
     runs: Path
     search: str | None
+    start_with: str | None
+    """The folder of another sweep, or its name."""
     scheduler: str | None
     trials: int | None
     time: str | None
@@ -133,8 +135,14 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     search = p.add_argument_group("the search")
     search.add_argument(
         "--search",
-        choices=METHODS,
-        help="search method; optuna is TPE, experiments runs the list in the file (default: the file's)",
+        metavar="METHOD",
+        help=f"search method: {', '.join(METHODS)}, module:Class for an Optuna sampler of yours, or hub:package; "
+        "optuna is gp for up to 300 trials, else tpe; experiments runs the list in the file (default: the file's)",
+    )
+    search.add_argument(
+        "--start-with",
+        metavar="RUN",
+        help="begin every study with the best settings of this sweep: its folder, or its name in runs/",
     )
     search.add_argument("--scheduler", choices=SCHEDULERS, help="early stopping of trials (default: the file's)")
     search.add_argument(
@@ -227,6 +235,9 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
                 f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"
+    if values["start_with"] is not None and values["resume"] not in (None, AUTO):
+        rule = f"is for a new sweep, and --resume continues one (got both, --start-with {values['start_with']})"
+        command_line.error(f"--start-with: {rule}; leave one of them out")
     if values["retry"] and values["resume"] is None:
         command_line.error(f"--retry: is for a sweep that is resumed (got {values['retry']}); add --resume RUN")
     if (values["measure"] or values["tokens_per_s"]) and not values["dry_run"]:

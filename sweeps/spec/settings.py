@@ -5,9 +5,10 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, PositiveInt
+from pydantic_core import PydanticCustomError
 
 from lmcore.columns import VAL_LOSS
 from lmcore.config import Config, PositiveFloat, Seed
@@ -16,13 +17,36 @@ from lmcore.study_database import mask_password as mask_password
 from lmcore.study_database import replace_password
 from sweeps.spec.duration import Duration
 
-Method = Literal["optuna", "random", "grid", "qmc", "gp", "cmaes", "experiments"]
+OPTUNA = "optuna"
+HUB = "hub:"
+Method = Literal["optuna", "tpe", "gp", "cmaes", "qmc", "random", "grid", "experiments"]
 Scheduler = Literal["asha", "hyperband", "median", "none"]
 Tag = Annotated[str, Field(min_length=1, max_length=64)]  # longer ones are refused by wandb
 WandbMode = Literal["auto", "off", "offline", "online"]
 OFF = "off"
 METHODS: tuple[str, ...] = get_args(Method)
 SCHEDULERS: tuple[str, ...] = get_args(Scheduler)
+LISTED: tuple[str, ...] = ("grid", "experiments")
+"""Methods whose trials are listed, not proposed."""
+
+
+def is_own(method: str) -> bool:
+    """Whether `search.method` names a sampler of the user or of OptunaHub.
+
+    >>> is_own("my_samplers:Greedy")
+    True
+    """
+    return ":" in method
+
+
+def _method(value: str) -> str:
+    """A name of METHODS, `module:Class`, or `hub:package`; otherwise PydanticCustomError."""
+    package = value.removeprefix(HUB) if value.startswith(HUB) else None
+    if value in METHODS or (package if package is not None else re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value)):
+        return value
+    names = ", ".join(f"'{name}'" for name in METHODS)
+    expected = f"{names}, module:Class or hub:package"
+    raise PydanticCustomError("literal_error", "must be {expected}", {"expected": expected})
 
 
 class SearchConfig(Config):
@@ -32,9 +56,13 @@ class SearchConfig(Config):
     'asha'
     """
 
-    method: Method = "optuna"
-    """How hyperparameters are proposed: by TPE (optuna), at random, from a grid, quasi-randomly (qmc), by a Gaussian
-    process (gp) or by CMA-ES (cmaes); experiments runs the listed experiments and searches nothing."""
+    method: Annotated[str, AfterValidator(_method)] = OPTUNA
+    """How hyperparameters are proposed: by a Gaussian process (gp), TPE (tpe) or CMA-ES (cmaes), quasi-randomly (qmc),
+    at random or from a grid; optuna is gp for up to 300 trials of a size and arm, else tpe; experiments runs the listed
+    experiments and searches nothing; module:Class is an Optuna sampler of yours, hub:package one of OptunaHub."""
+    start_with: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
+    """Known good settings, by dotted path of the space, that the first trials of every size and arm have; fields that
+    a setting leaves out are proposed. Not for the methods grid and experiments."""
     trials: PositiveInt | None = None
     """Number of trials of all sizes and arms together, at least 1, dealt out in turn, without confirmation runs; null
     means every grid point, every experiment, or else as many as fit in time, or 16 trials without one."""
@@ -66,8 +94,8 @@ class SearchConfig(Config):
     reduction_factor: Annotated[int, Field(ge=2)] = 3
     """One trial in this many, at least 2, is promoted from each rung of asha or hyperband to the next."""
     startup_trials: PositiveInt | None = None
-    """Number of random trials of each size and arm, at least 1, before its model-based search begins; null means a
-    quarter of its trials, but no fewer than 4 and no more than 10."""
+    """Number of trials of each size and arm, at least 1, that are spread evenly over the space before its model-based
+    search begins; null means a quarter of its trials, but no fewer than 4 and no more than 10."""
     hung_after_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds, above 0, that an engine may take for one interval of training, compilation and evaluation included (the
     final evaluation costs up to 5 % of a run); after that it is considered hung and restarted, and its trials continue

@@ -23,6 +23,7 @@ from sweeps.spec import space as spaces
 from sweeps.spec.arms import SEED_PATHS, Arm, ConfirmConfig, StudyPlan, arms_of, check_studies
 from sweeps.spec.settings import SearchConfig, TrackingConfig, absolute_url
 from sweeps.spec.sizes import Experiment, Name, Size, check_unique_names
+from sweeps.spec.start_with import check_start_with
 
 DEFAULT_TRIALS = 16
 ENDLESS = 2**62
@@ -77,6 +78,7 @@ class SweepSpec(Config):
         self._check_runs()
         self._check_search()
         check_studies(self)
+        check_start_with(self)
         budgets.check(self)
         return self
 
@@ -106,6 +108,7 @@ class SweepSpec(Config):
     def single(self, name: str, run: RunSpec) -> "SweepSpec":
         """A sweep called `name` that trains `run` alone, to its end."""
         once = {"method": "random", "trials": 1, "scheduler": "none", "storage": None, "time": None, "stop_at": None}
+        once["start_with"] = ()
         alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": (), "compare": ()}
         search = {**self.search.model_dump(), **once}
         return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search, "confirm": {"top": 0}})
@@ -223,7 +226,7 @@ class SweepSpec(Config):
         return sum(self.trials_of(size) + self.confirm_runs_of(size) for size in self.size_names)
 
     def startup_trials(self, plan: StudyPlan) -> int:
-        """Number of random trials of a study before its model-based search starts."""
+        """Number of trials of a study that are spread over the space before its model-based search starts."""
         return self.search.startup_trials or min(max(4, self.trials_in(plan) // 4), 10)
 
     def grace_steps(self, size_name: str) -> int:

@@ -31,8 +31,8 @@ def excluded_in(attributes: Mapping[str, Any]) -> dict[str, str]:
 
 
 def is_excluded(trial: FrozenTrial, excluded: Mapping[str, str]) -> bool:
-    """Whether the trial is excluded, or confirms one that is."""
-    return any(trial.user_attrs.get(name) in excluded for name in (col.TRIAL, col.OF))
+    """Whether the trial is excluded, or confirms one that is, or has its result."""
+    return any(trial.user_attrs.get(name) in excluded for name in (col.TRIAL, col.OF, col.SAME_AS))
 
 
 def hidden(trial: FrozenTrial) -> FrozenTrial:

@@ -76,5 +76,6 @@ def check_trials(storage: optuna.storages.BaseStorage, spec: SweepSpec, rows: Ma
             raise InputError(f"{label}: must have the loss of {name} at step {step}, as metrics.jsonl has; {RESTORE}")
     for name, trial in trials.items():
         status = trial.user_attrs.get(col.STATUS, col.RUNNING)
-        if status not in (col.RUNNING, col.FAILED, col.EXCLUDED) and name not in rows:
+        trained = col.SAME_AS not in trial.user_attrs
+        if trained and status not in (col.RUNNING, col.FAILED, col.EXCLUDED) and name not in rows:
             raise InputError(f"metrics.jsonl: must have rows of {name}, which is {status}, but has none; {RESTORE}")

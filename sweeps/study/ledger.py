@@ -131,8 +131,8 @@ class Ledger:
         return flops
 
     def why_stopped(self) -> list[str]:
-        """Why studies got fewer trials than search.trials says, a line each."""
-        return [state.closed for state in self.studies.values() if state.closed]
+        """Why studies trained fewer trials than search.trials says, a line each."""
+        return [line for state in self.studies.values() for line in (state.closed, state.repeated) if line]
 
     @property
     def sizes_left(self) -> list[str]:
@@ -150,7 +150,9 @@ class Ledger:
 
     @property
     def more_may_come(self) -> bool:
-        """Whether the trials that are running may be followed by others: the confirmation is not over."""
+        """Whether the trials that run may be followed by others: a study waits for them, or a confirmation is open."""
+        if any(state.waits for state in self.studies.values()):
+            return True
         return not all(confirmation.over for confirmation in self._confirmations.values())
 
     @property

@@ -1,17 +1,21 @@
-"""Creates a study of a sweep, or opens it again, with a pruner and with the trials that a config lists enqueued."""
+"""Creates a study of a sweep, or opens it again, with a pruner and with the trials enqueued that a config lists."""
 
 import optuna
 
 from lmcore import columns as col
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.space import grid, sample_grid
+from sweeps.spec.start_with import start_settings
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.retry import first_attempts
 from sweeps.study.schedulers import pruner_for
 
+START_WITH = "start_with"
+"""User attribute of a trial that begins with known values: their place in `sweeps.spec.start_with.start_settings`."""
+
 
 def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseStorage) -> optuna.Study:
-    """The study of `plan`: of a search, with every grid point or experiment enqueued that is not in it yet.
+    """The study of `plan`: of a search, with every grid point, experiment and known setting enqueued that it lacks.
 
     On resume some may be missing: the driver was killed here, or the sweep has more trials now.
 
@@ -43,4 +47,8 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
     if search.method == "experiments":
         for experiment in spec.experiments[len(queued) : total]:
             study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
+    known = {trial.user_attrs.get(START_WITH) for trial in queued}
+    for place, setting in enumerate(start_settings(spec, plan)):
+        if place not in known:
+            study.enqueue_trial(setting, user_attrs={START_WITH: place})
     return study

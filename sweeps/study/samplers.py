@@ -6,7 +6,8 @@ trials.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,15 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
-from sweeps.spec.settings import SearchConfig
+from sweeps.spec.settings import OPTUNA, SearchConfig, is_own
+from sweeps.study.distinct import TriedSettings
+from sweeps.study.own_sampler import create_sampler
+from sweeps.study.proposer import Proposer, View
+from sweeps.study.sampler_view import with_outlook, with_paused_as_pruned
+from sweeps.study.spread import spread_point
+
+GP_TRIALS = 300
+"""Most trials of a study for which `optuna` is a Gaussian process. Its time per trial grows with their number."""
 
 
 def _tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:
@@ -31,7 +40,8 @@ def _qmc(seed: int, study_seed: int, startup: int) -> BaseSampler:
 
 
 def _gp(seed: int, study_seed: int, startup: int) -> BaseSampler:
-    return GPSampler(n_startup_trials=startup, seed=seed, **_independent(seed))
+    # Imports torch when it fits for the first time. The proposer decides how many trials that takes.
+    return GPSampler(n_startup_trials=1, seed=seed, **_independent(seed))
 
 
 def _cmaes(seed: int, study_seed: int, startup: int) -> BaseSampler:
@@ -43,7 +53,7 @@ def _independent(seed: int) -> dict[str, Any]:
 
 
 SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
-    "optuna": _tpe,
+    "tpe": _tpe,
     "random": _random,
     "grid": _random,
     "qmc": _qmc,
@@ -51,20 +61,91 @@ SAMPLERS: dict[str, Callable[[int, int, int], BaseSampler]] = {
     "cmaes": _cmaes,
     "experiments": _random,
 }
+"""From the seeds of a trial and of its study, and the number of trials before the model; `optuna` is one of them."""
+VIEWS: dict[str, View] = {"gp": with_outlook, "tpe": with_paused_as_pruned}
+"""What a sampler is shown of a study. QMC and CMA-ES keep their state in it, and see the study itself."""
+SPREAD = ("tpe", "gp", "cmaes")
+"""Methods whose first trials are spread over the space."""
 
 
-def sampler_for(search: SearchConfig, size: str, number: int, startup: int) -> BaseSampler:
-    """The sampler for trial `number` of `size`, with `startup` random trials before its model-based search.
+@dataclass(frozen=True)
+class AskedTrial:
+    """What the sampler of a trial depends on, beside the search settings and the study.
 
-    Its seed follows from (search seed, size, number), so that a resumed search does not repeat earlier suggestions and
-    no two sizes get the same ones.
-
-    >>> type(sampler_for(SearchConfig(method="qmc"), "xs", number=3, startup=4)).__name__
-    'QMCSampler'
+    >>> AskedTrial("xs", number=3, startup=4).total is None
+    True
     """
-    study = [search.seed, zlib.crc32(size.encode())]
-    seed, study_seed = (int(np.random.SeedSequence(seq).generate_state(1)[0]) for seq in ([*study, number], study))
-    return SAMPLERS[search.method](seed, study_seed, startup)
+
+    size: str
+    number: int
+    startup: int
+    """Number of spread trials of its study before the model-based search."""
+    total: int | None = None
+    """Number of trials of its study; None if there are as many as fit."""
+    starts: int = 0
+    """Number of trials that begin its study with known settings."""
+    dynamic: bool = False
+    """Whether which fields a trial has depends on the values of others."""
+
+
+def model_of(method: str, asked: AskedTrial) -> str:
+    """The entry of SAMPLERS that proposes the trial: for `optuna` a Gaussian process or TPE.
+
+    A Gaussian process is fitted to trials that all have the same fields. With fields that depend on others it is TPE.
+
+    >>> model_of("optuna", AskedTrial("xs", number=3, startup=4, total=32))
+    'gp'
+    """
+    if method == OPTUNA:
+        trials = asked.number + 1 if asked.total is None else asked.total
+        method = "gp" if trials <= GP_TRIALS else "tpe"
+    return "tpe" if method == "gp" and asked.dynamic else method
+
+
+def sampler_for(
+    search: SearchConfig,
+    asked: AskedTrial,
+    space: Mapping[str, BaseDistribution],
+    tried: TriedSettings | None = None,
+) -> BaseSampler:
+    """The sampler for one trial of a study.
+
+    Its seed follows from (search seed, size, number, attempt), so that a resumed search does not repeat earlier
+    suggestions and no two sizes get the same ones. `tried` are the settings that it must not propose again.
+
+    >>> type(sampler_for(SearchConfig(method="qmc"), AskedTrial("xs", number=3, startup=4), {})).__name__
+    'Proposer'
+    """
+    study = [search.seed, zlib.crc32(asked.size.encode())]
+    study_seed = _seed(study)
+
+    def seed_of(attempt: int) -> int:
+        return _seed([*study, asked.number, attempt] if attempt else [*study, asked.number])
+
+    if is_own(search.method):
+        return Proposer(space, lambda attempt: create_sampler(search.method, seed_of(attempt)), tried, seed=seed_of(0))
+    model = model_of(search.method, asked)
+    spread, startup = None, False
+    if model in SPREAD:
+        # Known settings come first. What they leave open are points of the sequence after those of the startup.
+        startup = asked.number < asked.starts + asked.startup
+        index = asked.number - asked.starts
+        spread = spread_point(space, study_seed, index if index >= 0 else asked.startup + asked.number, asked.startup)
+    return Proposer(
+        space,
+        lambda attempt: SAMPLERS[model](seed_of(attempt), study_seed, asked.startup),
+        tried,
+        spread,
+        startup,
+        VIEWS.get(model),
+        least=asked.startup if model == "gp" else 0,
+        numeric=model == "cmaes",
+        seed=seed_of(0),
+    )
+
+
+def _seed(entropy: list[int]) -> int:
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 def complete_suggestion(trial: optuna.Trial, space: dict[str, BaseDistribution]) -> None:

@@ -18,11 +18,15 @@ from lmcore.device import training_flops
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.spec.arms import SEED_PATHS, StudyPlan
 from sweeps.spec.cost import costliest
+from sweeps.spec.settings import LISTED
 from sweeps.spec.space import distributions
+from sweeps.spec.start_with import start_settings
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.distinct import TriedSettings, settings_in
+from sweeps.study.divergence import set_constraint
 from sweeps.study.open_study import open_study
-from sweeps.study.retry import first_attempts
-from sweeps.study.samplers import complete_suggestion, sampler_for
+from sweeps.study.retry import RETRY_OF, first_attempts
+from sweeps.study.samplers import AskedTrial, complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.shared_parts import share_parts
 from sweeps.study.storage import running_trial
@@ -92,6 +96,12 @@ class StudyState:
         # Experiments search nothing: their overrides are in the config, under the experiment's name.
         searches = self.spec.search.method != "experiments" and not confirms
         self._space = distributions(self.spec.searched) if searches else {}
+        self._starts = start_settings(self.spec, self.plan) if searches else []
+        self._tried: TriedSettings | None = None
+        """What was tried of the space; None if trials are listed and not proposed."""
+        if searches and self.spec.search.method not in LISTED:
+            self._tried = TriedSettings(self._space, settings_in(self._space, self._starts))
+        self._running: set[int] = set()  # numbers of the trials that have not ended
         self._told: list[optuna.Trial] = []  # since Optuna last read the study
         self._model: FrozenTrial | None = None  # an ended trial, which lends its parts to the others
         trials = self.study.get_trials(deepcopy=False)
@@ -105,13 +115,18 @@ class StudyState:
         self.complete = _complete_trials(trials)
         self.closed = ""
         """Why the study ends before it has all its trials, in a line; empty if it does not."""
+        self._repeated = sum(col.SAME_AS in trial.user_attrs and trial.state.is_finished() for trial in trials)
         self.trial_flops = training_flops(costliest(self.spec, self.plan.size))
         """FLOPs of its most expensive trial."""
         last_steps = {t.number: step_in_study(t, self._last_row(t.number).get(col.STEP, 0)) for t in trials}
         self.early_stopping = EarlyStopping(self.study, last_steps)
         for trial in trials:
+            if self._tried is not None and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                self._tried.add(trial.number, trial.params)
+        for trial in trials:
             if trial.state is TrialState.RUNNING:
                 self._resume_trial(trial)
+        self._repeat_results()
 
     def _resume_trial(self, frozen: FrozenTrial) -> None:
         """Sort a trial that an earlier driver left RUNNING: its last row may have ended it, else it is queued."""
@@ -119,6 +134,10 @@ class StudyState:
         trial = running_trial(self.study, self.storage, frozen.number)
         complete_suggestion(trial, self._space)
         handle = self._handle(trial)
+        if self._last_row(frozen.number) == {} and (first := self._first_like(handle)) is not None:
+            self._repeat_result(handle, first)  # the earlier driver was killed while it did this
+            return
+        self._note_running(handle)
         handle.last_row = self._last_row(frozen.number) or None
         handle.status = frozen.user_attrs.get(col.STATUS, (handle.last_row or {}).get(col.STATUS, col.RUNNING))
         handle.message = frozen.user_attrs.get(col.MESSAGE)
@@ -127,9 +146,15 @@ class StudyState:
     def _seed_sampler(self, number: int) -> None:
         if self.plan.phase == col.CONFIRM:
             return  # nothing is proposed there
-        # Arms of a size have the same seeds, so their random trials have the same settings and compare fairly.
-        startup = self.spec.startup_trials(self.plan)
-        self.study.sampler = sampler_for(self.spec.search, self.plan.size, number, startup)
+        # Arms of a size have the same seeds, so their spread trials have the same settings and compare fairly.
+        asked = AskedTrial(
+            self.plan.size,
+            number,
+            self.spec.startup_trials(self.plan),
+            None if self.spec.as_many_as_fit else self.spec.trials_in(self.plan),
+            len(self._starts),
+        )
+        self.study.sampler = sampler_for(self.spec.search, asked, self._space, self._tried)
 
     def _last_row(self, number: int) -> Row:
         return self.last_rows.get(col.trial_id(self.plan.id, number), {})
@@ -137,7 +162,23 @@ class StudyState:
     @property
     def left(self) -> bool:
         """Whether there is a trial to ask for now."""
-        return bool(self.unfinished) or self.asked < self.total
+        return bool(self.unfinished) or (self.asked < self.total and not self._all_tried)
+
+    @property
+    def waits(self) -> bool:
+        """Whether its next trials get the results of trials that run: every setting of the space was tried."""
+        return self.asked < self.total and self._all_tried
+
+    @property
+    def repeated(self) -> str:
+        """How many trials were not trained, as their setting was tried before, in a line; empty if none."""
+        if not self._repeated:
+            return ""
+        return f"{self.plan.id}: every setting was tried; {self._repeated} trials have the result of an earlier one"
+
+    @property
+    def _all_tried(self) -> bool:
+        return self._tried is not None and self._tried.exhausted
 
     def has_reached(self, target: float | None) -> bool:
         """Whether a complete trial has a loss of at most `target`; False for None."""
@@ -151,6 +192,11 @@ class StudyState:
         """The next trial; unfinished ones come first."""
         if self.unfinished:
             return self.unfinished.pop(0)
+        handle = self._ask()
+        self._note_running(handle)
+        return handle
+
+    def _ask(self) -> TrialHandle:
         self._seed_sampler(self.asked)
         handle = self._handle(self.study.ask(self._space))
         while self._told:  # which Optuna has read while it was asked
@@ -171,9 +217,57 @@ class StudyState:
         if handle.status == col.COMPLETE:
             assert value is not None
             bisect.insort(self.complete, (value, handle.trial.number, handle.id))
+        self._tell(handle, value, state)
+        self._running.discard(handle.trial.number)
+        if state is TrialState.FAIL and self._tried is not None:
+            self._tried.remove(handle.trial.number, handle.trial.params)
+        self._repeat_results()
+
+    def _tell(self, handle: TrialHandle, value: float | None, state: TrialState) -> None:
         self.study.tell(handle.trial, value, state)
         self._told.append(handle.trial)
         self.early_stopping.tell(handle.trial, value, state)
+
+    def _note_running(self, handle: TrialHandle) -> None:
+        self._running.add(handle.trial.number)
+        if self._tried is not None:
+            self._tried.add(handle.trial.number, handle.trial.params)
+
+    def _repeat_results(self) -> None:
+        """Once every setting of the space was tried, give the trials that are left the results of those like them."""
+        if not self.waits or self._running:
+            return
+        if self.spec.as_many_as_fit:
+            self.close(f"{self.plan.id}: every setting of the space was tried")
+            return
+        while self.waits:
+            handle = self._ask()
+            first = self._first_like(handle)
+            assert first is not None  # nothing runs, and what failed was not tried
+            self._repeat_result(handle, first)
+
+    def _first_like(self, handle: TrialHandle) -> FrozenTrial | None:
+        """The first of the ended trials before this one that have its setting; None for a trial that is retried."""
+        if self._tried is None or (RETRY_OF in handle.trial.user_attrs and not self._all_tried):
+            return None
+        number = self._tried.first(handle.trial.params, before=handle.trial.number)
+        if number is None or number in self._running:
+            return None
+        return self.study.get_trials(deepcopy=False)[number]
+
+    def _repeat_result(self, handle: TrialHandle, first: FrozenTrial) -> None:
+        """End a trial, which is not trained, as the one with the same setting and seeds ended."""
+        trial = handle.trial
+        trial.set_user_attr(col.SAME_AS, first.user_attrs.get(col.SAME_AS, first.user_attrs[col.TRIAL]))
+        for name in (col.LAST, col.MESSAGE, col.STATUS):
+            if name in first.user_attrs:
+                trial.set_user_attr(name, first.user_attrs[name])
+        handle.status = first.user_attrs[col.STATUS]
+        set_constraint(trial, handle.status == col.DIVERGED)
+        for step, loss in first.intermediate_values.items():
+            trial.report(loss, step)
+        self._repeated += 1
+        self._tell(handle, first.values[0] if first.state is TrialState.COMPLETE else None, first.state)
 
     def _share_parts(self, trial: FrozenTrial) -> None:
         if trial.state.is_finished():
@@ -211,9 +305,11 @@ class StudyState:
 
 
 def _complete_trials(trials: list[FrozenTrial]) -> list[tuple[float, int, str]]:
-    """Loss, number and id of the complete trials, best first; ties go to the earlier one."""
+    """Loss, number and id of the complete trials that were trained, best first; ties go to the earlier one."""
     return sorted(
         (t.values[0], t.number, t.user_attrs[col.TRIAL])
         for t in trials
-        if t.state is TrialState.COMPLETE and t.user_attrs[col.STATUS] == col.COMPLETE
+        if t.state is TrialState.COMPLETE
+        and t.user_attrs[col.STATUS] == col.COMPLETE
+        and col.SAME_AS not in t.user_attrs
     )

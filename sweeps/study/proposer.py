@@ -1,0 +1,123 @@
+"""The sampler of every search: what it adds to one of Optuna's, which decides on the model."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from sweeps.study.distinct import TriedSettings
+from sweeps.study.sampler_view import StudyView, is_paused
+
+ATTEMPTS = 6
+"""How often a sampler is asked for a setting that was not tried, each time with another seed."""
+
+View = Callable[[Sequence[FrozenTrial], int], list[FrozenTrial]]
+
+
+class Proposer(BaseSampler):
+    """Proposes all values of a trial at once, before the first of them is written to the study.
+
+    So the same values are proposed to the driver that resumes one which was killed while it wrote them.
+
+    Args:
+        space: what is searched.
+        make: the sampler of an attempt, from 0.
+        tried: settings that must not be proposed again.
+        spread: values of the trial that the model is not asked for, or does not propose.
+        startup: whether the trial is one of the first, which the model is not asked for.
+        view: what the model is shown of the study's trials; None for the study itself.
+        least: with a view, the number of trials with a result that the model needs.
+        numeric: whether the model handles no choices.
+        seed: of the setting that is taken if the sampler proposes none that was not tried.
+
+    Example:
+        study.sampler = Proposer(space, lambda attempt: RandomSampler(seed=attempt), TriedSettings(space))
+        study.ask(space)
+    """
+
+    def __init__(
+        self,
+        space: Mapping[str, BaseDistribution],
+        make: Callable[[int], BaseSampler],
+        tried: TriedSettings | None = None,
+        spread: Mapping[str, Any] | None = None,
+        startup: bool = False,
+        view: View | None = None,
+        least: int = 0,
+        numeric: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self._space = {name: distribution for name, distribution in space.items() if not distribution.single()}
+        self._make = make
+        self._model = make(0)
+        self._tried = tried
+        self._spread = spread
+        self._startup = startup
+        self._least = least
+        self._view = view
+        self._numeric = numeric
+        self._seed = seed
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """All that is searched."""
+        return dict(self._space)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """A setting that was not tried, unless all were. Values that a queued trial came with are kept."""
+        fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
+        if self._space.keys() <= fixed.keys():
+            return {}
+        first = values = self._propose(self._model, study, trial) | fixed
+        if self._tried is None or self._tried.exhausted:
+            return values
+        for attempt in range(1, ATTEMPTS):
+            if values not in self._tried:
+                return values
+            # Asking again costs a fit, but spread points do not depend on the sampler.
+            if self._startup and self._spread is not None:
+                break
+            values = self._propose(self._make(attempt), study, trial) | fixed
+        return values if values not in self._tried else self._tried.another(first, fixed, self._seed)
+
+    def _propose(self, model: BaseSampler, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        if self._spread is None:
+            space = model.infer_relative_search_space(study, trial)
+            proposed = model.sample_relative(study, trial, space)
+            for name, distribution in self._space.items():
+                if name not in proposed:
+                    proposed[name] = model.sample_independent(study, trial, name, distribution)
+            return {name: proposed[name] for name in self._space}
+        spread = {name: self._spread[name] for name in self._space}
+        return spread if self._startup else spread | self._relative(model, study, trial)
+
+    def _relative(self, model: BaseSampler, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        if self._view is not None:
+            stored = study.get_trials(deepcopy=False)
+            ended = (TrialState.COMPLETE, TrialState.PRUNED)
+            if sum(one.state in ended or is_paused(one) for one in stored) < self._least:
+                return {}
+            shown = self._view(stored, trial.number)
+            study = StudyView(study, [one for one in shown if self._space.keys() <= one.params.keys()])
+        space = {n: d for n, d in self._space.items() if not (self._numeric and isinstance(d, CategoricalDistribution))}
+        return model.sample_relative(study, trial, space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Only for a field whose only value it is: all others are proposed together."""
+        return self._model.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Tell the sampler."""
+        self._model.before_trial(study, trial)
+
+    def after_trial(
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Tell the sampler."""
+        self._model.after_trial(study, trial, state, values)

@@ -17,7 +17,7 @@ LEADER: Final = "leader"  # of a confirmation trial: whether its setting is the 
 NUMBER: Final = "number"  # Optuna's trial number within its study
 EXPERIMENT: Final = "experiment"  # name of the experiment; missing if the trial belongs to none
 SAME_AS: Final = "same_as"  # the earlier trial whose result it has, as its setting is the same; else missing
-STATUS: Final = "status"  # running, complete, pruned, diverged or failed
+STATUS: Final = "status"  # running, paused, complete, pruned, diverged or failed
 MESSAGE: Final = "message"  # why the trial failed or diverged
 
 # Measurements in a row.
@@ -50,14 +50,15 @@ REPORT_COLUMNS = (SLOT, STEP, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKENS_PER_S
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
-# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; once the trial has ended, also
-# `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its weights and of the
+# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; while the trial is paused, `paused_at`;
+# once it has ended, also `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its weights and of the
 # order of its data. A confirmation study has the attribute `result`, `{"leader": id, "beaten": {id: seeds}}`: the trial
 # whose setting leads, or null, and under how many seeds each beaten setting was trained. It is null or missing until
 # the confirmation is over.
 RUN: Final = "run"  # the trial's RunSpec as a nested dict
 COUNTS: Final = "counts"  # dict of COUNT_COLUMNS
 LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row
+PAUSED_AT: Final = "paused_at"  # step at which the trial waits; None again once it was promoted
 
 RESULT: Final = "result"  # of a confirmation study, see above
 CONFIRM_SEED: Final = "seed"  # of a confirmation trial: the seed of its weights and of the order of its data
@@ -101,11 +102,13 @@ PHASES = (SEARCH, CONFIRM)
 
 # Values of the column `status`.
 RUNNING: Final = "running"  # not ended: training, queued, or interrupted
+PAUSED: Final = "paused"  # not ended: it waits at a rung of the search's scheduler, its checkpoint is kept
 COMPLETE: Final = "complete"  # all updates made
 PRUNED: Final = "pruned"  # stopped early by the search's scheduler
 DIVERGED: Final = "diverged"  # a loss was not finite, or val_loss exceeded 2 ln V
 FAILED: Final = "failed"  # stopped by an error of its own
-STATUSES = (RUNNING, COMPLETE, PRUNED, DIVERGED, FAILED)
+STATUSES = (RUNNING, PAUSED, COMPLETE, PRUNED, DIVERGED, FAILED)
+UNFINISHED = (RUNNING, PAUSED)
 
 
 class Row(TypedDict, total=False):

@@ -392,6 +392,7 @@ def run_trials(
         ):
             # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
             callbacks = Callbacks([windows, rows, files, utilization, gauges, progress])
+            ledger.on_given_up = callbacks.on_trial_end
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(ledger, pool, callbacks, folder, concurrent)
@@ -421,4 +422,4 @@ def run_trials(
 
 def _ended(ledger: "Ledger") -> list[str]:
     """Statuses of the trials that have ended."""
-    return [status for status in ledger.statuses().values() if status != col.RUNNING]
+    return [status for status in ledger.statuses().values() if status not in col.UNFINISHED]

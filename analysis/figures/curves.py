@@ -23,6 +23,7 @@ LOOKS: dict[str, dict[str, Any]] = {
     col.COMPLETE: {"marker": "o", "linestyle": "-", "color": style.GREY},
     col.PRUNED: {"marker": "|", "linestyle": "-", "color": style.GREY},
     col.RUNNING: {"marker": ">", "linestyle": "--", "color": style.GREY},
+    col.PAUSED: {"marker": "_", "linestyle": "--", "color": style.GREY},
     col.DIVERGED: {"marker": "x", "linestyle": ":", "color": style.RED},
     col.FAILED: {"marker": "+", "linestyle": ":", "color": style.GREY},
 }

@@ -102,12 +102,13 @@ def _why(trial: FrozenTrial, reasons: dict[str, str]) -> str | None:
 
 
 def status_of(trial: FrozenTrial) -> str:
-    """The recorded status. Without one a trial is running, unless another tool ended it in the study."""
+    """The recorded status. Without one a trial is running or paused, unless another tool ended it in the study."""
     if recorded := trial.user_attrs.get(col.STATUS):
         return str(recorded)
     if trial.state == TrialState.COMPLETE:
         return col.COMPLETE if trial.value is not None and math.isfinite(trial.value) else col.DIVERGED
-    return {TrialState.RUNNING: col.RUNNING, TrialState.PRUNED: col.PRUNED, TrialState.FAIL: col.FAILED}[trial.state]
+    unfinished = col.RUNNING if trial.user_attrs.get(col.PAUSED_AT) is None else col.PAUSED
+    return {TrialState.RUNNING: unfinished, TrialState.PRUNED: col.PRUNED, TrialState.FAIL: col.FAILED}[trial.state]
 
 
 @contextmanager

@@ -43,7 +43,7 @@ SIZED_PATHS = tuple(f"{col.PARAMS_PREFIX}{path}" for path in ("model.num_kv_head
 LOSS_A, LOSS_B, DIFFERENCE = "loss_a", "loss_b", "difference"
 RESULTS = [col.SIZE, "params", LOSS_A, LOSS_B, DIFFERENCE, "interpolated", "one_way"]
 MOST_PAIRS = 200  # of which the error over windows is computed
-MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.FAILED)
+MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.PAUSED, col.FAILED)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class StudyStatus:
     trials: dict[str, int]  # number of trials by status
     best: TrialStatus | None  # the complete trial with the lowest quoted loss
     leader: SettingStatus | None  # the best setting; with one seed each it is that of `best`
-    running: list[TrialStatus]  # the unfinished trials; they are training only while a driver runs
+    running: list[TrialStatus]  # not ended and not paused; they are training only while a driver runs
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def sweep_status(folder: str | Path, storage: str | None = None) -> SweepStatus:
         seen_s=driver.seen_s,
         report_s=None if pd.isna(last) else max(0.0, now - last),
         planned=planned,
-        ended=len(trials) - running,
+        ended=int((~trials[col.STATUS].isin(col.UNFINISHED)).sum()),
         slots=slots,
         slots_in_use=in_use,
         queued=running - in_use if driver.alive else 0,

@@ -23,16 +23,16 @@ def seconds_left(run: Run, planned: int | None, until: float | None = None) -> f
     cost = flops_per_trial(run.trials)
     if speed is None or speed <= 0 or cost is None:
         return None
-    running = run.trials[run.trials[col.STATUS] == col.RUNNING]
-    ended = len(run.trials) - len(running)
-    left = max(0.0, (planned - ended) * cost - float(running[col.TRAIN_FLOPS].clip(upper=cost).sum()))
+    unfinished = run.trials[run.trials[col.STATUS].isin(col.UNFINISHED)]
+    ended = len(run.trials) - len(unfinished)
+    left = max(0.0, (planned - ended) * cost - float(unfinished[col.TRAIN_FLOPS].clip(upper=cost).sum()))
     return left / speed if limit is None else min(left / speed, limit)
 
 
 def flops_per_trial(trials: pd.DataFrame) -> float | None:
-    """Mean FLOPs of the trials that have ended, or else those that a running one will have had at its end."""
+    """Mean FLOPs of the trials that have ended, or else those that an unfinished one will have had at its end."""
     trained = trials[trials[col.TRAIN_FLOPS] > 0]
-    ended = trained[trained[col.STATUS] != col.RUNNING]
+    ended = trained[~trained[col.STATUS].isin(col.UNFINISHED)]
     if len(ended):
         return float(ended[col.TRAIN_FLOPS].mean())
     whole = trained[col.TRAIN_FLOPS] * trained[f"{col.PARAMS_PREFIX}train.steps"] / trained[col.STEP].astype("float64")

@@ -31,8 +31,13 @@ TIED_PATH = f"{col.PARAMS_PREFIX}model.tie_embeddings"
 LR_PATH = f"{col.PARAMS_PREFIX}optim.lr"
 BETAS_AND_WARMUP = [f"{col.PARAMS_PREFIX}optim.{name}" for name in ("beta1", "beta2", "warmup_fraction")]
 
-BEST_FIRST = (col.COMPLETE, col.PRUNED, col.RUNNING, col.DIVERGED, col.FAILED)
-WITH_A_LOSS = (col.COMPLETE, col.PRUNED, col.RUNNING)  # the last loss of a diverged or failed trial is no result
+BEST_FIRST = (col.COMPLETE, col.PRUNED, col.RUNNING, col.PAUSED, col.DIVERGED, col.FAILED)
+WITH_A_LOSS = (
+    col.COMPLETE,
+    col.PRUNED,
+    col.RUNNING,
+    col.PAUSED,
+)  # the last loss of a diverged or failed trial is no result
 
 LrIntervals = Mapping[tuple[str, str], tuple[float, float, float]]
 

@@ -18,13 +18,17 @@ class Callback:
     """
 
     def on_trial_start(self, trial: TrialHandle) -> None:
-        """A trial was handed out; it waits for a slot."""
+        """A trial was handed out, for the first time or because it goes on; it waits for a slot."""
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        """A trial reported `row`. `trial.status` is the decision that followed: anything but running means it stops."""
+        """A trial reported `row`. `trial.status` is the decision that followed: anything but running means it stops,
+        for good or paused."""
 
     def on_trial_end(self, trial: TrialHandle) -> None:
-        """A trial ended and the study knows how, or it was interrupted, in which case its status is still running."""
+        """A trial left its slot. The study knows how it ended, unless it was interrupted, in which case its status is
+        still running, or is paused. Called again for a paused trial that will not go on: its status is then pruned, and
+        `trial.paused_at` is not None.
+        """
 
 
 class Callbacks(Callback):

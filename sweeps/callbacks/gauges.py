@@ -79,6 +79,7 @@ class Gauges(Callback):
         self._studies = studies
         self._values: dict[tuple[Metric, tuple[str, ...]], float] = {}
         self._tokens: dict[str, int] = {}  # of the newest row, by running trial
+        self._paused = {trial_id for trial_id, status in statuses.items() if status == col.PAUSED}
         self._occupants: dict[tuple[int, int], str] = {}  # newest trial, by engine and slot
         for engine, peak in enumerate(peaks):
             if peak is not None:
@@ -92,6 +93,7 @@ class Gauges(Callback):
 
     def on_trial_start(self, trial: TrialHandle) -> None:
         self._tokens[trial.id] = 0 if trial.last_row is None else trial.last_row[col.TOKENS]
+        self._leave_pause(trial)
         self._add(TRIALS, (*_study(trial.plan), col.RUNNING), 1)
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
@@ -112,9 +114,20 @@ class Gauges(Callback):
 
     def on_trial_end(self, trial: TrialHandle) -> None:
         self._tokens.pop(trial.id, None)
-        self._add(TRIALS, (*_study(trial.plan), col.RUNNING), -1)
+        if not self._leave_pause(trial):
+            self._add(TRIALS, (*_study(trial.plan), col.RUNNING), -1)
         if trial.status != col.RUNNING:
             self._add(TRIALS, (*_study(trial.plan), trial.status), 1)
+        if trial.status == col.PAUSED:
+            self._paused.add(trial.id)
+
+    def _leave_pause(self, trial: TrialHandle) -> bool:
+        """Count the trial as paused no more; False if it was not."""
+        if trial.id not in self._paused:
+            return False
+        self._paused.remove(trial.id)
+        self._add(TRIALS, (*_study(trial.plan), col.PAUSED), -1)
+        return True
 
     def samples(self) -> Iterator[Sample]:
         """The current values. Called from another thread than the other methods."""

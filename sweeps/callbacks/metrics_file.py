@@ -20,6 +20,8 @@ from sweeps.study.study_state import TrialHandle
 class RowFile(Callback):
     """Callback that appends each report row to a file. A trial's last row carries its final status.
 
+    The last row of a paused trial that will not go on is repeated with its final status.
+
     A writer that is killed may leave half a line at the end; opening the file again removes it.
 
     Example:
@@ -36,6 +38,10 @@ class RowFile(Callback):
         A row that an older version made, and that is repeated from a checkpoint, has no final loss.
         """
         self._append(row_line(trial, {**dict.fromkeys(col.FINAL_COLUMNS), **row}))
+
+    def on_trial_end(self, trial: TrialHandle) -> None:
+        if trial.status == col.PRUNED and trial.paused_at is not None and trial.last_row is not None:
+            self.on_report(trial, {**trial.last_row, col.TRIAL: trial.id})
 
     def close(self) -> None:
         self._file.close()

@@ -43,6 +43,7 @@ class MlflowTracker:
         self._client = mlflow.MlflowClient(tracking_uri=config.mlflow)
         self._experiment = self._experiment_id(config.project)
         self._open_runs: dict[str, tuple[str, TrackedTrial]] = {}
+        self._statuses: dict[str, str] = {}  # of each trial, as its run's tag has it
 
     @staticmethod
     def mode(config: TrackingConfig) -> str:
@@ -56,13 +57,15 @@ class MlflowTracker:
             self._open_runs[trial] = self._open(row)
         run, tracked = self._open_runs[trial]
         values, summary = logged_values(row), tracked.summary(row)
-        if row["status"] != col.RUNNING:
+        if row["status"] not in col.UNFINISHED:
             values |= {name: summary[name] for name in SUMMARIES if name in summary}
         self._client.log_batch(run, metrics=_metrics(values, row["step"]))
-        if row["status"] != col.RUNNING:
+        if row["status"] not in col.UNFINISHED:
             del self._open_runs[trial]
-            self._client.set_tag(run, col.STATUS, row["status"])
             self._client.set_terminated(run)
+        if row["status"] != self._statuses.get(trial, col.RUNNING):
+            self._client.set_tag(run, col.STATUS, row["status"])
+        self._statuses[trial] = row["status"]
 
     def _open(self, row: Row) -> tuple[str, TrackedTrial]:
         from mlflow.entities import Param
@@ -72,6 +75,7 @@ class MlflowTracker:
         if found := self._client.search_runs([self._experiment], f"tags.`{ID}` = '{own_id}'"):
             run = str(found[0].info.run_id)
             self._client.update_run(run, status="RUNNING")
+            self._client.set_tag(run, col.STATUS, col.RUNNING)
             return run, tracked
         counts = {name: value for name, value in tracked.config.items() if isinstance(value, int | float)}
         facts = {name: value for name, value in tracked.config.items() if isinstance(value, str)}

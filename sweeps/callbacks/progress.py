@@ -51,7 +51,9 @@ class Progress(Callback):
         self._trial_start: dict[str, float] = {}
         self._durations: list[float] = []
         statuses = list(ended)
-        self._counts = {s: statuses.count(s) for s in (*col.STATUSES[1:], col.EXCLUDED)}
+        ends = [status for status in (*col.STATUSES, col.EXCLUDED) if status not in col.UNFINISHED]
+        self._counts = {status: statuses.count(status) for status in ends}
+        self._paused: set[str] = set()
         self._best: Best = dict(best or {})
         self._best_windows: dict[str, list[float] | None] = {}
         self._tokens: dict[str, int] = {}
@@ -69,6 +71,7 @@ class Progress(Callback):
 
     def on_trial_start(self, trial: TrialHandle) -> None:
         self._running[trial.name] = None
+        self._paused.discard(trial.id)
         self._trial_start[trial.name] = time.monotonic()
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
@@ -87,9 +90,14 @@ class Progress(Callback):
         self._running.pop(trial.name, None)
         if trial.status == col.RUNNING:
             return
-        self._tokens.pop(trial.id, None)
-        self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
-        self._counts[trial.status] += 1
+        if trial.status == col.PAUSED:
+            self._paused.add(trial.id)
+        else:
+            self._paused.discard(trial.id)
+            self._tokens.pop(trial.id, None)
+            self._counts[trial.status] += 1
+        if trial.name in self._trial_start:  # otherwise it was paused, and is given up
+            self._durations.append(time.monotonic() - self._trial_start.pop(trial.name))
         # `out` prints text as it is: an error message may contain what rich takes for markup, such as `[/x]`.
         self._console.out(_end_line(trial) + self._against_best(trial), highlight=False)
         if trial.status == col.COMPLETE and trial.of is None and trial.last_row is not None:
@@ -133,6 +141,8 @@ class Progress(Callback):
         of = "" if planned is None else f"/{planned}"
         ended = f"{sum(self._counts.values())}{of} trials{f' ({counts})' if counts else ''}"
         parts = [ended, f"{running} running"]
+        if self._paused:
+            parts.append(f"{len(self._paused)} paused")
         queued, idle = len(self._running) - running, slots - running
         if idle:
             parts.append(f"{idle} slot{'s' if idle > 1 else ''} idle")

@@ -53,7 +53,7 @@ class TensorboardTracker:
         for name, value in logged_values(row).items():
             writer.add_scalar(name, value, row["step"])
         summary = tracked.summary(row)
-        if row["status"] != col.RUNNING:
+        if row["status"] not in col.UNFINISHED:
             del self._open_trials[trial]
             metrics = {name: summary[column] for column, name in HPARAM_METRICS.items() if column in summary}
             fields = flatten(tracked.run) | tracked.study | {col.STATUS: row["status"]}

@@ -48,7 +48,7 @@ class Tracker(Protocol):
         """The mode to start the tracker in, offline or online; off if it should not be started."""
 
     def log(self, row: Row) -> None:
-        """Log a row of metrics.jsonl; the last row of a trial has a status other than running."""
+        """Log a row of metrics.jsonl; the last row of a trial has a status other than running or paused."""
 
     def close(self) -> None:
         """End the logging of trials whose last row never came."""

@@ -39,7 +39,7 @@ class TrialFiles(Callback):
         for study in self._ledger.studies:
             kept.update(self._ledger.ranking(study)[: self._kept])
         for trial_id, status in self._ledger.statuses().items():
-            if status not in (col.RUNNING, col.EXCLUDED):  # an excluded trial may be included again
+            if status not in (*col.UNFINISHED, col.EXCLUDED):  # an excluded trial may be included again
                 drop = drop_unfinished if trial_id in kept else drop_checkpoints
                 drop(self._folder.trial(trial_id))
 
@@ -51,7 +51,7 @@ class TrialFiles(Callback):
 
     def on_trial_end(self, trial: TrialHandle) -> None:
         """Delete weights that are no longer among the best, and update best/ and error.txt."""
-        if trial.status == col.RUNNING:
+        if trial.status in col.UNFINISHED:
             return
         if trial.error is not None:
             write_text(self._folder.trial(trial.id) / "error.txt", trial.error)

@@ -60,7 +60,7 @@ class WandbTracker:
         run, tracked = self._open_runs[trial]
         run.log(logged_values(row), row["step"])
         run.summary.update(tracked.summary(row))
-        if row["status"] != col.RUNNING:
+        if row["status"] not in col.UNFINISHED:
             del self._open_runs[trial]
             run.finish()
 

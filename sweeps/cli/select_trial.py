@@ -145,7 +145,8 @@ def _trials_in(storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Trials:
                 attributes = trial.user_attrs
                 if col.RUN in attributes:
                     # The status is recorded before Optuna is told; only then has the trial ended.
-                    status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else col.RUNNING
+                    unfinished = col.RUNNING if attributes.get(col.PAUSED_AT) is None else col.PAUSED
+                    status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else unfinished
                     status = col.EXCLUDED if is_excluded(trial, excluded) else status
                     loss = math.inf if trial.value is None else trial.value
                     # The id becomes part of a path, so it is not read from the database.

@@ -26,6 +26,8 @@ from sweeps.study.study_state import TrialHandle
 
 T = TypeVar("T")
 SAY_EVERY_S = 30.0
+PAUSED_WITHIN_S = 10.0
+"""How long a trial that is promoted waits for its checkpoint to be written; then it continues from an older one."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ class WorkerPool:
         self._slots = None if spec.search.slots == "auto" else spec.search.slots
         self._runs = {size: spec.run_for(size, {}) for size in spec.size_names}
         self._lock = threading.RLock()
+        self._pausing: dict[str, ray.ObjectRef[None]] = {}  # by trial: the end of `SlotWorker.pause`
         self._placement: Placement | None = None
         self._fleet = Fleet(cluster, spec.train, most, membership, str(folder.path), self._slots, say)
         # All workers measure the same at the same time: the machine is then as busy as it will be.
@@ -181,6 +184,8 @@ class WorkerPool:
 
     def submit(self, live: TrialHandle, worker: int) -> None:
         """Submit a trial to a worker, which begins at once, before Tune has a process for the trial's proxy."""
+        if (pausing := self._pausing.pop(live.id, None)) is not None:  # it was paused a moment ago
+            ray.wait([pausing], timeout=PAUSED_WITHIN_S)
         with self._lock:
             self._placed.place(live.id, live.size, worker)
             forget_deaths(self._folder.trial(live.id))
@@ -197,6 +202,13 @@ class WorkerPool:
         with self._lock:
             for worker in self._placed.remove(trial_id):
                 self._fleet.engines[worker].handle.release.remote(trial_id, ended)
+
+    def pause(self, trial_id: str) -> None:
+        """Free the slot of a trial that is paused, once its checkpoint is written."""
+        with self._lock:
+            self._pausing = {trial: pausing for trial, pausing in self._pausing.items() if not _is_done(pausing)}
+            for worker in self._placed.remove(trial_id):
+                self._pausing[trial_id] = self._fleet.engines[worker].handle.pause.remote(trial_id)
 
     def retire(self, number: int, reason: str) -> None:
         """Give up a worker that cannot train any more; its trials continue on others."""
@@ -238,6 +250,10 @@ class WorkerPool:
     def _most_now(self) -> int:
         """Largest number of trials at a time: as many as were wanted, and as proxies have room."""
         return min(self._most, max(1, int(self._fleet.spare_cpus / self.proxy_cpus + 1e-6)))
+
+
+def _is_done(reference: "ray.ObjectRef[None]") -> bool:
+    return bool(ray.wait([reference], timeout=0)[0])
 
 
 def _result(reference: "ray.ObjectRef[T]") -> T | None:

@@ -96,6 +96,24 @@ class TrainingLoop:
             here.changed.set()
             self._changed.set()
 
+    async def pause(self, trial: str) -> None:
+        """Release a trial once a checkpoint of its newest row is written. Unknown trials are ignored.
+
+        If it cannot be written, the trial will repeat the updates since an older one, with the same numbers.
+        """
+        here = self.trials.get(trial)
+        if here is None:
+            return
+        try:
+            if here.saving is not None:
+                await here.saving
+            if self._table.slot(trial) is not None and here.row is not None and here.row[col.STEP] > here.saved_step:
+                await self._save(trial)
+        except Exception as error:
+            self.notes.append(f"{trial}: no checkpoint could be written when it was paused ({error})")
+        if self.trials.get(trial) is here:
+            self.release(trial, ended=False)
+
     def awaits_proxy(self, trial: str) -> bool:
         """Whether the trial continues as soon as its proxy asks."""
         return trial in self._table and self._table.state(trial) == "reported"
@@ -223,6 +241,7 @@ class TrainingLoop:
             try:
                 await self.writer.write(self._trainers.save, folder, snapshot)
                 self._checkpoint_s = time.monotonic() - began
+                here.saved_step = row[col.STEP]
                 if here.ended:
                     await self.writer.write(drop_checkpoints, folder)
             except Exception as error:

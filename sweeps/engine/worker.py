@@ -25,6 +25,7 @@ The states of a trial here, and who causes each change: D the driver, P the tria
            requeued [W]: nobody asks while others wait; also from any state, when slots are given up to free memory
 
        any state --> released [D]: it has ended, was stopped, or continues on another worker
+       reported  --> paused [D]: once a checkpoint of its newest row is written, it is released; it may be submitted again
        any state --> failed [W]: the proxy's next call raises the error; the slot is free
        any state --> gone: this process died; Ray starts it again, and the proxies submit their trials again
 
@@ -202,6 +203,13 @@ class SlotWorker:
     async def release(self, trial: str, ended: bool = True) -> None:
         """Free the slot of a trial that has ended or continues elsewhere. Unknown trials are ignored."""
         self._loop.release(trial, ended)
+
+    async def pause(self, trial: str) -> None:
+        """Write a checkpoint of a trial at its newest row, if there is none yet, then free its slot.
+
+        Unknown trials are ignored. The trial may be submitted again, to any worker, and continues from the checkpoint.
+        """
+        await self._loop.pause(trial)
 
     async def ping(self) -> None:
         """Return, to show that this process is alive."""

@@ -51,6 +51,8 @@ class WorkerTrial:
     """The trial has ended; discard any checkpoint that is still being written."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is a new row or an error, or the trial was released."""
+    saved_step: int = 0
+    """Step of the newest checkpoint that was written here."""
     saving: asyncio.Task[None] | None = None
     """Reports the newest row and writes its checkpoint."""
 

@@ -20,7 +20,7 @@ from sweeps.spec.duration import Duration
 OPTUNA = "optuna"
 HUB = "hub:"
 Method = Literal["optuna", "tpe", "gp", "cmaes", "qmc", "random", "grid", "experiments"]
-Scheduler = Literal["asha", "hyperband", "median", "none"]
+Scheduler = Literal["asha", "hyperband", "asha-stop", "median", "none"]
 Tag = Annotated[str, Field(min_length=1, max_length=64)]  # longer ones are refused by wandb
 WandbMode = Literal["auto", "off", "offline", "online"]
 OFF = "off"
@@ -77,8 +77,11 @@ class SearchConfig(Config):
     """Whether trials of a size may train on different numbers of tokens; their losses then differ by how long they
     trained, too."""
     scheduler: Scheduler = "asha"
-    """Which rule stops unpromising trials early: successive halving (asha), hyperband or the median rule; none trains
-    every trial to its end."""
+    """Which rule saves training on unpromising trials. asha (successive halving) compares trials at rungs, the first
+    after grace_steps and each next one reduction_factor times as late: a trial that is not among the best of its rung
+    is paused with a checkpoint, and goes on once it belongs to them; what is paused at the end counts as pruned.
+    hyperband does so in several brackets that begin later and later. asha-stop is successive halving that stops trials
+    for good, median stops those that are worse than the median; none trains every trial to its end."""
     metric: Literal["val_loss"] = VAL_LOSS
     """What is minimized: always val_loss, the validation loss in nats per token; of a complete trial the final one."""
     seed: Seed = 0
@@ -91,8 +94,8 @@ class SearchConfig(Config):
     grace_steps: PositiveInt | None = None
     """Number of updates, at least 1, before which no trial is stopped early; null means a quarter of the trial's steps,
     rounded to whole report intervals, and at least one interval."""
-    reduction_factor: Annotated[int, Field(ge=2)] = 3
-    """One trial in this many, at least 2, is promoted from each rung of asha or hyperband to the next."""
+    reduction_factor: Annotated[int, Field(ge=2)] = 2
+    """One trial in this many, at least 2, is promoted from each rung of asha, hyperband or asha-stop to the next."""
     startup_trials: PositiveInt | None = None
     """Number of trials of each size and arm, at least 1, that are spread evenly over the space before its model-based
     search begins; null means a quarter of its trials, but no fewer than 4 and no more than 10."""

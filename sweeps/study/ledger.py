@@ -6,6 +6,7 @@ the sweep confirms its results, one for that (`sweeps.study.confirmation`). What
 | status   | Optuna state | value                                                                     |
 |----------|--------------|---------------------------------------------------------------------------|
 | running  | RUNNING      | none yet; a trial that was interrupted stays RUNNING and is resumed       |
+| paused   | RUNNING      | none yet; the attribute `paused_at` is the step at which the trial waits  |
 | complete | COMPLETE     | the final validation loss (`lmcore.columns.quoted_loss`)                  |
 | pruned   | PRUNED       | none is told; Optuna shows the last intermediate value                    |
 | diverged | COMPLETE     | +inf, with the constraint `diverged` violated: samplers learn to stay away |
@@ -13,12 +14,12 @@ the sweep confirms its results, one for that (`sweeps.study.confirmation`). What
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.columns import Row
@@ -50,10 +51,13 @@ class Ledger:
     last_rows: Mapping[str, Row] = field(default_factory=dict)  # on resume: each trial's last row from metrics.jsonl
     live: dict[str, TrialHandle] = field(default_factory=dict)
     deadline: Deadline = field(default_factory=lambda: Deadline(None))
+    on_given_up: Callable[[TrialHandle], None] = lambda trial: None
+    """Called for each paused trial that will not go on, before the study is told that it is pruned."""
 
     def __post_init__(self) -> None:
         spec = self.spec
         self._interrupted = False  # a trial that was interrupted is neither live nor left, and its search not over
+        self._opened = False
         self.studies: dict[str, StudyState] = {}
         """By id of the study: those of the search, then those of the confirmation."""
         for plan in spec.studies:
@@ -71,6 +75,7 @@ class Ledger:
                     searches, confirms, spec.confirm.top, spec.confirm_seeds, experiments
                 )
         for state in self.studies.values():
+            state.fits = self._fits
             for handle in state.ended:
                 if handle.message is None and handle.last_row is not None:
                     handle.message = divergence(handle.last_row, handle.run.model.vocab_size)
@@ -78,9 +83,10 @@ class Ledger:
         for trial_id in tuple(self.live):
             self.end(trial_id)
         for size, confirmation in self._confirmations.items():
-            if any(state.left for state in self._states(size, col.SEARCH)):
+            if any(state.left or state.paused for state in self._states(size, col.SEARCH)):
                 confirmation.reopen()
             self._confirm(size)
+        self._opened = True
 
     def _of(self, plan: StudyPlan) -> StudyState:
         return self.studies[plan.id]
@@ -93,7 +99,7 @@ class Ledger:
         if (
             self._interrupted
             or size not in self._confirmations
-            or any(state.left for state in self._states(size, col.SEARCH))
+            or any(state.left or state.paused for state in self._states(size, col.SEARCH))
         ):
             return
         if not any(live.size == size and live.plan.phase == col.SEARCH for live in self.live.values()):
@@ -106,6 +112,8 @@ class Ledger:
             return
         for plan in self.spec.studies:
             state = self._of(plan)
+            if state.has_reached(search.stop_at):
+                state.promotes = False
             if state.unfinished or state.asked >= state.total:
                 continue
             if state.has_reached(search.stop_at):
@@ -117,6 +125,26 @@ class Ledger:
                 state.close(f"{plan.id}: one more trial would not have finished within search.time, {limit}")
             else:
                 continue
+            self._confirm(plan.size)
+
+    def _fits(self, handle: TrialHandle) -> bool:
+        """Whether the rest of a paused trial could be trained within search.time."""
+        return self.deadline.fits(_flops_left(handle), list(map(_flops_left, self.live.values())), self._reserved())
+
+    def _end_searches(self) -> None:
+        """Give up the paused trials of each study whose search is over: they are pruned."""
+        for plan in self.spec.studies:
+            state = self._of(plan)
+            live = any(handle.plan == plan for handle in self.live.values())
+            if not state.paused or not self._opened or self._interrupted or live or state.left:
+                continue
+            # The least promising first: if the driver is killed meanwhile, what is left still has no place in the
+            # budget, and the next driver decides the same.
+            for handle in reversed(state.in_order_of_promise()):
+                handle.status = col.PRUNED
+                self.on_given_up(handle)
+                del state.paused[handle.trial.number]
+                self._tell(handle)
             self._confirm(plan.size)
 
     def _reserved(self) -> float:
@@ -138,6 +166,7 @@ class Ledger:
     def sizes_left(self) -> list[str]:
         """Sizes with trials to ask for now: those with unfinished trials, or else all, least asked first."""
         self._close_studies()
+        self._end_searches()
         sizes = {
             size: [s for s in self.studies.values() if s.plan.size == size and s.left] for size in self.spec.size_names
         }
@@ -150,8 +179,13 @@ class Ledger:
 
     @property
     def more_may_come(self) -> bool:
-        """Whether the trials that run may be followed by others: a study waits for them, or a confirmation is open."""
-        if any(state.waits for state in self.studies.values()):
+        """Whether the trials that are running may be followed by others: a search that pauses trials or waits
+        for results to repeat, or the confirmation, is not over."""
+        pausing = [state for state in self.studies.values() if state.promotion is not None]
+        waiting = any(state.waits for state in self.studies.values())
+        if waiting or any(
+            state.paused or any(live.plan == state.plan for live in self.live.values()) for state in pausing
+        ):
             return True
         return not all(confirmation.over for confirmation in self._confirmations.values())
 
@@ -161,9 +195,13 @@ class Ledger:
         return not self.sizes_left and not self.live and not self.more_may_come
 
     def ask(self, size: str) -> TrialHandle:
-        """The next trial of a size in `sizes_left`: unfinished trials first, then arms by turns."""
+        """The next trial of a size in `sizes_left`: unfinished trials first, then paused ones, then arms by turns."""
+
+        def rank(state: StudyState) -> tuple[bool, bool, bool, int]:
+            return not state.unfinished, state.plan.phase == col.CONFIRM, state.asks_for_new, state.asked
+
         left = [state for state in self.studies.values() if state.plan.size == size and state.left]
-        state = min(left, key=lambda state: (not state.unfinished, state.plan.phase == col.CONFIRM, state.asked))
+        state = min(left, key=rank)
         handle = state.ask()
         self.live[handle.id] = handle
         return handle
@@ -175,19 +213,16 @@ class Ledger:
         flops = training_flops(handle.run) * (row[col.STEP] - known[col.STEP]) / handle.run.steps
         self.deadline.add_training(flops, row[col.ELAPSED_S] - known[col.ELAPSED_S])
         handle.last_row = row
-        loss, step = row[col.VAL_LOSS], comparable_step(handle.run, row[col.STEP])
-        early_stopping = self._of(handle.plan).early_stopping
-        if math.isfinite(loss):
-            early_stopping.report(handle.trial, loss, step)
         handle.message = divergence(row, handle.run.model.vocab_size)
         if handle.message is not None:
             handle.status = col.DIVERGED
         elif row[col.STEP] >= handle.run.steps:
             handle.status = col.COMPLETE
-        elif early_stopping.should_stop(handle.trial, step):
-            handle.status = col.PRUNED
-        if math.isfinite(loss):
-            handle.trial.report(loss, step)
+        ended = handle.status != col.RUNNING
+        decided = self._of(handle.plan).decide(handle, row, ended)
+        handle.status = handle.status if ended else decided
+        if math.isfinite(row[col.VAL_LOSS]):
+            handle.trial.report(row[col.VAL_LOSS], comparable_step(handle.run, row[col.STEP]))
         return handle.status
 
     def status(self, trial_id: str) -> str | None:
@@ -206,11 +241,25 @@ class Ledger:
         handle.status, handle.message, handle.error = col.FAILED, message, error
 
     def end(self, trial_id: str) -> TrialHandle:
-        """Tell the study how the trial ended, once. A trial that is still running was interrupted: nothing is told."""
+        """Tell the study how the trial ended, once. A paused trial has left its slot and waits: nothing is told.
+
+        A trial that is still running was interrupted: nothing is told, either.
+        """
         handle = self.live.pop(trial_id)
         if handle.status == col.RUNNING:
             self._interrupted = True
             return handle
+        if handle.status == col.PAUSED:
+            self._of(handle.plan).pause(handle)
+        else:
+            self._tell(handle)
+        self._close_studies()
+        self._end_searches()
+        self._confirm(handle.size)
+        return handle
+
+    def _tell(self, handle: TrialHandle) -> None:
+        """Tell the study how a trial ended."""
         trial = handle.trial
         if handle.last_row is not None:
             last = {name: value for name, value in handle.last_row.items() if name in col.LAST_COLUMNS}
@@ -226,9 +275,6 @@ class Ledger:
             value = col.quoted_loss(handle.last_row)
         state = {col.FAILED: TrialState.FAIL, col.PRUNED: TrialState.PRUNED}.get(handle.status, TrialState.COMPLETE)
         self._of(handle.plan).tell(handle, value, state)
-        self._close_studies()
-        self._confirm(handle.size)
-        return handle
 
     def ranking(self, study: str) -> list[str]:
         """Ids of the complete trials of a study, best first, without diverged ones."""
@@ -289,11 +335,15 @@ class Ledger:
     def statuses(self) -> dict[str, str]:
         """Status by trial id of every trial that was handed out."""
         return {
-            t.user_attrs[col.TRIAL]: t.user_attrs.get(col.STATUS, col.RUNNING)
+            t.user_attrs[col.TRIAL]: t.user_attrs.get(col.STATUS, _unfinished_status(t))
             for state in self.studies.values()
             for t in state.study.get_trials(deepcopy=False)
             if col.TRIAL in t.user_attrs
         }
+
+
+def _unfinished_status(trial: FrozenTrial) -> str:
+    return col.RUNNING if trial.user_attrs.get(col.PAUSED_AT) is None else col.PAUSED
 
 
 def _flops_left(handle: TrialHandle) -> float:

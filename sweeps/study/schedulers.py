@@ -1,6 +1,7 @@
 """Early stopping: an Optuna pruner for each value of `search.scheduler`, and the decisions made with it.
 
-To add a scheduler, enter it in SCHEDULERS and add its name to `Scheduler` in `sweeps.spec.settings`.
+To add a scheduler, enter it in SCHEDULERS and add its name to `Scheduler` in `sweeps.spec.settings`. Schedulers that
+pause trials instead of stopping them are in `sweeps.study.promotion`; to Optuna they are pruners that do nothing.
 """
 
 import copy
@@ -8,13 +9,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
 from lmcore.reports import comparable_step
+from sweeps.study.promotion import PAUSING
 from sweeps.study.storage import running_trial
 
 DECISION = "early_stopping"
@@ -22,8 +24,8 @@ DECISION = "early_stopping"
 
 
 SCHEDULERS: dict[str, Callable[[int, int, int], BasePruner]] = {
-    "asha": lambda grace, steps, factor: SuccessiveHalvingPruner(min_resource=grace, reduction_factor=factor),
-    "hyperband": lambda grace, steps, factor: HyperbandPruner(grace, max_resource=steps, reduction_factor=factor),
+    **dict.fromkeys(PAUSING, lambda grace, steps, factor: NopPruner()),  # they pause trials, and stop none
+    "asha-stop": lambda grace, steps, factor: SuccessiveHalvingPruner(min_resource=grace, reduction_factor=factor),
     "median": lambda grace, steps, factor: MedianPruner(n_startup_trials=4, n_warmup_steps=grace),
     "none": lambda grace, steps, factor: NopPruner(),
 }

@@ -4,7 +4,8 @@ Counts and ranking are kept here, because listing a study's trials takes longer 
 """
 
 import bisect
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.device import training_flops
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
+from lmcore.reports import comparable_step
 from sweeps.spec.arms import SEED_PATHS, StudyPlan
 from sweeps.spec.cost import costliest
 from sweeps.spec.settings import LISTED
@@ -25,6 +27,7 @@ from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.distinct import TriedSettings, settings_in
 from sweeps.study.divergence import set_constraint
 from sweeps.study.open_study import open_study
+from sweeps.study.promotion import Ladder, Promotion
 from sweeps.study.retry import RETRY_OF, first_attempts
 from sweeps.study.samplers import AskedTrial, complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
@@ -49,6 +52,7 @@ class TrialHandle:
     trial: optuna.Trial
     last_row: Row | None = None
     status: str = col.RUNNING
+    paused_at: int | None = None  # the step at which it waits, or waited until it was given up
     message: str | None = None  # why it diverged or failed, in one line
     error: str | None = None  # the whole text of the error that it failed with
     requeues: int = 0  # how often it went back to the queue
@@ -89,6 +93,12 @@ class StudyState:
     """Trials in the queue that were handed out before, by this driver or an earlier one."""
     ended: list[TrialHandle] = field(default_factory=list)
     """Trials whose last row had ended them, but whose study was not told; for the ledger to end."""
+    paused: dict[int, TrialHandle] = field(default_factory=dict)
+    """Trials that wait at a rung, by number."""
+    promotes: bool = True
+    """Whether paused trials may go on."""
+    fits: Callable[[TrialHandle], bool] = lambda handle: True
+    """Whether there is time for the rest of a paused trial."""
 
     def __post_init__(self) -> None:
         confirms = self.plan.phase == col.CONFIRM
@@ -120,6 +130,7 @@ class StudyState:
         """FLOPs of its most expensive trial."""
         last_steps = {t.number: step_in_study(t, self._last_row(t.number).get(col.STEP, 0)) for t in trials}
         self.early_stopping = EarlyStopping(self.study, last_steps)
+        self.promotion = self._promotion(trials, last_steps)
         for trial in trials:
             if self._tried is not None and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 self._tried.add(trial.number, trial.params)
@@ -128,8 +139,26 @@ class StudyState:
                 self._resume_trial(trial)
         self._repeat_results()
 
+    def _promotion(self, trials: list[FrozenTrial], last_steps: Mapping[int, int]) -> Promotion | None:
+        """The rungs of the study; None if its scheduler pauses no trials."""
+        search, size = self.spec.search, self.plan.size
+        longest = costliest(self.spec, size)
+        every, steps = longest.train.eval_every, comparable_step(longest, longest.steps)
+        ladder = Ladder.of(search.scheduler, self.spec.grace_steps(size), steps, search.reduction_factor, every)
+        if ladder is None or self.plan.phase == col.CONFIRM:
+            return None
+        trained = [trial for trial in trials if col.SAME_AS not in trial.user_attrs]
+        started = [trial for trial in trained if trial.state is not TrialState.WAITING]
+        return Promotion(ladder, started, last_steps, [trial.number for trial in started if self._is_paused(trial)])
+
+    def _is_paused(self, trial: FrozenTrial) -> bool:
+        """Whether an earlier driver left the trial paused. One whose row was not written reports that step again."""
+        paused_at, last_row = trial.user_attrs.get(col.PAUSED_AT), self._last_row(trial.number)
+        running = trial.state is TrialState.RUNNING and col.STATUS not in trial.user_attrs
+        return running and paused_at is not None and last_row.get(col.STATUS) == col.PAUSED
+
     def _resume_trial(self, frozen: FrozenTrial) -> None:
-        """Sort a trial that an earlier driver left RUNNING: its last row may have ended it, else it is queued."""
+        """Sort a trial that an earlier driver left RUNNING: its last row may have paused or ended it, else it is queued."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
         complete_suggestion(trial, self._space)
@@ -141,7 +170,16 @@ class StudyState:
         handle.last_row = self._last_row(frozen.number) or None
         handle.status = frozen.user_attrs.get(col.STATUS, (handle.last_row or {}).get(col.STATUS, col.RUNNING))
         handle.message = frozen.user_attrs.get(col.MESSAGE)
-        (self.unfinished if handle.status == col.RUNNING else self.ended).append(handle)
+        if self.promotion is not None:
+            self.promotion.start(trial)
+        if self._is_paused(frozen):
+            handle.paused_at = frozen.user_attrs[col.PAUSED_AT]
+            self.paused[frozen.number] = handle
+        elif handle.status in col.UNFINISHED:  # one that was promoted is running, whatever its last row says
+            handle.status = col.RUNNING
+            self.unfinished.append(handle)
+        else:
+            self.ended.append(handle)
 
     def _seed_sampler(self, number: int) -> None:
         if self.plan.phase == col.CONFIRM:
@@ -162,7 +200,7 @@ class StudyState:
     @property
     def left(self) -> bool:
         """Whether there is a trial to ask for now."""
-        return bool(self.unfinished) or (self.asked < self.total and not self._all_tried)
+        return bool(self.unfinished) or self._next_paused is not None or not self._all_asked
 
     @property
     def waits(self) -> bool:
@@ -177,8 +215,28 @@ class StudyState:
         return f"{self.plan.id}: every setting was tried; {self._repeated} trials have the result of an earlier one"
 
     @property
+    def _all_asked(self) -> bool:
+        """Whether no new setting is left to ask for."""
+        return self.asked >= self.total or self._all_tried
+
+    @property
     def _all_tried(self) -> bool:
         return self._tried is not None and self._tried.exhausted
+
+    @property
+    def asks_for_new(self) -> bool:
+        """Whether the next trial to ask for is a new one."""
+        return not self.unfinished and self._next_paused is None
+
+    @property
+    def _next_paused(self) -> TrialHandle | None:
+        """The paused trial that is to go on before new ones are asked for, if any is."""
+        if self.promotion is None or not self.paused or not self.promotes:
+            return None
+        numbers = self.promotion.promotable
+        if self._all_asked:
+            numbers += self.promotion.spare(finished=bool(self.complete))
+        return next((handle for number in numbers if self.fits(handle := self.paused[number])), None)
 
     def has_reached(self, target: float | None) -> bool:
         """Whether a complete trial has a loss of at most `target`; False for None."""
@@ -188,10 +246,16 @@ class StudyState:
         """Ask for no more new trials."""
         self.total, self.closed = self.asked, why
 
+    def in_order_of_promise(self) -> list[TrialHandle]:
+        """The paused trials, in the order in which they would go on."""
+        return [] if self.promotion is None else [self.paused[number] for number in self.promotion.paused]
+
     def ask(self) -> TrialHandle:
-        """The next trial; unfinished ones come first."""
+        """The next trial; unfinished ones come first, then paused ones that are promoted."""
         if self.unfinished:
             return self.unfinished.pop(0)
+        if (handle := self._next_paused) is not None:
+            return self._promote(handle)
         handle = self._ask()
         self._note_running(handle)
         return handle
@@ -203,8 +267,45 @@ class StudyState:
             told = self._told.pop()
             self._share_parts(told.storage.get_trial(told._trial_id))
         self.early_stopping.start(handle.trial)
+        if self.promotion is not None:
+            self.promotion.start(handle.trial)
         self.asked += 1
         return handle
+
+    def decide(self, handle: TrialHandle, row: Row, ended: bool) -> str:
+        """Whether a trial goes on after a row: running, paused or pruned. The decision is in the study on return.
+
+        If the trial has `ended` with the row, nothing is decided, but others are compared with its loss.
+        """
+        trial, loss, step = handle.trial, row[col.VAL_LOSS], comparable_step(handle.run, row[col.STEP])
+        goes_on = self.promotion is None or self.promotion.report(trial.number, loss, step)
+        if math.isfinite(loss):
+            self.early_stopping.report(trial, loss, step)
+        if ended:
+            return col.RUNNING
+        # It may have been paused here by a driver that was killed before it had written the row.
+        paused = self.promotion is not None and trial.user_attrs.get(col.PAUSED_AT) == row[col.STEP]
+        if not (goes_on or paused):
+            trial.set_user_attr(col.PAUSED_AT, row[col.STEP])
+            paused = True
+        if paused:
+            handle.paused_at = row[col.STEP]
+            return col.PAUSED
+        return col.PRUNED if self.early_stopping.should_stop(trial, step) else col.RUNNING
+
+    def pause(self, handle: TrialHandle) -> None:
+        """Keep a trial that waits at a rung; its slot is free."""
+        assert self.promotion is not None
+        self.promotion.pause(handle.trial.number)
+        self.paused[handle.trial.number] = handle
+
+    def _promote(self, handle: TrialHandle) -> TrialHandle:
+        """Let a paused trial go on."""
+        assert self.promotion is not None
+        handle.trial.set_user_attr(col.PAUSED_AT, None)
+        handle.status, handle.paused_at = col.RUNNING, None
+        self.promotion.resume(handle.trial.number)
+        return self.paused.pop(handle.trial.number)
 
     def enqueue(self, candidate: str, experiment: str | None, seed: int) -> None:
         """Add a confirmation run: the setting of this search trial under this seed."""
@@ -227,6 +328,9 @@ class StudyState:
         self.study.tell(handle.trial, value, state)
         self._told.append(handle.trial)
         self.early_stopping.tell(handle.trial, value, state)
+        if self.promotion is not None:
+            step = 0 if handle.last_row is None else comparable_step(handle.run, handle.last_row[col.STEP])
+            self.promotion.end(handle.trial.number, step)
 
     def _note_running(self, handle: TrialHandle) -> None:
         self._running.add(handle.trial.number)

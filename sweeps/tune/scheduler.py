@@ -22,7 +22,8 @@ PROCESS_STARTS_WITHIN_S = 30.0  # unless there is no room for it; Tune stops one
 
 
 class StudyScheduler(FIFOScheduler):
-    """A Tune scheduler that stops the trials that the ledger stops.
+    """A Tune scheduler that stops the trials that the ledger stops or pauses. A paused one that goes on is a new trial
+    to Tune.
 
     Our trainable never sets `done`, because a result with done=True bypasses `on_trial_result`.
 
@@ -67,7 +68,9 @@ class StudyScheduler(FIFOScheduler):
         status = self._ledger.report(trial_id, row)
         row[col.DECIDED_AT] = time.time()
         self._engines.note_worker(trial_id, row[col.ENGINE])
-        if status != col.RUNNING:
+        if status == col.PAUSED:
+            self._engines.pause(trial_id)
+        elif status != col.RUNNING:
             self._engines.release(trial_id)  # first, so that the next trial trains while this one's end is written
         self._callbacks.on_report(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
         return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP

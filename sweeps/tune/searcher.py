@@ -31,7 +31,8 @@ class StudySearcher(Searcher):
 
     @end_sweep_if_unwritable()
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
-        """The next trial's config; None while no engine has a free slot; FINISHED when there are no trials left."""
+        """The next trial's config; None while no engine has a free slot, or a paused trial may still go on; FINISHED
+        when there are no trials left."""
         sizes = self._ledger.sizes_left
         if not sizes and not self._ledger.more_may_come:
             return Searcher.FINISHED
@@ -48,7 +49,7 @@ class StudySearcher(Searcher):
 
     @end_sweep_if_unwritable()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """End the trial in the ledger; the scheduler has already set its status."""
+        """End the trial in the ledger, or let it wait there; the scheduler has already set its status."""
         trial = self._ids.pop(trial_id)
         if self._ledger.status(trial) is None:
             return  # it has ended already
@@ -62,7 +63,7 @@ class StudySearcher(Searcher):
             line = f"ActorDiedError: the trial's proxy died again and again, {MAX_REQUEUES} times after a new start"
             self._ledger.fail(trial, line, line)
         live = self._ledger.end(trial)
-        if live.status != col.RUNNING:  # an interrupted trial still needs its checkpoints
+        if live.status not in col.UNFINISHED:  # an interrupted or paused trial still needs its checkpoints
             self._engines.release(trial)
         self._callbacks.on_trial_end(live)
 

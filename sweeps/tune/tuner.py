@@ -49,7 +49,7 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(ledger, engines, callbacks),
             scheduler=StudyScheduler(ledger, engines, callbacks),
-            num_samples=ledger.spec.most_trials,
+            num_samples=-1,  # as many as the searcher suggests: a promoted trial is another sample
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=_trial_id,

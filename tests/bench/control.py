@@ -107,6 +107,9 @@ class ReadyWorker:
     async def release(self, trial: str, ended: bool = True) -> None:
         """Nothing to free."""
 
+    async def pause(self, trial: str) -> None:
+        """Nothing to save."""
+
     async def ping(self) -> None:
         """It is alive."""
 

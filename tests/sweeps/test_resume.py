@@ -65,6 +65,11 @@ def seeded_loss(live, step):
 
 def drive(ledger, rows):
     """Run trials one by one, from where their last rows are; `rows` is what metrics.jsonl would hold."""
+
+    def given_up(live):
+        ledger.storage.write_row(rows, live.id, live.last_row | {col.STATUS: live.status})
+
+    ledger.on_given_up = given_up
     while sizes := ledger.sizes_left:
         live = ledger.ask(sizes[0])
         known = live.last_row[col.STEP] if live.last_row else 0
@@ -95,6 +100,7 @@ def outcome(storage):
 EARLY_STOPPING = {
     **{scheduler: {"scheduler": scheduler} for scheduler in SCHEDULERS},
     "asha with several rungs in a report": {"scheduler": "asha", "grace_steps": 2},
+    "asha-stop with several rungs in a report": {"scheduler": "asha-stop", "grace_steps": 2},
 }
 
 
@@ -134,10 +140,10 @@ def assert_every_kill_is_survived(sweep, kills_at_least):
 
 def test_rungs_that_optuna_wrote_for_an_earlier_version_still_count():
     storage = optuna.storages.InMemoryStorage()
-    begun = Ledger(spec("random", trials=2), storage).ask("main")
+    begun = Ledger(spec("random", trials=2, scheduler="asha-stop"), storage).ask("main")
     begun.trial.report(2.0, 10)
     assert not begun.trial.should_prune()  # an earlier version asked the study itself, which noted a rung
-    resumed = Ledger(spec("random", trials=2), storage, {begun.id: row(10, 2.0)})
+    resumed = Ledger(spec("random", trials=2, scheduler="asha-stop"), storage, {begun.id: row(10, 2.0)})
     first, second = resumed.ask("main"), resumed.ask("main")
     assert first.id == begun.id
     assert resumed.report(second.id, row(10, 2.5)) == col.PRUNED

@@ -764,3 +764,76 @@ def test_tokens_that_the_object_store_does_not_give_are_read_from_the_runs_folde
         return await host.all({"a": FOUR["a"]})
 
     assert numbers(drive(train, slots=1)["a"]) == alone(FOUR["a"], small_tokens)
+
+
+async def paused_and_resumed(host, spec, other, at=10):
+    """Rows of a trial that was paused after step `at` and continued in the other slot, and how its pause went."""
+    await host.submit("a", spec)
+    await host.submit("b", other)
+    rows = [await host.worker.row("a", 0)]
+    while rows[-1][col.STEP] < at:
+        rows.append(await host.worker.row("a", rows[-1][col.STEP]))
+    await host.worker.pause("a")
+    files = [file.name for file in checkpoint_files(host.folder.trial("a"))]
+    gone = "a" not in host.worker._loop.trials
+    await host.submit("c", FOUR["d"])
+    await host.worker.row("c", 0)  # it has the free slot, and keeps it
+    b = await host.rows("b", other)
+    await host.submit("a", spec)
+    while rows[-1][col.STEP] < spec.train.steps:
+        rows.append(await host.worker.row("a", rows[-1][col.STEP]))
+    for trial in "ac":
+        await host.worker.release(trial)
+    return rows, b, files, gone
+
+
+@pytest.mark.parametrize("every", [None, 1000])
+def test_a_paused_trial_leaves_a_checkpoint_of_its_step_and_continues_in_another_slot_bitwise(
+    drive, small_tokens, every
+):
+    spec = run(lr=1e-2, train={"checkpoint_every": every})
+    rows, b, files, gone = drive(lambda host: paused_and_resumed(host, spec, FOUR["b"]), slots=2)
+    assert gone
+    assert files[-1] == "step-000000010.safetensors"
+    assert numbers(rows) == alone(spec, small_tokens)
+    assert numbers(b) == alone(FOUR["b"], small_tokens)
+    assert [row[col.SLOT] for row in rows] == [0, 0, 1, 1]
+
+
+def test_a_trial_that_is_paused_goes_on_at_another_worker_bitwise(tmp_path, small_tokens):
+    async def main():
+        first, second = Host(tmp_path, small_tokens, 1, TOGETHER), Host(tmp_path, small_tokens, 1, TOGETHER)
+        await first.submit("a", FOUR["a"])
+        row = await first.worker.row("a", 0)
+        await first.worker.pause("a")
+        await first.worker.pause("a")  # unknown by now
+        await second.submit("a", FOUR["a"])
+        rows = [row]
+        while rows[-1][col.STEP] < FOUR["a"].train.steps:
+            rows.append(await second.worker.row("a", rows[-1][col.STEP]))
+        await second.worker.release("a")
+        for host in (first, second):
+            await host.worker.stop()
+            host.worker._loop.device.shutdown()
+            host.worker._loop.writer.close()
+        return rows
+
+    assert numbers(asyncio.run(main())) == alone(FOUR["a"], small_tokens)
+
+
+def test_a_pause_that_cannot_be_saved_frees_the_slot_and_says_so(drive, monkeypatch):
+    async def scenario(host):
+        spec = run(lr=1e-2, train={"checkpoint_every": 1000})
+        await host.submit("a", spec)
+        await host.worker.row("a", 0)
+
+        def broken(*_):
+            raise ValueError("no")
+
+        monkeypatch.setattr(host.worker._trainers, "unsaved", broken)
+        await host.worker.pause("a")
+        return (await host.worker.heartbeat()).notes, "a" in host.worker._loop.trials
+
+    notes, there = drive(scenario, slots=1)
+    assert notes == ["a: no checkpoint could be written when it was paused (no)"]
+    assert not there

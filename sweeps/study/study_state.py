@@ -25,6 +25,7 @@ from sweeps.study.retry import first_attempts
 from sweeps.study.samplers import complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.shared_parts import share_parts
+from sweeps.study.space_view import SpaceView
 from sweeps.study.storage import running_trial
 
 
@@ -95,6 +96,8 @@ class StudyState:
         self._told: list[optuna.Trial] = []  # since Optuna last read the study
         self._model: FrozenTrial | None = None  # an ended trial, which lends its parts to the others
         trials = self.study.get_trials(deepcopy=False)
+        view = SpaceView(self._space, self.spec.run_for(self.plan.size, self.plan.arm.overrides))
+        self._view = None if view.shows_all(trials) else view  # of a study whose space has changed
         for trial in trials:
             self._share_parts(trial)
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
@@ -117,7 +120,8 @@ class StudyState:
         """Sort a trial that an earlier driver left RUNNING: its last row may have ended it, else it is queued."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
-        complete_suggestion(trial, self._space)
+        if col.RUN not in frozen.user_attrs:  # otherwise its setting is settled, also if the space has changed since
+            complete_suggestion(trial, self._space)
         handle = self._handle(trial)
         handle.last_row = self._last_row(frozen.number) or None
         handle.status = frozen.user_attrs.get(col.STATUS, (handle.last_row or {}).get(col.STATUS, col.RUNNING))
@@ -129,7 +133,8 @@ class StudyState:
             return  # nothing is proposed there
         # Arms of a size have the same seeds, so their random trials have the same settings and compare fairly.
         startup = self.spec.startup_trials(self.plan)
-        self.study.sampler = sampler_for(self.spec.search, self.plan.size, number, startup)
+        sampler = sampler_for(self.spec.search, self.plan.size, number, startup)
+        self.study.sampler = sampler if self._view is None else self._view.sampler(sampler)
 
     def _last_row(self, number: int) -> Row:
         return self.last_rows.get(col.trial_id(self.plan.id, number), {})
@@ -194,7 +199,10 @@ class StudyState:
         overrides = {**self.plan.arm.overrides, **(self.spec.experiment(experiment) if experiment else params)}
         if of is not None:
             overrides |= dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED])
-        run = self.spec.run_for(self.plan.size, overrides)
+        if col.RUN in trial.user_attrs and trial.distributions.keys() != self._space.keys():
+            run = RunSpec.model_validate(trial.user_attrs[col.RUN])  # asked for in another space
+        else:
+            run = self.spec.run_for(self.plan.size, overrides)
         handle = TrialHandle(col.trial_id(self.plan.id, trial.number), self.plan, experiment, of, run, trial)
         if col.COUNTS not in trial.user_attrs:
             # Few and large attributes: each is a transaction of its own, some milliseconds with SQLite.

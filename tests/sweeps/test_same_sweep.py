@@ -49,8 +49,8 @@ def test_what_a_resume_may_change_is_changed_by_the_command_and_what_it_may_not_
     with pytest.raises(InputError) as refusal:
         load_sweep(parse((*COMMAND, *stored, "--set", "train.seed=1")))
     assert str(refusal.value) == (
-        "--resume auto: runs/batch was started with train.seed 0, and this command has 1; leave it as it was, or "
-        "choose another --name"
+        "--resume auto: runs/batch holds a sweep already, and train.seed: must stay 0, so that new trials are "
+        "comparable with earlier ones (got 1); start a new sweep with another --name"
     )
     with pytest.raises(InputError, match=r"search\.trials: must not shrink"):
         load_sweep(parse((*COMMAND, *stored, "--trials", "4")))

@@ -5,7 +5,7 @@ comparable with them: how settings are proposed, where they are searched, when t
 are. Samplers see earlier trials through `sweeps.study.space_view`.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from lmcore.errors import InputError
@@ -193,14 +193,6 @@ def flat(spec: SweepSpec) -> dict[str, Any]:
     """Values of the spec by dotted path, with each entry of the space; lists are not flattened."""
     values = spec.model_dump()
     values["space"] = {path: entry.model_dump(exclude_defaults=True) for path, entry in spec.space.items()}
-    return flattened(values, ("data", "model", "train", "optim", "search", "tracking", "space"))
-
-
-def flattened(values: Mapping[str, Any], sections: Collection[str]) -> dict[str, Any]:
-    """Values by dotted path of these sections, and others as they are.
-
-    >>> flattened({"name": "a", "optim": {"lr": 0.1}}, ["optim"])
-    {'optim.lr': 0.1, 'name': 'a'}
-    """
-    flat = {f"{section}.{name}": value for section in sections for name, value in values.get(section, {}).items()}
+    sections = ("data", "model", "train", "optim", "search", "tracking", "space")
+    flat = {f"{section}.{name}": value for section in sections for name, value in values[section].items()}
     return flat | {name: value for name, value in values.items() if name not in sections}

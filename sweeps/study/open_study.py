@@ -1,6 +1,9 @@
 """Creates a study of a sweep, or opens it again, with a pruner and with the trials that a config lists enqueued."""
 
+from contextlib import suppress
+
 import optuna
+from optuna.trial import TrialState
 
 from lmcore import columns as col
 from sweeps.spec.arms import StudyPlan
@@ -44,3 +47,14 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
         for experiment in spec.experiments[len(queued) : total]:
             study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
     return study
+
+
+def asked_trials(spec: SweepSpec, storage: optuna.storages.BaseStorage) -> dict[str, int]:
+    """Number of trials that each search study was asked for, by its id; studies that do not exist yet have none."""
+    counts = {}
+    asked = tuple(state for state in TrialState if state is not TrialState.WAITING)
+    for plan in spec.studies:
+        with suppress(KeyError):
+            study_id = storage.get_study_id_from_name(spec.study_name(plan))
+            counts[plan.id] = storage.get_n_trials(study_id, asked)
+    return counts

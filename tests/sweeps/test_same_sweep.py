@@ -15,7 +15,7 @@ COMMAND = ("--config", "quick", "--name", "batch", "--resume", "auto")
 
 @pytest.fixture
 def begin(in_tmp):
-    """Starts the sweep of a command line, as far as sweep.yaml."""
+    """Starts the sweep of a command line, as far as its first row."""
 
     def begin(*command, **settled):
         spec, folder, resume = load_sweep(parse(command))
@@ -24,6 +24,7 @@ def begin(in_tmp):
         search = spec.search.model_copy(update={"storage": strip_password(spec.search.storage)})
         kept = spec.absolute().model_copy(update={"train": train, "search": search})
         write_text(folder.sweep_yaml, dump_yaml(kept))
+        write_text(folder.metrics, "a row of a trial\n")
         return folder
 
     return begin

@@ -21,10 +21,11 @@ SCHEDULE = "because the schedule of earlier trials ends there and ended trials a
 FREE = (
     *(f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")),
     *(f"search.{name}" for name in ("seed", "startup_trials", "scheduler", "grace_steps", "reduction_factor")),
+    "confirm",
     *(f"tracking.{name}" for name in TrackingConfig.model_fields),
     "notes",
 )
-"""Fields that may have any other value. `search.trials` may not shrink, which `check_changes` finds out by study."""
+"""Fields that may have any other value. `search.trials` and `confirm` may not shrink, which `check_changes` finds out."""
 REASONS = {
     **dict.fromkeys(BUDGET, SCHEDULE),
     "name": "as it is the name of the folder and of the studies",
@@ -56,19 +57,10 @@ def _experiments(begun: SweepSpec, spec: SweepSpec) -> str | None:
     return None
 
 
-def _confirm(begun: SweepSpec, spec: SweepSpec) -> str | None:
-    if begun.confirm.top and any(
-        then != now for then, now in zip(begun.confirm_seeds, spec.confirm_seeds, strict=False)
-    ):
-        return "so that all confirmation runs have the same seeds, which runs of the search now have as well"
-    return None
-
-
 CONDITIONAL: dict[str, Callable[[SweepSpec, SweepSpec], str | None]] = {
     "search.method": _method,
     "sizes": _sizes,
     "experiments": _experiments,
-    "confirm": _confirm,
 }
 """Fields for which it depends on both values; each function returns the reason for a refusal."""
 
@@ -161,6 +153,9 @@ def _is_removed(path: str, begun: SweepSpec, spec: SweepSpec) -> bool:
 
 def _side_effects(begun: SweepSpec, spec: SweepSpec) -> Iterator[tuple[str, Any, Any, str]]:
     """What accepted changes change in the runs of earlier trials: with batches that vary, how they are evaluated."""
+    then_seeds, now_seeds = begun.confirm_seeds, spec.confirm_seeds[: begun.confirm.seeds]
+    if begun.confirm.top and then_seeds[: len(now_seeds)] != now_seeds:
+        yield "confirm", then_seeds, now_seeds, "as all are confirmed under seeds that no run of the search may have"
     varied = {*begun.space, *spec.space}
     now = {plan.id: plan for plan in spec.studies}
     for plan in begun.studies:
@@ -192,7 +187,7 @@ def _check_not_fewer(begun: SweepSpec, spec: SweepSpec) -> None:
 def flat(spec: SweepSpec) -> dict[str, Any]:
     """Values of the spec by dotted path, with each entry of the space; lists are not flattened."""
     values = spec.model_dump()
-    values["space"] = {path: entry.model_dump(exclude_defaults=True) for path, entry in spec.space.items()}
+    values["space"] = {path: entry.model_dump(mode="json", exclude_defaults=True) for path, entry in spec.space.items()}
     sections = ("data", "model", "train", "optim", "search", "tracking", "space")
     flat = {f"{section}.{name}": value for section in sections for name, value in values[section].items()}
     return flat | {name: value for name, value in values.items() if name not in sections}

@@ -65,7 +65,9 @@ def change_line(change: Mapping[str, Any]) -> str:
     """
     before, after = change["before"], change["after"]
     if isinstance(before, Mapping) and isinstance(after, Mapping) and before.keys() == after.keys():
-        parts = [f"{name} {_shown(before[name])} -> {_shown(after[name])}" for name in before if before[name] != after[name]]
+        parts = [
+            f"{name} {_shown(before[name])} -> {_shown(after[name])}" for name in before if before[name] != after[name]
+        ]
         what = ", ".join(parts)
     else:
         what = f"{_shown(before)} -> {_shown(after)}"

@@ -1,4 +1,4 @@
-"""Resuming a sweep: its settings with what is changed, and whether its tokens and software are those it was begun with."""
+"""Resuming a sweep: its settings with the changes, and whether its tokens and software are those it began with."""
 
 import json
 import os

@@ -1,7 +1,7 @@
 """`--resume auto`: a command that starts its sweep the first time and resumes it whenever it is given again.
 
 A batch system starts the same command once more after it took the nodes away. Such a command names a config, not a
-folder. What the config says otherwise than the folder is a change, which `sweeps.provenance.changes` accepts or refuses.
+folder. Where the config differs from the folder, `sweeps.provenance.changes` accepts or refuses the change.
 """
 
 import json

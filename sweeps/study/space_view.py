@@ -125,7 +125,10 @@ class _ViewedStudy(optuna.Study):
 
     def __init__(self, study: optuna.Study, view: SpaceView) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self._study, self._view = study, view  # `study` may list some of the trials, as those of hyperband's brackets do
+        self._study, self._view = (
+            study,
+            view,
+        )  # `study` may list some of the trials, as those of hyperband's brackets do
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False

@@ -63,7 +63,10 @@ ACCEPTED = [
     ({}, ("space.model.d_ff={choices: [64, 128]}",)),
     ({}, ("optim.beta2=0.95",)),
     ({}, ("optim.beta2=0.5",)),
-    ({"space": {**BEGUN["space"], "optim.beta2": {"choices": [0.95]}}}, (f"space={json.dumps({'optim.lr': LR})}", "model.tie_embeddings=true")),
+    (
+        {"space": {**BEGUN["space"], "optim.beta2": {"choices": [0.95]}}},
+        (f"space={json.dumps({'optim.lr': LR})}", "model.tie_embeddings=true"),
+    ),
     ({"sizes": SIZES}, ("search.trials=12", f"sizes={json.dumps([*SIZES, {'name': 'm', 'model.d_model': 128}])}")),
     ({"compare": ["model.tie_embeddings"]}, ("search.trials=10", "space.optim.lr.high=0.1")),
     (
@@ -71,7 +74,7 @@ ACCEPTED = [
         ("search.trials=20", "space.optim.beta2.choices=[0.9, 0.95, 0.99, 0.999]"),
     ),
     (GRID, ("space.optim.beta2.choices=[0.9, 0.95, 0.99]",)),
-    (EXPERIMENTS, ('experiments=[{name: a, optim.lr: 0.1}, {name: b, optim.lr: 0.2}]',)),
+    (EXPERIMENTS, ("experiments=[{name: a, optim.lr: 0.1}, {name: b, optim.lr: 0.2}]",)),
     ({}, ("confirm.top=2", "confirm.seeds=4")),
     ({}, ("tracking.wandb=off", "notes=[hello]")),
 ]
@@ -87,14 +90,14 @@ COMPARABLE = "so that new trials are comparable with earlier ones"
 SCHEDULE = "because the schedule of earlier trials ends there and ended trials are final"
 REFUSED = [
     ({}, ("train.steps=80",), f"train.steps: must stay 40, {SCHEDULE} (got 80){END}"),
-    ({}, ("train.tokens=9e9",), f"train.steps: must stay 40, {SCHEDULE} (got None)"),
+    ({}, ("train.tokens=9e9",), f"train.steps: must stay 40, {SCHEDULE} (got null)"),
     ({}, ("model.num_layers=2",), f"model.num_layers: must stay 1, {COMPARABLE} (got 2){END}"),
     ({}, ("data.seed=1",), f"data.seed: must stay 0, {COMPARABLE}"),
     ({}, ("train.dtype=bfloat16",), f"train.dtype: must stay 'auto', {COMPARABLE}"),
     ({}, ("optim.weight_decay=0.2",), f"optim.weight_decay: must stay 0.1, {COMPARABLE}"),
     ({}, ("name=other",), "name: must stay 'mine', as it is the name of the folder and of the studies"),
     ({}, ("compare=[model.tie_embeddings]",), "compare: must stay (), because each arm has studies of its own"),
-    ({}, ("search.storage=sqlite:///x.db",), "search.storage: must stay None, because the studies of earlier trials"),
+    ({}, ("search.storage=sqlite:///x.db",), "search.storage: must stay null, because the studies of earlier trials"),
     ({}, ("search.method=grid", "space.optim.lr.points=2"), "the trials of the method grid are listed when a sweep"),
     (GRID, ("search.method=random",), "search.method: must stay 'grid', because the trials of the method grid are"),
     (GRID, ("space.optim.beta2.choices=[0.9]",), "as a grid may grow, but the points that it has stay in it"),
@@ -114,19 +117,27 @@ REFUSED = [
         "space.optim.beta2: must be given the value at which it stays, because it has varied (got an entry less); "
         "add --set optim.beta2=..., or leave the entry in",
     ),
-    ({}, ("search.allow_unequal_budgets=true", "space.train.steps=[20, 40]"), "search.allow_unequal_budgets: must stay"),
+    (
+        {},
+        ("search.allow_unequal_budgets=true", "space.train.steps=[20, 40]"),
+        "search.allow_unequal_budgets: must stay",
+    ),
     (
         {"search": {"trials": 8, "allow_unequal_budgets": True}},
         ("space.train.steps=[20, 40]",),
-        f"space.train.steps: must stay None, {SCHEDULE}",
+        f"space.train.steps: must stay null, {SCHEDULE}",
     ),
     (
         {"train": {"tokens": 20480, "steps": None, "eval_every": 10}},
         ("space.train.batch_size=[8, 16]",),
-        "train.eval_tokens: must stay None, as space.train.batch_size would change it",
+        "train.eval_tokens: must stay null, as space.train.batch_size would change it",
     ),
     ({"confirm": {"top": 2}}, ("confirm.top=1",), "confirm.top: must not shrink"),
-    ({"confirm": {"top": 2}}, ("space.train.seed=[0, 1]",), "so that all confirmation runs have the same seeds"),
+    (
+        {"confirm": {"top": 2}},
+        ("space.train.seed=[0, 1]",),
+        "confirm: must stay (1, 2, 3), as all are confirmed under seeds",
+    ),
 ]
 
 
@@ -167,7 +178,9 @@ def test_a_changed_config_and_resume_auto_are_judged_by_the_same_table(in_tmp):
     assert resume
     assert (spec.space, spec.search, spec.optim) == (changed.space, changed.search, changed.optim)
     write_text(config, dump_yaml(begun(train={"steps": 50, "eval_every": 10})))
-    with pytest.raises(InputError, match=r"^--resume auto: runs/mine holds a sweep already, and train\.steps: must stay"):
+    with pytest.raises(
+        InputError, match=r"^--resume auto: runs/mine holds a sweep already, and train\.steps: must stay"
+    ):
         load_sweep(parse(command))
 
 

@@ -1,4 +1,4 @@
-"""`--resume auto` after a start that was killed at any moment: the folder starts anew, unless something was computed."""
+"""`--resume auto` after a start that was killed: the folder starts anew, unless something was computed."""
 
 import shutil
 import sqlite3
@@ -122,6 +122,6 @@ def test_a_folder_with_anything_computed_is_never_emptied(in_tmp, small_tokens):
     assert not holds_nothing(folder)
     assert load_sweep(parse(COMMAND))[2] is True
     folder.sweep_yaml.unlink()
-    with pytest.raises(InputError, match="the database has .* already"):
+    with pytest.raises(InputError, match=r"the database has .* already"):
         run_until(small_tokens, "studies opened")
     assert folder.study_db.exists()

@@ -82,7 +82,9 @@ def test_ranges_and_choices_change_in_one_study_for_every_sampler(storage, metho
     assert len(trials) == 14
     assert [(t.params, t.values, t.state) for t in trials[:6]] == first
     assert {t.params["optim.beta2"] for t in trials[6:]} == {0.9, 0.999}
-    assert set(ledger.ranking("main")) == {t.user_attrs[col.TRIAL] for t in trials if t.user_attrs["status"] == "complete"}
+    assert set(ledger.ranking("main")) == {
+        t.user_attrs[col.TRIAL] for t in trials if t.user_attrs["status"] == "complete"
+    }
     assert [study.study_name for study in storage().get_all_studies()] == ["main"]
 
 

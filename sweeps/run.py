@@ -35,6 +35,7 @@ from sweeps.provenance.sweep_file import check_unedited
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
 from sweeps.rundir.kept_data import find_data, gone_note, kept_fingerprint, tokens_beside
+from sweeps.rundir.leftovers import holds_nothing, is_whole
 from sweeps.rundir.ray_job import check_lasting
 from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec
@@ -87,7 +88,18 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         again = resume_command(options, folder.display, spec.search.storage, prog, spec.tracking.mlflow)
         interrupts.resume_hint = f"; resume with {again}"
         with end_sweep_if_unwritable(full_disks_only=True):
-            outcome = run_sweep(spec, folder, options.address, dashboard, console, interrupts, resume, kept, retry)
+            outcome = run_sweep(
+                spec,
+                folder,
+                options.address,
+                dashboard,
+                console,
+                interrupts,
+                resume,
+                kept,
+                retry,
+                anew=options.resume is AUTO,
+            )
         say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
         print_table(folder, prog, spec.search.storage)
         return outcome.exit_code
@@ -127,10 +139,11 @@ def load_sweep(options: Options) -> tuple[SweepSpec, RunFolder, bool]:
     if options.start_with is not None:
         spec = start_with_run(spec, options.start_with, options.runs)
     folder = RunFolder.named(spec.name, options.runs)
-    if options.resume is AUTO and folder.sweep_yaml.exists():
-        check_trained(folder)
-        check_unedited(folder)
-        return resumed_as(spec, folder), folder, True
+    if options.resume is AUTO and is_whole(folder.sweep_yaml):
+        check_unedited(folder)  # also if the sweep starts anew: what was edited would be lost
+        if not holds_nothing(folder):
+            check_trained(folder)
+            return resumed_as(spec, folder), folder, True
     return spec, folder, False
 
 

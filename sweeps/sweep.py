@@ -32,11 +32,13 @@ from sweeps.cli.interrupts import Interrupts
 from sweeps.cli.output import plain_lines
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
+from sweeps.provenance.history import change_line, changes_of, note_changes
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
 from sweeps.provenance.sweep_file import ENTRY, announce, sweep_entry
 from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.rundir.in_place import InPlace
 from sweeps.rundir.kept_data import find_data, gone_note, other_data, stay_note
+from sweeps.rundir.leftovers import clear_leftovers, holds_nothing
 from sweeps.spec.duration import show_duration
 from sweeps.spec.settings import is_own, mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
@@ -125,6 +127,7 @@ def run_sweep(
     resume: bool = False,
     kept: Path | None = None,
     retry: bool = False,
+    anew: bool = False,
 ) -> Outcome:
     """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
@@ -136,6 +139,7 @@ def run_sweep(
         dashboard: host that the dashboard listens on if Ray is started; None for no dashboard.
         kept: see `with_data`.
         retry: on resume, train failed trials again.
+        anew: if `resume` is false, delete what an earlier start left before it had computed anything.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
@@ -159,7 +163,12 @@ def run_sweep(
             resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:
         spec, tokens = with_data_said(spec, console, kept)
-    with folder.claimed(resume):
+
+    def clear() -> None:
+        if anew and not resume and holds_nothing(folder):
+            clear_leftovers(folder)
+
+    with folder.claimed(resume, clear):
         last_rows: Mapping[str, Row] = {}
         previous_manifest: Mapping[str, Any] = {}
         if resume:
@@ -270,6 +279,7 @@ def run_on(
     from sweeps.engine.watchdog import Watchdog
     from sweeps.provenance.manifest import manifest
     from sweeps.study.ledger import Ledger
+    from sweeps.study.open_study import asked_trials
 
     say = plain_lines(console)
     # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
@@ -285,6 +295,8 @@ def run_on(
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
     import sweeps.tune.tuner  # noqa: F401  # takes a second
 
+    for change in note_changes(folder, spec, asked_trials(spec, storage)) if previous_manifest else ():
+        say(f"Changed: {change_line(change)}")
     written = write_inputs(spec, tokens, folder, console)
     ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
     if cluster.dashboard_url:
@@ -308,7 +320,7 @@ def run_on(
     if previous_manifest:
         for line in differences(previous_manifest, record):
             say(f"Note: {line}; unfinished trials may differ from what they would have been.")
-        record = resumed_manifest(previous_manifest, record)
+        record = resumed_manifest(previous_manifest, record) | changes_of(folder)
     write_json(folder.manifest, record)
     say(f"Slots on each of {len(pool.ready)} engines: {', '.join(map(str, choices))}")
     limit = "" if spec.search.time is None else f" in {show_duration(spec.search.time)}"

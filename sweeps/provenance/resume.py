@@ -1,4 +1,4 @@
-"""Resuming a sweep: which settings may change, and whether its tokens and software are those it was begun with."""
+"""Resuming a sweep: its settings with the changes, and whether its tokens and software are those it began with."""
 
 import json
 import os
@@ -8,20 +8,14 @@ from typing import Any
 
 from lmcore.corpus.tokens import Tokens, load_tokens
 from lmcore.errors import InputError
-from lmcore.runfile.paths import BUDGET, show
+from lmcore.runfile.paths import show
 from lmcore.study_database import check_journal, confirmed_storage
+from sweeps.provenance.changes import check_changes
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_kept
-from sweeps.spec.settings import OFF, TrackingConfig, strip_password
+from sweeps.spec.settings import OFF
 from sweeps.spec.sweep_spec import SweepSpec
 
-SEARCH_MAY_CHANGE = tuple(
-    f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")
-)
-TRACKING_MAY_CHANGE = tuple(f"tracking.{name}" for name in TrackingConfig.model_fields)
-MAY_CHANGE = (*SEARCH_MAY_CHANGE, *TRACKING_MAY_CHANGE, "confirm", "notes")
-REASON = "so that new trials are comparable with earlier ones"
-REASONS = dict.fromkeys(BUDGET, "because the schedule of earlier trials ends there and ended trials are final")
 COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "versions.numpy", "hardware.processor")
 """Entries of the manifest that may affect a trial's numbers."""
 
@@ -29,8 +23,8 @@ COMPARED = ("commit", "versions.lmsweep", "versions.torch", "versions.optuna", "
 def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> SweepSpec:
     """The spec of the sweep in the folder, with changes as `load_spec` takes them.
 
-    Raises InputError if a change would make old and new trials incomparable, there would be fewer trials, or the
-    studies are in a database, or rows go to an MLflow server, whose address the user has not given again.
+    Raises InputError if `sweeps.provenance.changes` refuses a change, or the studies are in a database, or rows go to
+    an MLflow server, whose address the user has not given again.
 
     Example:
         resumed_spec(RunFolder.of_sweep(Path("runs/quick")), ["search.concurrent=2"], trials=32)
@@ -43,22 +37,7 @@ def resumed_spec(folder: RunFolder, overrides: Sequence[str], **flags: Any) -> S
         _check_mlflow(begun.tracking.mlflow, f"{folder.display}/sweep.yaml")
     check_journal(folder.study_db)
     spec = load_kept(folder.sweep_yaml, overrides, **flags).absolute()
-    before, after = flat(begun), flat(spec)
-    after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none
-    for path in before:
-        if before[path] != after[path] and path not in MAY_CHANGE:
-            rule = f"must stay {show(before[path])}, {REASONS.get(path, REASON)} (got {show(after[path])})"
-            raise InputError(f"{path}: {rule}; start a new sweep with another --name")
-    for name in ("top", "seeds"):
-        now, then = getattr(spec.confirm, name), getattr(begun.confirm, name)
-        if begun.confirm.top and now < then:
-            rule = f"must not shrink, as the runs that it asked for are part of the sweep (got {now} after {then})"
-            raise InputError(f"confirm.{name}: {rule}; leave it out, or raise it")
-    for plan in spec.studies:
-        now, then = spec.trials_in(plan), begun.trials_in(plan)
-        if now < then and not begun.as_many_as_fit:
-            rule = f"must not shrink (got {now} for {plan.id}, which began with {then})"
-            raise InputError(f"search.trials: {rule}; leave it out, or raise it")
+    check_changes(begun, spec, {text.partition("=")[0] for text in overrides})
     return spec
 
 
@@ -116,11 +95,3 @@ def _value_at(values: Any, path: str) -> Any:
     for name in path.split("."):
         values = values.get(name) if isinstance(values, Mapping) else None
     return values
-
-
-def flat(spec: SweepSpec) -> dict[str, Any]:
-    """Values of the spec by dotted path; lists and the space are not flattened."""
-    values = spec.model_dump()
-    sections = ("data", "model", "train", "optim", "search", "tracking")
-    flat = {f"{section}.{name}": value for section in sections for name, value in values[section].items()}
-    return flat | {name: value for name, value in values.items() if name not in sections}

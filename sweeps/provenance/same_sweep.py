@@ -1,25 +1,27 @@
 """`--resume auto`: a command that starts its sweep the first time and resumes it whenever it is given again.
 
 A batch system starts the same command once more after it took the nodes away. Such a command names a config, not a
-folder, so it must be shown that the folder holds the sweep of this config.
+folder. Where the config differs from the folder, `sweeps.provenance.changes` accepts or refuses the change.
 """
 
 import json
 from typing import Any
 
 from lmcore.errors import InputError
-from lmcore.runfile.paths import show
-from sweeps.provenance.resume import MAY_CHANGE, flat, resumed_spec
+from lmcore.runfile.paths import RUN_DEFAULTS
+from sweeps.provenance.changes import flat
+from sweeps.provenance.resume import resumed_spec
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import SETTABLE, load_kept
 from sweeps.spec.settings import strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
 MLFLOW = "tracking.mlflow"
+NOT_COMPARED = ("notes", "data.fingerprint", MLFLOW)
 
 
 def resumed_as(spec: SweepSpec, folder: RunFolder) -> SweepSpec:
-    """The sweep in the folder, resumed with what `spec` changes of it, e.g. its number of trials.
+    """The sweep in the folder, resumed with what `spec` changes of it, e.g. its number of trials or its space.
 
     Args:
         spec: of a new sweep, as the command line describes it.
@@ -28,22 +30,34 @@ def resumed_as(spec: SweepSpec, folder: RunFolder) -> SweepSpec:
     Raises:
         InputError: the folder holds another sweep, or a change is one that `resumed_spec` refuses.
     """
-    begun, now = flat(load_kept(folder.sweep_yaml).absolute()), flat(spec.absolute())
+    kept = load_kept(folder.sweep_yaml).absolute()
+    begun, now = flat(kept), flat(spec.absolute())
     changes = []
     for path, value in now.items():
         same = begun.get(path) in (value, strip_password(value) if path == "search.storage" else value)
-        if same or _settled_at_start(path, value) or path in ("notes", "data.fingerprint", MLFLOW):
+        if same or _settled_at_start(path, value) or path in NOT_COMPARED or path.startswith("space."):
             continue
-        if path not in MAY_CHANGE:
-            rule = (
-                f"{folder.display} was started with {path} {show(begun.get(path))}, and this command has {show(value)}"
-            )
-            raise InputError(f"--resume auto: {rule}; leave it as it was, or choose another --name")
+        if path in RUN_DEFAULTS and path in spec.space:
+            continue  # no trial has the base value of a field that is searched, and to set it would end the search
         changes += _overrides(path, value)
+    if spec.space != kept.space:
+        entries = {path: entry.model_dump(exclude_defaults=True) for path, entry in spec.space.items()}
+        changes.insert(0, f"space={json.dumps(entries)}")
+        changes += [text for path in kept.space if path not in spec.space for text in _given(spec, path)]
     if spec.search.storage is not None:
         changes.append(f"search.storage={json.dumps(spec.search.storage)}")  # sweep.yaml keeps no password
     changes += _overrides(MLFLOW, now[MLFLOW])  # an address that only the folder names is not used
-    return resumed_spec(folder, changes)
+    try:
+        return resumed_spec(folder, changes)
+    except InputError as error:
+        raise InputError(f"--resume auto: {folder.display} holds a sweep already, and {error}") from None
+
+
+def _given(spec: SweepSpec, path: str) -> list[str]:
+    """The value of a field that is not searched any more, if the command line or the config gives it."""
+    section, name = path.split(".")
+    values = getattr(spec, section)
+    return _overrides(path, getattr(values, name)) if name in values.model_fields_set else []
 
 
 def _settled_at_start(path: str, value: Any) -> bool:

@@ -12,7 +12,8 @@ from typing import Any
 from lmcore.errors import InputError
 from lmcore.runfile.paths import one_line, show
 from lmcore.runfile.yaml_file import parse_yaml, read_yaml
-from sweeps.provenance.resume import MAY_CHANGE, manifest_of
+from sweeps.provenance.changes import may_change
+from sweeps.provenance.resume import manifest_of
 from sweeps.rundir.folder import RunFolder, write_json
 
 ENTRY = "sweep_yaml"
@@ -59,7 +60,7 @@ def check_unedited(folder: RunFolder) -> None:
     if len(changed) > SHOWN:
         shown += f" and {len(changed) - SHOWN} more"
     rule = f"must be as the sweep wrote it, because its trials were run with that ({shown})"
-    allowed = [path for path in changed if path in MAY_CHANGE or path.partition(".")[0] in MAY_CHANGE]
+    allowed = [path for path in changed if may_change(path)]
     remedy = "put back what it was"
     if allowed:
         remedy += f", and give what a resume may change on the command line, as in --set {allowed[0]}=..."

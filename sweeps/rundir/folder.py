@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,8 +78,10 @@ class RunFolder:
         return str(self.path) if relative.startswith(os.pardir) else relative
 
     @contextmanager
-    def claimed(self, resume: bool = False) -> Iterator[None]:
+    def claimed(self, resume: bool = False, before: Callable[[], None] = lambda: None) -> Iterator[None]:
         """Create the folder and lock it for this process. The lock is released when the process ends, however it ends.
+
+        `before` is called once the folder is locked, before it is looked at.
 
         Raises InputError if the folder cannot be created or holds a sweep that is not to be resumed, and
         FolderInUseError if another process has locked it.
@@ -96,6 +98,7 @@ class RunFolder:
             rule = f"one writer at a time, and {holder_of(holder)} is writing"
             raise FolderInUseError(f"{self.display}: {rule}; wait, or choose another --name") from None
         with held:
+            before()
             if self.sweep_yaml.exists() and not resume:
                 rule = f"each sweep has a folder of its own, and {self.display} holds a sweep already"
                 remedy = f"continue it with --resume {shlex.quote(self.display)}, or choose another --name"

@@ -24,6 +24,7 @@ from lmcore.runfile.paths import (
 from lmcore.runfile.run_file import located, resolve_vocab_size
 from sweeps.spec.arms import ConfirmConfig
 from sweeps.spec.settings import SearchConfig, TrackingConfig
+from sweeps.spec.space import Choices, Range
 from sweeps.spec.sweep_spec import SweepSpec
 
 SETTABLE: dict[str, Any] = {
@@ -33,7 +34,11 @@ SETTABLE: dict[str, Any] = {
     **{f"confirm.{name}": default for name, default in defaults(ConfirmConfig).items()},
     **dict.fromkeys(("name", "notes", "space", "sizes", "experiments", "compare"), REQUIRED),
 }
-"""Every dotted path that `--set` accepts, with its default. `space.<path>` is accepted as well."""
+"""Every dotted path that `--set` accepts, with its default. `space.<path>` and
+`space.<path>.<part>` are accepted as well."""
+
+PARTS = (*Range.model_fields, *Choices.model_fields)
+"""Parts of an entry of the space, which `--set space.<path>.<part>` accepts."""
 
 FLAGS = {
     "search": "search.method",
@@ -119,6 +124,14 @@ def load_kept(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
 def _put(draft: dict[str, Any], path: str, value: Any) -> None:
     """Set a dotted path in the draft of a spec. FieldError if the path cannot be set."""
     section, dot, name = path.partition(".")
+    owner, _, part = name.rpartition(".")
+    if section == "space" and owner in RUN_DEFAULTS and part in PARTS:
+        entries = draft.get("space")
+        if not isinstance(entries, dict) or not isinstance(entries.get(owner), dict):
+            rule = f"must be in the space, as low and high or choices, before a part of it is set (got {show(value)})"
+            raise FieldError(path, f"{rule}; give the whole entry: --set 'space.{owner}={{...}}'")
+        entries[owner] = {**entries[owner], part: value}
+        return
     if path not in SETTABLE and not (section == "space" and dot):
         raise unknown(path, SETTABLE)
     values = draft.setdefault(section, {}) if dot else draft

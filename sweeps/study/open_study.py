@@ -1,6 +1,9 @@
 """Creates a study of a sweep, or opens it again, with a pruner and with the trials enqueued that a config lists."""
 
+from contextlib import suppress
+
 import optuna
+from optuna.trial import TrialState
 
 from lmcore import columns as col
 from sweeps.spec.arms import StudyPlan
@@ -52,3 +55,14 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
         if place not in known:
             study.enqueue_trial(setting, user_attrs={START_WITH: place})
     return study
+
+
+def asked_trials(spec: SweepSpec, storage: optuna.storages.BaseStorage) -> dict[str, int]:
+    """Number of trials that each search study was asked for, by its id; studies that do not exist yet have none."""
+    counts = {}
+    asked = tuple(state for state in TrialState if state is not TrialState.WAITING)
+    for plan in spec.studies:
+        with suppress(KeyError):
+            study_id = storage.get_study_id_from_name(spec.study_name(plan))
+            counts[plan.id] = storage.get_n_trials(study_id, asked)
+    return counts

@@ -5,12 +5,16 @@ the new one fails, too.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from lmcore import columns as col
+from lmcore.errors import InputError
+from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.space_view import SpaceView
 
 RETRY_OF = "retry_of"
 """User attribute of a trial: the id of the failed trial that it repeats."""
@@ -21,24 +25,39 @@ KEPT = (col.EXPERIMENT, col.OF, col.CONFIRM_SEED)
 def retry_failed(spec: SweepSpec, storage: optuna.storages.BaseStorage) -> list[str]:
     """Enqueue each failed trial of the sweep again, once; returns the ids of those that failed.
 
+    Raises InputError, and enqueues none, if the space has changed so that it lacks the setting of one.
+
     >>> retry_failed(spec, storage)  # doctest: +SKIP
     ['xs-0003', 's-0001']
     """
-    retried = []
+    retried, lost = [], []
+    requests: list[tuple[optuna.Study, dict[str, Any], dict[str, Any]]] = []
     for plan in (*spec.studies, *spec.confirmations):
         try:
             study = optuna.load_study(study_name=spec.study_name(plan), storage=storage)
         except KeyError:  # its confirmation has not begun
             continue
         trials = study.get_trials(deepcopy=False)
+        searches = spec.search.method != "experiments" and plan.phase != col.CONFIRM
+        space = distributions(spec.searched) if searches else {}
+        view = SpaceView(space, spec.run_for(plan.size, plan.arm.overrides))
         known = {trial.user_attrs.get(RETRY_OF) for trial in trials}
         for trial in trials:
             trial_id = col.trial_id(plan.id, trial.number)
             if trial.user_attrs.get(col.STATUS) != col.FAILED or trial_id in known:
                 continue
             kept = {name: trial.user_attrs[name] for name in KEPT if name in trial.user_attrs}
-            study.enqueue_trial(trial.params, user_attrs={**kept, RETRY_OF: trial_id})
+            params = view.params_of(trial) if col.RUN in trial.user_attrs else dict(trial.params)
+            if params is None:
+                lost.append(trial_id)
+                continue
+            requests.append((study, params, {**kept, RETRY_OF: trial_id}))
             retried.append(trial_id)
+    if lost:
+        rule = f"must be possible in the space as it is now, which lacks the settings of {', '.join(lost)}"
+        raise InputError(f"--retry: {rule}; leave it out, or change the space back")
+    for study, params, attributes in requests:
+        study.enqueue_trial(params, user_attrs=attributes)
     return retried
 
 

@@ -41,6 +41,21 @@ def pruner_for(scheduler: str, grace_steps: int, steps: int, reduction_factor: i
     return SCHEDULERS[scheduler](grace_steps, steps, reduction_factor)
 
 
+def rules_of(pruner: BasePruner) -> str:
+    """The kind of a pruner and its numbers, to tell whether a decision was made by the same rules.
+
+    >>> rules_of(pruner_for("median", grace_steps=50, steps=200, reduction_factor=3)).partition("(")[0]
+    'MedianPruner'
+    """
+    numbers = {name: value for name, value in vars(pruner).items() if isinstance(value, (int, float, str))}
+    return f"{type(pruner).__name__}({', '.join(f'{name}={value}' for name, value in sorted(numbers.items()))})"
+
+
+def notes_rungs(pruner: BasePruner) -> bool:
+    """Whether a pruner notes which rungs a trial has completed."""
+    return isinstance(pruner, (SuccessiveHalvingPruner, HyperbandPruner))
+
+
 def step_in_study(trial: FrozenTrial, step: int) -> int:
     """The step under which a study has the loss that the trial reported after update `step`.
 
@@ -75,13 +90,20 @@ class EarlyStopping:
             storage=storage, study_name=study.study_name, sampler=RandomSampler(seed=0), pruner=study.pruner
         )
         self._trials: dict[int, optuna.Trial] = {}
+        self._rules = rules_of(study.pruner)
+        scratch = optuna.create_study(study_name=study.study_name, pruner=study.pruner)
         asked = [trial for trial in study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING]
         for place, trial in enumerate(map(copy.copy, asked)):
-            if trial.user_attrs.get(col.STATUS) != col.EXCLUDED:
-                trial.system_attrs = {**trial.system_attrs, **trial.user_attrs.get(DECISION, {}).get("memory", {})}
+            decided = trial.user_attrs.get(DECISION, {})
+            ours = decided.get("rules", self._rules) == self._rules
+            if ours and trial.user_attrs.get(col.STATUS) != col.EXCLUDED:
+                trial.system_attrs = {**trial.system_attrs, **decided.get("memory", {})}
+            replayed = trial.intermediate_values if not ours or not decided else {}
             if trial.state is TrialState.RUNNING:
                 known, losses = known_steps.get(trial.number, 0), trial.intermediate_values
                 trial.intermediate_values = {step: loss for step, loss in losses.items() if step <= known}
+            if replayed and notes_rungs(study.pruner) and trial.user_attrs.get(col.STATUS) != col.EXCLUDED:
+                trial.system_attrs = {**trial.system_attrs, **_notes_on(trial, scratch, place)}
             trial.user_attrs = {}  # pruners read none, and there are many
             self._copy.add_trial(trial)
             if trial.state is TrialState.RUNNING:
@@ -105,13 +127,36 @@ class EarlyStopping:
         stop = bool(copied.should_prune())  # the median pruner returns one of NumPy's, which JSON does not have
         noted = {name: value for name, value in self._memory_of(copied).items() if name not in before}
         if stop or noted:
-            memory = decided.get("memory", {}) | noted
-            trial.set_user_attr(DECISION, {"step": step, "stop": stop, "memory": memory})
+            same = decided.get("rules", self._rules) == self._rules
+            memory = decided.get("memory", {}) | noted if same and decided else self._notes_of(trial, copied)
+            trial.set_user_attr(DECISION, {"step": step, "stop": stop, "memory": memory, "rules": self._rules})
         return stop
 
     def tell(self, trial: optuna.Trial, value: float | None = None, state: TrialState | None = None) -> None:
         """Note how the trial ended; takes what `optuna.Study.tell` takes."""
         self._copy.tell(self._trials.pop(trial.number), value, state)
 
+    def _notes_of(self, trial: optuna.Trial, copied: optuna.Trial) -> dict[str, Any]:
+        known = trial.storage.get_trial(trial._trial_id).system_attrs
+        return {name: value for name, value in self._memory_of(copied).items() if name not in known}
+
     def _memory_of(self, copied: optuna.Trial) -> dict[str, Any]:
         return self._copy.get_trials(deepcopy=False)[copied.number].system_attrs
+
+
+def _notes_on(trial: FrozenTrial, scratch: optuna.Study, place: int) -> dict[str, Any]:
+    """What the pruner would have noted of a trial on which other rules decided; the decisions themselves stay."""
+    while len(scratch.get_trials(deepcopy=False)) < place:  # hyperband draws brackets by number
+        scratch.add_trial(optuna.create_trial(state=TrialState.FAIL))
+    alone = copy.copy(trial)
+    alone.state, alone.values, alone.intermediate_values = TrialState.RUNNING, None, {}
+    alone.user_attrs, alone.system_attrs, alone.datetime_complete = {}, {}, None
+    scratch.add_trial(alone)
+    steps = sorted(trial.intermediate_values)
+    if trial.state is TrialState.COMPLETE:
+        del steps[-1:]  # nobody decides after the last report
+    repeated = running_trial(scratch, scratch._storage, place)
+    for step in steps:
+        repeated.report(trial.intermediate_values[step], step)
+        repeated.should_prune()
+    return dict(scratch.get_trials(deepcopy=False)[place].system_attrs)

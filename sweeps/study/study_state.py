@@ -32,6 +32,7 @@ from sweeps.study.retry import RETRY_OF, first_attempts
 from sweeps.study.samplers import AskedTrial, complete_suggestion, sampler_for
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.shared_parts import share_parts
+from sweeps.study.space_view import SpaceView
 from sweeps.study.storage import running_trial
 
 
@@ -115,6 +116,8 @@ class StudyState:
         self._told: list[optuna.Trial] = []  # since Optuna last read the study
         self._model: FrozenTrial | None = None  # an ended trial, which lends its parts to the others
         trials = self.study.get_trials(deepcopy=False)
+        view = SpaceView(self._space, self.spec.run_for(self.plan.size, self.plan.arm.overrides))
+        self._view = None if view.shows_all(trials) else view  # of a study whose space has changed
         for trial in trials:
             self._share_parts(trial)
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
@@ -132,8 +135,8 @@ class StudyState:
         self.early_stopping = EarlyStopping(self.study, last_steps)
         self.promotion = self._promotion(trials, last_steps)
         for trial in trials:
-            if self._tried is not None and trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
-                self._tried.add(trial.number, trial.params)
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+                self._note_tried(trial.number)
         for trial in trials:
             if trial.state is TrialState.RUNNING:
                 self._resume_trial(trial)
@@ -161,7 +164,8 @@ class StudyState:
         """Sort a trial that an earlier driver left RUNNING: its last row may have paused or ended it, else it is queued."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
-        complete_suggestion(trial, self._space)
+        if col.RUN not in frozen.user_attrs:  # otherwise its setting is settled, also if the space has changed since
+            complete_suggestion(trial, self._space)
         handle = self._handle(trial)
         if self._last_row(frozen.number) == {} and (first := self._first_like(handle)) is not None:
             self._repeat_result(handle, first)  # the earlier driver was killed while it did this
@@ -192,7 +196,8 @@ class StudyState:
             None if self.spec.as_many_as_fit else self.spec.trials_in(self.plan),
             len(self._starts),
         )
-        self.study.sampler = sampler_for(self.spec.search, asked, self._space, self._tried)
+        sampler = sampler_for(self.spec.search, asked, self._space, self._tried)
+        self.study.sampler = sampler if self._view is None else self._view.sampler(sampler)
 
     def _last_row(self, number: int) -> Row:
         return self.last_rows.get(col.trial_id(self.plan.id, number), {})
@@ -321,7 +326,8 @@ class StudyState:
         self._tell(handle, value, state)
         self._running.discard(handle.trial.number)
         if state is TrialState.FAIL and self._tried is not None:
-            self._tried.remove(handle.trial.number, handle.trial.params)
+            if (setting := self._setting_of(handle.trial.number)) is not None:
+                self._tried.remove(handle.trial.number, setting)
         self._repeat_results()
 
     def _tell(self, handle: TrialHandle, value: float | None, state: TrialState) -> None:
@@ -334,8 +340,16 @@ class StudyState:
 
     def _note_running(self, handle: TrialHandle) -> None:
         self._running.add(handle.trial.number)
-        if self._tried is not None:
-            self._tried.add(handle.trial.number, handle.trial.params)
+        self._note_tried(handle.trial.number)
+
+    def _note_tried(self, number: int) -> None:
+        if self._tried is not None and (setting := self._setting_of(number)) is not None:
+            self._tried.add(number, setting)
+
+    def _setting_of(self, number: int) -> dict[str, Any] | None:
+        """The setting of a trial in the present space; None if it does not lie there."""
+        trial = self.study.get_trials(deepcopy=False)[number]
+        return dict(trial.params) if self._view is None else self._view.params_of(trial)
 
     def _repeat_results(self) -> None:
         """Once every setting of the space was tried, give the trials that are left the results of those like them."""
@@ -354,7 +368,8 @@ class StudyState:
         """The first of the ended trials before this one that have its setting; None for a trial that is retried."""
         if self._tried is None or (RETRY_OF in handle.trial.user_attrs and not self._all_tried):
             return None
-        number = self._tried.first(handle.trial.params, before=handle.trial.number)
+        setting = self._setting_of(handle.trial.number)
+        number = None if setting is None else self._tried.first(setting, before=handle.trial.number)
         if number is None or number in self._running:
             return None
         return self.study.get_trials(deepcopy=False)[number]
@@ -392,7 +407,10 @@ class StudyState:
         overrides = {**self.plan.arm.overrides, **(self.spec.experiment(experiment) if experiment else params)}
         if of is not None:
             overrides |= dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED])
-        run = self.spec.run_for(self.plan.size, overrides)
+        if col.RUN in trial.user_attrs and trial.distributions.keys() != self._space.keys():
+            run = RunSpec.model_validate(trial.user_attrs[col.RUN])  # asked for in another space
+        else:
+            run = self.spec.run_for(self.plan.size, overrides)
         handle = TrialHandle(col.trial_id(self.plan.id, trial.number), self.plan, experiment, of, run, trial)
         if col.COUNTS not in trial.user_attrs:
             # Few and large attributes: each is a transaction of its own, some milliseconds with SQLite.

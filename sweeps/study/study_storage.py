@@ -3,6 +3,8 @@
 *One writer.* A study that is created here belongs to this driver, as its claim says (`sweeps.study.claims`). The claim
 is read in the transaction that hands out a trial or ends one, and a driver that has lost it writes nothing more.
 
+*Spaces that change.* A study may have trials of several spaces.
+
 *Excluded trials* are shown as failed ones (`sweeps.study.excluded`).
 
 *Patience.* Every operation is repeated while the server is gone, for `PATIENCE_S`, so a restart costs its time and
@@ -19,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import RDBStorage
 
@@ -144,6 +147,21 @@ class StudyStorage(RDBStorage):
         attribute = {"trial_id": trial.trial_id, "key": REQUEST, "value_json": json.dumps(self._request)}
         session.add(models.TrialSystemAttributeModel(**attribute))
         return trial
+
+    def _set_trial_param_without_commit(
+        self,
+        session: Session,
+        trial_id: int,
+        param_name: str,
+        param_value_internal: float,
+        distribution: BaseDistribution,
+        previous_distribution: BaseDistribution | None = None,
+    ) -> None:
+        # Optuna refuses other choices than those of earlier trials, for its samplers' sake. Ours see earlier trials
+        # through `sweeps.study.space_view`, so a study whose space has changed goes on.
+        super()._set_trial_param_without_commit(
+            session, trial_id, param_name, param_value_internal, distribution, distribution
+        )
 
     def _made_by_request(self, session: Session, study_id: int) -> models.TrialModel | None:
         attribute = models.TrialSystemAttributeModel

@@ -189,7 +189,7 @@ def test_a_resumed_sweep_may_have_more_trials_other_slots_and_other_tracking(fol
             "(got 400); start a new sweep with another --name",
         ),
         (("train.seed=1",), {}, "train.seed: must stay 0, so that new trials are comparable with earlier ones (got 1)"),
-        (("optim.lr=0.001",), {}, "optim.lr: must stay"),
+        (("optim.weight_decay=0.3",), {}, "optim.weight_decay: must stay"),
         (("model.d_model=32",), {}, "model.d_model: must stay"),
         ((), {"trials": 3}, "search.trials: must not shrink (got 3 for main, which began with 4)"),
     ],

@@ -15,7 +15,7 @@ COMMAND = ("--config", "quick", "--name", "batch", "--resume", "auto")
 
 @pytest.fixture
 def begin(in_tmp):
-    """Starts the sweep of a command line, as far as sweep.yaml."""
+    """Starts the sweep of a command line, as far as its first row."""
 
     def begin(*command, **settled):
         spec, folder, resume = load_sweep(parse(command))
@@ -24,6 +24,7 @@ def begin(in_tmp):
         search = spec.search.model_copy(update={"storage": strip_password(spec.search.storage)})
         kept = spec.absolute().model_copy(update={"train": train, "search": search})
         write_text(folder.sweep_yaml, dump_yaml(kept))
+        write_text(folder.metrics, "a row of a trial\n")
         return folder
 
     return begin
@@ -49,8 +50,8 @@ def test_what_a_resume_may_change_is_changed_by_the_command_and_what_it_may_not_
     with pytest.raises(InputError) as refusal:
         load_sweep(parse((*COMMAND, *stored, "--set", "train.seed=1")))
     assert str(refusal.value) == (
-        "--resume auto: runs/batch was started with train.seed 0, and this command has 1; leave it as it was, or "
-        "choose another --name"
+        "--resume auto: runs/batch holds a sweep already, and train.seed: must stay 0, so that new trials are "
+        "comparable with earlier ones (got 1); start a new sweep with another --name"
     )
     with pytest.raises(InputError, match=r"search\.trials: must not shrink"):
         load_sweep(parse((*COMMAND, *stored, "--trials", "4")))

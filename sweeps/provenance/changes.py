@@ -1,0 +1,193 @@
+"""What may change when a sweep is resumed, and why the rest may not.
+
+The trials that have ended stay in the sweep, its ranking and its tables. So a change is accepted if new trials remain
+comparable with them: how settings are proposed, where they are searched, when trials are stopped early, how many there
+are. Samplers see earlier trials through `sweeps.study.space_view`.
+"""
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+from lmcore.errors import InputError
+from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, show
+from sweeps.spec import space as spaces
+from sweeps.spec.settings import TrackingConfig, strip_password
+from sweeps.spec.sweep_spec import SweepSpec
+
+LISTED = ("grid", "experiments")
+"""Search methods whose trials are listed beforehand."""
+COMPARABLE = "so that new trials are comparable with earlier ones"
+SCHEDULE = "because the schedule of earlier trials ends there and ended trials are final"
+FREE = (
+    *(f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")),
+    *(f"search.{name}" for name in ("seed", "startup_trials", "scheduler", "grace_steps", "reduction_factor")),
+    "confirm",
+    *(f"tracking.{name}" for name in TrackingConfig.model_fields),
+    "notes",
+)
+"""Fields that may have any other value. `search.trials` and `confirm` may not shrink, which `check_changes` finds out."""
+REASONS = {
+    **dict.fromkeys(BUDGET, SCHEDULE),
+    "name": "as it is the name of the folder and of the studies",
+    "compare": "because each arm has studies of its own, among which its trials have been dealt out",
+    "search.storage": "because the studies of earlier trials are there",
+    "search.allow_unequal_budgets": "because it decides how earlier trials were evaluated",
+}
+"""Why a field that may not change must stay, if not to be COMPARABLE."""
+
+
+def _method(begun: SweepSpec, spec: SweepSpec) -> str | None:
+    for method in (begun.search.method, spec.search.method):
+        if method in LISTED:
+            return f"because the trials of the method {method} are listed when a sweep starts, not proposed"
+    return None
+
+
+def _sizes(begun: SweepSpec, spec: SweepSpec) -> str | None:
+    now = {size.name: size.overrides for size in spec.sizes}
+    kept = {size.name: size.overrides for size in begun.sizes}
+    if not begun.sizes or any(now.get(name) != overrides for name, overrides in kept.items()):
+        return "as sizes may be added, but those that have trials stay what they are"
+    return None
+
+
+def _experiments(begun: SweepSpec, spec: SweepSpec) -> str | None:
+    if spec.experiments[: len(begun.experiments)] != begun.experiments:
+        return "as experiments may be added at the end of the list, but those that have trials stay what they are"
+    return None
+
+
+CONDITIONAL: dict[str, Callable[[SweepSpec, SweepSpec], str | None]] = {
+    "search.method": _method,
+    "sizes": _sizes,
+    "experiments": _experiments,
+}
+"""Fields for which it depends on both values; each function returns the reason for a refusal."""
+
+
+def may_change(path: str) -> bool:
+    """Whether there is a change of this field, or of what is in this section, that a resume accepts.
+
+    >>> may_change("search.method"), may_change("space.optim.lr"), may_change("train.steps")
+    (True, True, False)
+    """
+    section = path.partition(".")[0]
+    return any(name in FREE or name in CONDITIONAL or name == "space" for name in (path, section))
+
+
+def check_changes(begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> None:
+    """Raise InputError, with the reason, if a sweep may not go on as `spec`.
+
+    Args:
+        begun: what the sweep is.
+        spec: what it would be.
+        given: paths of the run whose value the user has given now.
+
+    >>> begun = SweepSpec(name="a", space={"optim.lr": {"low": 1e-3, "high": 1e-1}})
+    >>> check_changes(begun, begun.model_copy(update={"compare": ("optim.lr",)}), given=())  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    lmcore.errors.InputError: compare: must stay (), because each arm has studies of its own, ...
+    """
+    for path, before, after, reason in refusals(begun, spec, given):
+        rule = f"must stay {show(before)}, {reason} (got {show(after)})"
+        remedy = "start a new sweep with another --name"
+        if _is_removed(path, begun, spec) and path.removeprefix("space.") not in BUDGET:
+            name = path.removeprefix("space.")
+            rule, remedy = f"{reason} (got an entry less)", f"add --set {name}=..., or leave the entry in"
+        raise InputError(f"{path}: {rule}; {remedy}")
+    _check_not_fewer(begun, spec)
+
+
+def refusals(begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> Iterator[tuple[str, Any, Any, str]]:
+    """Path, value before, value after and reason of each change that is refused."""
+    before, after = flat(begun), flat(spec)
+    after["search.storage"] = strip_password(after["search.storage"])  # sweep.yaml keeps none
+    for path in dict.fromkeys([*before, *after]):
+        then, now = before.get(path), after.get(path)
+        if then != now and (reason := _reason(path, begun, spec, given)) is not None:
+            yield path, then, now, reason
+    yield from _side_effects(begun, spec)
+
+
+def _reason(path: str, begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> str | None:
+    """Why the field at `path`, whose values differ, must stay; None if it may change."""
+    if path in FREE:
+        return None
+    if path in CONDITIONAL:
+        return CONDITIONAL[path](begun, spec)
+    if path.startswith("space."):
+        return _space_reason(path.removeprefix("space."), begun, spec, given)
+    # The base value of a field that is searched is used by no trial: before, or from now on.
+    if path in RUN_DEFAULTS and path not in BUDGET and (path in begun.space or path in spec.space):
+        return None
+    return REASONS.get(path, COMPARABLE)
+
+
+def _space_reason(path: str, begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> str | None:
+    """Why the entry of the space for `path`, which differs, must stay; None if it may change."""
+    then, now = begun.space.get(path), spec.space.get(path)
+    method = begun.search.method
+    if method == "experiments":
+        return None  # experiments do not use the space
+    if path in BUDGET and (then is None or now is None):
+        return SCHEDULE
+    if method == "grid":
+        points = spaces.grid(spec.searched)
+        if not all(point in points for point in spaces.grid(begun.searched)):
+            return "as a grid may grow, but the points that it has stay in it"
+    if path in begun.compare and then is not None and now is not None:
+        if set(spaces.choices_of(then)) - set(spaces.choices_of(now)):
+            return "as arms may be added, but those that have trials stay"
+    elif then is not None and now is None and path not in given:
+        section, name = path.split(".")
+        values = spaces.choices_of(then)
+        if values != (getattr(getattr(spec, section), name),):
+            return "must be given the value at which it stays, because it has varied"
+    return None
+
+
+def _is_removed(path: str, begun: SweepSpec, spec: SweepSpec) -> bool:
+    name = path.removeprefix("space.")
+    return path != name and name in begun.space and name not in spec.space
+
+
+def _side_effects(begun: SweepSpec, spec: SweepSpec) -> Iterator[tuple[str, Any, Any, str]]:
+    """What accepted changes change in the runs of earlier trials: with batches that vary, how they are evaluated."""
+    then_seeds, now_seeds = begun.confirm_seeds, spec.confirm_seeds[: begun.confirm.seeds]
+    if begun.confirm.top and then_seeds[: len(now_seeds)] != now_seeds:
+        yield "confirm", then_seeds, now_seeds, "as all are confirmed under seeds that no run of the search may have"
+    varied = {*begun.space, *spec.space}
+    now = {plan.id: plan for plan in spec.studies}
+    for plan in begun.studies:
+        if plan.id not in now:
+            continue  # refused by another name
+        runs = [one.run_for(plan.size, plan.arm.overrides).model_dump() for one in (begun, spec)]
+        for section, fields in runs[0].items():
+            for name, then in fields.items():
+                path, value = f"{section}.{name}", runs[1][section][name]
+                if then != value and path not in varied and flat(begun)[path] == flat(spec)[path]:
+                    added = [f"space.{other}" for other in varied if (other in begun.space) != (other in spec.space)]
+                    yield path, then, value, f"as {' and '.join(added) or 'the change'} would change it"
+
+
+def _check_not_fewer(begun: SweepSpec, spec: SweepSpec) -> None:
+    """Raise InputError if a study would get fewer trials, or the confirmation fewer runs, than it began with."""
+    for name in ("top", "seeds"):
+        now, then = getattr(spec.confirm, name), getattr(begun.confirm, name)
+        if begun.confirm.top and now < then:
+            rule = f"must not shrink, as the runs that it asked for are part of the sweep (got {now} after {then})"
+            raise InputError(f"confirm.{name}: {rule}; leave it out, or raise it")
+    for plan in begun.studies:
+        now, then = spec.trials_in(plan), begun.trials_in(plan)
+        if now < then and not begun.as_many_as_fit:
+            rule = f"must not shrink (got {now} for {plan.id}, which began with {then})"
+            raise InputError(f"search.trials: {rule}; leave it out, or raise it")
+
+
+def flat(spec: SweepSpec) -> dict[str, Any]:
+    """Values of the spec by dotted path, with each entry of the space; lists are not flattened."""
+    values = spec.model_dump()
+    values["space"] = {path: entry.model_dump(mode="json", exclude_defaults=True) for path, entry in spec.space.items()}
+    sections = ("data", "model", "train", "optim", "search", "tracking", "space")
+    flat = {f"{section}.{name}": value for section in sections for name, value in values[section].items()}
+    return flat | {name: value for name, value in values.items() if name not in sections}

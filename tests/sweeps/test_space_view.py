@@ -1,0 +1,210 @@
+"""A sweep that is resumed with another space: samplers see earlier trials that lie in it; the study keeps them all."""
+
+import math
+import shutil
+
+import optuna
+import pytest
+from test_ledger import loss_of, row
+
+from lmcore import columns as col
+from lmcore.errors import InputError
+from sweeps.rundir.folder import RunFolder
+from sweeps.spec.space import distributions
+from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.ledger import Ledger
+from sweeps.study.retry import retry_failed
+from sweeps.study.space_view import SpaceView
+from sweeps.study.storage import open_storage
+from sweeps.study.study_storage import StudyStorage
+
+LR = {"low": 1e-3, "high": 3e-2, "log": True}
+BETA2 = {"choices": [0.9, 0.95, 0.99]}
+METHODS = ("optuna", "random", "qmc", "gp", "cmaes")
+
+
+def spec(space, trials, method="optuna", scheduler="none", **sections):
+    return SweepSpec.model_validate(
+        {
+            "name": "wider",
+            "train": {"steps": 40, "eval_every": 10},
+            "search": {"method": method, "trials": trials, "scheduler": scheduler, "startup_trials": 3},
+            "space": space,
+            **sections,
+        }
+    )
+
+
+@pytest.fixture
+def storage(in_tmp):
+    """Opens study.db as a driver does, from the file every time."""
+    folder = RunFolder.named("wider")
+    folder.path.mkdir(parents=True)
+    return lambda: open_storage(None, folder)
+
+
+def drive(ledger, until=None, rows=None):
+    """Run trials to their end, or until `until` have ended; `rows` is what metrics.jsonl would hold."""
+    rows = {} if rows is None else rows
+    ended = 0
+    while (sizes := ledger.sizes_left) and ended != until:
+        live = ledger.ask(sizes[0])
+        known = live.last_row[col.STEP] if live.last_row else 0
+        for step in (10, 20, 30, 40):
+            if step > known:
+                status = ledger.report(live.id, row(step, loss_of(live, step)))
+                rows[live.id] = row(step, loss_of(live, step)) | {col.STATUS: status}
+                if status != col.RUNNING:
+                    break
+        ledger.end(live.id)
+        ended += 1
+    return ledger
+
+
+def trials_of(ledger):
+    return ledger.studies["main"].study.get_trials(deepcopy=False)
+
+
+def seen(sweep, ledger):
+    """The trials that the sampler is shown."""
+    view = SpaceView(distributions(sweep.searched), sweep.run_for("main", {}))
+    return view.of(trials_of(ledger))
+
+
+@pytest.mark.parametrize("scheduler", ["none", "hyperband"])
+@pytest.mark.parametrize("method", METHODS)
+def test_ranges_and_choices_change_in_one_study_for_every_sampler(storage, method, scheduler):
+    before = spec({"optim.lr": LR, "optim.beta2": BETA2}, 6, method, scheduler)
+    first = [(t.params, t.values, t.state) for t in trials_of(drive(Ledger(before, storage())))]
+    wider = {"optim.lr": {**LR, "high": 5e-2}, "optim.beta2": {"choices": [0.9, 0.999]}}
+    ledger = drive(Ledger(spec(wider, 14, method, scheduler), storage()))
+    trials = trials_of(ledger)
+    assert len(trials) == 14
+    assert [(t.params, t.values, t.state) for t in trials[:6]] == first
+    assert {t.params["optim.beta2"] for t in trials[6:]} == {0.9, 0.999}
+    assert set(ledger.ranking("main")) == {
+        t.user_attrs[col.TRIAL] for t in trials if t.user_attrs["status"] == "complete"
+    }
+    assert [study.study_name for study in storage().get_all_studies()] == ["main"]
+
+
+def test_trials_in_the_new_space_are_shown_with_its_distributions_and_others_are_hidden(storage):
+    before = spec({"optim.lr": LR, "optim.beta2": BETA2}, 12, "random")
+    ledger = drive(Ledger(before, storage()))
+    narrower = spec({"optim.lr": {**LR, "low": 5e-3}, "optim.beta2": {"choices": [0.9, 0.99]}}, 12)
+    inside = [t for t in trials_of(ledger) if t.params["optim.lr"] >= 5e-3 and t.params["optim.beta2"] != 0.95]
+    shown = seen(narrower, ledger)
+    assert 0 < len(shown) < 12
+    assert [(t.number, t.params, t.values) for t in shown] == [(t.number, t.params, t.values) for t in inside]
+    assert all(t.distributions == distributions(narrower.searched) for t in shown)
+    assert seen(before, ledger) == trials_of(ledger)
+
+
+def test_a_field_that_joins_the_space_has_the_base_value_in_earlier_trials(storage):
+    before = spec({"optim.lr": LR}, 6, "random")
+    ledger = drive(Ledger(before, storage()))
+    with_beta1 = {"optim.lr": LR, "optim.beta1": {"low": 0.8, "high": 0.98}}
+    assert [t.params["optim.beta1"] for t in seen(spec(with_beta1, 6), ledger)] == [0.9] * 6
+    assert seen(spec({**with_beta1, "optim.beta1": {"low": 0.95, "high": 0.98}}, 6), ledger) == []
+    trials = trials_of(drive(Ledger(spec(with_beta1, 12), storage())))
+    assert all("optim.beta1" in t.params for t in trials[6:])
+
+
+def test_a_field_that_leaves_the_space_shows_the_trials_that_have_the_value_at_which_it_stays(storage):
+    before = spec({"optim.lr": LR, "optim.beta2": BETA2}, 12, "random")
+    ledger = drive(Ledger(before, storage()))
+    after = spec({"optim.lr": LR}, 18, optim={"beta2": 0.99})
+    shown = seen(after, ledger)
+    assert {t.number for t in shown} == {t.number for t in trials_of(ledger) if t.params["optim.beta2"] == 0.99}
+    assert all(t.params.keys() == {"optim.lr"} for t in shown)
+    trials = trials_of(drive(Ledger(after, storage())))
+    assert {t.user_attrs[col.RUN]["optim"]["beta2"] for t in trials[12:]} == {0.99}
+
+
+def test_tpe_learns_from_earlier_trials_as_if_they_had_been_asked_for_in_the_new_space(storage):
+    before = spec({"optim.lr": LR, "optim.beta2": BETA2}, 30, "random")
+    ledger = drive(Ledger(before, storage()))
+    wider = spec({"optim.lr": {**LR, "high": 4e-2}, "optim.beta2": {"choices": [0.9, 0.95, 0.99, 0.999]}}, 31)
+    reference = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=3, multivariate=True, seed=0))
+    space = distributions(wider.searched)
+    for t in trials_of(ledger):
+        made = optuna.create_trial(params=t.params, distributions=space, state=t.state, values=t.values)
+        reference.add_trial(made)
+    viewed = optuna.load_study(study_name="main", storage=storage())
+    sampler = optuna.samplers.TPESampler(n_startup_trials=3, multivariate=True, seed=0)
+    viewed.sampler = SpaceView(space, wider.run_for("main", {})).sampler(sampler)
+    assert viewed.ask(space).params == reference.ask(space).params
+
+
+def test_an_unfinished_trial_keeps_its_setting_when_the_space_changes(storage):
+    before = spec({"optim.lr": LR, "optim.beta2": BETA2}, 4, "random")
+    ledger = drive(Ledger(before, storage()), until=2)
+    live = ledger.ask("main")
+    ledger.report(live.id, row(10, 3.0))
+    rows = {live.id: row(10, 3.0)}
+    for space, optim in (
+        ({"optim.lr": LR}, {"beta2": 0.5}),
+        ({"optim.lr": LR, "optim.beta2": {"choices": [0.1]}, "optim.beta1": {"low": 0.1, "high": 0.2}}, {}),
+    ):
+        again = Ledger(spec(space, 4, optim=optim), storage(), rows)
+        assert again.unfinished == 1
+        resumed = again.ask("main")
+        assert (resumed.id, resumed.run) == (live.id, live.run)
+        assert resumed.trial.params == live.trial.params
+
+
+class Killed(BaseException):
+    """Raised in place of a kill."""
+
+
+def test_a_driver_killed_before_any_write_after_a_change_is_resumed_to_the_same_trials(storage, monkeypatch, in_tmp):
+    before = spec({"optim.lr": LR, "optim.beta2": BETA2}, 4)
+    earlier = {}
+    drive(Ledger(before, storage()), rows=earlier)
+    after = spec({"optim.lr": {**LR, "high": 5e-2}, "optim.beta2": {"choices": [0.9, 0.999]}}, 5)
+    file, kept = RunFolder.named("wider").study_db, in_tmp / "kept.db"
+    shutil.copy(file, kept)
+    left = [math.inf]
+    for name in ("_create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_state_values"):
+        write = getattr(StudyStorage, name)
+
+        def mortal(self, *arguments, _write=write, **options):
+            left[0] -= 1
+            if left[0] < 0:
+                raise Killed
+            return _write(self, *arguments, **options)
+
+        monkeypatch.setattr(StudyStorage, name, mortal)
+
+    def outcome(rows):
+        ledger = drive(Ledger(after, storage(), rows), rows=rows)
+        return [(t.state, t.params, t.values) for t in trials_of(ledger)]
+
+    wanted, kills = outcome(dict(earlier)), 0
+    while True:
+        shutil.copy(kept, file)
+        left[0], rows = kills, dict(earlier)
+        try:
+            outcome(rows)
+        except Killed:
+            left[0] = math.inf
+            kills += 1
+            assert outcome(rows) == wanted, kills
+        else:
+            break
+    assert kills > 5
+
+
+def test_a_failed_trial_is_tried_again_only_if_its_setting_is_in_the_space(storage):
+    before = spec({"optim.lr": LR, "optim.beta2": {"choices": [0.9, 0.95]}}, 2, "random")
+    ledger = Ledger(before, storage())
+    for _ in range(2):
+        live = ledger.ask("main")
+        ledger.fail(live.id, "ValueError: boom", "boom")
+        ledger.end(live.id)
+    with pytest.raises(InputError, match=r"--retry: must be possible in the space .* lacks the settings of main-0000"):
+        retry_failed(spec({"optim.lr": {**LR, "low": 2.9e-2}}, 2), storage())
+    wider = spec({"optim.lr": LR, "optim.beta2": {"choices": [0.9, 0.95, 0.99]}}, 2)
+    assert retry_failed(wider, storage()) == ["main-0000", "main-0001"]
+    trials = trials_of(drive(Ledger(wider, storage())))
+    assert [t.params for t in trials[2:]] == [t.params for t in trials[:2]]

@@ -151,6 +151,7 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
             if compared:
                 draft["compare"] = [other for other in draft["compare"] if other != path]
             notes.append(f"{path} is set and therefore not {'compared' if compared else 'searched'}")
+        _check_not_joint(draft.get("space"), path)
         sizes = draft["sizes"] if isinstance(draft.get("sizes"), list) else []
         same = BUDGET if path in BUDGET else (path,)
         owners = [
@@ -162,3 +163,12 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
         if owners:
             notes.append(f"{path} is set, but {', '.join(owners)} set their own")
     return notes
+
+
+def _check_not_joint(space: Any, path: str) -> None:
+    """FieldError if choices of several fields at once set a path that was set: one of them cannot be taken out."""
+    for name, entry in space.items() if isinstance(space, dict) else ():
+        choices = entry.get("choices") if isinstance(entry, dict) else entry
+        if isinstance(choices, list) and any(isinstance(choice, dict) and path in choice for choice in choices):
+            rule = f"must not be set as well, as the choices of space.{name} set it together with others"
+            raise FieldError(path, f"{rule} (got both); change the choices, e.g. with --set 'space.{name}=[...]'")

@@ -6,7 +6,7 @@ trials.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from sweeps.spec.settings import SearchConfig
+from sweeps.spec.space import Layout
 
 
 def _tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:
@@ -67,21 +68,39 @@ def sampler_for(search: SearchConfig, size: str, number: int, startup: int) -> B
     return SAMPLERS[search.method](seed, study_seed, startup)
 
 
-def complete_suggestion(trial: optuna.Trial, space: dict[str, BaseDistribution]) -> None:
-    """Suggest the values that `study.ask(space)` had not suggested yet when its driver was killed.
+def suggest_conditional(trial: optuna.Trial, space: dict[str, BaseDistribution], layout: Layout) -> None:
+    """Suggest the entries of the space whose conditions hold in a trial that has all others, one by one."""
+    for name in layout.conditional:
+        if layout.applies(name, trial.params):
+            _suggest(trial, name, space[name])
+
+
+def complete_suggestion(trial: optuna.Trial, space: dict[str, BaseDistribution], layout: Layout) -> None:
+    """Suggest the values that had not been suggested yet when the trial's driver was killed.
 
     `trial.study.sampler` must have the seed that it had then.
     """
     suggested = dict(trial.params)
-    if suggested.keys() >= space.keys():
+    if set(_asked_for(layout, suggested)) <= suggested.keys():
         return
-    for name, distribution in space.items():
+    for name in (*layout.searched, *layout.conditional):
+        if name in layout.conditional and not layout.applies(name, trial.params):
+            continue
         if name not in suggested:
-            _suggest(trial, name, distribution)
-        elif name not in trial.relative_params and not distribution.single():
+            _suggest(trial, name, space[name])
+        elif name not in trial.relative_params and not space[name].single():
             # Drawn again and discarded, so that the sampler's random numbers for the next values are those it had then.
             frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-            trial.study.sampler.sample_independent(trial.study, frozen, name, distribution)
+            trial.study.sampler.sample_independent(trial.study, frozen, name, space[name])
+
+
+def _asked_for(layout: Layout, suggested: Mapping[str, Any]) -> Iterator[str]:
+    """The entries that a trial has, up to the first that it lacks."""
+    for name in (*layout.searched, *layout.conditional):
+        if name not in layout.conditional or layout.applies(name, suggested):
+            yield name
+            if name not in suggested:
+                return
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

@@ -22,7 +22,7 @@ from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.open_study import open_study
 from sweeps.study.retry import first_attempts
-from sweeps.study.samplers import complete_suggestion, sampler_for
+from sweeps.study.samplers import complete_suggestion, sampler_for, suggest_conditional
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.shared_parts import share_parts
 from sweeps.study.storage import running_trial
@@ -91,7 +91,9 @@ class StudyState:
         self.study = open_study(self.spec, self.plan, self.storage)
         # Experiments search nothing: their overrides are in the config, under the experiment's name.
         searches = self.spec.search.method != "experiments" and not confirms
+        self._layout = self.spec.study_layout(self.plan)
         self._space = distributions(self.spec.searched) if searches else {}
+        self._always = {name: self._space[name] for name in self._layout.searched if name in self._space}
         self._told: list[optuna.Trial] = []  # since Optuna last read the study
         self._model: FrozenTrial | None = None  # an ended trial, which lends its parts to the others
         trials = self.study.get_trials(deepcopy=False)
@@ -117,7 +119,8 @@ class StudyState:
         """Sort a trial that an earlier driver left RUNNING: its last row may have ended it, else it is queued."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
-        complete_suggestion(trial, self._space)
+        if self._space:
+            complete_suggestion(trial, self._space, self._layout)
         handle = self._handle(trial)
         handle.last_row = self._last_row(frozen.number) or None
         handle.status = frozen.user_attrs.get(col.STATUS, (handle.last_row or {}).get(col.STATUS, col.RUNNING))
@@ -152,7 +155,10 @@ class StudyState:
         if self.unfinished:
             return self.unfinished.pop(0)
         self._seed_sampler(self.asked)
-        handle = self._handle(self.study.ask(self._space))
+        trial = self.study.ask(self._always)
+        if self._space:
+            suggest_conditional(trial, self._space, self._layout)
+        handle = self._handle(trial)
         while self._told:  # which Optuna has read while it was asked
             told = self._told.pop()
             self._share_parts(told.storage.get_trial(told._trial_id))
@@ -191,7 +197,8 @@ class StudyState:
         """The handle of a trial. Writes its id, run and parameter counts to the study."""
         of, experiment = trial.user_attrs.get(col.OF), trial.user_attrs.get(col.EXPERIMENT)
         params = dict(trial.params) if of is None or self.repeats is None else self.repeats.params_of(of)
-        overrides = {**self.plan.arm.overrides, **(self.spec.experiment(experiment) if experiment else params)}
+        proposed = self.spec.experiment(experiment) if experiment else self._layout.overrides(params)
+        overrides = {**self.plan.arm.overrides, **proposed}
         if of is not None:
             overrides |= dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED])
         run = self.spec.run_for(self.plan.size, overrides)

@@ -102,7 +102,8 @@ class Choices(_Entry):
 class JointChoices(_Entry):
     """One of several mappings, whose fields are set together. Its key in the space is a name, not a path.
 
-    >>> width = JointChoices(choices=[{"model.d_model": 64, "model.d_ff": 176}, {"model.d_model": 96, "model.d_ff": 264}])
+    >>> choices = [{"model.d_model": 64, "model.d_ff": 176}, {"model.d_model": 96, "model.d_ff": 264}]
+    >>> width = JointChoices(choices=choices)
     >>> width.labels
     ('d_model=64, d_ff=176', 'd_model=96, d_ff=264')
     >>> width.choice(width.labels[1])

@@ -91,7 +91,7 @@ def whole_numbers_at(space: Mapping[str, Entry], path: str) -> set[int]:
 
 
 def check_entry(path: str, entry: Entry) -> None:
-    """FieldError if an entry does not suit the field at `path`. Single values are checked with the runs they lead to."""
+    """FieldError if an entry does not suit the field at `path`. Values are checked with the runs that they lead to."""
     if isinstance(entry, JointChoices):
         if path in RUN_DEFAULTS or "." in path:
             rule = f"must have a name of its own without dots, as it sets {', '.join(entry.paths)} (got {path})"

@@ -70,8 +70,8 @@ class SweepSpec(Config):
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
     """Named sizes of the model, each searched in its own study; without any, the base run is the only size, main."""
     compare: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Entries of the space whose choices are compared, by dotted path or name. Each combination of their values is an arm, which has a
-    study of its own for each size, and its share of the trials."""
+    """Entries of the space whose choices are compared, by dotted path or name. Each combination of their values is an
+    arm, which has a study of its own for each size, and its share of the trials."""
     confirm: ConfirmConfig = ConfirmConfig()
     """How the best settings are trained again under new seeds, so that the result is not what was selected on."""
     experiments: Annotated[tuple[Experiment, ...], Field(strict=False)] = ()

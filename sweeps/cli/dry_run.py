@@ -198,8 +198,9 @@ def _time_lines(spec: SweepSpec, costs: Plan, rates: Rates | None) -> list[str]:
 
 def seeds_per_setting(spec: SweepSpec) -> int:
     """With how many seeds each setting that is compared is trained: those of a confirmation, or those of a grid."""
-    entry = spec.space.get("train.seed")
-    in_grid = len(grid_values("train.seed", entry)) if entry and spec.search.method == "grid" else 1
+    seed = "train.seed"
+    values = grid_values(seed, spec.space[seed]) if seed in spec.space else choices_at(spec.space, seed)
+    in_grid = len(values) if values and spec.search.method == "grid" else 1
     return max(in_grid, spec.confirm.seeds if spec.confirm.top else 1)
 
 

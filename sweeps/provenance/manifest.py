@@ -17,6 +17,7 @@ from sweeps.cluster.checkout import INSTALLED, ROOT
 from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.pool import SlotChoice
 from sweeps.spec.settings import mask_password
+from sweeps.spec.space import paths_of
 from sweeps.spec.sweep_spec import SweepSpec
 
 PACKAGES = ("lmsweep", "torch", "ray", "optuna", "wandb", "numpy", "pandas", "tokenizers", "safetensors", "pydantic")
@@ -76,7 +77,7 @@ def manifest(
             for plan in plans
         ],
         "compare": {
-            "paths": list(spec.compare),
+            "paths": [path for name in spec.compare for path in paths_of(name, spec.space[name])],
             "arms": {arm.name: dict(arm.overrides) for arm in spec.arms if arm.name is not None},
         },
         "confirm": {**spec.confirm.model_dump(), "seed_values": list(spec.confirm_seeds) if spec.confirm.top else []},

@@ -334,7 +334,9 @@ class SweepSpec(Config):
         given = {other: show(overrides[other]) for other in involved if layout.owners[other] != owner}
         listed = [f"space.{layout.owners[other]} gives {value}" for other, value in given.items()]
         if (expression := spaces.expression_of(entry)) is not None:
-            listed.insert(0, f"it is computed from {show(expression)}")
+            used = {path: {**layout.fields, **overrides}[path] for path in spaces.parse(expression).paths}
+            values = ", ".join(f"{path} {show(value)}" for path, value in used.items())
+            listed = [f"computed from {show(expression)}{f' with {values}' if values else ''}"]
         rule = error.rule if path == error.field and owner == path else str(error)
         part = spaces.part_of_entry(entry, corner.get(owner))
         return FieldError(f"space.{owner}.{part}".rstrip("."), f"{rule} ({', '.join(listed)})" if listed else rule)

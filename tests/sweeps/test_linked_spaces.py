@@ -1,5 +1,6 @@
 """Entries that depend on each other are checked as a whole before anything starts: every mistake is one line."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -229,6 +230,15 @@ def test_a_mistake_ends_the_command_with_code_2_and_without_ray(tmp_path):
     assert done.stdout.endswith("2 []\n")
     assert "did you mean train.batch_size?" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_the_spaces_in_the_documentation_are_right(tmp_path):
+    blocks = re.findall(r"^```yaml\n(space:.*?)^```$", (ROOT / "docs/howto/spaces.md").read_text(), flags=re.M | re.S)
+    assert len(blocks) == 4
+    for block in blocks:
+        path = tmp_path / "linked.yaml"
+        path.write_text(HEAD.replace("steps: 100", "tokens: 2e6") + "sizes: [{name: s, model.num_layers: 8}]\n" + block)
+        assert load_spec(path).space
 
 
 def test_a_spec_with_such_entries_is_read_back_as_it_was_written(tmp_path):

@@ -39,6 +39,7 @@ def sweep_file() -> str:
     from lmcore.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from sweeps.spec.arms import ConfirmConfig
     from sweeps.spec.settings import SearchConfig, TrackingConfig
+    from sweeps.spec.space import Choices, Derived, JointChoices, Range
     from sweeps.spec.sweep_spec import SweepSpec
 
     sections = {
@@ -60,6 +61,18 @@ def sweep_file() -> str:
     )
     for name, config in sections.items():
         text += f"\n## `{name}`\n\n{_first_paragraph(config)}\n\n" + _fields(config.model_fields.items(), f"{name}.")
+    text += (
+        "\n## Entries of `space`\n\nThe key is the dotted path of a field, or a name of your own for choices of several fields. "
+        "[Search spaces](../howto/spaces.md) has examples.\n"
+    )
+    for title, entry in {
+        "Range": Range,
+        "Choices": Choices,
+        "Several fields": JointChoices,
+        "Computed": Derived,
+    }.items():
+        own = sorted(entry.model_fields.items(), key=lambda named: named[0] == "when")
+        text += f"\n### {title}\n\n{_first_paragraph(entry)}\n\n" + _fields(own, "")
     return text
 
 

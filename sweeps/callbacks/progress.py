@@ -11,6 +11,7 @@ from rich.text import Text
 
 from lmcore import columns as col
 from lmcore.columns import Row
+from lmcore.config import flatten
 from lmcore.measure.window_difference import clustered_difference
 from sweeps.callbacks.base import Callback
 from sweeps.study.study_state import TrialHandle
@@ -174,7 +175,10 @@ def _end_line(trial: TrialHandle) -> str:
         detail = trial.message + (f"; see trials/{trial.id}/error.txt" if trial.error else "")
     else:
         detail = f"{col.quoted_column(row)} {col.quoted_loss(row):.4f} at step {row['step']}" if row else "no report"
-    params = ", ".join(f"{path.split('.')[-1]} {_short(value)}" for path, value in trial.trial.params.items())
+    fields = flatten(trial.run)  # has the product where a number is multiplied, and no entry of several fields
+    params = ", ".join(
+        f"{path.split('.')[-1]} {_short(fields.get(path, value))}" for path, value in trial.trial.params.items()
+    )
     return f"{trial.name:<8} {trial.status:<8} {detail}{f'  ({params})' if params else ''}"
 
 

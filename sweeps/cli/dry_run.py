@@ -19,7 +19,7 @@ from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.cli.rates import Rates, engines_here, trials_in
 from sweeps.spec.cost import COST_FIELDS, TIED, costliest
 from sweeps.spec.duration import show_duration
-from sweeps.spec.space import Choices, grid_values
+from sweeps.spec.space import choices_at, grid_values, owners_of
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
 UNLIMITED = 240
@@ -114,7 +114,8 @@ def print_plan(spec: SweepSpec, file: TextIO | None = None, rates: Rates | None 
         notes.append(
             f"model.vocab_size comes from the data; {spec.model.vocab_size} is assumed until the data are read"
         )
-    varied = [path for path in COST_FIELDS if path in spec.space]
+    owners = owners_of(spec.space)
+    varied = [path for path in COST_FIELDS if path in owners]
     if varied and not experiments:
         notes.append(f"the space varies {', '.join(varied)}; the cost is that of the most expensive values")
     for note in notes:
@@ -197,8 +198,9 @@ def _time_lines(spec: SweepSpec, costs: Plan, rates: Rates | None) -> list[str]:
 
 def seeds_per_setting(spec: SweepSpec) -> int:
     """With how many seeds each setting that is compared is trained: those of a confirmation, or those of a grid."""
-    entry = spec.space.get("train.seed")
-    in_grid = len(grid_values("train.seed", entry)) if entry and spec.search.method == "grid" else 1
+    seed = "train.seed"
+    values = grid_values(seed, spec.space[seed]) if seed in spec.space else choices_at(spec.space, seed)
+    in_grid = len(values) if values and spec.search.method == "grid" else 1
     return max(in_grid, spec.confirm.seeds if spec.confirm.top else 1)
 
 
@@ -259,5 +261,8 @@ def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> Tri
 
 def _tyings(spec: SweepSpec, size: str) -> set[bool]:
     """The values of tie_embeddings that the trials of a size have."""
-    entry = spec.space.get(TIED)
-    return set(entry.choices) if isinstance(entry, Choices) else {spec.run_for(size, {}).model.tie_embeddings}
+    owner = owners_of(spec.space).get(TIED)
+    own = spec.run_for(size, {}).model.tie_embeddings
+    if owner is None:
+        return {own}
+    return {*choices_at(spec.space, TIED), *(() if spec.space[owner].when is None else (own,))}

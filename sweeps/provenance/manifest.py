@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lmcore.cores import cores
 from sweeps.cluster.checkout import INSTALLED, ROOT
 from sweeps.spec.settings import mask_password
+from sweeps.spec.space import paths_of
 from sweeps.spec.sweep_spec import SweepSpec
 
 if TYPE_CHECKING:  # a replay needs neither torch nor Ray
@@ -104,7 +105,7 @@ def sweep_entries(spec: SweepSpec) -> dict[str, Any]:
             for plan in plans
         ],
         "compare": {
-            "paths": list(spec.compare),
+            "paths": [path for name in spec.compare for path in paths_of(name, spec.space[name])],
             "arms": {arm.name: dict(arm.overrides) for arm in spec.arms if arm.name is not None},
         },
         "confirm": {**spec.confirm.model_dump(), "seed_values": list(spec.confirm_seeds) if spec.confirm.top else []},

@@ -105,7 +105,9 @@ def arms_of(compare: Sequence[str], choices: Mapping[str, Sequence[Any]]) -> tup
         return (Arm(),)
     arms = []
     for values in itertools.product(*(choices[path] for path in compare)):
-        overrides = dict(zip(compare, values, strict=True))
+        overrides: dict[str, Any] = {}
+        for name, value in zip(compare, values, strict=True):
+            overrides |= value if isinstance(value, dict) else {name: value}  # of joint choices, several fields
         arms.append(Arm("-".join(_word(path, value) for path, value in overrides.items()), overrides))
     names = [str(arm.name).casefold() for arm in arms]
     for name in names:
@@ -146,7 +148,11 @@ def check_studies(spec: "SweepSpec") -> None:
     if not min(counts):
         rule = f"must be at least 1 for each size and arm (got {sum(counts)} for {len(studies)})"
         raise FieldError("search.trials", f"{rule}; raise it")
-    if not spec.searched and spec.search.method != "grid" and max(counts) > 1:
+    if (
+        all(hasattr(entry, "equals") for entry in spec.searched.values())
+        and spec.search.method != "grid"
+        and max(counts) > 1
+    ):
         rule = "must hold a field besides those that are compared, or all trials of an arm are the same"
         raise FieldError("space", f"{rule} (got {', '.join(spec.compare)}); add one, or use search.method: grid")
 
@@ -166,8 +172,20 @@ def check_compare(compare: Sequence[str], space: Mapping[str, Any], experiments:
         if entry is None:
             rule = f"must name fields of the space (got {path}, which is not in it)"
             raise FieldError("compare", f"{rule}; add `{path}: {{choices: [...]}}` to the space")
+        if hasattr(entry, "equals"):
+            found = f"{path}, which is computed"
+            raise FieldError("compare", f"must name fields with choices (got {found}); name what it is computed from")
         if not hasattr(entry, "choices"):
             found = f"{path}, which is a range from {show(entry.low)} to {show(entry.high)}"
             raise FieldError("compare", f"must name fields with choices (got {found}); list the values to compare")
         if len(entry.choices) < 2:
             raise FieldError("compare", f"needs at least two choices of a field (got 1 of {path}); add one")
+        for part in ("when", "times"):
+            if getattr(entry, part, None) is not None:
+                rule = f"must name entries whose choices are those of every trial (got {path}, which has {part})"
+                raise FieldError("compare", f"{rule}; leave it out, or remove {part}")
+        if seeds := [seed for seed in SEED_PATHS if any(isinstance(c, dict) and seed in c for c in entry.choices)]:
+            rule = (
+                f"must not vary a seed, as arms are compared under the same seeds (got {path}, which sets {seeds[0]})"
+            )
+            raise FieldError("compare", f"{rule}; leave it out, and set confirm.seeds")

@@ -24,7 +24,7 @@ Overrides = Mapping[str, Any]
 
 def batches_vary(spec: "SweepSpec") -> bool:
     """Whether trials of one size may have different batch sizes."""
-    in_space = spec.search.method != "experiments" and BATCH in spec.space
+    in_space = spec.search.method != "experiments" and BATCH in spaces.owners_of(spec.space)
     return in_space or any(BATCH in overrides for _, overrides in _experiments(spec))
 
 
@@ -50,14 +50,14 @@ def check_equal(spec: "SweepSpec") -> None:
     Example:
         check_equal(SweepSpec(name="a", space={"train.batch_size": [8, 16]}))  # raises: 200 updates of either size
     """
-    varied = _varied(spec)
-    given = [spec.base.train.tokens_per_parameter, *(o.get(PER_PARAMETER) for _, o in varied)]
+    owners = spaces.owners_of(spec.space)
+    given = [spec.base.train.tokens_per_parameter, *(o.get(PER_PARAMETER) for _, o in _experiments(spec))]
     given += [size.overrides.get(PER_PARAMETER) for size in spec.sizes]
-    paths = (*BUDGET, BATCH, *(COUNTED if any(given) or PER_PARAMETER in spec.space else ()))
+    paths = (*BUDGET, BATCH, *(COUNTED if any(given) or PER_PARAMETER in owners else ()))
     for size in spec.size_names:
         first: float | None = None
         seen = []
-        for place, overrides in varied:
+        for place, overrides in _varied(spec, size):
             relevant = {path: overrides[path] for path in paths if path in overrides}
             if relevant in seen:
                 continue
@@ -67,7 +67,8 @@ def check_equal(spec: "SweepSpec") -> None:
                 first = _budget(run)
             tokens = run.steps * run.tokens_per_step
             if abs(tokens - first) > run.tokens_per_step / 2:
-                where = place or f"space.{next(path for path in relevant if relevant[path] != seen[0].get(path))}"
+                changed = (path for path in {**relevant, **seen[0]} if relevant.get(path) != seen[0].get(path))
+                where = place or f"space.{owners[next(changed)]}"
                 raise FieldError(where, _rule(run, relevant, round(first), tokens))
 
 
@@ -81,17 +82,17 @@ def _rule(run: RunSpec, relevant: Overrides, first: int, tokens: int) -> str:
     return f"{rule}; {remedy}, or search.allow_unequal_budgets: true"
 
 
-def _varied(spec: "SweepSpec") -> list[tuple[str, Overrides]]:
+def _varied(spec: "SweepSpec", size: str) -> list[tuple[str, Overrides]]:
     """What trials of one size override, extreme values of the space at least, each with its place in the file.
 
     The place is empty for the space, whose entry at fault is not known here.
     """
-    first = {
-        path: entry.choices[0] if isinstance(entry, spaces.Choices) else entry.low
-        for path, entry in spec.space.items()
-        if path not in spaces.CONSTRAINED  # every corner has those
-    }
-    return _experiments(spec) or [("", {**first, **corner}) for corner in spaces.corners(spec.space)]
+    if listed := _experiments(spec):
+        return listed
+    layout, (first, *others) = spec.layout(size), spaces.corners(spec.space)
+    # What a corner does not vary has its first value in all of them.
+    first = {**{name: spaces.ends(entry)[0] for name, entry in spec.space.items() if spaces.ends(entry)}, **first}
+    return [("", layout.overrides({**first, **corner})) for corner in (first, *others)]
 
 
 def _experiments(spec: "SweepSpec") -> list[tuple[str, Overrides]]:

@@ -23,6 +23,7 @@ from lmcore.runfile.paths import (
 )
 from lmcore.runfile.run_file import located, resolve_vocab_size
 from sweeps.spec.arms import ConfirmConfig
+from sweeps.spec.entries import same
 from sweeps.spec.settings import SearchConfig, TrackingConfig
 from sweeps.spec.space import Choices, Range
 from sweeps.spec.sweep_spec import SweepSpec
@@ -158,12 +159,15 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
     """Remove the paths that were set from the space and return notes about it. FieldError if one has no effect."""
     notes = []
     for path in (path for path in paths if path in RUN_DEFAULTS):
+        notes += _drop_conditional(draft, path)
         if isinstance(draft.get("space"), dict) and path in draft["space"]:
-            del draft["space"][path]
+            entry = draft["space"].pop(path)
+            searched = "computed" if isinstance(entry, dict) and "equals" in entry else "searched"
             compared = isinstance(draft.get("compare"), list) and path in draft["compare"]
             if compared:
                 draft["compare"] = [other for other in draft["compare"] if other != path]
-            notes.append(f"{path} is set and therefore not {'compared' if compared else 'searched'}")
+            notes.append(f"{path} is set and therefore not {'compared' if compared else searched}")
+        _check_not_joint(draft.get("space"), path)
         sizes = draft["sizes"] if isinstance(draft.get("sizes"), list) else []
         same = BUDGET if path in BUDGET else (path,)
         owners = [
@@ -175,3 +179,32 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
         if owners:
             notes.append(f"{path} is set, but {', '.join(owners)} set their own")
     return notes
+
+
+def _drop_conditional(draft: dict[str, Any], path: str) -> list[str]:
+    """Remove the entries of the space whose condition the value that was set at `path` does not meet, with notes."""
+    space, (section, name) = draft.get("space"), path.split(".")
+    given = draft[section].get(name) if isinstance(draft.get(section), dict) else None
+    sizes = draft["sizes"] if isinstance(draft.get("sizes"), list) else []
+    if any(isinstance(size, dict) and path in size for size in sizes):
+        return []
+    notes = []
+    for other, entry in tuple(space.items()) if isinstance(space, dict) else ():
+        when = entry.get("when") if isinstance(entry, dict) else None
+        if isinstance(when, dict) and path in when:
+            wanted = when[path] if isinstance(when[path], list) else [when[path]]
+            if not any(same(given, value) for value in wanted):
+                del draft["space"][other]
+                notes.append(
+                    f"{path} is set and therefore {other}, which is for {path} {show(when[path])}, is left out"
+                )
+    return notes
+
+
+def _check_not_joint(space: Any, path: str) -> None:
+    """FieldError if choices of several fields at once set a path that was set: one of them cannot be taken out."""
+    for name, entry in space.items() if isinstance(space, dict) else ():
+        choices = entry.get("choices") if isinstance(entry, dict) else entry
+        if isinstance(choices, list) and any(isinstance(choice, dict) and path in choice for choice in choices):
+            rule = f"must not be set as well, as the choices of space.{name} set it together with others"
+            raise FieldError(path, f"{rule} (got both); change the choices, e.g. with --set 'space.{name}=[...]'")

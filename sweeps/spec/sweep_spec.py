@@ -12,11 +12,22 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
+from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
 from lmcore.corpus.text_files import STDLIB
 from lmcore.corpus.windows import final_window_count
 from lmcore.runfile import yaml_file
-from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, ClashError, FieldError, apply, apply_at, layered, show, unknown
+from lmcore.runfile.paths import (
+    BUDGET,
+    RUN_DEFAULTS,
+    ClashError,
+    FieldError,
+    apply,
+    apply_at,
+    layered,
+    sets_budget,
+    show,
+    unknown,
+)
 from lmcore.runfile.run_file import ONLY_SIZE
 from sweeps.spec import budgets
 from sweeps.spec import space as spaces
@@ -55,12 +66,13 @@ class SweepSpec(Config):
     search: SearchConfig = SearchConfig()
     """How hyperparameters are proposed and which trials are stopped early."""
     space: spaces.Space = Field(default_factory=dict)
-    """Range or choices of each field that is searched, by dotted path such as optim.lr; experiments do not use it."""
+    """Range or choices of each field that is searched, by dotted path such as optim.lr; choices of several fields at
+    once, by a name such as width; and fields that are computed from others. Experiments do not use it."""
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
     """Named sizes of the model, each searched in its own study; without any, the base run is the only size, main."""
     compare: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Dotted paths of the space whose choices are compared. Each combination of their values is an arm, which has a
-    study of its own for each size, and its share of the trials."""
+    """Entries of the space whose choices are compared, by dotted path or name. Each combination of their values is an
+    arm, which has a study of its own for each size, and its share of the trials."""
     confirm: ConfirmConfig = ConfirmConfig()
     """How the best settings are trained again under new seeds, so that the result is not what was selected on."""
     experiments: Annotated[tuple[Experiment, ...], Field(strict=False)] = ()
@@ -148,6 +160,27 @@ class SweepSpec(Config):
         """`run_for` with the budget as it was given."""
         return apply(self.base, layered(self._size_overrides(size_name), overrides))
 
+    def layout(self, size_name: str) -> spaces.Layout:
+        """What makes overrides of the proposals for the whole space, in one size."""
+        return spaces.Layout(self.space, self._fields(size_name, {}))
+
+    def study_layout(self, plan: StudyPlan) -> spaces.Layout:
+        """What makes overrides of the proposals of one study, besides those of its arm."""
+        return spaces.Layout(self.searched, self._fields(plan.size, plan.arm.overrides))
+
+    def arm_run(self, plan: StudyPlan) -> RunSpec:
+        """A run of a study: that of the first values in its part of the space, or of the first experiment."""
+        if self.search.method == "experiments":
+            return self.run_for(plan.size, plan.arm.overrides)
+        first = self.study_layout(plan).overrides(next(spaces.corners(self.searched)))
+        return self.run_for(plan.size, {**plan.arm.overrides, **first})
+
+    def _fields(self, size_name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+        """Every field of `unresolved_run`, which need not be valid before the space is applied."""
+        above = layered(self._size_overrides(size_name), overrides)
+        cleared = dict.fromkeys(BUDGET) if sets_budget(above) else {}
+        return {**flatten(self.base), **cleared, **above}
+
     @property
     def arms(self) -> tuple[Arm, ...]:
         """The arms that `compare` makes, in order; one without a name if there is no `compare`."""
@@ -178,7 +211,7 @@ class SweepSpec(Config):
             *(section[path] for section in sections for path in SEED_PATHS if path in section),
         }
         for path in SEED_PATHS:
-            used |= spaces.whole_numbers_of(self.space[path]) if path in self.space else set()
+            used |= spaces.whole_numbers_at(self.space, path)
         return tuple(itertools.islice((n for n in itertools.count() if n not in used), self.confirm.seeds))
 
     def study_name(self, plan: StudyPlan) -> str:
@@ -200,7 +233,8 @@ class SweepSpec(Config):
         share = total // len(studies) + (studies.index(plan) < total % len(studies))
         if self.search.method not in ("experiments", "grid"):
             return share
-        listed = len(self.experiments if self.search.method == "experiments" else spaces.grid(self.searched))
+        fields = self._fields(plan.size, plan.arm.overrides)
+        listed = len(self.experiments if self.search.method == "experiments" else spaces.grid(self.searched, fields))
         return listed if self.search.trials is None else min(share, listed)
 
     @property
@@ -246,12 +280,16 @@ class SweepSpec(Config):
 
     def _check_paths(self) -> None:
         """Every path must name a field that may vary, and no size (but any experiment) may set one that is searched."""
-        for path, entry in self.space.items():
-            _check_may_vary("space", f"space.{path}", path)
-            spaces.check_entry(path, entry)
-        if len(searched := [path for path in BUDGET if path in self.space]) > 1:
-            rule = f"must be the only budget that is searched (got space.{searched[0]} too)"
-            raise FieldError(f"space.{searched[1]}", f"{rule}; remove one of them")
+        for name, entry in self.space.items():
+            joint = isinstance(entry, spaces.JointChoices)
+            for path in spaces.paths_of(name, entry):
+                _check_may_vary("space", f"space.{name}.choices.{path}" if joint else f"space.{name}", path)
+            spaces.check_entry(name, entry)
+        layout = spaces.Layout(self.space)
+        if len(searched := [path for path in BUDGET if path in layout.owners]) > 1:
+            rule = f"must be the only budget that is searched (got space.{layout.owners[searched[0]]} too)"
+            raise FieldError(f"space.{layout.owners[searched[1]]}", f"{rule}; remove one of them")
+        spaces.check_references(layout)
         spaces.check_combinations(self.space)
         for variant in (*self.sizes, *self.experiments):
             section = "sizes" if isinstance(variant, Size) else "experiments"
@@ -259,34 +297,52 @@ class SweepSpec(Config):
                 place = f"{section}.{variant.name}.{path}"
                 _check_may_vary(section, place, path)
                 same = BUDGET if path in BUDGET else (path,)
-                searched = [other for other in same if other in self.space]
-                if section == "sizes" and searched:
-                    raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{searched[0]}")
+                owners = [layout.owners[other] for other in same if other in layout.owners]
+                if section == "sizes" and owners:
+                    raise FieldError(place, f"must not be searched too (got {show(value)}); remove space.{owners[0]}")
 
     def _check_runs(self) -> None:
         """Every size must make a valid run, also with every corner of the space and with every experiment."""
+        never = {name for name, entry in self.space.items() if entry.when is not None}
         for name in self.size_names:
             run = _apply_listed(self.base, self._size_overrides(name), f"sizes.{name}")
+            layout = self.layout(name)
             for corner in spaces.corners(self.space):
+                overrides = layout.overrides(corner)
                 try:
-                    apply(run, corner)
+                    apply(run, overrides)
                 except FieldError as error:
-                    raise self._locate_in_space(error, corner) from None
+                    raise self._locate_in_space(error, layout, corner, overrides) from None
+                never -= {name for name in never if layout.applies(name, corner)}
             for experiment in self.experiments:
                 _apply_listed(run, experiment.overrides, f"experiments.{experiment.name}")
+        for name in never:
+            conditions = ", ".join(f"{path}: {show(value)}" for path, value in (self.space[name].when or {}).items())
+            rule = f"must hold in some trial (got {{{conditions}}}, which holds in none)"
+            raise FieldError(f"space.{name}.when", f"{rule}; correct it, or remove space.{name}")
 
-    def _locate_in_space(self, error: FieldError, corner: Mapping[str, Any]) -> FieldError:
+    def _locate_in_space(
+        self, error: FieldError, layout: spaces.Layout, corner: Mapping[str, Any], overrides: Mapping[str, Any]
+    ) -> FieldError:
         """A corner's error, moved to the entry of the space that causes it; it lists the other entries involved."""
         section = error.field.partition(".")[0]
         constrained = [path for path in spaces.CONSTRAINED if path.startswith(f"{section}.")]
         # Fields that clash with one that does not vary, as a dtype with the device, are at fault alone.
-        clash = isinstance(error, ClashError) and (error.field in constrained or error.field not in corner)
-        involved = [path for path in corner if (path in constrained if clash else path == error.field)] or [*corner]
+        clash = isinstance(error, ClashError) and (error.field in constrained or error.field not in overrides)
+        involved = [path for path in overrides if (path in constrained if clash else path == error.field)]
+        involved = involved or [*overrides]
         path = error.field if error.field in involved else involved[0]
-        others = ", ".join(f"space.{other} gives {show(corner[other])}" for other in involved if other != path)
-        rule = error.rule if path == error.field else str(error)
-        part = spaces.part_of_entry(self.space[path], corner[path])
-        return FieldError(f"space.{path}.{part}".rstrip("."), f"{rule} ({others})" if others else rule)
+        owner = layout.owners[path]
+        entry = self.space[owner]
+        given = {other: show(overrides[other]) for other in involved if layout.owners[other] != owner}
+        listed = [f"space.{layout.owners[other]} gives {value}" for other, value in given.items()]
+        if (expression := spaces.expression_of(entry)) is not None:
+            used = {path: {**layout.fields, **overrides}[path] for path in spaces.parse(expression).paths}
+            values = ", ".join(f"{path} {show(value)}" for path, value in used.items())
+            listed = [f"computed from {show(expression)}{f' with {values}' if values else ''}"]
+        rule = error.rule if path == error.field and owner == path else str(error)
+        part = spaces.part_of_entry(entry, corner.get(owner))
+        return FieldError(f"space.{owner}.{part}".rstrip("."), f"{rule} ({', '.join(listed)})" if listed else rule)
 
     def _check_search(self) -> None:
         """The search method must have something to run."""
@@ -295,7 +351,7 @@ class SweepSpec(Config):
             if not self.experiments:
                 rule = "must list at least one for the search method experiments (got none)"
                 raise FieldError("experiments", f"{rule}; add `- {{name: baseline}}`, or choose another method")
-        elif not self.space and self.search.trials != 1:
+        elif all(isinstance(entry, spaces.Derived) for entry in self.space.values()) and self.search.trials != 1:
             rule = f"must name at least one field for the search method {method} (got none)"
             raise FieldError("space", f"{rule}; add `optim.lr: {{low: 3e-4, high: 3e-2, log: true}}`, or run 1 trial")
         elif method == "grid":

@@ -27,7 +27,7 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
     """
     search = spec.search
     confirms = plan.phase == col.CONFIRM
-    steps = spec.run_for(plan.size, plan.arm.overrides).steps
+    steps = spec.arm_run(plan).steps
     scheduler = "none" if confirms else search.scheduler
     study = optuna.create_study(
         study_name=spec.study_name(plan),
@@ -44,7 +44,8 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
     if search.method == "grid":
         # Until a trial is asked for, Optuna keeps its grid point here alone.
         taken = [trial.system_attrs["fixed_params"] for trial in queued]
-        points = [point for point in sample_grid(grid(spec.searched), total, search.seed) if point not in taken]
+        whole = grid(spec.searched, spec.study_layout(plan).fields)
+        points = [point for point in sample_grid(whole, total, search.seed) if point not in taken]
         for point in points[: total - len(queued)]:
             study.enqueue_trial(point)
     if search.method == "experiments":

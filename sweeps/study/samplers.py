@@ -6,7 +6,7 @@ trials.
 """
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, CmaEsSampler, GPSampler, QMCSampler, RandomSampler, TPESampler
 
 from sweeps.spec.settings import OPTUNA, SearchConfig, is_own
+from sweeps.spec.space import Layout
 from sweeps.study.distinct import TriedSettings
 from sweeps.study.own_sampler import create_sampler
 from sweeps.study.proposer import Proposer, View
@@ -148,21 +149,39 @@ def _seed(entropy: list[int]) -> int:
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
-def complete_suggestion(trial: optuna.Trial, space: dict[str, BaseDistribution]) -> None:
-    """Suggest the values that `study.ask(space)` had not suggested yet when its driver was killed.
+def suggest_conditional(trial: optuna.Trial, space: dict[str, BaseDistribution], layout: Layout) -> None:
+    """Suggest the entries of the space whose conditions hold in a trial that has all others, one by one."""
+    for name in layout.conditional:
+        if layout.applies(name, trial.params):
+            _suggest(trial, name, space[name])
+
+
+def complete_suggestion(trial: optuna.Trial, space: dict[str, BaseDistribution], layout: Layout) -> None:
+    """Suggest the values that had not been suggested yet when the trial's driver was killed.
 
     `trial.study.sampler` must have the seed that it had then.
     """
     suggested = dict(trial.params)
-    if suggested.keys() >= space.keys():
+    if set(_asked_for(layout, suggested)) <= suggested.keys():
         return
-    for name, distribution in space.items():
+    for name in (*layout.searched, *layout.conditional):
+        if name in layout.conditional and not layout.applies(name, trial.params):
+            continue
         if name not in suggested:
-            _suggest(trial, name, distribution)
-        elif name not in trial.relative_params and not distribution.single():
+            _suggest(trial, name, space[name])
+        elif name not in trial.relative_params and not space[name].single():
             # Drawn again and discarded, so that the sampler's random numbers for the next values are those it had then.
             frozen = trial.study.get_trials(deepcopy=False)[trial.number]
-            trial.study.sampler.sample_independent(trial.study, frozen, name, distribution)
+            trial.study.sampler.sample_independent(trial.study, frozen, name, space[name])
+
+
+def _asked_for(layout: Layout, suggested: Mapping[str, Any]) -> Iterator[str]:
+    """The entries that a trial has, up to the first that it lacks."""
+    for name in (*layout.searched, *layout.conditional):
+        if name not in layout.conditional or layout.applies(name, suggested):
+            yield name
+            if name not in suggested:
+                return
 
 
 def _suggest(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> None:

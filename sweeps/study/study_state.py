@@ -29,7 +29,7 @@ from sweeps.study.divergence import set_constraint
 from sweeps.study.open_study import open_study
 from sweeps.study.promotion import Ladder, Promotion
 from sweeps.study.retry import RETRY_OF, first_attempts
-from sweeps.study.samplers import AskedTrial, complete_suggestion, sampler_for
+from sweeps.study.samplers import AskedTrial, complete_suggestion, sampler_for, suggest_conditional
 from sweeps.study.schedulers import EarlyStopping, step_in_study
 from sweeps.study.shared_parts import share_parts
 from sweeps.study.space_view import SpaceView
@@ -106,7 +106,9 @@ class StudyState:
         self.study = open_study(self.spec, self.plan, self.storage)
         # Experiments search nothing: their overrides are in the config, under the experiment's name.
         searches = self.spec.search.method != "experiments" and not confirms
+        self._layout = self.spec.study_layout(self.plan)
         self._space = distributions(self.spec.searched) if searches else {}
+        self._always = {name: self._space[name] for name in self._layout.searched if name in self._space}
         self._starts = start_settings(self.spec, self.plan) if searches else []
         self._tried: TriedSettings | None = None
         """What was tried of the space; None if trials are listed and not proposed."""
@@ -164,8 +166,10 @@ class StudyState:
         """Sort a trial that an earlier driver left RUNNING: its last row may have paused or ended it, else it is queued."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
-        if col.RUN not in frozen.user_attrs:  # otherwise its setting is settled, also if the space has changed since
-            complete_suggestion(trial, self._space)
+        if (
+            self._space and col.RUN not in frozen.user_attrs
+        ):  # otherwise its setting is settled, also if the space has changed since
+            complete_suggestion(trial, self._space, self._layout)
         handle = self._handle(trial)
         if self._last_row(frozen.number) == {} and (first := self._first_like(handle)) is not None:
             self._repeat_result(handle, first)  # the earlier driver was killed while it did this
@@ -195,6 +199,7 @@ class StudyState:
             self.spec.startup_trials(self.plan),
             None if self.spec.as_many_as_fit else self.spec.trials_in(self.plan),
             len(self._starts),
+            dynamic=bool(self._layout.conditional),
         )
         sampler = sampler_for(self.spec.search, asked, self._space, self._tried)
         self.study.sampler = sampler if self._view is None else self._view.sampler(sampler)
@@ -267,7 +272,10 @@ class StudyState:
 
     def _ask(self) -> TrialHandle:
         self._seed_sampler(self.asked)
-        handle = self._handle(self.study.ask(self._space))
+        trial = self.study.ask(self._always)
+        if self._space:
+            suggest_conditional(trial, self._space, self._layout)
+        handle = self._handle(trial)
         while self._told:  # which Optuna has read while it was asked
             told = self._told.pop()
             self._share_parts(told.storage.get_trial(told._trial_id))
@@ -404,7 +412,8 @@ class StudyState:
         """The handle of a trial. Writes its id, run and parameter counts to the study."""
         of, experiment = trial.user_attrs.get(col.OF), trial.user_attrs.get(col.EXPERIMENT)
         params = dict(trial.params) if of is None or self.repeats is None else self.repeats.params_of(of)
-        overrides = {**self.plan.arm.overrides, **(self.spec.experiment(experiment) if experiment else params)}
+        proposed = self.spec.experiment(experiment) if experiment else self._layout.overrides(params)
+        overrides = {**self.plan.arm.overrides, **proposed}
         if of is not None:
             overrides |= dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED])
         if col.RUN in trial.user_attrs and trial.distributions.keys() != self._space.keys():

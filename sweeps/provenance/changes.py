@@ -25,7 +25,7 @@ FREE = (
     *(f"tracking.{name}" for name in TrackingConfig.model_fields),
     "notes",
 )
-"""Fields that may have any other value. `search.trials` and `confirm` may not shrink, which `check_changes` finds out."""
+"""Fields that may have any other value. `search.trials` and `confirm` may not shrink."""
 REASONS = {
     **dict.fromkeys(BUDGET, SCHEDULE),
     "name": "as it is the name of the folder and of the studies",

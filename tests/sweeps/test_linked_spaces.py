@@ -217,6 +217,10 @@ def test_set_leaves_out_what_is_for_other_values_with_a_note_and_does_not_split_
     assert set(load_spec(path, ["model.ffn=gelu"]).space) == {"optim.lr", "optim.beta2", "model.d_ff"}
     message = message_of(write(tmp_path, "width: [{model.d_ff: 8, model.d_model: 64}]"), ["model.d_ff=9"])
     assert message.startswith("--set model.d_ff: must not be set as well, as the choices of space.width set it")
+    path = write(tmp_path, "pair: [{train.batch_size: 8, train.steps: 20}, {train.batch_size: 16, train.steps: 10}]")
+    assert message_of(path, ["train.tokens=9000"]).startswith("--set train.tokens: must not be set as well")
+    spec = load_spec(path, ["space.pair=[{train.batch_size: 8, model.d_ff: 32}]", "train.tokens=9000"])
+    assert spec.space["pair"].labels == ("batch_size=8, d_ff=32",)
 
 
 def test_a_mistake_ends_the_command_with_code_2_and_without_ray(tmp_path):

@@ -301,6 +301,13 @@ def test_a_computed_value_may_be_computed_from_another_and_follow_a_budget():
     assert type(overrides["train.steps"]) is int
 
 
+def test_whether_an_entry_applies_does_not_depend_on_what_it_is_multiplied_by():
+    rate = {"low": 0.1, "high": 1, "times": "1 / train.steps", "when": {"model.norm": "pre"}}
+    sweep = linked({"optim.lr": rate, "train.steps": [10, 20]}, train={"steps": None})
+    assert sweep.layout("main").searched == ("train.steps", "optim.lr")
+    assert sweep.layout("main").overrides({"optim.lr": 0.5, "train.steps": 10})["optim.lr"] == 0.05
+
+
 def test_the_most_expensive_trial_is_found_behind_groups_conditions_and_expressions():
     space = {
         "width": WIDTH,

@@ -205,6 +205,8 @@ def _check_not_joint(space: Any, path: str) -> None:
     """FieldError if choices of several fields at once set a path that was set: one of them cannot be taken out."""
     for name, entry in space.items() if isinstance(space, dict) else ():
         choices = entry.get("choices") if isinstance(entry, dict) else entry
-        if isinstance(choices, list) and any(isinstance(choice, dict) and path in choice for choice in choices):
+        same_field = BUDGET if path in BUDGET else (path,)
+        joint = [choice for choice in choices if isinstance(choice, dict)] if isinstance(choices, list) else []
+        if any(not choice.keys().isdisjoint(same_field) for choice in joint):
             rule = f"must not be set as well, as the choices of space.{name} set it together with others"
             raise FieldError(path, f"{rule} (got both); change the choices, e.g. with --set 'space.{name}=[...]'")

@@ -59,9 +59,9 @@ class Layout:
 
     def applies(self, name: str, params: Mapping[str, Any]) -> bool:
         """Whether the conditions of an entry hold; `params` must have the proposals for what it refers to."""
-        if self.space[name].when is None:
-            return True
-        return _holds(self.space[name], {**self.fields, **self._resolve(params, self._ancestors(name))})
+        conditions = [self.owners[path] for path in self.space[name].conditions if path in self.owners]
+        resolved = self._resolve(params, self._with_ancestors(conditions)) if conditions else {}
+        return _holds(self.space[name], {**self.fields, **resolved})
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -85,10 +85,10 @@ class Layout:
         paths = [*self.space[name].conditions, *(expression.paths if expression else ())]
         return dict.fromkeys(self.owners[path] for path in paths if path in self.owners)
 
-    def _ancestors(self, name: str) -> list[str]:
-        """What an entry refers to, directly or through others, in order."""
+    def _with_ancestors(self, names: Iterable[str]) -> list[str]:
+        """The entries and what they refer to, directly or through others, in order."""
         found: set[str] = set()
-        left = list(self.references[name])
+        left = list(names)
         while left:
             if (other := left.pop()) not in found:
                 found.add(other)

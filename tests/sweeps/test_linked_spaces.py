@@ -217,6 +217,10 @@ def test_set_leaves_out_what_is_for_other_values_with_a_note_and_does_not_split_
     assert set(load_spec(path, ["model.ffn=gelu"]).space) == {"optim.lr", "optim.beta2", "model.d_ff"}
     message = message_of(write(tmp_path, "width: [{model.d_ff: 8, model.d_model: 64}]"), ["model.d_ff=9"])
     assert message.startswith("--set model.d_ff: must not be set as well, as the choices of space.width set it")
+    path = write(tmp_path, "pair: [{train.batch_size: 8, train.steps: 20}, {train.batch_size: 16, train.steps: 10}]")
+    assert message_of(path, ["train.tokens=9000"]).startswith("--set train.tokens: must not be set as well")
+    spec = load_spec(path, ["space.pair=[{train.batch_size: 8, model.d_ff: 32}]", "train.tokens=9000"])
+    assert spec.space["pair"].labels == ("batch_size=8, d_ff=32",)
 
 
 def test_a_mistake_ends_the_command_with_code_2_and_without_ray(tmp_path):
@@ -295,6 +299,13 @@ def test_a_computed_value_may_be_computed_from_another_and_follow_a_budget():
     run = sweep.run_for("main", overrides)
     assert (run.steps, run.train.batch_size, run.optim.beta1) == (20, 32, 0.5)
     assert type(overrides["train.steps"]) is int
+
+
+def test_whether_an_entry_applies_does_not_depend_on_what_it_is_multiplied_by():
+    rate = {"low": 0.1, "high": 1, "times": "1 / train.steps", "when": {"model.norm": "pre"}}
+    sweep = linked({"optim.lr": rate, "train.steps": [10, 20]}, train={"steps": None})
+    assert sweep.layout("main").searched == ("train.steps", "optim.lr")
+    assert sweep.layout("main").overrides({"optim.lr": 0.5, "train.steps": 10})["optim.lr"] == 0.05
 
 
 def test_the_most_expensive_trial_is_found_behind_groups_conditions_and_expressions():

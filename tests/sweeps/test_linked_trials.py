@@ -12,6 +12,7 @@ from lmcore import columns as col
 from sweeps.callbacks.progress import _end_line
 from sweeps.spec.space import grid
 from sweeps.study.ledger import Ledger
+from sweeps.study.retry import retry_failed
 from sweeps.study.storage import quiet_optuna
 
 METHODS = ("random", "optuna", "qmc", "gp", "cmaes", "grid")
@@ -137,6 +138,20 @@ def test_a_confirmation_run_has_the_computed_values_of_the_trial_that_it_repeats
         same = runs[live.of]
         assert (live.run.optim, live.run.model) == (same.optim, same.model)
         assert live.run.train.seed != same.train.seed
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_failed_trial_is_retried_with_its_computed_and_conditional_values(method):
+    sweep, storage = linked(method=method, trials=6), optuna.storages.InMemoryStorage()
+    book, failed = Ledger(sweep, storage), {}
+    while sizes := book.sizes_left:
+        live = book.ask(sizes[0])
+        failed[live.id] = live.run
+        book.fail(live.id, "ValueError: boom", "Traceback\nValueError: boom\n")
+        book.end(live.id)
+    assert retry_failed(sweep, storage) == list(failed)
+    again = Ledger(sweep, storage)
+    assert [again.ask("main").run for _ in failed] == list(failed.values())
 
 
 def test_the_line_of_an_ended_trial_shows_the_rate_that_it_trained_with():

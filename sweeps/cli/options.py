@@ -12,7 +12,7 @@ from typing import Any
 from lmcore.errors import OneLineParser
 from sweeps.rundir.folder import RUNS
 from sweeps.spec.load import FLAGS
-from sweeps.spec.settings import METHODS, OFF, SCHEDULERS, mask_password
+from sweeps.spec.settings import METHODS, OFF, OPTUNA, SCHEDULERS, is_own, mask_password
 
 SCRIPT = "python sweeps/run.py"
 AUTO = Path("--resume=auto")  # no path that a user can give
@@ -135,6 +135,7 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     search = p.add_argument_group("the search")
     search.add_argument(
         "--search",
+        type=_method,
         metavar="METHOD",
         help=f"search method: {', '.join(METHODS)}, module:Class for an Optuna sampler of yours, or hub:package; "
         "optuna is gp for up to 300 trials, else tpe; experiments runs the list in the file (default: the file's)",
@@ -208,6 +209,14 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
 
 def _paths(text: str) -> list[str]:
     return [path for path in text.split(",") if path]
+
+
+def _method(text: str) -> str:
+    if text not in METHODS and not is_own(text):
+        names = ", ".join(METHODS)
+        rule = f"must be one of {names}, module:Class or hub:package (got {text!r})"
+        raise argparse.ArgumentTypeError(f"{rule}; write --search {OPTUNA}")
+    return text
 
 
 def _slots(text: str) -> int | str:

@@ -28,8 +28,10 @@ class StudyView(optuna.Study):
     """
 
     def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        # Without `Study.__init__`, which would look the study up in the database.
-        self.__dict__.update(study.__dict__)
+        # Without `Study.__init__`, which would look the study up in the database. With hyperband, samplers are given
+        # the trials of one bracket, as a study with few other attributes.
+        for name in ("study_name", "_study_id", "_storage", "_directions", "_thread_local", "pruner", "sampler"):
+            setattr(self, name, getattr(study, name))
         self._shown = list(trials)
 
     def _get_trials(

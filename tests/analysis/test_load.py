@@ -16,6 +16,8 @@ from conftest import armed
 
 import analysis
 from analysis.runs.load import RunError
+from analysis.tables.cost import cost_table
+from analysis.tables.trials import complete_trials, trials_table
 from lmcore.columns import COUNT_COLUMNS, LAST_COLUMNS, ROW_COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -364,3 +366,29 @@ def test_a_confirmation_of_an_experiment_belongs_to_the_experiment(make_run):
     run = make_run(**armed(sizes=("main",)))
     run.confirm(run.add("main", "complete", 4.0, experiment="baseline"), {1: 4.1})
     assert analysis.load(run.path).trials["experiment"].tolist() == ["baseline", "baseline"]
+
+
+def test_a_trial_that_has_the_result_of_another_is_marked_in_tables_and_costs_nothing(make_run):
+    run = make_run()
+    first = run.add("xs", "complete", 4.0)
+    repeated = run.add("xs", "complete", 4.0, same_as=first)
+    for step in (50, 100):
+        run.row(first, step, 4.0)
+    loaded = analysis.load(run.path)
+    assert loaded.trials["same_as"].tolist()[1:] == [first]
+    assert loaded.trials["same_as"].isna().tolist() == [True, False]
+    table = trials_table(loaded.trials)
+    assert table.set_index("trial").loc[repeated, "same_as"] == first
+    assert complete_trials(loaded.trials)["trial"].tolist() == [first]
+    assert cost_table(loaded)["trials"].tolist() == [1]
+
+
+def test_a_trial_that_has_the_result_of_an_excluded_one_is_excluded_with_it(make_run):
+    run = make_run()
+    first = run.add("xs", "complete", 4.0)
+    repeated = run.add("xs", "complete", 4.0, same_as=first)
+    run.add("xs", "complete", 4.1)
+    run.study("xs").set_user_attr("excluded", {first: "a bad node"})
+    loaded = analysis.load(run.path)
+    assert loaded.trials["trial"].tolist() == ["xs-0002"]
+    assert loaded.manifest["excluded"] == {first: "a bad node", repeated: f"same as {first}"}

@@ -103,7 +103,7 @@ def test_a_sampler_moves_away_from_rates_that_explode(tiny, fault):
     exploding = fault("two fifths of the range of lr explode, TPE")
     space = "space={optim.lr: {low: 1e-3, high: 1e3, log: true}}"
     settings = {"train__steps": "40", "train__eval_every": "10", "search__startup_trials": "6"}
-    run(sweep_command("hot", "--set", space, search="optuna", trials=trials, **settings), tiny, check=0)
+    run(sweep_command("hot", "--set", space, search="tpe", trials=trials, **settings), tiny, check=0)
     folder = tiny / "runs" / "hot"
     rows = rows_of(folder)
     assert len(rows) == trials

@@ -5,12 +5,14 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 from test_ledger import loss_of, row
-from test_resume import assert_every_kill_is_survived, drive, outcome
+from test_resume import MortalStorage, assert_every_kill_is_survived, drive, outcome
 
 from lmcore import columns as col
+from lmcore.errors import InputError
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.distinct import TriedSettings
-from sweeps.study.excluded import Exclusions
+from sweeps.study.excluded import Exclusions, excluded_in, is_excluded
+from sweeps.study.integrity import check_trials
 from sweeps.study.ledger import Ledger
 
 SMALL = {"optim.lr": [1e-4, 1e-3, 1e-2], "model.tie_embeddings": [True, False]}
@@ -123,15 +125,11 @@ def test_a_driver_killed_while_a_model_is_asked_gets_the_same_values_again(metho
 
 
 def test_who_excludes_a_trial_excludes_those_that_have_its_result():
-    from test_resume import MortalStorage
-
     sweep, storage = spec(trials=9), MortalStorage()
     drive(Ledger(sweep, storage), {})
     trials = storage.get_all_trials(0)
     first = next(trial.user_attrs[col.SAME_AS] for trial in trials if col.SAME_AS in trial.user_attrs)
     Exclusions(sweep, storage).add([first], "a bad node")
-    from sweeps.study.excluded import excluded_in, is_excluded
-
     marks = excluded_in(storage.get_study_user_attrs(0))
     assert {t.number for t in trials if is_excluded(t, marks)} == {
         t.number for t in trials if first in (t.user_attrs[col.TRIAL], t.user_attrs.get(col.SAME_AS))
@@ -175,3 +173,12 @@ def test_the_same_value_written_differently_is_the_same_setting():
     tried.add(0, {"c": 0.8 + 0.05 + 0.05})
     assert {"c": 0.9} in tried
     assert {"c": 0.85} not in tried
+
+
+def test_repeated_trials_need_no_rows_of_their_own_on_resume():
+    book, rows = ledger(trials=9), {}
+    drive_in(book, rows)
+    check_trials(book.storage, book.spec, rows, "study.db")
+    missing = dict(list(rows.items())[1:])
+    with pytest.raises(InputError, match="must have rows of main-0000"):
+        check_trials(book.storage, book.spec, missing, "study.db")

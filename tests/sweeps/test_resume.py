@@ -106,7 +106,7 @@ EARLY_STOPPING = {
 
 @pytest.mark.filterwarnings("ignore:The (reported|constraint) value is ignored")
 @pytest.mark.parametrize("scheduler", EARLY_STOPPING)
-@pytest.mark.parametrize("method", ["random", "optuna", "grid", "experiments"])
+@pytest.mark.parametrize("method", ["random", "tpe", "grid", "experiments"])
 def test_a_driver_killed_before_any_write_is_resumed_to_the_same_trials_and_statuses(method, scheduler):
     sweep = spec(method, trials=5, **EARLY_STOPPING[scheduler])
     assert_every_kill_is_survived(sweep, kills_at_least=40)
@@ -151,7 +151,7 @@ def test_rungs_that_optuna_wrote_for_an_earlier_version_still_count():
 
 
 def test_a_finished_sweep_resumed_with_more_trials_repeats_none():
-    for method in ("random", "optuna", "grid", "experiments"):
+    for method in ("random", "optuna", "tpe", "grid", "experiments"):
         storage = MortalStorage()
         drive(Ledger(spec(method, trials=4), storage), {})
         before = outcome(storage)["main"][1:]

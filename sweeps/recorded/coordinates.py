@@ -19,7 +19,7 @@ them lie in the lowest part of their range, as half of the values that are log-u
 class Coordinates:
     """Maps settings to points: a number to its place among the recorded ones, anything else to one axis per value.
 
-    >>> coordinates = Coordinates([{"optim.lr": 1e-4}, {"optim.lr": 1e-2}], ["optim.lr"])
+    >>> coordinates = Coordinates([{"optim.lr": lr} for lr in (1e-4, 2e-4, 1e-2)], ["optim.lr"])
     >>> coordinates.of({"optim.lr": 1e-3}).round(3)
     array([0.5])
     """

@@ -107,7 +107,7 @@ def processes(monkeypatch):
 
 
 def test_slots_that_early_stopping_freed_are_refilled_and_every_curve_is_that_of_the_run_alone(sweep, processes):
-    folder, rows, _ = sweep("refilled", {"slots": 3, "trials": 24, "scheduler": "asha", "grace_steps": 10})
+    folder, rows, _ = sweep("refilled", {"slots": 3, "trials": 24, "scheduler": "asha-stop", "grace_steps": 10})
     assert len(rows) == 24
     assert {len(reported) for reported in rows.values()} >= {1, 4}  # some stopped at once, some went to the end
     places = {(reported[0][col.ENGINE], reported[0][col.SLOT]) for reported in rows.values()}

@@ -1,4 +1,4 @@
-"""The rules of successive halving: where rungs are, who is among the best, what it costs, and how brackets are dealt."""
+"""Successive halving: where rungs are, who is among the best, what it costs, and how brackets are dealt."""
 
 import random
 

@@ -49,8 +49,8 @@ REPORT_COLUMNS = (SLOT, STEP, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKENS_PER_S
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
-# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused; once the
-# trial has ended, also `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its
+# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused; once it
+# has ended, also `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its
 # weights and of the order of its data. A confirmation study has the attribute `result`,
 # `{"leader": id, "beaten": {id: seeds}}`: the trial whose setting leads, or null, and under how many seeds each beaten
 # setting was trained. It is null or missing until the confirmation is over.

@@ -335,7 +335,8 @@ def run_on(
         f"everything goes to {folder.display}"
     )
     if previous_manifest:
-        say(f"Resumed: {len(_ended(ledger))} trials have ended, {ledger.unfinished} are unfinished")
+        paused = f", {ledger.paused} are paused" if ledger.paused else ""
+        say(f"Resumed: {len(_ended(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
     return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent)
 
 

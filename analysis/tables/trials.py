@@ -32,12 +32,8 @@ LR_PATH = f"{col.PARAMS_PREFIX}optim.lr"
 BETAS_AND_WARMUP = [f"{col.PARAMS_PREFIX}optim.{name}" for name in ("beta1", "beta2", "warmup_fraction")]
 
 BEST_FIRST = (col.COMPLETE, col.PRUNED, col.RUNNING, col.PAUSED, col.DIVERGED, col.FAILED)
-WITH_A_LOSS = (
-    col.COMPLETE,
-    col.PRUNED,
-    col.RUNNING,
-    col.PAUSED,
-)  # the last loss of a diverged or failed trial is no result
+# The last loss of a diverged or failed trial is no result.
+WITH_A_LOSS = (col.COMPLETE, col.PRUNED, col.RUNNING, col.PAUSED)
 
 LrIntervals = Mapping[tuple[str, str], tuple[float, float, float]]
 

@@ -25,7 +25,7 @@ The states of a trial here, and who causes each change: D the driver, P the tria
            requeued [W]: nobody asks while others wait; also from any state, when slots are given up to free memory
 
        any state --> released [D]: it has ended, was stopped, or continues on another worker
-       reported  --> paused [D]: once a checkpoint of its newest row is written, it is released; it may be submitted again
+       reported --> paused [D]: released once a checkpoint of its newest row is written; it may be submitted again
        any state --> failed [W]: the proxy's next call raises the error; the slot is free
        any state --> gone: this process died; Ray starts it again, and the proxies submit their trials again
 

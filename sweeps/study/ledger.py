@@ -286,6 +286,11 @@ class Ledger:
         return sum(len(state.unfinished) for state in self.studies.values())
 
     @property
+    def paused(self) -> int:
+        """Trials that wait at a rung."""
+        return sum(len(state.paused) for state in self.studies.values())
+
+    @property
     def planned(self) -> int | None:
         """Number of trials that the sweep has, as far as is known: confirmation runs that may be left out count.
 

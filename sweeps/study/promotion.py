@@ -206,7 +206,8 @@ class Promotion:
         if not finished and not running:
             return best
         trained = sum(trial.step for trial in self._trials.values())
-        under_way = sum(self._interval(trial) for trial in running)
+        # Those that run may go on to their end. Counted in full, they never lack what was promised to others.
+        under_way = sum(max(0, self._ladder.steps - trial.step) for trial in running)
         fits = trained + under_way + self._interval(self._trials[best[0]]) <= self.budget
         return best if fits else []
 

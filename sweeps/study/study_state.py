@@ -163,7 +163,7 @@ class StudyState:
         return running and paused_at is not None and last_row.get(col.STATUS) == col.PAUSED
 
     def _resume_trial(self, frozen: FrozenTrial) -> None:
-        """Sort a trial that an earlier driver left RUNNING: its last row may have paused or ended it, else it is queued."""
+        """Sort a trial that an earlier driver left RUNNING: its last row may have paused or ended it; else queue it."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
         if (

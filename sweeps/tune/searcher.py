@@ -34,8 +34,8 @@ class StudySearcher(Searcher):
         """The next trial's config; None while no engine has a free slot, or a paused trial may still go on; FINISHED
         when there are no trials left."""
         sizes = self._ledger.sizes_left
-        if not sizes and not self._ledger.more_may_come:
-            return Searcher.FINISHED
+        if not sizes:
+            return None if self._ledger.more_may_come else Searcher.FINISHED
         if (offer := self._engines.offer(sizes)) is None:
             return None
         engine, size = offer

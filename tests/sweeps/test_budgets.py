@@ -222,20 +222,20 @@ def row(step, loss):
 def test_trials_with_different_batches_are_compared_at_equal_tokens_under_the_steps_of_the_base_run():
     storage = optuna.storages.InMemoryStorage()
     _, book = aligned_ledger(storage)
-    pruned_at = set()
+    paused_at = set()
     while sizes := book.sizes_left:
         live = book.ask(sizes[0])
-        step = 0
+        step = live.last_row[col.STEP] if live.last_row else 0
         while book.live[live.id].status == col.RUNNING:
             step = next_report(live.run, step)
-            # Later trials are worse, so that some are stopped.
+            # Later trials are worse, so that some are paused.
             book.report(live.id, row(step, 3.0 + live.trial.number + 1 / step))
-        if live.status == col.PRUNED:
-            pruned_at.add(live.run.train.batch_size)
+        if live.status == col.PAUSED:
+            paused_at.add(live.run.train.batch_size)
         book.end(live.id)
     trials = book.studies["main"].study.get_trials()
     assert {trial.params["train.batch_size"] for trial in trials} == {8, 16, 24}
-    assert len(pruned_at) > 1
+    assert len(paused_at) > 1
     for trial in trials:
         steps = list(trial.intermediate_values)
         assert steps == [10, 20, 30, 40][: len(steps)]

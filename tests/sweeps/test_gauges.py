@@ -102,3 +102,24 @@ def test_what_engines_say_of_themselves_is_kept_by_engine(gauges):
     gauges.on_report(one, row(20, 4.0, engine=3, checkpoint_s=0.25, device_bytes=600))
     now = values(gauges)
     assert (now["checkpoint_seconds", "3"], now["device_memory_bytes", "3"]) == (0.25, 600)
+
+
+def test_a_paused_trial_is_neither_running_nor_ended_and_is_counted_once_when_it_goes_on_or_is_given_up(best):
+    gauges = Gauges(lambda: 2, lambda: 8, lambda: best, STUDIES, {"s-0000": col.PAUSED}, [])
+
+    def counts():
+        now = values(gauges)
+        return {status: now["trials", "s", "", status] for status in (col.RUNNING, col.PAUSED, col.PRUNED)}
+
+    assert counts() == {col.RUNNING: 0, col.PAUSED: 1, col.PRUNED: 0}
+    first, second = trial("s-0000", row(50, 4.0)), trial("s-0001")
+    gauges.on_trial_start(first)
+    gauges.on_trial_start(second)
+    assert counts() == {col.RUNNING: 2, col.PAUSED: 0, col.PRUNED: 0}
+    for paused in (first, second):
+        paused.status = col.PAUSED
+        gauges.on_trial_end(paused)
+    assert counts() == {col.RUNNING: 0, col.PAUSED: 2, col.PRUNED: 0}
+    second.status = col.PRUNED
+    gauges.on_trial_end(second)
+    assert counts() == {col.RUNNING: 0, col.PAUSED: 1, col.PRUNED: 1}

@@ -48,6 +48,22 @@ def test_each_row_is_one_line_with_the_columns_in_their_order_and_the_trials_sta
     assert first == {name: {**row(10), col.SIZE: "main", col.STATUS: col.RUNNING}[name] for name in col.ROW_COLUMNS}
 
 
+def test_the_last_row_of_a_paused_trial_is_repeated_as_pruned_when_it_is_given_up_and_not_when_it_goes_on(
+    live, tmp_path
+):
+    rows = RowFile(tmp_path / "metrics.jsonl")
+    live.last_row, live.status, live.paused_at = row(20, slot=3), col.PAUSED, 20
+    rows.on_report(live, live.last_row)
+    rows.on_trial_end(live)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
+    live.status = col.PRUNED
+    rows.on_trial_end(live)
+    rows.close()
+    first, second = (strict(text) for text in (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert first[col.STATUS] == col.PAUSED
+    assert second == first | {col.STATUS: col.PRUNED}
+
+
 def test_numbers_that_are_not_finite_are_null(live, tmp_path):
     rows = RowFile(tmp_path / "metrics.jsonl")
     rows.on_report(live, row(10, val_loss=math.nan, train_loss=math.inf, grad_norm=-math.inf))

@@ -107,7 +107,7 @@ def processes(monkeypatch):
 
 
 def test_slots_that_early_stopping_freed_are_refilled_and_every_curve_is_that_of_the_run_alone(sweep, processes):
-    folder, rows, _ = sweep("refilled", {"slots": 3, "trials": 24, "scheduler": "asha", "grace_steps": 10})
+    folder, rows, _ = sweep("refilled", {"slots": 3, "trials": 24, "scheduler": "asha-stop", "grace_steps": 10})
     assert len(rows) == 24
     assert {len(reported) for reported in rows.values()} >= {1, 4}  # some stopped at once, some went to the end
     places = {(reported[0][col.ENGINE], reported[0][col.SLOT]) for reported in rows.values()}
@@ -115,6 +115,34 @@ def test_slots_that_early_stopping_freed_are_refilled_and_every_curve_is_that_of
     assert_each_trial_equals_its_run_alone(folder, rows)
     # Trials that come after one another share a process: each worker has three slots and a queued trial.
     assert len(processes) <= 2 * (3 + 1)
+
+
+def test_a_trial_that_was_paused_at_a_rung_goes_on_later_and_its_curve_is_that_of_the_run_alone(sweep, monkeypatch):
+    from sweeps.study.study_state import StudyState
+
+    promoted, promote = [], StudyState._promote
+
+    def note(self, handle):
+        promoted.append(handle.id)
+        return promote(self, handle)
+
+    monkeypatch.setattr(StudyState, "_promote", note)
+    train = {"checkpoint_every": 1000}  # none is due at a rung
+    folder, rows, printed = sweep("promoted", {"slots": 2, "trials": 16, "scheduler": "asha", "grace_steps": 10}, train)
+    assert promoted
+    last = {trial: reported[-1] for trial, reported in rows.items()}
+    assert {row[col.STATUS] for row in last.values()} == {col.COMPLETE, col.PRUNED}
+    # The last row of a trial that was given up is there twice: as it was paused, and with its final status.
+    by_step = {trial: list({row[col.STEP]: row for row in reported}.values()) for trial, reported in rows.items()}
+    assert_each_trial_equals_its_run_alone(folder, by_step)
+    for trial, reported in by_step.items():
+        steps = [row[col.STEP] for row in reported]
+        assert steps == list(range(10, steps[-1] + 10, 10))
+        assert reported[-1][col.STATUS] == last[trial][col.STATUS]
+        if last[trial][col.STATUS] == col.PRUNED:
+            assert not list((folder / "trials" / trial).glob("step-*"))
+    assert any(by_step[trial][-1][col.STEP] > 10 for trial in promoted)
+    assert "paused" in printed
 
 
 def test_trials_of_many_shapes_share_the_engines(sweep):

@@ -224,3 +224,39 @@ def test_a_complete_trial_is_compared_with_the_best_on_the_windows_that_both_saw
             (line,) = sweep.lines
             assert ending in line
             assert ("against" in line) == (shift != 0.0)
+
+
+def test_paused_trials_are_counted_beside_the_running_ones_until_they_go_on_or_are_given_up(clock):
+    spec = SweepSpec.model_validate(
+        {
+            "name": "progress",
+            "train": {"steps": 40, "eval_every": 10},
+            "search": {"method": "grid", "scheduler": "asha"},
+            "space": {"optim.lr": [1e-3, 2e-3, 3e-3, 4e-3]},
+        }
+    )
+    sweep = Sweep(Ledger(spec, optuna.storages.InMemoryStorage()), slots=4)
+    sweep.ledger.on_given_up = sweep.progress.on_trial_end
+    with sweep.progress:
+        first, *others = (sweep.begin() for _ in range(4))
+        sweep.report(first, 10, 3.0)
+        for number, live in enumerate(others):
+            sweep.report(live, 10, 3.1 + number)
+            sweep.end(live)
+        assert [line.split("  ")[1].split()[0] for line in sweep.lines] == [col.PAUSED] * 3
+        clock.now += 15
+        sweep.report(first, 20, 2.9)
+        assert sweep.lines[-1].startswith("0/4 trials, 1 running, 3 paused, 3 slots idle")
+        again = sweep.begin()
+        assert again is others[0]
+        sweep.report(again, 20, float("nan"))
+        sweep.end(again)
+        sweep.report(first, 40, 2.8)
+        sweep.end(first)
+        while sweep.ledger.sizes_left:
+            live = sweep.begin()
+            sweep.report(live, 20, 3.5)
+            sweep.end(live)
+        clock.now += 15
+        sweep.progress.on_report(first, row(40, 2.8))
+    assert sweep.lines[-1].startswith("4/4 trials (1 complete, 2 pruned, 1 diverged), 1 running")

@@ -1,5 +1,7 @@
 """Tune's suggest and complete reach the study, and a trial that Tune gives up is not lost."""
 
+import math
+
 import optuna
 import pytest
 from ray.tune.search import Searcher
@@ -45,12 +47,32 @@ def test_a_trial_whose_proxy_died_while_it_was_running_is_handed_out_again_from_
     assert again == first | {KNOWN_STEP: 10}
     assert engine.trials == {first[col.TRIAL]}
     other = searcher.suggest("c")
-    assert searcher.suggest("d") == Searcher.FINISHED
+    assert searcher.suggest("d") is None  # one of them may be paused, and go on
     for name, trial in (("b", again), ("c", other)):
         ledger.report(trial[col.TRIAL], row(40, 2.0))
         searcher.on_trial_complete(name)
+    assert searcher.suggest("d") == Searcher.FINISHED
     assert set(ledger.statuses().values()) == {col.COMPLETE}
     assert len(ledger.statuses()) == 2
+
+
+def test_a_paused_trial_keeps_its_place_in_the_study_and_is_another_trial_to_tune_when_it_goes_on(parts):
+    ledger, engine, searcher = parts
+    first, second = searcher.suggest("a"), searcher.suggest("b")
+    ledger.report(first[col.TRIAL], row(10, 3.0))
+    assert ledger.report(second[col.TRIAL], row(10, 3.5)) == col.PAUSED
+    searcher.on_trial_complete("b")
+    assert engine.trials == {first[col.TRIAL], second[col.TRIAL]}  # the scheduler has had its slot freed
+    assert ledger.statuses() == {first[col.TRIAL]: col.RUNNING, second[col.TRIAL]: col.PAUSED}
+    assert searcher.suggest("c") is None
+    ledger.report(first[col.TRIAL], row(20, math.nan))
+    searcher.on_trial_complete("a")
+    again = searcher.suggest("d")  # what the other one left of the budget
+    assert again == second | {KNOWN_STEP: 10}
+    ledger.report(again[col.TRIAL], row(40, 2.0))
+    searcher.on_trial_complete("d")
+    assert searcher.suggest("e") == Searcher.FINISHED
+    assert ledger.statuses() == {first[col.TRIAL]: col.DIVERGED, second[col.TRIAL]: col.COMPLETE}
 
 
 def test_a_requeued_trial_is_left_after_tune_has_been_given_the_last_one(parts):

@@ -766,7 +766,7 @@ def test_tokens_that_the_object_store_does_not_give_are_read_from_the_runs_folde
     assert numbers(drive(train, slots=1)["a"]) == alone(FOUR["a"], small_tokens)
 
 
-async def paused_and_resumed(host, spec, other, at=10):
+async def paused_and_resumed(host, spec, other, third, at=10):
     """Rows of a trial that was paused after step `at` and continued in the other slot, and how its pause went."""
     await host.submit("a", spec)
     await host.submit("b", other)
@@ -776,7 +776,7 @@ async def paused_and_resumed(host, spec, other, at=10):
     await host.worker.pause("a")
     files = [file.name for file in checkpoint_files(host.folder.trial("a"))]
     gone = "a" not in host.worker._loop.trials
-    await host.submit("c", FOUR["d"])
+    await host.submit("c", third)
     await host.worker.row("c", 0)  # it has the free slot, and keeps it
     b = await host.rows("b", other)
     await host.submit("a", spec)
@@ -791,12 +791,12 @@ async def paused_and_resumed(host, spec, other, at=10):
 def test_a_paused_trial_leaves_a_checkpoint_of_its_step_and_continues_in_another_slot_bitwise(
     drive, small_tokens, every
 ):
-    spec = run(lr=1e-2, train={"checkpoint_every": every})
-    rows, b, files, gone = drive(lambda host: paused_and_resumed(host, spec, FOUR["b"]), slots=2)
+    runs = [run(lr=lr, train={"checkpoint_every": every, "seed": seed}) for seed, lr in enumerate((1e-2, 1e-3, 3e-3))]
+    rows, b, files, gone = drive(lambda host: paused_and_resumed(host, *runs), slots=2)
     assert gone
     assert files[-1] == "step-000000010.safetensors"
-    assert numbers(rows) == alone(spec, small_tokens)
-    assert numbers(b) == alone(FOUR["b"], small_tokens)
+    assert numbers(rows) == alone(runs[0], small_tokens)
+    assert numbers(b) == alone(runs[1], small_tokens)
     assert [row[col.SLOT] for row in rows] == [0, 0, 1, 1]
 
 

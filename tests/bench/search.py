@@ -24,26 +24,28 @@ import math
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch: one process a core is what scales
 
 import numpy as np
 from optuna.storages import InMemoryStorage
 from scipy import stats
 from scipy.stats import qmc
-from sweeps.recorded.source import Source
-from sweeps.recorded.table import read_table
-from sweeps.recorded.virtual_slots import VirtualSlots
 
 from lmcore import columns as col
 from lmcore.device import training_flops
 from lmcore.reports import next_report
 from sweeps.provenance.manifest import commit, processor, versions
+from sweeps.recorded.source import Source
+from sweeps.recorded.table import read_table
+from sweeps.recorded.virtual_slots import VirtualSlots
 from sweeps.spec.load import load_spec
 from sweeps.spec.space import choices_of, takes_integers
 from sweeps.spec.sweep_spec import SweepSpec
@@ -129,7 +131,7 @@ def settings_in(spec: SweepSpec, losses: Source, size: str) -> list[Any]:
     def inside(setting: Mapping[str, Any]) -> bool:
         for path, value in setting.items():
             section, name = path.split(".")
-            entry = spec.space.get(path)
+            entry: Any = spec.space.get(path)
             if entry is None and value != base[section][name]:
                 return False
             if entry is not None and not choices_of(entry) and not entry.low <= value <= entry.high:
@@ -170,7 +172,7 @@ def run_ours(name: str, options: tuple[str, ...], slots: int, budget: int, seed:
 
 def run_peer(name: str, arm: str, slots: int, budget: int, seed: int) -> list[Answer]:
     """A peer on the same problem."""
-    import search_peers as peers
+    from tests.bench import search_peers as peers  # imports Ray
 
     spec, losses, size = problem(name)
     losses.check(spec)

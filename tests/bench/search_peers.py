@@ -27,7 +27,7 @@ LOSS, STEP = "val_loss", "step"
 class Problem(NamedTuple):
     """What all searches get: the space, a trial's steps, and those before which none is stopped."""
 
-    space: Mapping[str, Range | Choices]
+    space: Mapping[str, Any]
     steps: int
     grace: int
 
@@ -58,7 +58,8 @@ class PlainTune(Peer):
         self._steps = problem.steps
         self._search = OptunaSearch(seed=seed)
         self._search.set_search_properties(LOSS, "min", {path: _tune(entry) for path, entry in problem.space.items()})
-        self._scheduler = AsyncHyperBandScheduler(
+        # None in place of Tune's controller, which it does not use.
+        self._scheduler: Any = AsyncHyperBandScheduler(
             STEP, LOSS, "min", max_t=problem.steps, grace_period=problem.grace, reduction_factor=factor
         )
         self._reports: dict[int, int] = {}

@@ -43,7 +43,7 @@ class Surrogate:
     def __init__(self, points: Array, curves: Array) -> None:
         """`points` [n, d] are distinct settings, and `curves` [n, S] their log losses, averaged over seeds."""
         chosen = _spread(len(points), CONDITIONED)
-        self._points, curves = points[chosen], curves[chosen]
+        self._points, curves = points[chosen], _capped(curves[chosen])
         self._mean = curves.mean(0)
         # Principal components: the right singular vectors, scaled so that scores have unit variance.
         _, spread, directions = np.linalg.svd(curves - self._mean, full_matrices=False)
@@ -59,13 +59,23 @@ class Surrogate:
         residual = float(((np.exp(left_out[:, -1]) - last) ** 2).sum())
         total = float(((last - last.mean()) ** 2).sum())
         self.r2 = 1 - residual / total if total > 0 else 0.0
-        """Share of the variance of final losses that is predicted, each from all other settings (leave one out)."""
+        """Share of the variance of final losses, capped as above, that is predicted, each from all other settings (leave one out)."""
 
     def predict(self, point: Array) -> Array:
         """Log losses of the reports at a point [d], [S]."""
         gaps = self._points - point
         scores = np.array([_kernel(gaps, process) @ process.weights for process in self._processes])
         return np.asarray(scores @ self._directions + self._mean)
+
+
+def _capped(curves: Array) -> Array:
+    """Log losses without those far above the others, such as of runs that nearly diverged, which get a limit.
+
+    Three interquartile ranges above the upper quartile is Tukey's limit for what is far out. A process that has to
+    follow such values swings below all others beside them.
+    """
+    low, high = np.quantile(curves, [0.25, 0.75], axis=0)
+    return np.minimum(curves, high + 3 * (high - low))
 
 
 def _fit(points: Array, values: Array) -> Process:

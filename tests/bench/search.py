@@ -25,6 +25,7 @@ import multiprocessing
 import os
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -35,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch: one process a core is what scales
 
 import numpy as np
+import pandas as pd
 from optuna.storages import InMemoryStorage
 from scipy import stats
 from scipy.stats import qmc
@@ -56,10 +58,10 @@ HERE = Path(__file__).parent
 OUT = HERE / "results" / "search.json"
 CURVES = HERE / "results" / "curves.parquet"
 STEPLAW = HERE.parents[2] / "shared" / "data" / "steplaw_dense.csv"
+STEPLAW_TOKENS = 100_000_000_000  # of the runs of steplaw.yaml, in the column D
 STEPLAW_COLUMNS = {
     "optim.lr": "lr",
     "train.batch_size": "bs",
-    "train.tokens": "D",
     "model.d_model": "h",
     "model.d_ff": "ffnh",
     "model.num_heads": "numh",
@@ -96,17 +98,27 @@ def problem(name: str, options: tuple[str, ...] = ()) -> tuple[SweepSpec, Source
     """The sweep, where its losses come from, and the name of its size."""
     if name == "steplaw":
         spec = load_spec(HERE / "steplaw.yaml", [*options, "search.scheduler=none"])
-        return spec, source(STEPLAW, tuple(STEPLAW_COLUMNS.items())), spec.size_names[0]
+        return spec, steplaw(), spec.size_names[0]
     size = name.removeprefix("curves-")
     spec = load_spec(HERE / "curves.yaml", list(options))
     sizes = tuple(one for one in spec.sizes if one.name == size)
-    return spec.model_copy(update={"sizes": sizes}), source(CURVES, ()), size
+    return spec.model_copy(update={"sizes": sizes}), curves(), size
 
 
 @cache
-def source(path: Path, columns: tuple[tuple[str, str], ...]) -> Source:
-    """Read once in each process: what it fits takes seconds."""
-    return Source(read_table(path, dict(columns)))
+def curves() -> Source:
+    """The recorded curves, read once in each process: what it fits takes seconds."""
+    return Source(read_table(CURVES, {}))
+
+
+@cache
+def steplaw() -> Source:
+    """The runs of the open table with the number of tokens of steplaw.yaml."""
+    table = pd.read_csv(STEPLAW)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / STEPLAW.name
+        table[table["D"] == STEPLAW_TOKENS].to_csv(path, index=False)
+        return Source(read_table(path, STEPLAW_COLUMNS))
 
 
 @cache

@@ -30,8 +30,8 @@ def test_trials_are_counted_by_size_and_status_with_the_best_and_the_running_one
     status = sweep_status(folder.path)
     xs, s = status.studies
     assert (xs.study, s.study) == ("xs", "s")
-    assert xs.trials == {"complete": 3, "pruned": 1, "running": 0, "diverged": 1, "failed": 1}
-    assert s.trials == {"complete": 2, "pruned": 1, "running": 1, "diverged": 0, "failed": 0}
+    assert xs.trials == {"complete": 3, "pruned": 1, "running": 0, "paused": 0, "diverged": 1, "failed": 1}
+    assert s.trials == {"complete": 2, "pruned": 1, "running": 1, "paused": 0, "diverged": 0, "failed": 0}
     assert (status.ended, status.planned) == (9, 4)
     losses = {"xs": {}, "s": {}}
     import analysis
@@ -43,6 +43,19 @@ def test_trials_are_counted_by_size_and_status_with_the_best_and_the_running_one
         assert study.best.loss == min(losses[study.study].values())
         assert study.best.steps == 100
     assert [trial.trial for trial in s.running] == ["s-0003"]
+
+
+def test_a_paused_trial_has_not_ended_and_does_not_run(make_run, capsys):
+    run = make_run()
+    run.add("xs", "complete", 4.0)
+    run.add("xs", None, None, paused_at=25)
+    run.add("xs", None, None, paused_at=None)  # it was promoted
+    status = sweep_status(run.path)
+    assert status.studies[0].trials["paused"] == status.studies[0].trials["running"] == 1
+    assert status.ended == 1
+    assert [trial.trial for trial in status.studies[0].running] == ["xs-0002"]
+    main([str(run.path)])
+    assert "paused" in capsys.readouterr().out
 
 
 def test_a_size_without_a_complete_trial_has_no_best(make_run):

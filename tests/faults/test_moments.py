@@ -27,7 +27,9 @@ def command(name, *more):
     experiments = ", ".join(f"{{name: {name}, optim.lr: {rate}}}" for name, rate in zip(NAMES, rates, strict=True))
     given = ("--set", f"experiments=[{experiments}]", "--set", "space={}", "--set", f"search.grace_steps={RUNG}")
     settings = {"search__concurrent": "1", "train__steps": str(STEPS)}
-    return sweep_command(name, *given, *more, trials=len(NAMES), search="experiments", scheduler="asha", **settings)
+    return sweep_command(
+        name, *given, *more, trials=len(NAMES), search="experiments", scheduler="asha-stop", **settings
+    )
 
 
 def plan():

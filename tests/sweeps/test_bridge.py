@@ -60,7 +60,7 @@ def sweep(cluster, tmp_path_factory):
                 "train": {"steps": 40, "batch_size": 4, "eval_every": 10, "eval_windows": 16},
                 "search": {
                     "method": "experiments",
-                    "scheduler": "asha",
+                    "scheduler": "asha-stop",
                     "concurrent": 1,
                     "allow_unequal_budgets": True,
                 },

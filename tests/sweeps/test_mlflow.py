@@ -109,3 +109,21 @@ def test_a_sweep_of_the_same_name_has_runs_of_its_own(folder, store):
     client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("two sweeps")
     assert len(client.search_runs([experiment.experiment_id])) == 2
+
+
+def test_the_run_of_a_paused_trial_stays_open_and_says_so_until_it_goes_on_or_is_pruned(folder, store):
+    config = config_of(store, "paused")
+    tracker = MlflowTracker(folder, config, MlflowTracker.mode(config))
+
+    def log(*lines):
+        with folder.metrics.open("a") as file:
+            file.writelines(lines)
+        for text in lines:
+            tracker.log(json.loads(text))
+        run = runs_of(store, "paused")["xs-0000"]
+        return run.info.status, run.data.tags["status"]
+
+    assert log(line("xs-0000", 25, col.PAUSED)) == ("RUNNING", "paused")
+    assert log(line("xs-0000", 50)) == ("RUNNING", "running")
+    assert log(line("xs-0000", 75, col.PAUSED), line("xs-0000", 75, col.PRUNED)) == ("FINISHED", "pruned")
+    tracker.close()

@@ -243,7 +243,7 @@ def test_paused_trials_are_counted_beside_the_running_ones_until_they_go_on_or_a
         for number, live in enumerate(others):
             sweep.report(live, 10, 3.1 + number)
             sweep.end(live)
-        assert [line.split("  ")[1].split()[0] for line in sweep.lines] == [col.PAUSED] * 3
+        assert [line.split()[1] for line in sweep.lines] == [col.PAUSED] * 3
         clock.now += 15
         sweep.report(first, 20, 2.9)
         assert sweep.lines[-1].startswith("0/4 trials, 1 running, 3 paused, 3 slots idle")

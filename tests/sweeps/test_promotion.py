@@ -7,6 +7,7 @@ import pytest
 from test_ledger import row, spec
 
 from lmcore import columns as col
+from sweeps.study.deadline import Deadline
 from sweeps.study.ledger import Ledger
 from sweeps.study.promotion import Ladder, Promotion
 from sweeps.study.rungs import expected_training
@@ -254,3 +255,23 @@ def test_a_resumed_sweep_finds_its_paused_trials_paused_and_hands_out_the_runnin
     assert again.unfinished == 1
     assert sorted(again.studies["main"].paused) == [1, 2]
     assert [again.ask("main").id for _ in range(2)] == ["main-0000", "main-0003"]
+
+
+def test_a_paused_trial_whose_rest_does_not_fit_into_the_time_is_given_up():
+    now = [0.0]
+    deadline = Deadline(100.0, clock=lambda: now[0])
+    book = Ledger(spec("random", trials=4, time=100), optuna.storages.InMemoryStorage(), deadline=deadline)
+    first, *others = (book.ask("main") for _ in range(4))
+    for number, live in enumerate((first, *others)):
+        now[0] += 10  # a trial takes 40 s
+        status = book.report(live.id, row(10, 3.0 + number))
+        assert status == (col.PAUSED if number else col.RUNNING)
+        if number:
+            book.end(live.id)
+    assert book.sizes_left == ["main"]  # 30 s of a paused trial and of the first one fit into the 60 s that are left
+    now[0] = 75.0
+    assert book.sizes_left == []
+    book.report(first.id, row(40, 2.9))
+    book.end(first.id)
+    assert book.over
+    assert list(book.statuses().values()) == [col.COMPLETE, col.PRUNED, col.PRUNED, col.PRUNED]

@@ -2,9 +2,14 @@
 
 from types import SimpleNamespace
 
+import optuna
 import pytest
+from ray.tune.schedulers import TrialScheduler
+from test_ledger import row, spec
 
 from lmcore import columns as col
+from sweeps.callbacks.base import Callback, Callbacks
+from sweeps.study.ledger import Ledger
 from sweeps.tune import scheduler
 from sweeps.tune.scheduler import StudyScheduler, error_line
 
@@ -55,3 +60,47 @@ def test_a_free_process_goes_to_a_trial_that_has_none_starting_or_has_waited_lon
     assert chosen() == "a"  # in vain, so far
     pending["a"].status = "RUNNING"
     assert chosen() == "b"
+
+
+class Engines:
+    """A worker pool that notes what it is told about each trial."""
+
+    def __init__(self):
+        self.told = []
+
+    def note_worker(self, trial, worker):
+        pass
+
+    def pause(self, trial):
+        self.told.append(("pause", trial))
+
+    def release(self, trial, ended=True):
+        self.told.append(("release", trial))
+
+
+class Statuses(Callback):
+    """Notes the status of each row."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_report(self, trial, row):
+        self.seen.append((trial.id, row[col.STEP], trial.status))
+
+
+def test_a_trial_that_is_paused_is_stopped_for_tune_and_its_worker_is_told_to_keep_it():
+    ledger = Ledger(spec("random", trials=2), optuna.storages.InMemoryStorage())
+    engines, statuses = Engines(), Statuses()
+    answers = StudyScheduler(ledger, engines, Callbacks([statuses]))
+    first, second = (ledger.ask("main").id for _ in range(2))
+
+    def answer(trial, step, loss):
+        result = {**row(step, loss), col.SLOT: 0, col.ENGINE: 0}
+        return answers.on_trial_result(None, SimpleNamespace(config={col.TRIAL: trial}), result)
+
+    assert answer(first, 10, 3.0) == TrialScheduler.CONTINUE
+    assert answer(second, 10, 3.5) == TrialScheduler.STOP
+    assert answer(second, 10, 3.5) == TrialScheduler.STOP  # repeated: it changes nothing
+    assert answer(first, 40, 2.9) == TrialScheduler.STOP
+    assert engines.told == [("pause", second), ("release", first)]
+    assert statuses.seen == [(first, 10, col.RUNNING), (second, 10, col.PAUSED), (first, 40, col.COMPLETE)]

@@ -134,6 +134,11 @@ def replay(
         if on_row is not None:
             on_row(handle, row)
 
+    def note_given_up(handle: "TrialHandle") -> None:
+        if on_row is not None and handle.last_row is not None:
+            on_row(handle, handle.last_row)  # the same row, whose trial is now pruned
+
+    ledger.on_given_up = note_given_up
     running = VirtualSlots(ledger, source, count, flops_per_s, clock, note)
     for handle in running.run():
         assert handle.last_row is not None  # trials leave their slots at reports

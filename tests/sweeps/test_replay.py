@@ -236,9 +236,9 @@ def test_the_folder_is_one_that_every_reader_knows(here, curves, capsys):
     run = analysis.load(folder)
     assert len(run.trials) == 12
     assert set(run.trials[col.STATUS]) <= {col.COMPLETE, col.PRUNED, col.DIVERGED}
-    assert len(run.rows) == len((folder / "metrics.jsonl").read_text().splitlines())
-    columns = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    assert tuple(columns) == col.ROW_COLUMNS
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert len(run.rows) == len({(line[col.TRIAL], line[col.STEP]) for line in lines})
+    assert all(tuple(line) == col.ROW_COLUMNS for line in lines)
     last = run.rows.groupby(col.TRIAL)[col.STATUS].last()
     complete = run.trials.loc[run.trials[col.STATUS] == col.COMPLETE, col.TRIAL]
     assert set(last[last == col.COMPLETE].index) == set(complete) != set()
@@ -368,3 +368,14 @@ def test_wrong_input_is_one_line(here, curves, capsys, arguments, said):
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1
+
+
+def test_a_trial_that_is_given_up_has_its_last_row_again_as_pruned(here, curves):
+    assert lmsweep.main(["replay", "--config", "c.yaml", "--from", str(curves), "--slots", "2", "--name", "r"]) == 0
+    lines = [json.loads(line) for line in (here / "runs" / "r" / "metrics.jsonl").read_text().splitlines()]
+    given_up = {row["trial"]: row for row in lines if row["status"] == "pruned"}
+    assert given_up
+    for trial, row in given_up.items():
+        before = [line for line in lines if line["trial"] == trial][-2]
+        assert {**before, "status": "pruned"} == row
+        assert before["status"] == "paused"

@@ -173,6 +173,7 @@ def benchmarks() -> str:
         "## The core\n\n`python tests/bench/core.py --nanogpt DIR` races the core with its peers in one process, taking\n"
         "turns. Above 1, lmsweep is faster.\n\n" + performance.table(),
         _packing(),
+        _search(),
         _sweeps(),
         _control(),
         _data(),
@@ -211,6 +212,28 @@ def _packing() -> str:
         "entry shows only noise.\n\n"
         + _table(["model", "K = 2", "K = 4", "K = 8", "K = 16", "`auto`"], rows)
         + _source("packing-cpu", result)
+    )
+
+
+def _search() -> str:
+    import search_figure
+
+    about, gaps = _load("curves"), _load("curves-check")["sizes"]
+    return (
+        "## Search\n\n`python tests/bench/search.py` compares searches on recorded runs, at equal training. The *regret* is the\n"
+        "expected loss of the setting that a search would answer with, minus the lowest in the space: the best of its\n"
+        "trials that were trained to their end. Means over search seeds with 95 % intervals; the difference from plain Ray\n"
+        "Tune is that of pairs of equal seeds. *lmsweep's default* is `search.method: optuna` with `scheduler: asha`; the\n"
+        "other names are `method-scheduler`.\n\n"
+        "![Regret of four searches against training](images/search.png)\n\n"
+        + search_figure.tables()
+        + f"\nThe problems curves-xs and curves-s are predictions between {about['runs']:,} recorded runs of two tiny models\n"
+        f"(`{about['command']}`, curves.json, commit {about['commit'][:10]}). They are the same for every search, but not a\n"
+        "trained model. Where the lowest losses are predicted, runs that were trained for it ended higher, by"
+        f" {gaps['xs']['lowest']['trained_minus_predicted']:.2f} and {gaps['s']['lowest']['trained_minus_predicted']:.2f}\n"
+        "(`python tests/bench/curves_check.py`, curves-check.json).\n"
+        "steplaw is a table of final losses of 215M parameters at 100B tokens (Li et al., 2025), on which no search can stop\n"
+        "trials early.\n"
     )
 
 

@@ -126,27 +126,45 @@ def scale(name: str) -> tuple[float, float]:
     """The lowest expected loss in the space, and that of a random setting on average."""
     spec, losses, size = problem(name)
     losses.check(spec)
-    entries = list(spec.space.items())
+    known = [*lowest_settings(name), *(run.setting for run in settings_in(spec, losses, size))]
+    lowest = np.nanmin([losses.expected_loss(size, spec.run_for(size, one)) for one in known])
+    drawn = [losses.expected_loss(size, spec.run_for(size, one)) for one in random_settings(name)]
+    return float(lowest), float(np.nanmean(drawn))
+
+
+def random_settings(name: str) -> list[dict[str, Any]]:
+    """Settings that are spread evenly over the space."""
+    space = problem(name)[0].space
+    return [_setting(space, point) for point in qmc.Sobol(len(space), seed=1).random(AVERAGE_DRAWS)]
+
+
+@cache
+def lowest_settings(name: str) -> list[dict[str, Any]]:
+    """Settings with the lowest expected losses, found from REFINED starts by small random steps, best first."""
+    spec, losses, size = problem(name)
+    losses.check(spec)
 
     def loss_at(point: Any) -> float:
-        setting = {path: at(path, entry, u) for (path, entry), u in zip(entries, point, strict=True)}
-        loss = losses.expected_loss(size, spec.run_for(size, setting))
+        loss = losses.expected_loss(size, spec.run_for(size, _setting(spec.space, point)))
         return loss if math.isfinite(loss) else math.inf
 
-    points = qmc.Sobol(len(entries), seed=0).random(OPTIMUM_DRAWS)
+    points = qmc.Sobol(len(spec.space), seed=0).random(OPTIMUM_DRAWS)
     drawn = np.array([loss_at(point) for point in points])
-    recorded = [losses.expected_loss(size, spec.run_for(size, run.setting)) for run in settings_in(spec, losses, size)]
-    # The lowest ones are improved by small random steps, each smaller than the last.
     rng = np.random.default_rng(0)
-    lowest = float(np.nanmin(recorded))
+    found = []
     for start in drawn.argsort()[:REFINED]:
         point, loss = points[start], drawn[start]
-        for width in np.geomspace(0.2, 0.002, STEPS):
+        for width in np.geomspace(0.2, 0.002, STEPS):  # each step smaller than the last
             moved = np.clip(point + width * rng.standard_normal(len(point)), 0, 1 - 1e-9)
-            if (found := loss_at(moved)) < loss:
-                point, loss = moved, found
-        lowest = min(lowest, float(loss))
-    return lowest, float(drawn[np.isfinite(drawn)][:AVERAGE_DRAWS].mean())
+            if (there := loss_at(moved)) < loss:
+                point, loss = moved, there
+        found.append((float(loss), _setting(spec.space, point)))
+    return [setting for _, setting in sorted(found, key=lambda pair: pair[0])]
+
+
+def _setting(space: Mapping[str, Any], point: Any) -> dict[str, Any]:
+    """The setting at a point of the unit cube."""
+    return {path: at(path, entry, float(u)) for (path, entry), u in zip(space.items(), point, strict=True)}
 
 
 def settings_in(spec: SweepSpec, losses: Source, size: str) -> list[Any]:

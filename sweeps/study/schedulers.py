@@ -53,7 +53,7 @@ def rules_of(pruner: BasePruner) -> str:
 
 def notes_rungs(pruner: BasePruner) -> bool:
     """Whether a pruner notes which rungs a trial has completed."""
-    return isinstance(pruner, (SuccessiveHalvingPruner, HyperbandPruner))
+    return isinstance(pruner, SuccessiveHalvingPruner)
 
 
 def step_in_study(trial: FrozenTrial, step: int) -> int:

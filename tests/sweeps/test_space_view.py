@@ -67,7 +67,7 @@ def trials_of(ledger):
 
 def seen(sweep, ledger):
     """The trials that the sampler is shown."""
-    view = SpaceView(distributions(sweep.searched), sweep.run_for("main", {}))
+    view = SpaceView(sweep.study_layout(sweep.studies[0]))
     return view.of(trials_of(ledger))
 
 
@@ -132,7 +132,7 @@ def test_tpe_learns_from_earlier_trials_as_if_they_had_been_asked_for_in_the_new
         reference.add_trial(made)
     viewed = optuna.load_study(study_name="main", storage=storage())
     sampler = optuna.samplers.TPESampler(n_startup_trials=3, multivariate=True, seed=0)
-    viewed.sampler = SpaceView(space, wider.run_for("main", {})).sampler(sampler)
+    viewed.sampler = SpaceView(wider.study_layout(wider.studies[0])).sampler(sampler)
     assert viewed.ask(space).params == reference.ask(space).params
 
 

@@ -74,7 +74,9 @@ def proposals(layout: Layout, given: Mapping[str, Any], settled: Mapping[str, An
     return found
 
 
-def proposals_of(layout: Layout, fields: Mapping[str, Any], settled: Mapping[str, Any] = NOTHING) -> dict[str, Any] | None:
+def proposals_of(
+    layout: Layout, fields: Mapping[str, Any], settled: Mapping[str, Any] = NOTHING
+) -> dict[str, Any] | None:
     """`proposals` for a trial of which every field is given; None if no trial of the space has these fields.
 
     >>> proposals_of(Layout({"optim.beta2": Choices(choices=[0.9, 0.99])}), {"optim.beta2": 0.95}) is None
@@ -124,7 +126,9 @@ def _check_base_values(layout: Layout, entry: Entry, here: Mapping[str, Any], va
     """NotApplicableError if fields of an entry that does not apply are given other values than the run has then."""
     for path, value in here.items():
         if not equal_values(value, layout.fields[path]):
-            wrong = next(one for one in entry.conditions if not any(same(values[one], v) for v in entry.conditions[one]))
+            wrong = next(
+                one for one in entry.conditions if not any(same(values[one], v) for v in entry.conditions[one])
+            )
             rule = f"must be left out with {wrong} {show(values[wrong])} (got {show(value)})"
             needed = " or ".join(map(show, entry.conditions[wrong]))
             raise NotApplicableError(path, f"{rule}; it is searched for {wrong} {needed} alone")
@@ -179,7 +183,9 @@ def _raw(layout: Layout, name: str, value: Any, values: Mapping[str, Any], open_
     if expression is not None:
         needed = [path for path in expression.paths if path in open_paths]
         if needed:
-            rule = f"must come with {needed[0]}, which its factor {show(expression.text)} needs (got {show(value)} alone)"
+            rule = (
+                f"must come with {needed[0]}, which its factor {show(expression.text)} needs (got {show(value)} alone)"
+            )
             raise FieldError(name, f"{rule}; add that")
         try:
             factor = expression.value(values)

@@ -62,7 +62,9 @@ class TriedSettings:
         total = math.prod(count for count in counts if count is not None)
         if self._layout is None:
             return total
-        return len({self._key(self._at(place, self._space)) for place in range(total)}) if total <= MAX_COUNTED else None
+        return (
+            len({self._key(self._at(place, self._space)) for place in range(total)}) if total <= MAX_COUNTED else None
+        )
 
     @property
     def exhausted(self) -> bool:

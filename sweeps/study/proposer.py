@@ -93,9 +93,7 @@ class Proposer(BaseSampler):
 
     def _is_setting(self, values: Mapping[str, Any]) -> bool:
         """Whether there is a value for all that the trial has."""
-        return self._space.keys() <= values.keys() or (
-            self._layout is not None and self._layout.complete(values)
-        )
+        return self._space.keys() <= values.keys() or (self._layout is not None and self._layout.complete(values))
 
     def _propose(self, model: BaseSampler, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         if self._spread is None:

@@ -33,9 +33,7 @@ def _tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:
 
 def _grouped_tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:
     # For each set of entries that apply together, it learns from the trials that have them.
-    return TPESampler(
-        n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, seed=seed
-    )
+    return TPESampler(n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
 def _random(seed: int, study_seed: int, startup: int) -> BaseSampler:
@@ -137,7 +135,11 @@ def sampler_for(
 
     if is_own(search.method):
         return Proposer(
-            space, lambda attempt: create_sampler(search.method, seed_of(attempt)), tried, seed=seed_of(0), layout=layout
+            space,
+            lambda attempt: create_sampler(search.method, seed_of(attempt)),
+            tried,
+            seed=seed_of(0),
+            layout=layout,
         )
     model = model_of(search.method, asked)
     make = _grouped_tpe if model == "tpe" and asked.dynamic else SAMPLERS[model]

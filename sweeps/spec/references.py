@@ -147,7 +147,7 @@ class Layout:
         return found
 
     def value(self, name: str, params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-        """What one entry sets, by path, where `values` has the fields that it refers to; nothing if it does not apply."""
+        """What one entry sets, by path, where fields have these `values`; nothing if it does not apply."""
         entry = self.space[name]
         if (name not in params and not isinstance(entry, Derived)) or not holds(entry, values):
             return {}

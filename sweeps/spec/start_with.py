@@ -11,7 +11,7 @@ from lmcore.runfile.paths import RUN_DEFAULTS, FieldError, show, unknown
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.proposals import NotApplicableError, equal_values, proposals
 from sweeps.spec.settings import LISTED
-from sweeps.spec.space import Derived, Entry, JointChoices, owners_of, paths_of
+from sweeps.spec.space import Derived, Entry, JointChoices, owners_of
 
 if TYPE_CHECKING:
     from sweeps.spec.sweep_spec import SweepSpec

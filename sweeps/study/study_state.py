@@ -338,9 +338,9 @@ class StudyState:
             bisect.insort(self.complete, (value, handle.trial.number, handle.id))
         self._tell(handle, value, state)
         self._running.discard(handle.trial.number)
-        if state is TrialState.FAIL and self._tried is not None:
-            if (setting := self._setting_of(handle.trial.number)) is not None:
-                self._tried.remove(handle.trial.number, setting)
+        setting = self._setting_of(handle.trial.number) if state is TrialState.FAIL else None
+        if self._tried is not None and setting is not None:
+            self._tried.remove(handle.trial.number, setting)
         self._repeat_results()
 
     def _tell(self, handle: TrialHandle, value: float | None, state: TrialState) -> None:

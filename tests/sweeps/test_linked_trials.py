@@ -164,7 +164,9 @@ def test_the_line_of_an_ended_trial_shows_the_rate_that_it_trained_with():
 @pytest.mark.parametrize("method", ["cmaes", "gp", "tpe", "optuna.samplers:TPESampler"])
 def test_a_kill_in_the_middle_of_an_ask_is_survived_with_every_method(method):
     space = {name: LINKED[name] for name in ("optim.lr", "model.ffn", "optim.weight_decay", "train.batch_size")}
-    assert_every_kill_is_survived(linked(space, method=method, trials=4, search={"startup_trials": 2}), kills_at_least=45)
+    assert_every_kill_is_survived(
+        linked(space, method=method, trials=4, search={"startup_trials": 2}), kills_at_least=45
+    )
 
 
 def test_after_a_kill_qmc_asks_for_the_next_points_of_its_sequence():
@@ -212,7 +214,7 @@ def test_a_confirmation_run_is_that_of_its_trial_also_after_the_space_has_change
         runs[live.id] = live.run
         book.report(live.id, row(40, 5.0))
         book.end(live.id)
-    changed = {**LINKED, "width": {"choices": [{"model.d_model": 32, "model.d_ff": 88, "model.num_heads": 2}]}}
+    changed = {**LINKED, "width": {"choices": [{"model.d_model": 128, "model.d_ff": 88, "model.num_heads": 2}]}}
     changed["optim.lr"] = {**LR, "times": "1 / 2"}
     book = Ledger(linked(changed, trials=4, confirm={"top": 2, "seeds": 1}), storage)
     confirmed = 0

@@ -419,7 +419,12 @@ def test_what_a_source_lacks_of_a_dependent_space_is_said_by_entry_and_field(tmp
     beyond = {"low": 1e-3, "high": 5e-2, "log": True, "times": "train.batch_size / 4"}
     (note,) = check(**{"optim.lr": beyond})
     assert note.startswith("space.optim.lr reaches from 0.004 to 0.4, and the recorded runs from")
-    tied = {"choices": [{"optim.beta1": 0.8, "model.tie_embeddings": True}, {"optim.beta1": 0.9, "model.tie_embeddings": False}]}
+    tied = {
+        "choices": [
+            {"optim.beta1": 0.8, "model.tie_embeddings": True},
+            {"optim.beta1": 0.9, "model.tie_embeddings": False},
+        ]
+    }
     with pytest.raises(InputError, match=r"^space\.betas: .* must tell the value of model\.tie_embeddings of its runs"):
         check(betas=tied)
     with pytest.raises(InputError, match=r"^space\.model\.ffn: must be values that .* 'relu'"):

@@ -214,7 +214,10 @@ def test_fields_of_an_entry_that_does_not_apply_are_left_out_where_another_study
     ("setting", "message"),
     [
         ({"optim.lr": 0.004}, "optim.lr of setting 1 must come with train.batch_size, which its factor"),
-        ({"optim.lr": 0.04, "train.batch_size": 8}, ", as 0.04 is 0.707107 times that); correct it, or widen space.optim.lr"),
+        (
+            {"optim.lr": 0.04, "train.batch_size": 8},
+            ", as 0.04 is 0.707107 times that); correct it, or widen space.optim.lr",
+        ),
         ({"model.d_model": 65}, "model.d_model of setting 1 must be those of one choice of space.width"),
         ({"model.d_model": 64, "model.d_ff": 352}, "(got model.d_model 64, model.d_ff 352)"),
         ({"width": "wide"}, "width of setting 1 must be 'd_model=64, d_ff=176, num_heads=2' or 'd_model=128"),
@@ -240,7 +243,9 @@ def test_settings_that_no_trial_of_a_dependent_space_has_are_refused_in_one_line
 
 def test_a_choice_must_be_told_apart_from_others_with_the_same_field():
     space = {"width": {"choices": [{"model.d_model": 64, "model.d_ff": d_ff} for d_ff in (128, 256)]}}
-    with pytest.raises(ValueError, match=r"must tell the choices of space.width apart .* 2 of them have\); add model.d_ff"):
+    with pytest.raises(
+        ValueError, match=r"must tell the choices of space.width apart .* 2 of them have\); add model.d_ff"
+    ):
         linked_with({"model.d_model": 64}, space=space)
 
 

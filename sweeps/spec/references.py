@@ -73,6 +73,11 @@ class Layout:
                 found[name] = params[name]
         return found
 
+    def knows(self, params: Mapping[str, Any]) -> bool:
+        """Whether each label among the proposals is one of a present choice; names that are no entry are ignored."""
+        joint = [(name, entry) for name, entry in self.space.items() if isinstance(entry, JointChoices)]
+        return all(name not in params or params[name] in entry.labels for name, entry in joint)
+
     def complete(self, params: Mapping[str, Any]) -> bool:
         """Whether there is a proposal for every entry that a trial with these proposals has."""
         return all(name in params for name in self.searched) and all(

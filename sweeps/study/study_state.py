@@ -171,9 +171,11 @@ class StudyState:
         """Sort a trial that an earlier driver left RUNNING: its last row may have paused or ended it; else queue it."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
-        if (
-            self._space and col.RUN not in frozen.user_attrs
-        ):  # otherwise its setting is settled, also if the space has changed since
+        # With a run its setting is settled, also if the space has changed since.
+        if self._space and col.RUN not in frozen.user_attrs:
+            if not self._layout.knows(frozen.params):  # it had not begun, and nobody knows what the label stood for
+                self.study.tell(trial, state=TrialState.FAIL)
+                return
             complete_suggestion(trial, self._space, self._layout)
         handle = self._handle(trial)
         if self._last_row(frozen.number) == {} and (first := self._first_like(handle)) is not None:

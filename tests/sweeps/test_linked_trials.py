@@ -207,14 +207,15 @@ def test_tpe_learns_from_trials_that_lack_some_entries():
 
 
 def test_a_confirmation_run_is_that_of_its_trial_also_after_the_space_has_changed():
-    sweep, storage = linked(LINKED, trials=4), optuna.storages.InMemoryStorage()
+    space = {name: entry for name, entry in LINKED.items() if name != "train.batch_size"}
+    sweep, storage = linked(space, trials=4), optuna.storages.InMemoryStorage()
     book, runs = Ledger(sweep, storage), {}
     while sizes := book.sizes_left:
         live = book.ask(sizes[0])
         runs[live.id] = live.run
         book.report(live.id, row(40, 5.0))
         book.end(live.id)
-    changed = {**LINKED, "width": {"choices": [{"model.d_model": 128, "model.d_ff": 88, "model.num_heads": 2}]}}
+    changed = {**space, "width": {"choices": [{"model.d_model": 128, "model.d_ff": 88, "model.num_heads": 2}]}}
     changed["optim.lr"] = {**LR, "times": "1 / 2"}
     book = Ledger(linked(changed, trials=4, confirm={"top": 2, "seeds": 1}), storage)
     confirmed = 0

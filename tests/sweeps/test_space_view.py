@@ -303,3 +303,13 @@ def test_a_known_setting_that_waits_has_its_fields_after_a_change_of_its_factor(
     drive(Ledger(before, storage()), until=1)
     ledger = Ledger(linked({"optim.lr": LR}, trials=4, search=starts), storage())
     assert ledger.ask("main").run.optim.lr == pytest.approx(0.006, rel=1e-12)
+
+
+def test_a_trial_that_was_being_asked_for_with_a_choice_that_is_gone_is_given_up(storage):
+    ledger = drive(Ledger(linked(trials=2), storage()))
+    study = ledger.studies["main"].study
+    study.ask({"width": optuna.distributions.CategoricalDistribution(("another choice",))})
+    ledger = drive(Ledger(linked(trials=5), storage()))
+    states = [trial.state for trial in trials_of(ledger)]
+    complete, failed = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
+    assert states == [complete, complete, failed, complete, complete]

@@ -18,6 +18,7 @@ from lmcore.device import training_flops
 from lmcore.durable import write_file
 from lmcore.errors import InputError
 from lmcore.printable import printable
+from lmcore.runfile.paths import show
 from sweeps.cli.replay_options import parse
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder, write_json, write_text
@@ -45,7 +46,7 @@ class ReplayedTrial:
     size: str
     phase: str
     params: dict[str, Any]
-    """What the search proposed, by dotted path."""
+    """The values of its searched and computed fields, by dotted path."""
     began_s: float
     """Virtual seconds from the start until it was first handed out."""
     status: str = col.RUNNING
@@ -127,9 +128,10 @@ def replay(
     def note(handle: "TrialHandle", row: Row) -> None:
         trial = found.get(handle.id)
         if trial is None:
-            proposed = dict(handle.trial.params)
+            params = handle.trial.params
+            fields = spec.study_layout(handle.plan).overrides(params) if params else {}
             place = handle.id, handle.size, handle.plan.phase
-            trial = found[handle.id] = ReplayedTrial(*place, proposed, row[col.BEGAN_AT])
+            trial = found[handle.id] = ReplayedTrial(*place, fields, row[col.BEGAN_AT])
         trial.losses[row[col.STEP]] = row[col.VAL_LOSS]
         if on_row is not None:
             on_row(handle, row)
@@ -276,11 +278,13 @@ def _print_summary(replayed: Replayed, r2: Mapping[str, float], folder: RunFolde
         quality = ", ".join(f"{value:.3f}{f' for {size}' if len(r2) > 1 else ''}" for size, value in r2.items())
         print(f"Losses of {predicted} trials are predictions; R2 of final losses, leaving one out: {quality}")
     if (winner := replayed.winner) is not None:
-        setting = ", ".join(
-            f"{path} {value:.6g}" for path, value in winner.params.items() if not isinstance(value, str)
-        )
+        setting = ", ".join(f"{path} {_shown(value)}" for path, value in winner.params.items())
         print(f"Lowest loss: {winner.loss:.4f}, {winner.id} ({printable(setting)})")
     print(f"Report: lmsweep report {shlex.quote(folder.display)}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else show(value)
 
 
 if __name__ == "__main__":

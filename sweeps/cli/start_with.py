@@ -1,16 +1,19 @@
 """`--start-with RUN`: a search that begins with the best settings of another sweep."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from lmcore.config import RunSpec
+from lmcore.config import flatten
 from lmcore.errors import InputError
-from lmcore.runfile.paths import describe, show
+from lmcore.runfile.paths import FieldError, describe, show
 from lmcore.runfile.run_file import load_run
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_kept
-from sweeps.spec.start_with import why_outside
+from sweeps.spec.space import Layout, owners_of, paths_of
+from sweeps.spec.start_with import belongs, fitted
 from sweeps.spec.sweep_spec import SweepSpec
 
 
@@ -36,16 +39,16 @@ def start_with_run(spec: SweepSpec, run: str, runs: Path) -> SweepSpec:
         raise InputError(f"--start-with: {rule}; wait for its first complete trial")
     settings, dropped = list(spec.search.start_with), []
     for name, best in found.items():
-        values = {path: _value(best, path) for path in spec.space}
-        outside = [p for p, value in values.items() if why_outside(p, spec.space[p], value) is not None]
-        dropped += [f"{path} {show(values[path])} of {name}" for path in outside]
-        setting = {path: value for path, value in values.items() if path not in outside}
-        if setting.keys() - set(spec.compare) and setting not in settings:
+        setting, outside = _setting_of(spec, flatten(best))
+        dropped += [f"{path} {show(value)} of {name}" for path, value in outside.items()]
+        if setting and setting not in settings:
             settings.append(setting)
     if len(settings) == len(spec.search.start_with):
         rule = f"must have a best setting that is in this space, and not listed yet (got {run})"
         raise InputError(f"--start-with: {rule}; widen the space, or leave the option out")
-    dropped += [f"{path}, which is not searched here" for path in other.space if path not in spec.space]
+    owners = owners_of(spec.space)
+    searched = [path for name, entry in other.space.items() for path in paths_of(name, entry)]
+    dropped += [f"{path}, which is not searched here" for path in searched if path not in owners]
     note = f"--start-with {run}: starts with the best of {', '.join(found)}"
     note += f"; left out: {'; '.join(dropped)}" if dropped else ""
     search = {**spec.search.model_dump(), "start_with": settings}
@@ -64,6 +67,23 @@ def _folder(run: str, runs: Path) -> RunFolder:
     raise InputError(f"--start-with: {rule}; correct it")
 
 
-def _value(run: RunSpec, path: str) -> object:
-    section, _, name = path.partition(".")
-    return getattr(getattr(run, section), name)
+def _setting_of(spec: SweepSpec, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The part of a run's fields that is a setting of the space, and the fields of the space that cannot be in it."""
+    setting: dict[str, Any] = {}
+    outside: dict[str, Any] = {}
+    searched = False
+    for name in Layout(spec.space).order:  # each after those that it depends on
+        entry = spec.space[name]
+        here = {path: fields[path] for path in paths_of(name, entry)}
+        plans = [plan for plan in spec.studies if belongs(spec, {**setting, **here}, plan)]
+        try:
+            results = [fitted(spec, {**setting, **here}, plan) for plan in plans]
+        except FieldError:
+            results = []
+        if all(any(error.field in here for error in left_out) for _, left_out in results):  # also without any
+            outside |= here
+        elif name in spec.compare or any(name in proposed for proposed, _ in results):
+            setting |= here
+            searched = searched or name not in spec.compare
+    names = [path for name, entry in spec.space.items() for path in paths_of(name, entry)]
+    return {path: setting[path] for path in names if path in setting} if searched else {}, outside

@@ -8,9 +8,11 @@ are. Samplers see earlier trials through `sweeps.study.space_view`.
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
+from lmcore.config import flatten
 from lmcore.errors import InputError
 from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, show
 from sweeps.spec import space as spaces
+from sweeps.spec.arms import StudyPlan
 from sweeps.spec.settings import TrackingConfig, strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
@@ -34,6 +36,8 @@ REASONS = {
     "search.allow_unequal_budgets": "because it decides how earlier trials were evaluated",
 }
 """Why a field that may not change must stay, if not to be COMPARABLE."""
+VARIED = "must be given the value at which it stays, because it has varied"
+COMPUTED = "must be given the value at which it stays, because it was computed"
 
 
 def _method(begun: SweepSpec, spec: SweepSpec) -> str | None:
@@ -91,9 +95,10 @@ def check_changes(begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> 
     for path, before, after, reason in refusals(begun, spec, given):
         rule = f"must stay {show(before)}, {reason} (got {show(after)})"
         remedy = "start a new sweep with another --name"
-        if _is_removed(path, begun, spec) and path.removeprefix("space.") not in BUDGET:
-            name = path.removeprefix("space.")
-            rule, remedy = f"{reason} (got an entry less)", f"add --set {name}=..., or leave the entry in"
+        missing = _left_open(path.removeprefix("space."), begun, spec, given) if path.startswith("space.") else []
+        if missing and reason in (VARIED, COMPUTED):
+            rule = f"{reason} (got {'an entry less' if after is None else show(after)})"
+            remedy = f"add {' '.join(f'--set {one}=...' for one in missing)}, or leave the entry in"
         raise InputError(f"{path}: {rule}; {remedy}")
     _check_not_fewer(begun, spec)
 
@@ -117,38 +122,84 @@ def _reason(path: str, begun: SweepSpec, spec: SweepSpec, given: Collection[str]
         return CONDITIONAL[path](begun, spec)
     if path.startswith("space."):
         return _space_reason(path.removeprefix("space."), begun, spec, given)
-    # The base value of a field that is searched is used by no trial: before, or from now on.
-    if path in RUN_DEFAULTS and path not in BUDGET and (path in begun.space or path in spec.space):
-        return None
+    if path in RUN_DEFAULTS and path not in BUDGET:
+        then, now = _entry_at(begun, path), _entry_at(spec, path)
+        # The base value of a field that is searched is used by no trial, before or from now on, if the entry always
+        # applies. One that is not searched any more gets a value: `_space_reason` asks for it.
+        used_before = then is None or then.when is not None
+        used_now = now is not None and now.when is not None
+        if (then is not None or now is not None) and not (used_before and used_now):
+            return None
     return REASONS.get(path, COMPARABLE)
 
 
-def _space_reason(path: str, begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> str | None:
-    """Why the entry of the space for `path`, which differs, must stay; None if it may change."""
-    then, now = begun.space.get(path), spec.space.get(path)
+def _entry_at(spec: SweepSpec, path: str) -> spaces.Entry | None:
+    """The entry of the space that sets the field at `path`."""
+    owner = spaces.owners_of(spec.space).get(path)
+    return None if owner is None else spec.space[owner]
+
+
+def _space_reason(name: str, begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> str | None:
+    """Why the entry of the space called `name`, which differs, must stay; None if it may change."""
+    then, now = begun.space.get(name), spec.space.get(name)
     method = begun.search.method
     if method == "experiments":
         return None  # experiments do not use the space
-    if path in BUDGET and (then is None or now is None):
+    sets = {path for entry in (then, now) if entry is not None for path in spaces.paths_of(name, entry)}
+    if sets & set(BUDGET) and (then is None or now is None or _dependence(then) != _dependence(now)):
         return SCHEDULE
-    if method == "grid":
-        points = spaces.grid(spec.searched)
-        if not all(point in points for point in spaces.grid(begun.searched)):
-            return "as a grid may grow, but the points that it has stay in it"
-    if path in begun.compare and then is not None and now is not None:
-        if set(spaces.choices_of(then)) - set(spaces.choices_of(now)):
+    if method == "grid" and not _keeps_grid(begun, spec):
+        return "as a grid may grow, but the points that it has stay in it"
+    if name in begun.compare and then is not None and now is not None:
+        if any(choice not in spaces.choices_of(now) for choice in spaces.choices_of(then)):
             return "as arms may be added, but those that have trials stay"
-    elif then is not None and now is None and path not in given:
-        section, name = path.split(".")
-        values = spaces.choices_of(then)
-        if values != (getattr(getattr(spec, section), name),):
-            return "must be given the value at which it stays, because it has varied"
+        return None
+    if isinstance(now, spaces.Derived) and (then is None or isinstance(then, spaces.Derived)):
+        # The field was fixed or computed, and not searched, so that it had no other values.
+        return None if then is None and all(_entry_at(begun, path) is not None for path in sets) else COMPARABLE
+    if _left_open(name, begun, spec, given):
+        return COMPUTED if isinstance(then, spaces.Derived) else VARIED
     return None
 
 
-def _is_removed(path: str, begun: SweepSpec, spec: SweepSpec) -> bool:
-    name = path.removeprefix("space.")
-    return path != name and name in begun.space and name not in spec.space
+def _dependence(entry: spaces.Entry) -> tuple[Any, ...]:
+    """What must stay of an entry that sets a budget: all but its values."""
+    return type(entry), spaces.expression_of(entry), entry.when
+
+
+def _keeps_grid(begun: SweepSpec, spec: SweepSpec) -> bool:
+    """Whether every point of every grid that was begun is there, and makes the run that it made."""
+    now = {plan.id: plan for plan in spec.studies}
+    for plan in begun.studies:
+        if plan.id in now:  # otherwise the change is refused by another name
+            after = _grid_of(spec, now[plan.id])
+            if not all(point in after for point in _grid_of(begun, plan)):
+                return False
+    return True
+
+
+def _grid_of(spec: SweepSpec, plan: StudyPlan) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    layout = spec.study_layout(plan)
+    return [(point, layout.overrides(point)) for point in spaces.grid(spec.searched, layout.fields)]
+
+
+def _left_open(name: str, begun: SweepSpec, spec: SweepSpec, given: Collection[str]) -> list[str]:
+    """The fields of an entry that varied, are not in the space any more, and have been given no value at which to stay.
+
+    Fields that had only one value need none if they keep it.
+    """
+    then, owners = begun.space.get(name), spaces.owners_of(spec.space)
+    if then is None:
+        return []
+    fields = flatten(spec.base)
+    varied = then.when is not None or spaces.expression_of(then) is not None
+    return [
+        path
+        for path in spaces.paths_of(name, then)
+        if path not in owners
+        and path not in given
+        and (varied or spaces.choices_at(begun.space, path) != (fields[path],))
+    ]
 
 
 def _side_effects(begun: SweepSpec, spec: SweepSpec) -> Iterator[tuple[str, Any, Any, str]]:
@@ -156,7 +207,8 @@ def _side_effects(begun: SweepSpec, spec: SweepSpec) -> Iterator[tuple[str, Any,
     then_seeds, now_seeds = begun.confirm_seeds, spec.confirm_seeds[: begun.confirm.seeds]
     if begun.confirm.top and then_seeds[: len(now_seeds)] != now_seeds:
         yield "confirm", then_seeds, now_seeds, "as all are confirmed under seeds that no run of the search may have"
-    varied = {*begun.space, *spec.space}
+    varied = {*spaces.owners_of(begun.space), *spaces.owners_of(spec.space)}
+    added = [f"space.{name}" for name in {**begun.space, **spec.space} if (name in begun.space) != (name in spec.space)]
     now = {plan.id: plan for plan in spec.studies}
     for plan in begun.studies:
         if plan.id not in now:
@@ -166,7 +218,6 @@ def _side_effects(begun: SweepSpec, spec: SweepSpec) -> Iterator[tuple[str, Any,
             for name, then in fields.items():
                 path, value = f"{section}.{name}", runs[1][section][name]
                 if then != value and path not in varied and flat(begun)[path] == flat(spec)[path]:
-                    added = [f"space.{other}" for other in varied if (other in begun.space) != (other in spec.space)]
                     yield path, then, value, f"as {' and '.join(added) or 'the change'} would change it"
 
 

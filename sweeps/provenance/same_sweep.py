@@ -8,12 +8,13 @@ import json
 from typing import Any
 
 from lmcore.errors import InputError
-from lmcore.runfile.paths import RUN_DEFAULTS
-from sweeps.provenance.changes import flat
+from lmcore.runfile.paths import show
+from sweeps.provenance.changes import COMPARABLE, flat
 from sweeps.provenance.resume import resumed_spec
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import SETTABLE, load_kept
 from sweeps.spec.settings import strip_password
+from sweeps.spec.space import owners_of
 from sweeps.spec.sweep_spec import SweepSpec
 
 MLFLOW = "tracking.mlflow"
@@ -32,18 +33,27 @@ def resumed_as(spec: SweepSpec, folder: RunFolder) -> SweepSpec:
     """
     kept = load_kept(folder.sweep_yaml).absolute()
     begun, now = flat(kept), flat(spec.absolute())
+    owners, kept_owners = owners_of(spec.space), owners_of(kept.space)
     changes = []
     for path, value in now.items():
         same = begun.get(path) in (value, strip_password(value) if path == "search.storage" else value)
         if same or _settled_at_start(path, value) or path in NOT_COMPARED or path.startswith("space."):
             continue
-        if path in RUN_DEFAULTS and path in spec.space:
+        if path in owners:
+            if path in kept_owners and all(
+                one.when for one in (spec.space[owners[path]], kept.space[kept_owners[path]])
+            ):
+                # Trials to which its entry does not apply have the base value, and to set it would end the search.
+                rule = f"must stay {show(begun[path])}, {COMPARABLE} (got {show(value)})"
+                raise InputError(
+                    f"--resume auto: {folder.display} holds a sweep already, and {path}: {rule}; change it back"
+                )
             continue  # no trial has the base value of a field that is searched, and to set it would end the search
         changes += _overrides(path, value)
     if spec.space != kept.space:
         entries = {path: entry.model_dump(exclude_defaults=True) for path, entry in spec.space.items()}
         changes.insert(0, f"space={json.dumps(entries)}")
-        changes += [text for path in kept.space if path not in spec.space for text in _given(spec, path)]
+        changes += [text for path in kept_owners if path not in owners for text in _given(spec, path)]
     if spec.search.storage is not None:
         changes.append(f"search.storage={json.dumps(spec.search.storage)}")  # sweep.yaml keeps no password
     changes += _overrides(MLFLOW, now[MLFLOW])  # an address that only the folder names is not used

@@ -23,7 +23,7 @@ from sweeps.recorded.coordinates import Coordinates
 from sweeps.recorded.recorded_runs import Array, RecordedRun, RecordedRuns
 from sweeps.recorded.surrogate import Surrogate
 from sweeps.spec.arms import SEED_PATHS
-from sweeps.spec.space import Choices
+from sweeps.spec.space import Choices, Entry, JointChoices, Range, choices_at, corners, expression_of, owners_of
 from sweeps.spec.sweep_spec import SweepSpec
 
 NEIGHBOURS = 5
@@ -108,7 +108,7 @@ class Source:
             if key not in self._subsets:
                 self._subsets[key] = _Subset(self.recorded.source, runs, dimensions)
             subset = self._of_size[size] = self._subsets[key]
-            notes += [note for note in _range_notes(spec, subset.coordinates) if note not in notes]
+            notes += [note for note in _range_notes(spec, subset.coordinates, size) if note not in notes]
         return [*self.recorded.notes, *notes]
 
     def curve(self, size: str, run: RunSpec) -> Curve:
@@ -129,7 +129,7 @@ class Source:
         if spec.search.method == "experiments":
             searched = {p: f"experiments.{e.name}.{p}" for e in spec.experiments for p in e.overrides}
         else:
-            searched = {path: f"space.{path}" for path in spec.space}
+            searched = {path: f"space.{name}" for path, name in owners_of(spec.space).items()}
         searched = {path: place for path, place in searched.items() if path not in SEED_PATHS}
         for path, place in searched.items():
             if path not in self.recorded.paths:
@@ -178,15 +178,10 @@ class Source:
     def _check_values(self, spec: SweepSpec, path: str, place: str, levels: list[Any]) -> None:
         """InputError if trials may have a value of the field about which the recorded runs say nothing."""
         source = self.recorded.source
-        if len(levels) < 2 and not (isinstance(entry := spec.space.get(path), Choices) and len(entry.choices) == 1):
+        values = _listed_values(spec, path)
+        if len(levels) < 2 and not (len(values) == 1 and _same(levels[0], values[0])):
             rule = f"must be a field that differs between the runs of {source} (all have {show(levels[0])})"
             raise InputError(f"{place}: {rule}; do not vary it, or give another source")
-        entry = spec.space.get(path)
-        if isinstance(entry, Choices) and place.startswith("space."):
-            values = list(entry.choices)
-        else:
-            values = [one.overrides[path] for one in spec.experiments if path in one.overrides]
-            values = values if place.startswith("experiments.") else []
         for value in values:
             if not (all(map(_is_number, levels)) and _is_number(value)) and value not in levels:
                 rule = f"must be values that {source} has runs with, {_shown(levels)} (got {show(value)})"
@@ -339,19 +334,46 @@ def _last(run: RecordedRun) -> float:
     return float("nan") if run.diverged else float(run.losses[-1] if run.final_loss is None else run.final_loss)
 
 
-def _range_notes(spec: SweepSpec, coordinates: Coordinates) -> list[str]:
+def _listed_values(spec: SweepSpec, path: str) -> list[Any]:
+    """The values that trials may have of a field, if they are listed; none for a range, or if they are computed."""
+    if spec.search.method == "experiments":
+        return [one.overrides[path] for one in spec.experiments if path in one.overrides]
+    entry = spec.space[owners_of(spec.space)[path]]
+    values = [] if expression_of(entry) else list(choices_at(spec.space, path))
+    if entry.when is not None and values:  # where the entry does not apply, the field has the base value
+        values += [value for size in spec.size_names if (value := value_at(spec.run_for(size, {}), path)) not in values]
+    return values
+
+
+def _range_notes(spec: SweepSpec, coordinates: Coordinates, size: str) -> list[str]:
     """Which ranges of the space reach beyond the recorded runs."""
     notes = []
-    for path, entry in spec.space.items():
-        if isinstance(entry, Choices) or path not in coordinates.ranges:
+    for path, name in owners_of(spec.space).items():
+        entry = spec.space[name]
+        if path not in coordinates.ranges or (isinstance(entry, Choices) and entry.times is None):
             continue
+        if not (numbers := _ends(spec, path, entry, size)):
+            continue  # the entry applies to no trial of this size
+        start, end = min(numbers), max(numbers)
         low, high = coordinates.ranges[path]
-        if coordinates.scaled(path, entry.low) < -BEYOND or coordinates.scaled(path, entry.high) > 1 + BEYOND:
+        if coordinates.scaled(path, start) < -BEYOND or coordinates.scaled(path, end) > 1 + BEYOND:
+            reaches = f"space.{name} reaches" if name == path else f"{path} of space.{name} reaches"
             notes.append(
-                f"space.{path} reaches from {entry.low:g} to {entry.high:g}, and the recorded runs from {low:g} to "
-                f"{high:g}; losses beyond are extrapolated"
+                f"{reaches} from {start:g} to {end:g}, and the recorded runs from {low:g} to {high:g}; losses beyond "
+                "are extrapolated"
             )
     return notes
+
+
+def _ends(spec: SweepSpec, path: str, entry: Entry, size: str) -> tuple[float, ...]:
+    """Numbers that trials of a size may have in a field, the smallest and the largest as far as corners show them."""
+    if isinstance(entry, Range) and entry.times is None:
+        return entry.low, entry.high
+    if isinstance(entry, JointChoices):
+        return choices_at(spec.space, path)
+    layout = spec.layout(size)
+    overrides = map(layout.overrides, corners(spec.space))
+    return tuple(values[path] for values in overrides if path in values)
 
 
 def _is_number(value: Any) -> bool:

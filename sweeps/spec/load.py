@@ -25,7 +25,7 @@ from lmcore.runfile.run_file import located, resolve_vocab_size
 from sweeps.spec.arms import ConfirmConfig
 from sweeps.spec.entries import same
 from sweeps.spec.settings import SearchConfig, TrackingConfig
-from sweeps.spec.space import Choices, Range
+from sweeps.spec.space import Choices, Derived, Range
 from sweeps.spec.sweep_spec import SweepSpec
 
 SETTABLE: dict[str, Any] = {
@@ -38,7 +38,7 @@ SETTABLE: dict[str, Any] = {
 """Every dotted path that `--set` accepts, with its default. `space.<path>` and
 `space.<path>.<part>` are accepted as well."""
 
-PARTS = (*Range.model_fields, *Choices.model_fields)
+PARTS = (*Range.model_fields, *Choices.model_fields, *Derived.model_fields)
 """Parts of an entry of the space, which `--set space.<path>.<part>` accepts."""
 
 FLAGS = {
@@ -126,7 +126,7 @@ def _put(draft: dict[str, Any], path: str, value: Any) -> None:
     """Set a dotted path in the draft of a spec. FieldError if the path cannot be set."""
     section, dot, name = path.partition(".")
     owner, _, part = name.rpartition(".")
-    if section == "space" and owner in RUN_DEFAULTS and part in PARTS:
+    if section == "space" and part in PARTS and (owner in RUN_DEFAULTS or (owner and "." not in owner)):
         entries = draft.get("space")
         if not isinstance(entries, dict) or not isinstance(entries.get(owner), dict):
             rule = f"must be in the space, as low and high or choices, before a part of it is set (got {show(value)})"

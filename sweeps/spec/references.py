@@ -4,6 +4,7 @@ A `Layout` turns what the search proposed for a trial into the overrides of its 
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, FieldError, plain_types, sets_budget, show, unknown
@@ -44,7 +45,8 @@ class Layout:
         self.fields = fields
         self.owners = owners_of(space)
         """The entry that sets each path."""
-        self._expressions = {name: found for name, entry in space.items() if (found := _expression(name, entry))}
+        self.expressions = {name: found for name, entry in space.items() if (found := _expression(name, entry))}
+        """The parsed expression of each entry that has one."""
         self.references = {name: tuple(self._references(name)) for name in space}
         """The entries that each entry refers to."""
         self.order = self._sorted()
@@ -61,14 +63,33 @@ class Layout:
         """Whether the conditions of an entry hold; `params` must have the proposals for what it refers to."""
         conditions = [self.owners[path] for path in self.space[name].conditions if path in self.owners]
         resolved = self._resolve(params, self._with_ancestors(conditions)) if conditions else {}
-        return _holds(self.space[name], {**self.fields, **resolved})
+        return holds(self.space[name], {**self.fields, **resolved})
 
-    @property
+    def applicable(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of proposals for the whole space that a trial has: those for entries whose conditions hold."""
+        found = {name: params[name] for name in self.searched}
+        for name in self.conditional:
+            if self.applies(name, found):
+                found[name] = params[name]
+        return found
+
+    def knows(self, params: Mapping[str, Any]) -> bool:
+        """Whether each label among the proposals is one of a present choice; names that are no entry are ignored."""
+        joint = [(name, entry) for name, entry in self.space.items() if isinstance(entry, JointChoices)]
+        return all(name not in params or params[name] in entry.labels for name, entry in joint)
+
+    def complete(self, params: Mapping[str, Any]) -> bool:
+        """Whether there is a proposal for every entry that a trial with these proposals has."""
+        return all(name in params for name in self.searched) and all(
+            name in params for name in self.conditional if self.applies(name, params)
+        )
+
+    @cached_property
     def searched(self) -> tuple[str, ...]:
         """The entries that are proposed in every trial."""
         return tuple(name for name in self._proposed if not self._depends_on_the_trial(name) and self.applies(name, {}))
 
-    @property
+    @cached_property
     def conditional(self) -> tuple[str, ...]:
         """The entries that are proposed in some trials, each after those that its conditions depend on."""
         return tuple(name for name in self._proposed if self._depends_on_the_trial(name))
@@ -81,7 +102,7 @@ class Layout:
         return any(path in self.owners for path in self.space[name].conditions)
 
     def _references(self, name: str) -> Iterable[str]:
-        expression = self._expressions.get(name)
+        expression = self.expressions.get(name)
         paths = [*self.space[name].conditions, *(expression.paths if expression else ())]
         return dict.fromkeys(self.owners[path] for path in paths if path in self.owners)
 
@@ -123,20 +144,21 @@ class Layout:
     def _resolve(self, params: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
         values, found = dict(self.fields), dict[str, Any]()
         for name in names:
-            new = self._value(name, params, values)
+            new = self.value(name, params, values)
             if sets_budget(new):
                 values |= dict.fromkeys(BUDGET)
             values |= new
             found |= new
         return found
 
-    def _value(self, name: str, params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    def value(self, name: str, params: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+        """What one entry sets, by path, where fields have these `values`; nothing if it does not apply."""
         entry = self.space[name]
-        if (name not in params and not isinstance(entry, Derived)) or not _holds(entry, values):
+        if (name not in params and not isinstance(entry, Derived)) or not holds(entry, values):
             return {}
         if isinstance(entry, JointChoices):
             return entry.choice(params[name])
-        expression = self._expressions.get(name)
+        expression = self.expressions.get(name)
         if expression is None:
             return {name: params[name]}
         place = f"space.{name}.{part_of(entry)}"
@@ -234,5 +256,6 @@ def _expression(name: str, entry: Entry) -> Expression | None:
         raise FieldError(f"space.{name}.{part_of(entry)}", error.rule) from None
 
 
-def _holds(entry: Entry, values: Mapping[str, Any]) -> bool:
+def holds(entry: Entry, values: Mapping[str, Any]) -> bool:
+    """Whether the conditions of an entry hold where fields have these values."""
     return all(any(same(values[path], one) for one in allowed) for path, allowed in entry.conditions.items())

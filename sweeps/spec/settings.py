@@ -61,8 +61,9 @@ class SearchConfig(Config):
     at random or from a grid; optuna is gp for up to 300 trials of a size and arm, else tpe; experiments runs the listed
     experiments and searches nothing; module:Class is an Optuna sampler of yours, hub:package one of OptunaHub."""
     start_with: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
-    """Known good settings, by dotted path of the space, that the first trials of every size and arm have; fields that
-    a setting leaves out are proposed. Not for the methods grid and experiments."""
+    """Known good settings, by dotted path of the space, that the first trials of every size and arm have: the values
+    that fields have in the run, after any times. Choices of several fields may be given by their name, as a label or
+    as the fields of one of them. What a setting leaves out is proposed. Not for the methods grid and experiments."""
     trials: PositiveInt | None = None
     """Number of trials of all sizes and arms together, at least 1, dealt out in turn, without confirmation runs; null
     means every grid point, every experiment, or else as many as fit in time, or 16 trials without one."""

@@ -1,16 +1,17 @@
 """`search.start_with`: known good settings, which come first in every study of the search.
 
-They are checked against the space here, and laid out for each study. `sweeps.study.open_study` enqueues them.
+They are given as the values of fields, are checked against the space here, and are laid out for each study as what a
+sampler would propose. `sweeps.study.open_study` enqueues them.
 """
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from lmcore.runfile.paths import RUN_DEFAULTS, FieldError, show, unknown
 from sweeps.spec.arms import StudyPlan
+from sweeps.spec.proposals import NotApplicableError, equal_values, proposals
 from sweeps.spec.settings import LISTED
-from sweeps.spec.space import Choices, Entry, takes_integers
+from sweeps.spec.space import Derived, Entry, JointChoices, owners_of
 
 if TYPE_CHECKING:
     from sweeps.spec.sweep_spec import SweepSpec
@@ -26,20 +27,20 @@ def check_start_with(spec: "SweepSpec") -> None:
     if spec.search.method in LISTED:
         rule = f"must be empty for the search method {spec.search.method}, whose trials are listed"
         raise FieldError(FIELD, f"{rule} (got {len(listed)}); leave it out, or choose another method")
+    known: list[dict[str, Any]] = []
     for number, setting in enumerate(listed, 1):
-        for path, value in setting.items():
-            if path not in RUN_DEFAULTS:
-                raise FieldError(FIELD, f"{path} of setting {number} {unknown(path).rule}")
-            if path not in spec.space:
-                rule = f"must give fields of the space alone (got {path} in setting {number})"
-                raise FieldError(FIELD, f"{rule}; add it to the space, or leave it out")
-            if (wrong := why_outside(path, spec.space[path], value)) is not None:
-                raise FieldError(FIELD, f"{path} of setting {number} {wrong}; correct it, or widen space.{path}")
-        if not setting.keys() - set(spec.compare):
+        _check_names(spec, setting, number)
+        try:
+            fields = fields_of(spec.space, setting)
+        except FieldError as error:
+            raise _located(error, number) from None
+        _check_setting(spec, fields, number)
+        if not any(_is_searched(spec, path) for path in fields):
             rule = f"must give a field that is searched and not compared (got {show(setting)} as setting {number})"
             raise FieldError(FIELD, f"{rule}; add one, or leave it out")
-        if setting in listed[: number - 1]:
+        if fields in known:
             raise FieldError(FIELD, f"must not list a setting twice (got {show(setting)}); remove one")
+        known.append(fields)
     for plan in spec.studies:
         settings, trials = start_settings(spec, plan), spec.trials_in(plan)
         if len(settings) > trials:
@@ -48,9 +49,10 @@ def check_start_with(spec: "SweepSpec") -> None:
 
 
 def start_settings(spec: "SweepSpec", plan: StudyPlan) -> list[dict[str, Any]]:
-    """The values that the first trials of a search study have, by dotted path.
+    """What is proposed in the first trials of a search study, by name of the entry.
 
-    A setting with the value of a compared field is for the arms with that value alone.
+    A setting with the value of a compared field is for the arms with that value alone. Of a setting, the fields of
+    entries that do not apply in a study are left out there.
 
     >>> from sweeps.spec.sweep_spec import SweepSpec
     >>> search = {"start_with": [{"optim.lr": 0.003}]}
@@ -60,47 +62,100 @@ def start_settings(spec: "SweepSpec", plan: StudyPlan) -> list[dict[str, Any]]:
     """
     found: list[dict[str, Any]] = []
     for setting in spec.search.start_with:
-        arm = {path: value for path, value in setting.items() if path in spec.compare}
-        values = {p: _as_proposed(p, spec.space[p], value) for p, value in setting.items() if p not in arm}
-        if _belongs(arm, plan.arm.overrides) and values not in found:
-            found.append(values)
+        fields = fields_of(spec.space, setting)
+        if belongs(spec, fields, plan):
+            values, _ = fitted(spec, fields, plan)
+            if values and values not in found:
+                found.append(values)
     return found
 
 
-def _belongs(arm: Mapping[str, Any], overrides: Mapping[str, Any]) -> bool:
-    return all(overrides[path] == value for path, value in arm.items())
+def fields_of(space: Mapping[str, Entry], setting: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a setting by path. Choices of several fields may be given by name: a label, or the fields.
 
-
-def why_outside(path: str, entry: Entry, value: Any) -> str | None:
-    """The rule that a value breaks which the entry of the space at `path` cannot take; None if it can.
-
-    >>> why_outside("optim.beta2", Choices(choices=[0.9, 0.99]), 0.95)
-    'must be one of 0.9, 0.99 (got 0.95)'
+    >>> width = JointChoices(choices=[{"model.d_model": 64, "model.d_ff": 176}])
+    >>> fields_of({"width": width}, {"width": "d_model=64, d_ff=176", "optim.lr": 0.1})
+    {'model.d_model': 64, 'model.d_ff': 176, 'optim.lr': 0.1}
     """
-    got = f"(got {show(value)})"
-    if isinstance(entry, Choices):
-        if any(_same(choice, value) for choice in entry.choices):
-            return None
-        return f"must be one of {', '.join(map(show, entry.choices))} {got}"
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return f"must be a number {got}"
-    if not entry.low <= value <= entry.high:
-        return f"must be from {entry.low:g} to {entry.high:g} {got}"
-    if takes_integers(path) and value != round(value):
-        return f"must be an integer {got}"
-    step = entry.step or (1.0 if takes_integers(path) and not entry.log else None)
-    if step is not None and abs((steps := (value - entry.low) / step) - round(steps)) > 1e-8:
-        return f"must be in steps of {step:g} from {entry.low:g} {got}"
-    return None
+    fields: dict[str, Any] = {}
+    for name, value in setting.items():
+        new, entry = {name: value}, space.get(name)
+        if isinstance(entry, JointChoices):
+            if isinstance(value, Mapping) and value and value.keys() <= set(entry.paths):
+                new = dict(value)
+            elif isinstance(value, str) and value in entry.labels:
+                new = entry.choice(value)
+            else:
+                choices = " or ".join(map(show, entry.labels))
+                raise FieldError(name, f"must be {choices} (got {show(value)}); correct it, or add a choice")
+        for path in new:
+            if path in fields:
+                raise FieldError(path, f"must be given once (got it by space.{owners_of(space)[path]} too); remove one")
+        fields |= new
+    return fields
 
 
-def _as_proposed(path: str, entry: Entry, value: Any) -> Any:
-    """The value with the type that a sampler would propose."""
-    if isinstance(entry, Choices):
-        return next(choice for choice in entry.choices if _same(choice, value))
-    return int(value) if takes_integers(path) else float(value)
+def belongs(spec: "SweepSpec", fields: Mapping[str, Any], plan: StudyPlan) -> bool:
+    """Whether the compared fields of a setting, if it has any, are those of this study."""
+    arm = plan.arm.overrides
+    return all(equal_values(arm[path], value) for path, value in fields.items() if path in arm)
 
 
-def _same(choice: Any, value: Any) -> bool:
-    """Whether a choice is meant: 1 is 1.0, but not true."""
-    return choice == value and isinstance(choice, bool) == isinstance(value, bool)
+def fitted(spec: "SweepSpec", fields: Mapping[str, Any], plan: StudyPlan) -> tuple[dict[str, Any], list[FieldError]]:
+    """What is proposed in one study for a setting, and why some of its fields do not apply there.
+
+    FieldError if a field does not fit.
+    """
+    searched = {path: value for path, value in fields.items() if path not in plan.arm.overrides}
+    left_out: list[FieldError] = []
+    while True:
+        try:
+            return proposals(spec.study_layout(plan), searched), left_out
+        except NotApplicableError as error:
+            left_out.append(error)
+            del searched[error.field]
+
+
+def _check_names(spec: "SweepSpec", setting: Mapping[str, Any], number: int) -> None:
+    owners = owners_of(spec.space)
+    for path in setting:
+        if path in owners or path in spec.space:
+            continue
+        if path not in RUN_DEFAULTS:
+            raise FieldError(FIELD, f"{path} of setting {number} {unknown(path).rule}")
+        rule = f"must give fields of the space alone (got {path} in setting {number})"
+        raise FieldError(FIELD, f"{rule}; add it to the space, or leave it out")
+
+
+def _check_setting(spec: "SweepSpec", fields: Mapping[str, Any], number: int) -> None:
+    """FieldError unless the setting fits in every study that it is for, and each of its fields applies in one."""
+    plans = [plan for plan in spec.studies if belongs(spec, fields, plan)]
+    if not plans:
+        owners = owners_of(spec.space)
+        path = next(path for path in fields if owners[path] in spec.compare)
+        given = ", ".join(f"{path} {show(value)}" for path, value in fields.items() if owners[path] in spec.compare)
+        choices = [
+            ", ".join(show(value) for path, value in plan.arm.overrides.items() if path in fields)
+            for plan in spec.studies
+        ]
+        rule = f"must be one of {' or '.join(dict.fromkeys(choices))}, which are compared (got {given})"
+        raise FieldError(FIELD, f"{path} of setting {number} {rule}; correct it")
+    nowhere: dict[str, list[FieldError]] = {}
+    for plan in plans:
+        try:
+            for error in fitted(spec, fields, plan)[1]:
+                nowhere.setdefault(error.field, []).append(error)
+        except FieldError as error:
+            raise _located(error, number) from None
+    for errors in nowhere.values():
+        if len(errors) == len(plans):
+            raise _located(errors[0], number)
+
+
+def _is_searched(spec: "SweepSpec", path: str) -> bool:
+    name = owners_of(spec.space)[path]
+    return name not in spec.compare and not isinstance(spec.space[name], Derived)
+
+
+def _located(error: FieldError, number: int) -> FieldError:
+    return FieldError(FIELD, f"{error.field} of setting {number} {error.rule}")

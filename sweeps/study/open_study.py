@@ -51,10 +51,13 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
     if search.method == "experiments":
         for experiment in spec.experiments[len(queued) : total]:
             study.enqueue_trial({}, user_attrs={col.EXPERIMENT: experiment.name})
-    known = {trial.user_attrs.get(START_WITH) for trial in queued}
+    known = {trial.user_attrs.get(START_WITH): trial for trial in queued}
     for place, setting in enumerate(start_settings(spec, plan)):
         if place not in known:
             study.enqueue_trial(setting, user_attrs={START_WITH: place})
+        elif known[place].state is TrialState.WAITING and known[place].system_attrs["fixed_params"] != setting:
+            # The space has changed, and other proposals lead to these fields now.
+            storage.set_trial_system_attr(known[place]._trial_id, "fixed_params", setting)
     return study
 
 

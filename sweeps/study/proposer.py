@@ -1,5 +1,6 @@
 """The sampler of every search: what it adds to one of Optuna's, which decides on the model."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from sweeps.spec.space import Layout
 from sweeps.study.distinct import TriedSettings
 from sweeps.study.sampler_view import StudyView, is_paused
 
@@ -32,6 +34,8 @@ class Proposer(BaseSampler):
         least: with a view, the number of trials with a result that the model needs.
         numeric: whether the model handles no choices.
         seed: of the setting that is taken if the sampler proposes none that was not tried.
+        layout: of a space with entries that apply in some trials only. Values are proposed for all entries; those that
+            do not apply are not suggested (`sweeps.study.samplers.suggest_conditional`).
 
     Example:
         study.sampler = Proposer(space, lambda attempt: RandomSampler(seed=attempt), TriedSettings(space))
@@ -49,6 +53,7 @@ class Proposer(BaseSampler):
         least: int = 0,
         numeric: bool = False,
         seed: int = 0,
+        layout: Layout | None = None,
     ) -> None:
         self._space = {name: distribution for name, distribution in space.items() if not distribution.single()}
         self._make = make
@@ -60,6 +65,8 @@ class Proposer(BaseSampler):
         self._view = view
         self._numeric = numeric
         self._seed = seed
+        self._layout = layout
+        self._conditional = frozenset(layout.conditional if layout else ())
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All that is searched."""
@@ -70,7 +77,7 @@ class Proposer(BaseSampler):
     ) -> dict[str, Any]:
         """A setting that was not tried, unless all were. Values that a queued trial came with are kept."""
         fixed: dict[str, Any] = trial.system_attrs.get("fixed_params", {})
-        if self._space.keys() <= fixed.keys():
+        if self._is_setting(fixed):
             return {}
         first = values = self._propose(self._model, study, trial) | fixed
         if self._tried is None or self._tried.exhausted:
@@ -83,6 +90,10 @@ class Proposer(BaseSampler):
                 break
             values = self._propose(self._make(attempt), study, trial) | fixed
         return values if values not in self._tried else self._tried.another(first, fixed, self._seed)
+
+    def _is_setting(self, values: Mapping[str, Any]) -> bool:
+        """Whether there is a value for all that the trial has."""
+        return self._space.keys() <= values.keys() or (self._layout is not None and self._layout.complete(values))
 
     def _propose(self, model: BaseSampler, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
         if self._spread is None:
@@ -102,9 +113,19 @@ class Proposer(BaseSampler):
             if sum(one.state in ended or is_paused(one) for one in stored) < self._least:
                 return {}
             shown = self._view(stored, trial.number)
+            if self._conditional:
+                study = StudyView(study, list(map(_as_suggested, shown)))
+                return self._in_groups(model, study, trial)
             study = StudyView(study, [one for one in shown if self._space.keys() <= one.params.keys()])
         space = {n: d for n, d in self._space.items() if not (self._numeric and isinstance(d, CategoricalDistribution))}
+        # What some trials lack is spread evenly by a model that learns only from trials that have all fields.
+        space = {name: distribution for name, distribution in space.items() if name not in self._conditional}
         return model.sample_relative(study, trial, space)
+
+    def _in_groups(self, model: BaseSampler, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
+        """What the model proposes for the entries that it finds in the trials, of which some lack some."""
+        found = model.infer_relative_search_space(study, trial)
+        return model.sample_relative(study, trial, {name: found[name] for name in found if name in self._space})
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -121,3 +142,12 @@ class Proposer(BaseSampler):
     ) -> None:
         """Tell the sampler."""
         self._model.after_trial(study, trial, state, values)
+
+
+def _as_suggested(trial: FrozenTrial) -> FrozenTrial:
+    """A trial that runs without what was proposed for entries that do not apply, which TPE has noted in it."""
+    if trial.state is not TrialState.RUNNING:
+        return trial
+    seen = copy.copy(trial)
+    seen.system_attrs = {}
+    return seen

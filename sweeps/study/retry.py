@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial
 
 from lmcore import columns as col
 from lmcore.errors import InputError
-from sweeps.spec.space import distributions
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.space_view import SpaceView
 
@@ -39,15 +38,14 @@ def retry_failed(spec: SweepSpec, storage: optuna.storages.BaseStorage) -> list[
             continue
         trials = study.get_trials(deepcopy=False)
         searches = spec.search.method != "experiments" and plan.phase != col.CONFIRM
-        space = distributions(spec.searched) if searches else {}
-        view = SpaceView(space, spec.run_for(plan.size, plan.arm.overrides))
+        view = SpaceView(spec.study_layout(plan)) if searches else None
         known = {trial.user_attrs.get(RETRY_OF) for trial in trials}
         for trial in trials:
             trial_id = col.trial_id(plan.id, trial.number)
             if trial.user_attrs.get(col.STATUS) != col.FAILED or trial_id in known:
                 continue
             kept = {name: trial.user_attrs[name] for name in KEPT if name in trial.user_attrs}
-            params = view.params_of(trial) if col.RUN in trial.user_attrs else dict(trial.params)
+            params = view.params_of(trial) if view and col.RUN in trial.user_attrs else dict(trial.params)
             if params is None:
                 lost.append(trial_id)
                 continue

@@ -31,12 +31,20 @@ def _tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:
     return TPESampler(n_startup_trials=startup, multivariate=True, constant_liar=True, seed=seed)
 
 
+def _grouped_tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:
+    # For each set of entries that apply together, it learns from the trials that have them.
+    return TPESampler(n_startup_trials=startup, multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
 def _random(seed: int, study_seed: int, startup: int) -> BaseSampler:
     return RandomSampler(seed=seed)
 
 
 def _qmc(seed: int, study_seed: int, startup: int) -> BaseSampler:
-    # All points of a study belong to one scrambled sequence, so its seed must not change from trial to trial.
+    """Points of one scrambled sequence, so its seed must not change from trial to trial.
+
+    The study counts the points. A trial whose driver was killed while it was asked for may have the next one.
+    """
     return QMCSampler(scramble=True, seed=study_seed, **_independent(seed))
 
 
@@ -108,11 +116,13 @@ def sampler_for(
     asked: AskedTrial,
     space: Mapping[str, BaseDistribution],
     tried: TriedSettings | None = None,
+    layout: Layout | None = None,
 ) -> BaseSampler:
     """The sampler for one trial of a study.
 
     Its seed follows from (search seed, size, number, attempt), so that a resumed search does not repeat earlier
-    suggestions and no two sizes get the same ones. `tried` are the settings that it must not propose again.
+    suggestions and no two sizes get the same ones. `tried` are the settings that it must not propose again. `layout` is
+    that of a space with entries that apply in some trials only.
 
     >>> type(sampler_for(SearchConfig(method="qmc"), AskedTrial("xs", number=3, startup=4), {})).__name__
     'Proposer'
@@ -124,8 +134,15 @@ def sampler_for(
         return _seed([*study, asked.number, attempt] if attempt else [*study, asked.number])
 
     if is_own(search.method):
-        return Proposer(space, lambda attempt: create_sampler(search.method, seed_of(attempt)), tried, seed=seed_of(0))
+        return Proposer(
+            space,
+            lambda attempt: create_sampler(search.method, seed_of(attempt)),
+            tried,
+            seed=seed_of(0),
+            layout=layout,
+        )
     model = model_of(search.method, asked)
+    make = _grouped_tpe if model == "tpe" and asked.dynamic else SAMPLERS[model]
     spread, startup = None, False
     if model in SPREAD:
         # Known settings come first. What they leave open are points of the sequence after those of the startup.
@@ -134,7 +151,7 @@ def sampler_for(
         spread = spread_point(space, study_seed, index if index >= 0 else asked.startup + asked.number, asked.startup)
     return Proposer(
         space,
-        lambda attempt: SAMPLERS[model](seed_of(attempt), study_seed, asked.startup),
+        lambda attempt: make(seed_of(attempt), study_seed, asked.startup),
         tried,
         spread,
         startup,
@@ -142,6 +159,7 @@ def sampler_for(
         least=asked.startup if model == "gp" else 0,
         numeric=model == "cmaes",
         seed=seed_of(0),
+        layout=layout,
     )
 
 

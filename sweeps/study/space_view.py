@@ -5,9 +5,10 @@ distribution, and refuse choices that change. So the sampler gets a view of the 
 of the new space if its setting lies in it, and is hidden otherwise. In the study, the ranking and the tables all trials
 stay as they were.
 
-The setting of a trial is that of the run that was trained, which is kept with it. A field that is searched now and was
-not then has the value of the base run of that time; a field that is not searched any more must have the value at which
-it stays, or the trial would show the sampler something that it cannot propose.
+The setting of a trial is that of the run that was trained, which is kept with it: what would be proposed now for a run
+with its fields. So a field that is searched now and was not then has the value of the base run of that time; a field
+that is not searched any more must have the value at which it stays, and one that is computed the value that is computed
+now, or the trial would show the sampler something that it cannot propose.
 """
 
 import copy
@@ -15,109 +16,108 @@ from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
-from lmcore.config import RunSpec
+from lmcore.config import FIELD_ROLES
+from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS
+from sweeps.spec.proposals import equal_values, proposals_of
+from sweeps.spec.space import Layout, distributions, paths_of
 
 Distributions = dict[str, BaseDistribution]
 CMAES = "cma:"
 """Begins the attributes in which CMA-ES keeps its state, which is one of a space."""
 
 
+RESOLVED = (*BUDGET, "model.vocab_size", "train.dtype", "train.micro_batch_size")
+"""Fields that a run may have other values of than the base run that it is made from."""
+
+
 class SpaceView:
     """The trials of a study as trials of its present space.
 
     Args:
-        space: the distributions of the present space.
-        fixed: the run of a trial that changes nothing, for the values of what is not searched.
+        layout: of the present space of the study (`SweepSpec.study_layout`).
 
     Example:
-        view = SpaceView({"optim.lr": FloatDistribution(1e-4, 1e-1, log=True)}, spec.run_for("xs", {}))
+        view = SpaceView(spec.study_layout(plan))
         study.sampler = view.sampler(TPESampler())
     """
 
-    def __init__(self, space: Distributions, fixed: RunSpec) -> None:
-        self.space = space
-        self._fixed = fixed
+    def __init__(self, layout: Layout) -> None:
+        self.space = distributions(layout.space)
+        self._layout = layout
+        self._fixed = [
+            path
+            for path, role in FIELD_ROLES.items()
+            if role != "sweep constant" and path not in RESOLVED and path not in layout.owners
+        ]
+        """Fields that may vary and are not searched."""
+        self._budgets = [
+            name for name, entry in layout.space.items() if not set(BUDGET).isdisjoint(paths_of(name, entry))
+        ]
         self._shown: dict[int, FrozenTrial | None] = {}
         """Trials that have ended, by number: they do not change any more."""
-        self._removed: set[str] = set()
 
     def shows_all(self, trials: Sequence[FrozenTrial]) -> bool:
-        """Whether every trial has the present space already, so that no view is needed."""
-        return all(map(self._is_present, trials))
+        """Whether every trial is one of the present space already, so that no view is needed."""
+        return all(self._view(trial) is trial for trial in trials)
 
     def of(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         """These trials as the sampler is to see them, in order, without those that are hidden."""
-        removed = {path for trial in trials for path in trial.distributions} - self.space.keys()
-        if removed != self._removed:
-            self._shown, self._removed = {}, removed
         shown = (self._view(trial) for trial in trials)
         return [trial for trial in shown if trial is not None]
 
-    def _is_present(self, trial: FrozenTrial) -> bool:
-        """Whether the trial was asked for, or is being asked for, in the present space."""
-        known = trial.distributions
-        whole = col.RUN not in trial.user_attrs or known.keys() == self.space.keys()
-        return whole and all(self.space.get(path) == distribution for path, distribution in known.items())
+    def _is_being_asked_for(self, trial: FrozenTrial) -> bool:
+        """Whether what was suggested so far in a trial without a run was suggested in the present space."""
+        return all(self.space.get(name) == distribution for name, distribution in trial.distributions.items())
 
     def _view(self, trial: FrozenTrial) -> FrozenTrial | None:
         if trial.number in self._shown:
             return self._shown[trial.number]
         if col.RUN not in trial.user_attrs:
-            return trial if self._is_present(trial) else None
+            return trial if self._is_being_asked_for(trial) else None
         viewed = self._as_present(trial)
         if trial.state.is_finished() and col.STATUS in trial.user_attrs:
             self._shown[trial.number] = viewed
         return viewed
 
     def params_of(self, trial: FrozenTrial) -> dict[str, Any] | None:
-        """The setting of an earlier trial in the present space; None if it does not lie there."""
+        """What would be proposed for an earlier trial in the present space; None if it does not lie there."""
         viewed = self._as_present(trial)
         return None if viewed is None else dict(viewed.params)
 
     def _as_present(self, trial: FrozenTrial) -> FrozenTrial | None:
-        """The trial with the present distributions; None if its setting does not lie in the present space."""
+        """The trial with the present distributions; None if its run is none of the present space."""
         run = trial.user_attrs[col.RUN]
-        removed = self._removed | (trial.distributions.keys() - self.space.keys())
-        if not all(_value(trial.params, run, path) == self._fixed_value(path) for path in removed):
+        fields = {f"{section}.{name}": value for section, values in run.items() for name, value in values.items()}
+        fields = {**RUN_DEFAULTS, **fields}  # an earlier version had fewer
+        if not all(equal_values(fields[path], self._layout.fields[path]) for path in self._fixed):
             return None
-        if trial.distributions == self.space:
+        # A run has its budget in steps, whichever was proposed. Those entries stay what they are while a sweep lasts.
+        given = {path: value for path, value in fields.items() if path not in BUDGET}
+        settled = {name: trial.params[name] for name in self._budgets if name in trial.params}
+        params = proposals_of(self._layout, given, settled)
+        if params is None:
+            return None
+        space = {name: self.space[name] for name in params}
+        if trial.distributions == space and _are_equal(trial.params, params):
             return trial
-        params = {path: _value(trial.params, run, path) for path in self.space}
-        if not all(_contains(self.space[path], value) for path, value in params.items()):
-            return None
         viewed = copy.copy(trial)
-        viewed._params, viewed._distributions = params, dict(self.space)
+        viewed._params, viewed._distributions = params, space
         attributes = trial.system_attrs
         viewed._system_attrs = {name: value for name, value in attributes.items() if not name.startswith(CMAES)}
         return viewed
-
-    def _fixed_value(self, path: str) -> Any:
-        section, name = path.split(".")
-        return getattr(getattr(self._fixed, section), name)
 
     def sampler(self, sampler: BaseSampler) -> BaseSampler:
         """`sampler`, which is shown this view of any study."""
         return _ViewingSampler(sampler, self)
 
 
-def _value(params: Mapping[str, Any], run: Mapping[str, Any], path: str) -> Any:
-    """The value of a trial at a path; a budget that was proposed is in its parameters alone."""
-    section, name = path.split(".")
-    return params[path] if path in params else run.get(section, {}).get(name)
-
-
-def _contains(distribution: BaseDistribution, value: Any) -> bool:
-    if isinstance(distribution, CategoricalDistribution):
-        # 1 == 1.0 == True, but as choices they are not the same.
-        return any(value == choice and type(value) is type(choice) for choice in distribution.choices)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return distribution._contains(distribution.to_internal_repr(value))
+def _are_equal(params: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
+    return params.keys() == others.keys() and all(equal_values(params[name], others[name]) for name in params)
 
 
 class _ViewedStudy(optuna.Study):
@@ -125,10 +125,8 @@ class _ViewedStudy(optuna.Study):
 
     def __init__(self, study: optuna.Study, view: SpaceView) -> None:
         super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        self._study, self._view = (
-            study,
-            view,
-        )  # `study` may list some of the trials, as those of hyperband's brackets do
+        # `study` may list some of the trials, as those of hyperband's brackets do.
+        self._study, self._view = study, view
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False

@@ -97,6 +97,7 @@ def quiet_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for message in (
         "QMCSampler is experimental",
+        "Argument ``group`` is an experimental feature",
         "Clip non-finite values",  # the +inf of diverged trials, which GP clips
         "The reported value is ignored",  # a step that is reported again after a driver was killed
         "optuna.study.study.Study.set_metric_names is experimental",

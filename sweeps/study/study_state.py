@@ -18,13 +18,14 @@ from lmcore.config import RunSpec
 from lmcore.device import training_flops
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from lmcore.reports import comparable_step
+from lmcore.runfile.paths import apply
 from sweeps.spec.arms import SEED_PATHS, StudyPlan
 from sweeps.spec.cost import costliest
 from sweeps.spec.settings import LISTED
 from sweeps.spec.space import distributions
 from sweeps.spec.start_with import start_settings
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.distinct import TriedSettings, settings_in
+from sweeps.study.distinct import TriedSettings
 from sweeps.study.divergence import set_constraint
 from sweeps.study.open_study import open_study
 from sweeps.study.promotion import Ladder, Promotion
@@ -107,19 +108,23 @@ class StudyState:
         # Experiments search nothing: their overrides are in the config, under the experiment's name.
         searches = self.spec.search.method != "experiments" and not confirms
         self._layout = self.spec.study_layout(self.plan)
-        self._space = distributions(self.spec.searched) if searches else {}
+        proposed = distributions(self.spec.searched) if searches else {}
+        names = {*self._layout.searched, *self._layout.conditional}  # without those that apply in no trial of the study
+        self._space = {name: distribution for name, distribution in proposed.items() if name in names}
         self._always = {name: self._space[name] for name in self._layout.searched if name in self._space}
         self._starts = start_settings(self.spec, self.plan) if searches else []
         self._tried: TriedSettings | None = None
         """What was tried of the space; None if trials are listed and not proposed."""
         if searches and self.spec.search.method not in LISTED:
-            self._tried = TriedSettings(self._space, settings_in(self._space, self._starts))
+            reserved = [values for values in self._starts if self._layout.complete(values)]
+            self._tried = TriedSettings(self._space, reserved, self._layout)
         self._running: set[int] = set()  # numbers of the trials that have not ended
         self._told: list[optuna.Trial] = []  # since Optuna last read the study
         self._model: FrozenTrial | None = None  # an ended trial, which lends its parts to the others
         trials = self.study.get_trials(deepcopy=False)
-        view = SpaceView(self._space, self.spec.run_for(self.plan.size, self.plan.arm.overrides))
-        self._view = None if view.shows_all(trials) else view  # of a study whose space has changed
+        view = SpaceView(self._layout)
+        # Only of a study whose space has changed.
+        self._view = view if searches and not view.shows_all(trials) else None
         for trial in trials:
             self._share_parts(trial)
         self.asked = sum(trial.state is not TrialState.WAITING for trial in trials)
@@ -166,9 +171,11 @@ class StudyState:
         """Sort a trial that an earlier driver left RUNNING: its last row may have paused or ended it; else queue it."""
         self._seed_sampler(frozen.number)
         trial = running_trial(self.study, self.storage, frozen.number)
-        if (
-            self._space and col.RUN not in frozen.user_attrs
-        ):  # otherwise its setting is settled, also if the space has changed since
+        # With a run its setting is settled, also if the space has changed since.
+        if self._space and col.RUN not in frozen.user_attrs:
+            if not self._layout.knows(frozen.params):  # it had not begun, and nobody knows what the label stood for
+                self.study.tell(trial, state=TrialState.FAIL)
+                return
             complete_suggestion(trial, self._space, self._layout)
         handle = self._handle(trial)
         if self._last_row(frozen.number) == {} and (first := self._first_like(handle)) is not None:
@@ -201,7 +208,7 @@ class StudyState:
             len(self._starts),
             dynamic=bool(self._layout.conditional),
         )
-        sampler = sampler_for(self.spec.search, asked, self._space, self._tried)
+        sampler = sampler_for(self.spec.search, asked, self._space, self._tried, self._layout)
         self.study.sampler = sampler if self._view is None else self._view.sampler(sampler)
 
     def _last_row(self, number: int) -> Row:
@@ -333,8 +340,8 @@ class StudyState:
             bisect.insort(self.complete, (value, handle.trial.number, handle.id))
         self._tell(handle, value, state)
         self._running.discard(handle.trial.number)
-        setting = self._setting_of(handle.trial.number)
-        if state is TrialState.FAIL and self._tried is not None and setting is not None:
+        setting = self._setting_of(handle.trial.number) if state is TrialState.FAIL else None
+        if self._tried is not None and setting is not None:
             self._tried.remove(handle.trial.number, setting)
         self._repeat_results()
 
@@ -411,15 +418,14 @@ class StudyState:
     def _handle(self, trial: optuna.Trial) -> TrialHandle:
         """The handle of a trial. Writes its id, run and parameter counts to the study."""
         of, experiment = trial.user_attrs.get(col.OF), trial.user_attrs.get(col.EXPERIMENT)
-        params = dict(trial.params) if of is None or self.repeats is None else self.repeats.params_of(of)
-        proposed = self.spec.experiment(experiment) if experiment else self._layout.overrides(params)
-        overrides = {**self.plan.arm.overrides, **proposed}
-        if of is not None:
-            overrides |= dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED])
-        if col.RUN in trial.user_attrs and trial.distributions.keys() != self._space.keys():
+        if of is not None and self.repeats is not None:
+            # Of the run itself: the space may have changed since it was searched.
+            run = apply(self.repeats.run_of(of), dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED]))
+        elif col.RUN in trial.user_attrs and self._view is not None:
             run = RunSpec.model_validate(trial.user_attrs[col.RUN])  # asked for in another space
         else:
-            run = self.spec.run_for(self.plan.size, overrides)
+            proposed = self.spec.experiment(experiment) if experiment else self._layout.overrides(trial.params)
+            run = self.spec.run_for(self.plan.size, {**self.plan.arm.overrides, **proposed})
         handle = TrialHandle(col.trial_id(self.plan.id, trial.number), self.plan, experiment, of, run, trial)
         if col.COUNTS not in trial.user_attrs:
             # Few and large attributes: each is a transaction of its own, some milliseconds with SQLite.
@@ -429,10 +435,6 @@ class StudyState:
             values = estimate_parameters(run.model), counts.total, counts.non_embedding, flops_per_token(run.model)
             trial.set_user_attr(col.COUNTS, dict(zip(col.COUNT_COLUMNS, values, strict=True)))
         return handle
-
-    def params_of(self, trial_id: str) -> dict[str, Any]:
-        """What the search proposed for one of its trials, by dotted path."""
-        return dict(self._frozen(trial_id).params)
 
 
 def _complete_trials(trials: list[FrozenTrial]) -> list[tuple[float, int, str]]:

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from linked_spaces import LINKED, WIDTH, linked
+from linked_spaces import LR as RATE
 
 from lmcore.errors import InputError
 from sweeps.cli.options import parse
@@ -221,3 +223,117 @@ def test_a_sweep_that_is_not_changed_is_not_refused():
     for changes in ({}, GRID, EXPERIMENTS, {"sizes": SIZES}, {"compare": ["optim.beta2"]}):
         check_changes(begun(**changes), begun(**changes), given=())
     check_changes(load_spec(parse([]).config), load_spec(parse([]).config), given=())
+
+
+def linked_begun(space=LINKED, **values):
+    return linked(space, name="mine", **values)
+
+
+def without(*names):
+    return {name: entry for name, entry in LINKED.items() if name not in names}
+
+
+WIDER = [*WIDTH["choices"], {"model.d_model": 96, "model.d_ff": 256, "model.num_heads": 2}]
+BUDGETS = {
+    "length": {"choices": [{"train.steps": 20, "optim.beta1": 0.8}, {"train.steps": 40, "optim.beta1": 0.9}]},
+    "optim.lr": RATE,
+}
+DEPENDENT_ACCEPTED = [
+    (LINKED, {**LINKED, "optim.lr": {**RATE, "times": "train.batch_size / 16"}}, ()),
+    (LINKED, {**LINKED, "optim.lr": RATE}, ()),
+    (LINKED, {**LINKED, "width": {"choices": WIDER}}, ()),
+    (LINKED, {**LINKED, "optim.weight_decay": {"low": 0.0, "high": 0.3}}, ()),
+    (LINKED, {**LINKED, "optim.min_lr_ratio": {"low": 0.0, "high": 0.2}}, ()),
+    (LINKED, without("optim.min_lr_ratio"), ("optim.min_lr_ratio=0.1",)),
+    (LINKED, without("optim.weight_decay"), ("optim.weight_decay=0.2",)),
+    (
+        LINKED,
+        without("width", "optim.beta2"),
+        ("model.d_model=64", "model.d_ff=176", "model.num_heads=2", "optim.beta2=0.95"),
+    ),
+    (
+        without("optim.beta2"),
+        {**without("width", "optim.beta2"), "model.d_model": [64, 128]},
+        ("model.d_ff=176", "model.num_heads=2"),
+    ),
+    (without("width", "optim.beta2", "optim.min_lr_ratio"), without("optim.beta2", "optim.min_lr_ratio"), ()),
+    ({"optim.lr": RATE, "optim.beta1": [0.8, 0.9]}, {"optim.lr": RATE, "optim.beta1": {"equals": "1 - optim.lr"}}, ()),
+]
+OPEN = "must be given the value at which it stays, because it"
+DEPENDENT_REFUSED = [
+    (
+        {**LINKED, "optim.min_lr_ratio": {"equals": "model.d_model / 640"}},
+        f"space.optim.min_lr_ratio: must stay {{'equals': 'model.d_model / 1280'}}, {COMPARABLE} (got",
+    ),
+    ({**LINKED, "optim.eps": {"equals": "optim.lr / 1e5"}}, f"space.optim.eps: must stay null, {COMPARABLE} (got"),
+    (
+        without("optim.min_lr_ratio"),
+        f"space.optim.min_lr_ratio: {OPEN} was computed (got an entry less); add --set optim.min_lr_ratio=...",
+    ),
+    (
+        without("width", "optim.beta2"),
+        f"space.width: {OPEN} has varied (got an entry less); add --set model.d_model=... --set model.d_ff=... "
+        "--set model.num_heads=..., or leave the entry in",
+    ),
+    (without("optim.weight_decay"), f"space.optim.weight_decay: {OPEN} has varied (got an entry less)"),
+    ({**LINKED, "train.steps": {"equals": "40"}}, f"space.train.steps: must stay null, {SCHEDULE}"),
+]
+
+
+@pytest.mark.parametrize(("before", "after", "overrides"), DEPENDENT_ACCEPTED)
+def test_changes_of_dependent_entries_after_which_trials_remain_comparable_are_accepted(
+    resume, before, after, overrides
+):
+    assert resume(linked_begun(before), f"space={json.dumps(after)}", *overrides).space == linked_begun(after).space
+
+
+@pytest.mark.parametrize(("after", "message"), DEPENDENT_REFUSED)
+def test_changes_of_dependent_entries_that_would_change_what_is_not_searched_are_refused(resume, after, message):
+    with pytest.raises(InputError) as refusal:
+        resume(linked_begun(), f"space={json.dumps(after)}")
+    assert message in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_entry_that_sets_the_budget_may_have_other_choices_and_nothing_else(resume):
+    more = {**BUDGETS, "length": {"choices": [*BUDGETS["length"]["choices"], {"train.steps": 60, "optim.beta1": 0.9}]}}
+    before = linked_begun(BUDGETS, train={"steps": None})
+    assert resume(before, f"space={json.dumps(more)}").space["length"].choices[2]["train.steps"] == 60
+    with pytest.raises(InputError, match=f": must stay .*, {SCHEDULE}"):
+        resume(before, f"space={json.dumps({'optim.lr': RATE})}", "train.steps=40", "optim.beta1=0.9")
+
+
+def test_the_base_value_that_some_trials_have_must_stay(in_tmp):
+    command = ("--config", "mine.yaml", "--resume", "auto")
+    config = in_tmp / "mine.yaml"
+    write_text(config, dump_yaml(linked_begun()))
+    spec, folder, _ = load_sweep(parse(command))
+    write_text(folder.sweep_yaml, dump_yaml(spec.absolute()))
+    write_text(folder.metrics, "a row\n")
+    write_text(config, dump_yaml(linked_begun(optim={"weight_decay": 0.2})))
+    with pytest.raises(InputError, match=r"optim\.weight_decay: must stay 0\.1, so that new trials are comparable"):
+        load_sweep(parse(command))
+    after = linked_begun(without("width", "optim.beta2"), model={"d_model": 64, "d_ff": 176, "num_heads": 2})
+    write_text(config, dump_yaml(after))
+    with pytest.raises(InputError, match=r"space\.optim\.beta2: must be given"):
+        resumed_spec(folder, [f"space={json.dumps(without('optim.beta2'))}"])
+    spec, _, resume = load_sweep(parse(command))
+    assert resume
+    assert (spec.space, spec.model.d_model) == (after.space, 64)
+
+
+def test_a_grid_keeps_its_points_only_if_they_make_the_same_runs(resume):
+    space = {"optim.beta1": [0.8, 0.9], "optim.lr": {"choices": [0.001, 0.002], "times": "optim.beta1"}}
+    before = linked_begun(space, method="grid", trials=None)
+    more = {**space, "optim.lr": {"choices": [0.001, 0.002, 0.004], "times": "optim.beta1"}}
+    assert resume(before, f"space={json.dumps(more)}").space["optim.lr"].choices == (0.001, 0.002, 0.004)
+    other = {**space, "optim.lr": {"choices": [0.001, 0.002], "times": "2 * optim.beta1"}}
+    with pytest.raises(InputError, match="as a grid may grow, but the points that it has stay in it"):
+        resume(before, f"space={json.dumps(other)}")
+
+
+def test_compared_choices_of_several_fields_may_grow_and_not_shrink(resume):
+    before = linked_begun({"optim.lr": RATE, "width": WIDTH}, compare=["width"])
+    assert resume(before, f"space.width.choices={json.dumps(WIDER)}", trials=12).space["width"].choices[2]
+    with pytest.raises(InputError, match="as arms may be added, but those that have trials stay"):
+        resume(before, f"space.width.choices={json.dumps(WIDER[1:])}", trials=12)

@@ -182,3 +182,49 @@ def test_repeated_trials_need_no_rows_of_their_own_on_resume():
     missing = dict(list(rows.items())[1:])
     with pytest.raises(InputError, match="must have rows of main-0000"):
         check_trials(book.storage, book.spec, missing, "study.db")
+
+
+CONDITIONAL = {
+    "optim.beta2": {"choices": [0.9, 0.99], "when": {"model.ffn": "gelu"}},
+    "model.ffn": ["swiglu", "gelu"],
+    "optim.beta1": [0.8, 0.9],
+}
+
+
+@pytest.mark.parametrize("method", ["optuna", "cmaes", "qmc", "random", "optuna.samplers:TPESampler"])
+def test_every_setting_of_a_space_with_conditions_is_trained_once_before_any_is_repeated(method):
+    book, rows = ledger(method, trials=8, space=CONDITIONAL), {}
+    drive_in(book, rows)
+    found = [tuple(sorted(trial.params.items())) for trial in book.studies["main"].study.trials]
+    assert len(set(found[:6])) == 6  # 2 with swiglu, 4 with gelu
+    assert len(rows) == 6
+    assert book.over
+
+
+@pytest.mark.parametrize("method", ["random", "optuna"])
+def test_where_a_range_applies_to_some_trials_alone_the_others_are_not_trained_twice(method):
+    decay = {"low": 0.0, "high": 0.3, "when": {"model.ffn": "gelu"}}
+    space = {"model.ffn": ["swiglu", "gelu"], "optim.beta1": [0.8, 0.9], "optim.weight_decay": decay}
+    book, rows = ledger(method, trials=20, space=space), {}
+    drive_in(book, rows)
+    found = [tuple(sorted(trial.params.items())) for trial in book.studies["main"].study.trials]
+    assert len(rows) == len(set(found)) == 20
+    assert book.why_stopped() == []
+
+
+def test_an_entry_that_applies_to_no_trial_of_an_arm_does_not_tell_its_settings_apart():
+    sweep = SweepSpec.model_validate({**dict(spec(trials=12, space=CONDITIONAL)), "compare": ["model.ffn"]})
+    book = Ledger(sweep, optuna.storages.InMemoryStorage())
+    drive_in(book, {})
+    trained = {
+        name: sum(col.SAME_AS not in trial.user_attrs for trial in state.study.trials)
+        for name, state in book.studies.items()
+    }
+    assert trained == {"main-swiglu": 2, "main-gelu": 4}
+
+
+@pytest.mark.filterwarnings("ignore:The (reported|constraint) value is ignored")
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_a_driver_killed_before_any_write_repeats_the_same_results_of_a_space_with_conditions(method):
+    space = {"model.ffn": ["swiglu", "gelu"], "optim.beta2": {"choices": [0.9, 0.99], "when": {"model.ffn": "gelu"}}}
+    assert_every_kill_is_survived(spec(method, trials=5, space=space, startup_trials=1), kills_at_least=50)

@@ -5,6 +5,7 @@ import math
 import optuna
 import pytest
 from linked_spaces import LABELS, LINKED, LR, WIDTH, linked
+from test_ledger import row
 from test_resume import Killed, MortalStorage, assert_every_kill_is_survived, outcome
 from test_resume import drive as drive_with_rows
 
@@ -158,3 +159,71 @@ def test_the_line_of_an_ended_trial_shows_the_rate_that_it_trained_with():
     live = drive(linked(trials=1))[0]
     assert f"lr {live.run.optim.lr:.3g}" in _end_line(live)
     assert f"width {live.trial.params['width']}" in _end_line(live)
+
+
+@pytest.mark.parametrize("method", ["cmaes", "gp", "tpe", "optuna.samplers:TPESampler"])
+def test_a_kill_in_the_middle_of_an_ask_is_survived_with_every_method(method):
+    space = {name: LINKED[name] for name in ("optim.lr", "model.ffn", "optim.weight_decay", "train.batch_size")}
+    assert_every_kill_is_survived(
+        linked(space, method=method, trials=4, search={"startup_trials": 2}), kills_at_least=45
+    )
+
+
+def test_after_a_kill_qmc_asks_for_the_next_points_of_its_sequence():
+    space = {name: LINKED[name] for name in ("optim.lr", "model.ffn", "optim.weight_decay", "train.batch_size")}
+    sweep, whole = linked(space, method="qmc", trials=3), MortalStorage()
+    drive_with_rows(Ledger(sweep, whole), {})
+    for fatal in range(whole.written):
+        storage, rows = MortalStorage(), {}
+        storage.fatal = fatal
+        with pytest.raises(Killed):
+            drive_with_rows(Ledger(sweep, storage), rows)
+        drive_with_rows(Ledger(sweep, storage, rows), rows)
+        trials = storage.get_all_trials(0)
+        assert [t.state for t in trials] == [optuna.trial.TrialState.COMPLETE] * 3
+        for t in trials:
+            assert ("optim.weight_decay" in t.params) is (t.params["model.ffn"] == "swiglu")
+
+
+def test_tpe_learns_from_trials_that_lack_some_entries():
+    space = {
+        "model.ffn": ["swiglu", "gelu"],
+        "optim.beta1": {"low": 0.5, "high": 0.99},
+        "optim.weight_decay": {"low": 0.0, "high": 0.3, "when": {"model.ffn": "swiglu"}},
+    }
+    sweep = linked(space, method="optuna", trials=40)
+    book, asked = Ledger(sweep, optuna.storages.InMemoryStorage()), []
+    while sizes := book.sizes_left:
+        live = book.ask(sizes[0])
+        asked.append(live.trial.params)
+        decay = live.trial.params.get("optim.weight_decay")
+        loss = 5.0 + 4 * abs(live.run.optim.beta1 - 0.9) + (1.0 if decay is None else 10 * abs(decay - 0.2))
+        book.report(live.id, row(40, loss))
+        book.end(live.id)
+    late = [params for params in asked[20:] if "optim.weight_decay" in params]
+    assert len(late) >= 12  # the better of the two
+    assert sum(abs(params["optim.weight_decay"] - 0.2) < 0.06 for params in late) > len(late) / 2
+    assert sum(abs(params["optim.beta1"] - 0.9) < 0.1 for params in asked[20:]) > 10
+
+
+def test_a_confirmation_run_is_that_of_its_trial_also_after_the_space_has_changed():
+    space = {name: entry for name, entry in LINKED.items() if name != "train.batch_size"}
+    sweep, storage = linked(space, trials=4), optuna.storages.InMemoryStorage()
+    book, runs = Ledger(sweep, storage), {}
+    while sizes := book.sizes_left:
+        live = book.ask(sizes[0])
+        runs[live.id] = live.run
+        book.report(live.id, row(40, 5.0))
+        book.end(live.id)
+    changed = {**space, "width": {"choices": [{"model.d_model": 128, "model.d_ff": 88, "model.num_heads": 2}]}}
+    changed["optim.lr"] = {**LR, "times": "1 / 2"}
+    book = Ledger(linked(changed, trials=4, confirm={"top": 2, "seeds": 1}), storage)
+    confirmed = 0
+    while sizes := book.sizes_left:
+        live = book.ask(sizes[0])
+        confirmed += 1
+        same = runs[live.of]
+        assert (live.run.optim, live.run.model) == (same.optim, same.model)
+        book.report(live.id, row(40, 5.0))
+        book.end(live.id)
+    assert confirmed == 2

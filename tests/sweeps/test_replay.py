@@ -379,3 +379,64 @@ def test_a_trial_that_is_given_up_has_its_last_row_again_as_pruned(here, curves)
         before = [line for line in lines if line["trial"] == trial][-2]
         assert {**before, "status": "pruned"} == row
         assert before["status"] == "paused"
+
+
+DEPENDENT = {
+    "optim.lr": {"low": 1e-3, "high": 5e-2, "log": True, "times": "sqrt(train.batch_size / 16)"},
+    "betas": {"choices": [{"optim.beta1": 0.8, "optim.beta2": 0.95}, {"optim.beta1": 0.9, "optim.beta2": 0.99}]},
+    "model.ffn": ["swiglu", "gelu"],
+    "optim.weight_decay": {"low": 0.0, "high": 0.2, "when": {"model.ffn": "gelu"}},
+    "optim.min_lr_ratio": {"equals": "optim.beta1 / 10"},
+    "train.batch_size": [16, 32],
+}
+FIELDS = ("optim.lr", "optim.beta1", "optim.beta2", "model.ffn", "optim.weight_decay", "optim.min_lr_ratio")
+
+
+def dependent_table(path, n=200):
+    """Curves of runs with the fields of DEPENDENT."""
+    rng, rows = np.random.default_rng(2), []
+    for i in range(n):
+        batch, beta, gelu = int(rng.choice([16, 32])), int(rng.integers(2)), bool(rng.integers(2))
+        lr = 10 ** rng.uniform(-3, math.log10(0.07))
+        values = (lr, (0.8, 0.9)[beta], (0.95, 0.99)[beta], ("swiglu", "gelu")[gelu])
+        setting = dict(zip(FIELDS, (*values, rng.uniform(0, 0.2) if gelu else 0.1, values[1] / 10), strict=True))
+        for step in STEPS:
+            loss = 3.0 + 0.5 * (math.log10(lr) + 2) ** 2 + 0.3 * gelu + setting["optim.weight_decay"] + 10 / (step + 10)
+            rows.append({"run": i, "step": step, "val_loss": loss, "train.batch_size": batch, **setting})
+    pd.DataFrame(rows).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("method", ["random", "optuna"])
+def test_a_space_whose_entries_depend_on_each_other_is_replayed_by_the_fields_of_its_runs(tmp_path, method):
+    sweep = spec(DEPENDENT, method=method, scheduler="none", trials=24, allow_unequal_budgets=True)
+    source = Source(read_table(dependent_table(tmp_path / "d.parquet"), {}))
+    assert source.check(sweep) == []
+    for trial in replay(sweep, source, slots=2).trials:
+        fields = trial.params
+        assert fields.keys() - {"optim.weight_decay"} == {*FIELDS, "train.batch_size"} - {"optim.weight_decay"}
+        assert ("optim.weight_decay" in fields) is (fields["model.ffn"] == "gelu")
+        decay, gelu = fields.get("optim.weight_decay", 0.1), fields["model.ffn"] == "gelu"
+        expected = 3.0 + 0.5 * (math.log10(fields["optim.lr"]) + 2) ** 2 + 0.3 * gelu + decay + 10 / 50
+        assert trial.loss == pytest.approx(expected, abs=0.1)
+
+
+def test_what_a_source_lacks_of_a_dependent_space_is_said_by_entry_and_field(tmp_path):
+    source = Source(read_table(dependent_table(tmp_path / "d.parquet"), {}))
+
+    def check(**entries):
+        return source.check(spec({**DEPENDENT, **entries}, scheduler="none", allow_unequal_budgets=True))
+
+    beyond = {"low": 1e-3, "high": 5e-2, "log": True, "times": "train.batch_size / 4"}
+    (note,) = check(**{"optim.lr": beyond})
+    assert note.startswith("space.optim.lr reaches from 0.004 to 0.4, and the recorded runs from")
+    tied = {
+        "choices": [
+            {"optim.beta1": 0.8, "model.tie_embeddings": True},
+            {"optim.beta1": 0.9, "model.tie_embeddings": False},
+        ]
+    }
+    with pytest.raises(InputError, match=r"^space\.betas: .* must tell the value of model\.tie_embeddings of its runs"):
+        check(betas=tied)
+    with pytest.raises(InputError, match=r"^space\.model\.ffn: must be values that .* 'relu'"):
+        check(**{"model.ffn": ["swiglu", "gelu", "relu"]})

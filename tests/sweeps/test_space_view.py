@@ -5,6 +5,7 @@ import shutil
 
 import optuna
 import pytest
+from linked_spaces import LABELS, LINKED, WIDTH, linked
 from test_ledger import loss_of, row
 
 from lmcore import columns as col
@@ -67,7 +68,7 @@ def trials_of(ledger):
 
 def seen(sweep, ledger):
     """The trials that the sampler is shown."""
-    view = SpaceView(distributions(sweep.searched), sweep.run_for("main", {}))
+    view = SpaceView(sweep.study_layout(sweep.studies[0]))
     return view.of(trials_of(ledger))
 
 
@@ -132,7 +133,7 @@ def test_tpe_learns_from_earlier_trials_as_if_they_had_been_asked_for_in_the_new
         reference.add_trial(made)
     viewed = optuna.load_study(study_name="main", storage=storage())
     sampler = optuna.samplers.TPESampler(n_startup_trials=3, multivariate=True, seed=0)
-    viewed.sampler = SpaceView(space, wider.run_for("main", {})).sampler(sampler)
+    viewed.sampler = SpaceView(wider.study_layout(wider.studies[0])).sampler(sampler)
     assert viewed.ask(space).params == reference.ask(space).params
 
 
@@ -208,3 +209,107 @@ def test_a_failed_trial_is_tried_again_only_if_its_setting_is_in_the_space(stora
     assert retry_failed(wider, storage()) == ["main-0000", "main-0001"]
     trials = trials_of(drive(Ledger(wider, storage())))
     assert [t.params for t in trials[2:]] == [t.params for t in trials[:2]]
+
+
+def test_trials_of_a_dependent_space_that_has_not_changed_need_no_view(storage):
+    sweep = linked(trials=12)
+    ledger = drive(Ledger(sweep, storage()))
+    view = SpaceView(sweep.study_layout(sweep.studies[0]))
+    assert view.shows_all(trials_of(ledger))
+    assert all(view.params_of(trial) == trial.params for trial in trials_of(ledger))
+
+
+def test_a_factor_that_changes_shows_earlier_trials_with_what_would_be_proposed_for_their_runs(storage):
+    before = linked(trials=12)
+    ledger = drive(Ledger(before, storage()))
+    after = linked({**LINKED, "optim.lr": {**LR, "times": "train.batch_size / 16"}}, trials=12)
+    shown = {trial.number: trial.params for trial in seen(after, ledger)}
+    assert 0 < len(shown) <= 12
+    for trial in trials_of(ledger):
+        run = trial.user_attrs[col.RUN]
+        proposed = run["optim"]["lr"] / (run["train"]["batch_size"] / 16)
+        assert (trial.number in shown) is (LR["low"] <= proposed <= LR["high"])
+        if trial.number in shown:
+            assert shown[trial.number] == {**trial.params, "optim.lr": pytest.approx(proposed, rel=1e-12)}
+
+
+def test_choices_of_several_fields_are_known_by_their_fields_and_not_by_their_label(storage):
+    ledger = drive(Ledger(linked(trials=12), storage()))
+    swapped = [dict(reversed(choice.items())) for choice in WIDTH["choices"]]
+    after = linked({**LINKED, "width": {"choices": swapped}}, trials=12)
+    label = {LABELS[0]: "num_heads=2, d_ff=176, d_model=64", LABELS[1]: "num_heads=4, d_ff=352, d_model=128"}
+    assert [t.params["width"] for t in seen(after, ledger)] == [label[t.params["width"]] for t in trials_of(ledger)]
+    renamed = {name if name != "width" else "shape": entry for name, entry in LINKED.items()}
+    assert [t.params["shape"] for t in seen(linked(renamed), ledger)] == [t.params["width"] for t in trials_of(ledger)]
+    fewer = linked({**LINKED, "width": {"choices": WIDTH["choices"][:1]}, "optim.beta2": [0.95]}, trials=12)
+    assert {t.number for t in seen(fewer, ledger)} == {
+        t.number for t in trials_of(ledger) if t.params["width"] == LABELS[0]
+    }
+
+
+def test_conditions_and_computed_fields_hide_the_trials_that_could_not_be_proposed_now(storage):
+    ledger = drive(Ledger(linked(trials=16), storage()))
+    trials = trials_of(ledger)
+    unconditional = {**LINKED, "optim.weight_decay": {"low": 0.0, "high": 0.3}}
+    shown = seen(linked(unconditional), ledger)
+    assert len(shown) == 16  # those that lacked it had the base value, which is in the range
+    assert {t.params["optim.weight_decay"] for t in shown if t.params["model.ffn"] == "gelu"} == {0.1}
+    narrower = {**LINKED, "optim.weight_decay": {"low": 0.0, "high": 0.3, "when": {"model.ffn": "gelu"}}}
+    assert {t.number for t in seen(linked(narrower), ledger)} == {
+        t.number for t in trials if t.params["model.ffn"] == "gelu"
+    }
+    computed = {**LINKED, "optim.min_lr_ratio": {"equals": "model.d_model / 640"}}
+    assert seen(linked(computed), ledger) == []
+    free = {**LINKED, "optim.min_lr_ratio": {"low": 0.0, "high": 0.2}}
+    assert {t.params["optim.min_lr_ratio"] for t in seen(linked(free), ledger)} == {0.05, 0.1}
+
+
+def test_a_group_that_leaves_the_space_shows_the_trials_that_have_the_fields_at_which_it_stays(storage):
+    ledger = drive(Ledger(linked(trials=12), storage()))
+    without = {name: entry for name, entry in LINKED.items() if name not in ("width", "optim.beta2")}
+    after = linked(without, model={"d_model": 128, "d_ff": 352, "num_heads": 4})
+    assert {t.number for t in seen(after, ledger)} == {
+        t.number for t in trials_of(ledger) if t.params["width"] == LABELS[1] and "optim.beta2" not in t.params
+    }
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_dependent_space_changes_in_one_study_for_every_sampler(storage, method):
+    drive(Ledger(linked(method=method, trials=6), storage()))
+    space = {**LINKED, "optim.lr": {**LR, "times": "train.batch_size / 16"}}
+    space["width"] = {"choices": [*WIDTH["choices"], {"model.d_model": 96, "model.d_ff": 256, "model.num_heads": 2}]}
+    trials = trials_of(drive(Ledger(linked(space, method=method, trials=14), storage())))
+    assert len(trials) == 14
+    for trial in trials[6:]:
+        run = trial.user_attrs[col.RUN]
+        factor = run["train"]["batch_size"] / 16
+        assert run["optim"]["lr"] == pytest.approx(trial.params["optim.lr"] * factor, rel=1e-12)
+
+
+def test_an_unfinished_trial_of_a_dependent_space_keeps_its_run_when_the_space_changes(storage):
+    ledger = drive(Ledger(linked(trials=3), storage()), until=1)
+    live = ledger.ask("main")
+    ledger.report(live.id, row(10, 3.0))
+    space = {**LINKED, "optim.lr": {**LR, "times": "1 / 3"}}
+    space["width"] = {"choices": [{"model.d_model": 128, "model.d_ff": 64, "model.num_heads": 2}]}
+    again = Ledger(linked(space, trials=3), storage(), {live.id: row(10, 3.0)})
+    resumed = again.ask("main")
+    assert (resumed.id, resumed.run) == (live.id, live.run)
+
+
+def test_a_known_setting_that_waits_has_its_fields_after_a_change_of_its_factor(storage):
+    starts = {"start_with": [{"optim.lr": 0.004}, {"optim.lr": 0.006}]}
+    before = linked({"optim.lr": {**LR, "times": "1 / 2"}}, trials=4, search=starts)
+    drive(Ledger(before, storage()), until=1)
+    ledger = Ledger(linked({"optim.lr": LR}, trials=4, search=starts), storage())
+    assert ledger.ask("main").run.optim.lr == pytest.approx(0.006, rel=1e-12)
+
+
+def test_a_trial_that_was_being_asked_for_with_a_choice_that_is_gone_is_given_up(storage):
+    ledger = drive(Ledger(linked(trials=2), storage()))
+    study = ledger.studies["main"].study
+    study.ask({"width": optuna.distributions.CategoricalDistribution(("another choice",))})
+    ledger = drive(Ledger(linked(trials=5), storage()))
+    states = [trial.state for trial in trials_of(ledger)]
+    complete, failed = optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.FAIL
+    assert states == [complete, complete, failed, complete, complete]

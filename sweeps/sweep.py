@@ -40,7 +40,7 @@ from sweeps.rundir.in_place import InPlace
 from sweeps.rundir.kept_data import find_data, gone_note, other_data, stay_note
 from sweeps.rundir.leftovers import clear_leftovers, holds_nothing
 from sweeps.spec.duration import show_duration
-from sweeps.spec.settings import is_own, mask_password, strip_password
+from sweeps.spec.settings import VIRTUAL_SLOTS, is_own, mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 from sweeps.study.deadline import Deadline
 
@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from sweeps.cluster.ray_cluster import Cluster
     from sweeps.engine.pool import WorkerPool
     from sweeps.engine.watchdog import Watchdog
+    from sweeps.study.early_rows import EarlyRows
     from sweeps.study.ledger import Ledger
+    from sweeps.study.order import Order
     from sweeps.study.study_storage import StudyStorage
 
 STOP_S = 12.0
@@ -289,7 +291,7 @@ def run_on(
     flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
     spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
     total = spec.most_trials
-    concurrent = min(spec.search.concurrent or total, total)
+    concurrent = min(spec.search.concurrent or (VIRTUAL_SLOTS if spec.search.reproducible else total), total)
     cluster.engines(spec.train)  # there must be room for one
     with Alive(console, "sending the data to the engines"):
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
@@ -389,6 +391,7 @@ def run_trials(
     from sweeps.tune.tuner import tune_all
 
     say = plain_lines(console)
+    order, early = _order(ledger, folder)
     rows, windows = RowFile(folder.metrics), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
@@ -408,7 +411,7 @@ def run_trials(
             ledger.on_given_up = callbacks.on_trial_end
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
-                    tune_all(ledger, pool, callbacks, folder, concurrent)
+                    tune_all(order, pool, callbacks, folder, concurrent)
         pool.stop(STOP_S)  # checkpoints may still be being written
         for line in ledger.why_stopped():
             say(line)
@@ -420,6 +423,8 @@ def run_trials(
         pool.close()
         rows.close()
         windows.close()
+        if early is not None:
+            early.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
             say(problem)
@@ -431,6 +436,20 @@ def run_trials(
             record = {**record, "search": {**record["search"], "most_trials": most}}
         write_json(folder.manifest, record)
     return Outcome(ledger.statuses(), seconds)
+
+
+def _order(ledger: "Ledger", folder: RunFolder) -> "tuple[Order, EarlyRows | None]":
+    """In which order the sweep's rows are decided on, and where those are kept whose turn has not come."""
+    from sweeps.study.early_rows import EarlyRows
+    from sweeps.study.order import ArrivalOrder
+    from sweeps.study.virtual_order import VirtualOrder
+
+    search = ledger.spec.search
+    if not search.reproducible:
+        return ArrivalOrder(ledger), None
+    early = EarlyRows(folder.early)
+    slots = search.concurrent or VIRTUAL_SLOTS
+    return VirtualOrder(ledger, count=slots, journal=early, arrived=early.read()), early
 
 
 def _ended(ledger: "Ledger") -> list[str]:

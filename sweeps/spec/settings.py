@@ -30,6 +30,10 @@ LISTED: tuple[str, ...] = ("grid", "experiments")
 """Methods whose trials are listed, not proposed."""
 
 
+VIRTUAL_SLOTS = 8
+"""`search.concurrent` of a reproducible sweep, unless it is given: it must not depend on the machine."""
+
+
 def is_own(method: str) -> bool:
     """Whether `search.method` names a sampler of the user or of OptunaHub.
 
@@ -90,7 +94,12 @@ class SearchConfig(Config):
     """Number of trials that one device trains side by side, at least 1; auto uses as many as measurement finds
     worthwhile."""
     concurrent: PositiveInt | None = None
-    """Largest number of trials in progress at a time, at least 1; null means as many as there are slots."""
+    """Largest number of trials in progress at a time, at least 1; null means as many as there are slots, or 8 of a
+    reproducible sweep."""
+    reproducible: bool = False
+    """Whether the trials, their order and every decision follow from the file alone, whatever the timing, the number of
+    slots and restarts: concurrent trials are decided on in the order of the FLOPs that they have trained. Some slots
+    wait for others then. Not with time."""
     grace_steps: PositiveInt | None = None
     """Number of updates, at least 1, before which no trial is stopped early; null means a quarter of the trial's steps,
     rounded to whole report intervals, and at least one interval."""

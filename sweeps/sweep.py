@@ -40,7 +40,7 @@ from sweeps.rundir.in_place import InPlace
 from sweeps.rundir.kept_data import find_data, gone_note, other_data, stay_note
 from sweeps.rundir.leftovers import clear_leftovers, holds_nothing
 from sweeps.spec.duration import show_duration
-from sweeps.spec.settings import VIRTUAL_SLOTS, is_own, mask_password, strip_password
+from sweeps.spec.settings import is_own, mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 from sweeps.study.deadline import Deadline
 
@@ -291,7 +291,8 @@ def run_on(
     flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
     spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
     total = spec.most_trials
-    concurrent = min(spec.search.concurrent or (VIRTUAL_SLOTS if spec.search.reproducible else total), total)
+    wanted = spec.search.virtual_slots if spec.search.reproducible else spec.search.concurrent or total
+    concurrent = min(wanted, total)
     cluster.engines(spec.train)  # there must be room for one
     with Alive(console, "sending the data to the engines"):
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
@@ -448,8 +449,7 @@ def _order(ledger: "Ledger", folder: RunFolder) -> "tuple[Order, EarlyRows | Non
     if not search.reproducible:
         return ArrivalOrder(ledger), None
     early = EarlyRows(folder.early)
-    slots = search.concurrent or VIRTUAL_SLOTS
-    return VirtualOrder(ledger, count=slots, journal=early, arrived=early.read()), early
+    return VirtualOrder(ledger, count=search.virtual_slots, journal=early, arrived=early.read()), early
 
 
 def _ended(ledger: "Ledger") -> list[str]:

@@ -31,7 +31,7 @@ LISTED: tuple[str, ...] = ("grid", "experiments")
 
 
 VIRTUAL_SLOTS = 8
-"""`search.concurrent` of a reproducible sweep, unless it is given: it must not depend on the machine."""
+"""Trials in progress at a time in a reproducible sweep, unless search.concurrent says it: the machine has no say."""
 
 
 def is_own(method: str) -> bool:
@@ -115,6 +115,11 @@ class SearchConfig(Config):
     storage: Annotated[str, Field(min_length=1)] | None = None
     """Optuna storage URL of the studies, such as postgresql://user@host/sweeps; null means study.db in the run's
     folder."""
+
+    @property
+    def virtual_slots(self) -> int:
+        """How many trials are in progress at a time if the sweep is reproducible."""
+        return self.concurrent or VIRTUAL_SLOTS
 
 
 def _mlflow_address(uri: str) -> str:

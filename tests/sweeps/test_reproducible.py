@@ -18,6 +18,7 @@ from sweeps.recorded.source import Source
 from sweeps.replay import replay
 from sweeps.spec.load import load_spec
 from sweeps.study.storage import quiet_optuna
+from sweeps.study.study_storage import REQUEST
 
 RUN = Path(__file__).resolve().parents[2] / "sweeps" / "run.py"
 QUIET = ("--no-dashboard", "--wandb", "off")
@@ -60,7 +61,8 @@ def studies_of(folder):
         for trial in optuna.load_study(study_name=name, storage=storage).get_trials():
             attributes = dict(trial.user_attrs)
             attributes[col.LAST] = {k: v for k, v in attributes.get(col.LAST, {}).items() if k not in TIMED}
-            values = trial.state, trial.values, trial.params, trial.intermediate_values, trial.system_attrs
+            system = {k: v for k, v in trial.system_attrs.items() if k != REQUEST}
+            values = trial.state, trial.values, trial.params, trial.intermediate_values, system
             found[name, trial.number] = values, attributes
     return found
 
@@ -75,7 +77,9 @@ def here(tmp_path):
 
 
 @pytest.mark.ray
-def test_one_slot_and_four_with_a_killed_driver_make_the_same_sweep_which_its_replay_repeats(here, monkeypatch):
+def test_few_slots_and_many_with_a_killed_driver_make_the_same_sweep_which_its_replay_repeats(
+    here, monkeypatch
+):
     one, four = here / "runs" / "one", here / "runs" / "four"
     finish(start(here, "--config", "sweep.yaml", "--name", "one", "--set", "search.slots=1"), here)
 

@@ -1,4 +1,4 @@
-"""A reproducible sweep: the same study for any timing, any number of slots, and any moment at which a driver is killed."""
+"""A reproducible sweep: the same study for any timing, any number of slots, and any moment of a driver's death."""
 
 import copy
 import heapq

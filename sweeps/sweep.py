@@ -413,6 +413,8 @@ def run_trials(
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(order, pool, callbacks, folder, concurrent)
+        if early is not None:
+            early.remove()
         pool.stop(STOP_S)  # checkpoints may still be being written
         for line in ledger.why_stopped():
             say(line)

@@ -67,6 +67,11 @@ class EarlyRows:
         """Close the file."""
         self._file.close()
 
+    def remove(self) -> None:
+        """Close and delete the file: the sweep is over."""
+        self._file.close()
+        self._path.unlink()
+
 
 def encode(trial_id: str, early: Early) -> bytes:
     """A line of the journal. Unlike metrics.jsonl it has NaN where a loss is not finite, as it is read here alone."""

@@ -77,9 +77,7 @@ def here(tmp_path):
 
 
 @pytest.mark.ray
-def test_few_slots_and_many_with_a_killed_driver_make_the_same_sweep_which_its_replay_repeats(
-    here, monkeypatch
-):
+def test_few_slots_and_many_with_a_killed_driver_make_the_same_sweep_which_its_replay_repeats(here, monkeypatch):
     one, four = here / "runs" / "one", here / "runs" / "four"
     finish(start(here, "--config", "sweep.yaml", "--name", "one", "--set", "search.slots=1"), here)
 

@@ -100,7 +100,7 @@ def replay(
 
     Args:
         source: where losses come from. What it has fitted is used again by the next replay.
-        slots: how many trials train at a time; search.concurrent may allow fewer.
+        slots: how many trials train at a time; search.concurrent may allow fewer, and decides in a reproducible sweep.
         flops_per_s: speed of each slot.
         storage: for the studies, by default one that is discarded.
         on_row: called with each row once it has been decided on.
@@ -122,7 +122,8 @@ def replay(
     source.check(spec)
     clock = Clock()
     ledger = Ledger(spec, storage or InMemoryStorage(), deadline=Deadline(spec.search.time, clock))
-    count = min(slots, spec.search.concurrent or slots)
+    search = spec.search
+    count = search.virtual_slots if search.reproducible else min(slots, search.concurrent or slots)
     found: dict[str, ReplayedTrial] = {}
 
     def note(handle: "TrialHandle", row: Row) -> None:

@@ -51,7 +51,9 @@ if TYPE_CHECKING:
     from sweeps.cluster.ray_cluster import Cluster
     from sweeps.engine.pool import WorkerPool
     from sweeps.engine.watchdog import Watchdog
+    from sweeps.study.early_rows import EarlyRows
     from sweeps.study.ledger import Ledger
+    from sweeps.study.order import Order
     from sweeps.study.study_storage import StudyStorage
 
 STOP_S = 12.0
@@ -289,7 +291,8 @@ def run_on(
     flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
     spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
     total = spec.most_trials
-    concurrent = min(spec.search.concurrent or total, total)
+    wanted = spec.search.virtual_slots if spec.search.reproducible else spec.search.concurrent or total
+    concurrent = min(wanted, total)
     cluster.engines(spec.train)  # there must be room for one
     with Alive(console, "sending the data to the engines"):
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
@@ -389,6 +392,7 @@ def run_trials(
     from sweeps.tune.tuner import tune_all
 
     say = plain_lines(console)
+    order, early = _order(ledger, folder)
     rows, windows = RowFile(folder.metrics), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
@@ -408,7 +412,9 @@ def run_trials(
             ledger.on_given_up = callbacks.on_trial_end
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
-                    tune_all(ledger, pool, callbacks, folder, concurrent)
+                    tune_all(order, pool, callbacks, folder, concurrent)
+        if early is not None:
+            early.remove()
         pool.stop(STOP_S)  # checkpoints may still be being written
         for line in ledger.why_stopped():
             say(line)
@@ -420,6 +426,8 @@ def run_trials(
         pool.close()
         rows.close()
         windows.close()
+        if early is not None:
+            early.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
             say(problem)
@@ -431,6 +439,19 @@ def run_trials(
             record = {**record, "search": {**record["search"], "most_trials": most}}
         write_json(folder.manifest, record)
     return Outcome(ledger.statuses(), seconds)
+
+
+def _order(ledger: "Ledger", folder: RunFolder) -> "tuple[Order, EarlyRows | None]":
+    """In which order the sweep's rows are decided on, and where those are kept whose turn has not come."""
+    from sweeps.study.early_rows import EarlyRows
+    from sweeps.study.order import ArrivalOrder
+    from sweeps.study.virtual_order import VirtualOrder
+
+    search = ledger.spec.search
+    if not search.reproducible:
+        return ArrivalOrder(ledger), None
+    early = EarlyRows(folder.early)
+    return VirtualOrder(ledger, count=search.virtual_slots, journal=early, arrived=early.read()), early
 
 
 def _ended(ledger: "Ledger") -> list[str]:

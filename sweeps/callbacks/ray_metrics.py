@@ -24,7 +24,7 @@ def exported(gauges: Gauges, folder: RunFolder, on: bool) -> Iterator[None]:
     Example:
         gauges = gauges_of(ledger, slots, peaks)
         with exported(gauges, folder, on=True):
-            tune_all(ledger, pool, Callbacks([gauges]), folder, concurrent=4)
+            tune_all(order, pool, Callbacks([gauges]), folder, concurrent=4)
     """
     if not on:
         yield

@@ -199,6 +199,8 @@ class WorkerPool:
 
     def release(self, trial_id: str, ended: bool = True) -> None:
         """Free the slot of a trial that has ended, or that continues elsewhere."""
+        if ended and (pausing := self._pausing.pop(trial_id, None)) is not None:
+            ray.wait([pausing], timeout=PAUSED_WITHIN_S)  # or its checkpoint would be written after it was deleted
         with self._lock:
             for worker in self._placed.remove(trial_id):
                 self._fleet.engines[worker].handle.release.remote(trial_id, ended)

@@ -21,7 +21,7 @@ LISTED = ("grid", "experiments")
 COMPARABLE = "so that new trials are comparable with earlier ones"
 SCHEDULE = "because the schedule of earlier trials ends there and ended trials are final"
 FREE = (
-    *(f"search.{name}" for name in ("trials", "time", "stop_at", "concurrent", "slots", "hung_after_s")),
+    *(f"search.{name}" for name in ("trials", "time", "stop_at", "slots", "hung_after_s")),
     *(f"search.{name}" for name in ("seed", "startup_trials", "scheduler", "grace_steps", "reduction_factor")),
     "confirm",
     *(f"tracking.{name}" for name in TrackingConfig.model_fields),
@@ -33,6 +33,7 @@ REASONS = {
     "name": "as it is the name of the folder and of the studies",
     "compare": "because each arm has studies of its own, among which its trials have been dealt out",
     "search.storage": "because the studies of earlier trials are there",
+    "search.reproducible": "because earlier decisions were made in another order",
     "search.allow_unequal_budgets": "because it decides how earlier trials were evaluated",
 }
 """Why a field that may not change must stay, if not to be COMPARABLE."""
@@ -44,6 +45,12 @@ def _method(begun: SweepSpec, spec: SweepSpec) -> str | None:
     for method in (begun.search.method, spec.search.method):
         if method in LISTED:
             return f"because the trials of the method {method} are listed when a sweep starts, not proposed"
+    return None
+
+
+def _concurrent(begun: SweepSpec, spec: SweepSpec) -> str | None:
+    if begun.search.reproducible:
+        return "because what is decided in a reproducible sweep follows from it"
     return None
 
 
@@ -63,6 +70,7 @@ def _experiments(begun: SweepSpec, spec: SweepSpec) -> str | None:
 
 CONDITIONAL: dict[str, Callable[[SweepSpec, SweepSpec], str | None]] = {
     "search.method": _method,
+    "search.concurrent": _concurrent,
     "sizes": _sizes,
     "experiments": _experiments,
 }

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 
 from lmcore import columns as col
 from lmcore.columns import Row
-from lmcore.device import training_flops
 from lmcore.reports import next_report
 from sweeps.recorded.source import Curve, Source
 from sweeps.study.ledger import Ledger
 from sweeps.study.study_state import TrialHandle
+from sweeps.study.virtual_order import interval_flops
 
 OnRow = Callable[[TrialHandle, Row], None]
 
@@ -58,6 +58,7 @@ class VirtualSlots:
     """FLOPs trained so far."""
 
     def __post_init__(self) -> None:
+        self._now = 0  # FLOPs of one slot since the start, an exact integer: the clock in seconds is rounded
         self.curves: dict[str, Curve] = {}
         """The curve of each trial that was handed out, by id."""
         self.order: dict[str, int] = {}
@@ -66,7 +67,7 @@ class VirtualSlots:
     def run(self) -> Iterator[TrialHandle]:
         """Run all trials; yields each when it leaves its slot, as it is then: paused ones may come back."""
         free = list(range(self.count))  # a heap
-        events: list[tuple[float, int, TrialHandle, float]] = []
+        events: list[tuple[int, int, TrialHandle, float]] = []
         while True:
             while free and (sizes := self.ledger.sizes_left):
                 slot = heapq.heappop(free)
@@ -77,8 +78,8 @@ class VirtualSlots:
                 heapq.heappush(events, self._next_report(handle, slot))
             if not events:
                 return
-            ended_at, slot, handle, began_at = heapq.heappop(events)
-            self.clock.now = ended_at
+            self._now, slot, handle, began_at = heapq.heappop(events)
+            self.clock.now = self._now / self.flops_per_s
             row = self._row(handle, slot, began_at)
             status = self.ledger.report(handle.id, row)
             self.on_row(handle, row)
@@ -88,21 +89,22 @@ class VirtualSlots:
             heapq.heappush(free, slot)
             yield self.ledger.end(handle.id)
 
-    def _next_report(self, handle: TrialHandle, slot: int) -> tuple[float, int, TrialHandle, float]:
-        """When and in which slot the trial reports next, and since when it trains."""
-        return self.clock.now + self._interval(handle)[1], slot, handle, self.clock.now
+    def _next_report(self, handle: TrialHandle, slot: int) -> tuple[int, int, TrialHandle, float]:
+        """When, in FLOPs, and in which slot the trial reports next, and since when it trains."""
+        return self._now + self._interval(handle)[1], slot, handle, self.clock.now
 
-    def _interval(self, handle: TrialHandle) -> tuple[int, float]:
-        """The step of the trial's next report, and the seconds until then."""
+    def _interval(self, handle: TrialHandle) -> tuple[int, int]:
+        """The step of the trial's next report, and the FLOPs until then."""
         known = _step(handle)
         step = next_report(handle.run, known)
-        return step, training_flops(handle.run) * (step - known) / handle.run.steps / self.flops_per_s
+        return step, interval_flops(handle.run, known, step)
 
     def _row(self, handle: TrialHandle, slot: int, began_at: float) -> Row:
         """The row that the trial reports now. What the source does not tell is missing."""
         run, curve, now = handle.run, self.curves[handle.id], self.clock.now
-        step, seconds = self._interval(handle)
-        self.flops += seconds * self.flops_per_s
+        step, flops = self._interval(handle)
+        seconds = flops / self.flops_per_s
+        self.flops += flops
         loss = curve.at(step / run.steps)
         elapsed = 0.0 if handle.last_row is None else handle.last_row[col.ELAPSED_S]
         row: Row = {

@@ -30,6 +30,10 @@ LISTED: tuple[str, ...] = ("grid", "experiments")
 """Methods whose trials are listed, not proposed."""
 
 
+VIRTUAL_SLOTS = 8
+"""Trials in progress at a time in a reproducible sweep, unless search.concurrent says it: the machine has no say."""
+
+
 def is_own(method: str) -> bool:
     """Whether `search.method` names a sampler of the user or of OptunaHub.
 
@@ -91,7 +95,12 @@ class SearchConfig(Config):
     """Number of trials that one device trains side by side, at least 1; auto uses as many as measurement finds
     worthwhile."""
     concurrent: PositiveInt | None = None
-    """Largest number of trials in progress at a time, at least 1; null means as many as there are slots."""
+    """Largest number of trials in progress at a time, at least 1; null means as many as there are slots, or 8 of a
+    reproducible sweep."""
+    reproducible: bool = False
+    """Whether the trials, their order and every decision follow from the file alone, whatever the timing, the number of
+    slots and restarts: concurrent trials are decided on in the order of the FLOPs that they have trained. Some slots
+    wait for others then. Not with time."""
     grace_steps: PositiveInt | None = None
     """Number of updates, at least 1, before which no trial is stopped early; null means a quarter of the trial's steps,
     rounded to whole report intervals, and at least one interval."""
@@ -107,6 +116,11 @@ class SearchConfig(Config):
     storage: Annotated[str, Field(min_length=1)] | None = None
     """Optuna storage URL of the studies, such as postgresql://user@host/sweeps; null means study.db in the run's
     folder."""
+
+    @property
+    def virtual_slots(self) -> int:
+        """How many trials are in progress at a time if the sweep is reproducible."""
+        return self.concurrent or VIRTUAL_SLOTS
 
 
 def _mlflow_address(uri: str) -> str:

@@ -347,6 +347,9 @@ class SweepSpec(Config):
     def _check_search(self) -> None:
         """The search method must have something to run."""
         method = self.search.method
+        if self.search.reproducible and self.search.time is not None:
+            rule = "must be false with search.time, as how much fits in a time depends on the machine (got true)"
+            raise FieldError("search.reproducible", f"{rule}; give search.trials instead of search.time")
         if method == "experiments":
             if not self.experiments:
                 rule = "must list at least one for the search method experiments (got none)"

@@ -225,6 +225,12 @@ class Ledger:
             handle.trial.report(row[col.VAL_LOSS], comparable_step(handle.run, row[col.STEP]))
         return handle.status
 
+    def decides_at(self, trial_id: str, before: int, step: int) -> bool:
+        """Whether the scheduler may stop or pause a live trial at its report after update `step`, the one after that
+        of `before`. Trials that diverge or are complete are not the scheduler's."""
+        handle = self.live[trial_id]
+        return self._of(handle.plan).decides_at(handle, before, step)
+
     def status(self, trial_id: str) -> str | None:
         """A live trial's status; None once it has ended."""
         return self.live[trial_id].status if trial_id in self.live else None

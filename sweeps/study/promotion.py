@@ -162,6 +162,11 @@ class Promotion:
                 goes_on = (loss, number) in kept.best
         return goes_on
 
+    def decides_between(self, number: int, before: int, step: int) -> bool:
+        """Whether the report of a trial at `step`, the next one after `before`, is at a rung of its bracket."""
+        ladder = self._ladder
+        return any(before < at <= step for at in ladder.rungs[self._trials[number].bracket :])
+
     def pause(self, number: int) -> None:
         """Note that the trial waits at its rung."""
         self._trials[number].paused = True

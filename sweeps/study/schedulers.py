@@ -56,6 +56,24 @@ def notes_rungs(pruner: BasePruner) -> bool:
     return isinstance(pruner, SuccessiveHalvingPruner)
 
 
+def decides_between(pruner: BasePruner, before: int, step: int) -> bool:
+    """Whether a pruner may stop a trial at its report at `step`, the next one after `before`.
+
+    >>> pruner = pruner_for("asha-stop", grace_steps=50, steps=200, reduction_factor=2)
+    >>> [decides_between(pruner, step - 25, step) for step in (25, 50, 75, 100, 125, 150, 175)]
+    [False, True, False, True, False, False, False]
+    """
+    if isinstance(pruner, SuccessiveHalvingPruner):
+        assert pruner._min_resource is not None  # `pruner_for` gives it
+        rung = pruner._min_resource
+        while rung <= before:
+            rung *= pruner._reduction_factor
+        return rung <= step
+    if isinstance(pruner, MedianPruner):
+        return step >= pruner._n_warmup_steps
+    return not isinstance(pruner, NopPruner)
+
+
 def step_in_study(trial: FrozenTrial, step: int) -> int:
     """The step under which a study has the loss that the trial reported after update `step`.
 

@@ -31,7 +31,7 @@ from sweeps.study.open_study import open_study
 from sweeps.study.promotion import Ladder, Promotion
 from sweeps.study.retry import RETRY_OF, first_attempts
 from sweeps.study.samplers import AskedTrial, complete_suggestion, sampler_for, suggest_conditional
-from sweeps.study.schedulers import EarlyStopping, step_in_study
+from sweeps.study.schedulers import EarlyStopping, decides_between, step_in_study
 from sweeps.study.shared_parts import share_parts
 from sweeps.study.space_view import SpaceView
 from sweeps.study.storage import running_trial
@@ -312,6 +312,15 @@ class StudyState:
             handle.paused_at = row[col.STEP]
             return col.PAUSED
         return col.PRUNED if self.early_stopping.should_stop(trial, step) else col.RUNNING
+
+    def decides_at(self, handle: TrialHandle, before: int, step: int) -> bool:
+        """Whether a trial may not go on after its report at `step`, the one after that at `before`."""
+        if handle.trial.user_attrs.get(col.PAUSED_AT) == step:
+            return True
+        steps = (comparable_step(handle.run, before) if before else 0), comparable_step(handle.run, step)
+        if self.promotion is not None and self.promotion.decides_between(handle.trial.number, *steps):
+            return True
+        return decides_between(self.study.pruner, *steps)
 
     def pause(self, handle: TrialHandle) -> None:
         """Keep a trial that waits at a rung; its slot is free."""

@@ -13,7 +13,8 @@ from lmcore.columns import Row
 from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
-from sweeps.study.ledger import Ledger
+from sweeps.study.order import Order
+from sweeps.study.study_state import TrialHandle
 from sweeps.tune.ended_trials import forget_ended
 from sweeps.tune.lost_nodes import proxy_resources
 from sweeps.tune.trainable import ERROR
@@ -22,21 +23,22 @@ PROCESS_STARTS_WITHIN_S = 30.0  # unless there is no room for it; Tune stops one
 
 
 class StudyScheduler(FIFOScheduler):
-    """A Tune scheduler that stops the trials that the ledger stops or pauses. A paused one that goes on is a new trial
-    to Tune.
+    """A Tune scheduler that stops the trials that the ledger stops or pauses, or whose turn has not come. One of the
+    latter that goes on is a new trial to Tune.
 
     Our trainable never sets `done`, because a result with done=True bypasses `on_trial_result`.
 
     Example:
-        tune.TuneConfig(search_alg=StudySearcher(ledger, engines, callbacks),
-                        scheduler=StudyScheduler(ledger, engines, callbacks))
+        tune.TuneConfig(search_alg=StudySearcher(order, engines, callbacks),
+                        scheduler=StudyScheduler(order, engines, callbacks))
     """
 
-    def __init__(self, ledger: Ledger, engines: WorkerPool, callbacks: Callbacks) -> None:
+    def __init__(self, order: Order, engines: WorkerPool, callbacks: Callbacks) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._ledger = ledger
+        self._order = order
         self._engines = engines
         self._callbacks = callbacks
+        order.on_row, order.on_wait = self._record, self._wait
         self._process_asked_at: dict[str, float] = {}  # by Tune's trial id
 
     def __getstate__(self) -> dict[str, Any]:
@@ -55,25 +57,34 @@ class StudyScheduler(FIFOScheduler):
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Record the row; `CONTINUE` while the trial is running, else `STOP`."""
         trial_id = trial.config[col.TRIAL]
-        if self._ledger.status(trial_id) != col.RUNNING:
+        if not self._order.trains(trial_id):
             return TrialScheduler.STOP  # a verdict is final: this row was repeated, or comes too late
         if ERROR in result:
             self._fail(trial_id, result[ERROR])
             return TrialScheduler.STOP
-        known = self._ledger.live[trial_id].last_row
-        if known is not None and result[col.STEP] <= known[col.STEP]:
+        if result[col.STEP] <= self._order.known_step(trial_id):
             return TrialScheduler.CONTINUE  # a row repeated after a process or node died
         columns = (*col.REPORT_COLUMNS, *col.WINDOW_COLUMNS, *col.PLACE_COLUMNS, *col.ENGINE_COLUMNS)
         row = cast(Row, {name: result[name] for name in columns if name in result})
-        status = self._ledger.report(trial_id, row)
-        row[col.DECIDED_AT] = time.time()
         self._engines.note_worker(trial_id, row[col.ENGINE])
-        if status == col.PAUSED:
-            self._engines.pause(trial_id)
-        elif status != col.RUNNING:
-            self._engines.release(trial_id)  # first, so that the next trial trains while this one's end is written
-        self._callbacks.on_report(self._ledger.live[trial_id], {col.TRIAL: trial_id, **row})
-        return TrialScheduler.CONTINUE if status == col.RUNNING else TrialScheduler.STOP
+        goes_on = self._order.report(trial_id, row)
+        return TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP
+
+    def _record(self, handle: TrialHandle, row: Row) -> None:
+        """A row was decided on: free the trial's slot if it does not go on, and record the row."""
+        row[col.DECIDED_AT] = time.time()
+        if handle.status == col.PAUSED:
+            self._engines.pause(handle.id)
+        elif handle.status != col.RUNNING:
+            self._engines.release(handle.id)  # first, so that the next trial trains while this one's end is written
+        self._callbacks.on_report(handle, {col.TRIAL: handle.id, **row})
+
+    def _wait(self, handle: TrialHandle, ends: bool) -> None:
+        """Free the slot of a trial until a row of it is decided on; one that `ends` then needs no checkpoint."""
+        if ends:
+            self._engines.release(handle.id)
+        else:
+            self._engines.pause(handle.id)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """The pending trial that gets the process of a trial that has just ended.
@@ -86,7 +97,7 @@ class StudyScheduler(FIFOScheduler):
         now = time.monotonic()
         live: list[Trial] = tune_controller.get_live_trials()
         by_id = {trial.config[col.TRIAL]: trial for trial in live if trial.status == Trial.PENDING}
-        pending = [by_id[trial_id] for trial_id in self._ledger.live if trial_id in by_id]
+        pending = [by_id[trial_id] for trial_id in self._order.ledger.live if trial_id in by_id]
         new = [trial for trial in pending if trial.trial_id not in self._process_asked_at]
         asked = {trial.trial_id: now for trial in new} | self._process_asked_at
         self._process_asked_at = {trial.trial_id: asked[trial.trial_id] for trial in live if trial.trial_id in asked}
@@ -96,7 +107,7 @@ class StudyScheduler(FIFOScheduler):
 
     def _fail(self, trial_id: str, error: str) -> None:
         error = Text.from_ansi(error).plain  # Ray colours it
-        self._ledger.fail(trial_id, error_line(error), error)
+        self._order.fail(trial_id, error_line(error), error)
         self._engines.release(trial_id)
 
 

@@ -1,4 +1,4 @@
-"""The Tune searcher: suggest asks the ledger for a trial, complete ends it there. Nothing is decided here."""
+"""The Tune searcher: suggest asks the order for a trial, complete tells that it has left. Nothing is decided here."""
 
 from typing import Any
 
@@ -8,7 +8,8 @@ from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
-from sweeps.study.ledger import Ledger
+from sweeps.study.order import Order
+from sweeps.study.study_state import TrialHandle
 from sweeps.tune.trainable import KNOWN_STEP, TITLE
 
 MAX_REQUEUES = 5  # how often Tune may give up one trial because its proxy's process died, before the trial fails
@@ -18,53 +19,54 @@ class StudySearcher(Searcher):
     """A Tune searcher whose every suggestion comes from the sweep's studies.
 
     Example:
-        searcher = StudySearcher(ledger, engines, callbacks)
+        searcher = StudySearcher(order, engines, callbacks)
         searcher.suggest("tune-id")  # {"trial": "xs-0003", "engine": 0, "known_step": 0, "run": {...}, ...}
     """
 
-    def __init__(self, ledger: Ledger, engines: WorkerPool, callbacks: Callbacks) -> None:
+    def __init__(self, order: Order, engines: WorkerPool, callbacks: Callbacks) -> None:
         super().__init__(metric=col.VAL_LOSS, mode="min")
-        self._ledger = ledger
+        self._order = order
         self._engines = engines
         self._callbacks = callbacks
+        order.on_start, order.on_end = callbacks.on_trial_start, self._end
         self._ids: dict[str, str] = {}  # Tune's random trial id -> ours
 
     @end_sweep_if_unwritable()
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]  # Ray leaves out FINISHED
         """The next trial's config; None while no engine has a free slot, or a paused trial may still go on; FINISHED
         when there are no trials left."""
-        sizes = self._ledger.sizes_left
+        sizes = self._order.sizes
         if not sizes:
-            return None if self._ledger.more_may_come else Searcher.FINISHED
+            return None if self._order.more_may_come else Searcher.FINISHED
         if (offer := self._engines.offer(sizes)) is None:
             return None
         engine, size = offer
-        live = self._ledger.ask(size)
+        live = self._order.start(size)
         self._ids[trial_id] = live.id
-        self._callbacks.on_trial_start(live)
         self._engines.submit(live, engine)
-        known_step = 0 if live.last_row is None else live.last_row[col.STEP]
+        known_step = self._order.known_step(live.id)
         place = {col.ENGINE: engine, KNOWN_STEP: known_step}
         return {col.TRIAL: live.id, TITLE: live.name, col.RUN: live.run, **place}
 
     @end_sweep_if_unwritable()
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """End the trial in the ledger, or let it wait there; the scheduler has already set its status."""
+        """The trial has left its slot; the scheduler has already set its status."""
         trial = self._ids.pop(trial_id)
-        if self._ledger.status(trial) is None:
-            return  # it has ended already
-        if error and self._ledger.status(trial) == col.RUNNING:
+        if error and self._order.trains(trial):
             # Tune has given the trial up: its proxy died too often, or while it was reset for its next trial. The trial
             # did nothing wrong.
             self._engines.release(trial, ended=False)
-            if self._ledger.live[trial].requeues < MAX_REQUEUES:
-                self._ledger.requeue(trial)
+            if self._order.ledger.live[trial].requeues < MAX_REQUEUES:
+                self._order.requeue(trial)
                 return
             line = f"ActorDiedError: the trial's proxy died again and again, {MAX_REQUEUES} times after a new start"
-            self._ledger.fail(trial, line, line)
-        live = self._ledger.end(trial)
+            self._order.fail(trial, line, line)
+        self._order.leave(trial)
+
+    def _end(self, live: TrialHandle) -> None:
+        """A trial has ended in the ledger, or waits there."""
         if live.status not in col.UNFINISHED:  # an interrupted or paused trial still needs its checkpoints
-            self._engines.release(trial)
+            self._engines.release(live.id)
         self._callbacks.on_trial_end(live)
 
     # Tune pickles its searcher at the start and every few seconds. Ours has no state that the study lacks, and a

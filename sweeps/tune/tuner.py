@@ -11,7 +11,7 @@ from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.folder import RunFolder
-from sweeps.study.ledger import Ledger
+from sweeps.study.order import Order
 from sweeps.tune.ended_trials import NoProgress
 from sweeps.tune.lost_nodes import LeaveLostNodes
 from sweeps.tune.scheduler import StudyScheduler
@@ -29,13 +29,13 @@ MAX_PROXY_DEATHS = 5
 """After so many deaths of its proxy a trial goes back to the queue."""
 
 
-def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: RunFolder, concurrent: int) -> None:
-    """Run every trial that the ledger hands out, `concurrent` at a time; returns when all have ended.
+def tune_all(order: Order, engines: WorkerPool, callbacks: Callbacks, folder: RunFolder, concurrent: int) -> None:
+    """Run every trial of the order, `concurrent` at a time; returns when all have ended.
 
     A trial that lost its place goes back to the queue, possibly after Tune has asked for the last one. Hence::
 
-        while not ledger.over:
-            tune_all(ledger, engines, callbacks, folder, concurrent=4)
+        while not order.ledger.over:
+            tune_all(order, engines, callbacks, folder, concurrent=4)
     """
     os.environ.update(TUNE_ENVIRONMENT)
     shutil.rmtree(folder.tune, ignore_errors=True)  # left by an earlier driver; nothing is restored from it
@@ -47,8 +47,8 @@ def tune_all(ledger: Ledger, engines: WorkerPool, callbacks: Callbacks, folder: 
     tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(ledger, engines, callbacks),
-            scheduler=StudyScheduler(ledger, engines, callbacks),
+            search_alg=StudySearcher(order, engines, callbacks),
+            scheduler=StudyScheduler(order, engines, callbacks),
             num_samples=-1,  # as many as the searcher suggests: a promoted trial is another sample
             max_concurrent_trials=concurrent,
             reuse_actors=True,

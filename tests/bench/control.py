@@ -57,6 +57,7 @@ from sweeps.provenance.manifest import manifest
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
+from sweeps.study.order import ArrivalOrder
 from sweeps.study.storage import open_storage, quiet_optuna
 from sweeps.tune.trainable import TrialTrainable
 from sweeps.tune.tuner import tune_all
@@ -203,7 +204,7 @@ def run_ours(cluster: Cluster, path: Path, trials: int, waits: bool = False) -> 
     callbacks = Callbacks([rows, TrialFiles(folder, ledger)])
     look = Look(engines, folder) if waits else None
     began = time.time()
-    tune_all(ledger, engines, callbacks, folder, most)
+    tune_all(ArrivalOrder(ledger), engines, callbacks, folder, most)
     whole_s = time.time() - began
     rows.close()
     last = {row[col.TRIAL]: row for row in map(json.loads, folder.metrics.read_text().splitlines())}

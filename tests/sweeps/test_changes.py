@@ -119,6 +119,12 @@ REFUSED = [
         "space.optim.beta2: must be given the value at which it stays, because it has varied (got an entry less); "
         "add --set optim.beta2=..., or leave the entry in",
     ),
+    ({}, ("search.reproducible=true",), "search.reproducible: must stay false, because earlier decisions were made in"),
+    (
+        {"search": {"trials": 8, "reproducible": True, "concurrent": 4}},
+        ("search.concurrent=8",),
+        "search.concurrent: must stay 4, because what is decided in a reproducible sweep follows from it (got 8)",
+    ),
     (
         {},
         ("search.allow_unequal_budgets=true", "space.train.steps=[20, 40]"),

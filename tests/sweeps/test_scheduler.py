@@ -39,7 +39,7 @@ def test_a_free_process_goes_to_a_trial_that_has_none_starting_or_has_waited_lon
     monkeypatch.setattr(scheduler.time, "monotonic", lambda: now[0])
     ended = SimpleNamespace(_stopped_trials=set(), _failed_trials=set())
     controller = SimpleNamespace(get_live_trials=pending.values, _tune_controller=ended)
-    chosen_by = StudyScheduler(SimpleNamespace(live=pending, status=lambda trial: "running"), None, None)
+    chosen_by = StudyScheduler(SimpleNamespace(ledger=SimpleNamespace(live=pending)), None, None)
 
     def add(name):
         pending[name] = SimpleNamespace(config={col.TRIAL: name}, status="PENDING", trial_id=f"tune-{name}")

@@ -10,6 +10,7 @@ from test_ledger import row, spec
 from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
 from sweeps.study.ledger import Ledger
+from sweeps.study.order import ArrivalOrder
 from sweeps.tune.searcher import MAX_REQUEUES, StudySearcher
 from sweeps.tune.trainable import KNOWN_STEP
 
@@ -34,7 +35,7 @@ class OneEngine:
 def parts():
     """Ledger, engine and searcher of two trials."""
     ledger, engine = Ledger(spec("random", trials=2), optuna.storages.InMemoryStorage()), OneEngine()
-    return ledger, engine, StudySearcher(ledger, engine, Callbacks([]))
+    return ledger, engine, StudySearcher(ArrivalOrder(ledger), engine, Callbacks([]))
 
 
 def test_a_trial_whose_proxy_died_while_it_was_running_is_handed_out_again_from_its_last_row(parts):

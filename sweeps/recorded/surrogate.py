@@ -75,7 +75,7 @@ def _capped(curves: Array) -> Array:
     follow such values swings below all others beside them.
     """
     low, high = np.quantile(curves, [0.25, 0.75], axis=0)
-    return np.minimum(curves, high + 3 * (high - low))
+    return np.asarray(np.minimum(curves, high + 3 * (high - low)))
 
 
 def _fit(points: Array, values: Array) -> Process:

@@ -59,7 +59,7 @@ class Surrogate:
         residual = float(((np.exp(left_out[:, -1]) - last) ** 2).sum())
         total = float(((last - last.mean()) ** 2).sum())
         self.r2 = 1 - residual / total if total > 0 else 0.0
-        """Share of the variance of final losses, capped as above, that is predicted, each from all others (leave one out)."""
+        """Share of the variance of final losses, capped as above, that is predicted, each from all others."""
 
     def predict(self, point: Array) -> Array:
         """Log losses of the reports at a point [d], [S]."""

@@ -264,8 +264,12 @@ class StudyState:
         self.total, self.closed = self.asked, why
 
     def in_order_of_promise(self) -> list[TrialHandle]:
-        """The paused trials, in the order in which they would go on."""
-        return [] if self.promotion is None else [self.paused[number] for number in self.promotion.paused]
+        """The paused trials, in the order in which they would go on.
+
+        A scheduler that pauses none, which a resume may choose, leaves those that are paused as they are.
+        """
+        numbers = sorted(self.paused) if self.promotion is None else self.promotion.paused
+        return [self.paused[number] for number in numbers]
 
     def ask(self) -> TrialHandle:
         """The next trial; unfinished ones come first, then paused ones that are promoted."""

@@ -133,7 +133,7 @@ def test_all_diverged_or_failed_is_a_report_that_says_so(make_run, capsys):
     run.add("xs", "failed", None, message="killed", model__tie_embeddings=True)
     assert main([str(run.path)]) == 0
     printed = capsys.readouterr().out
-    assert "2 trials: 0 complete, 0 pruned, 0 running, 1 diverged, 1 failed" in printed
+    assert "2 trials: 0 complete, 0 pruned, 0 running, 0 paused, 1 diverged, 1 failed" in printed
     assert "(none: no trial has a validation loss)" in printed
     assert "xs untied: no row, because no trial has a validation loss (1 diverged)." in printed
     assert "xs tied: no row, because no trial has a validation loss (1 failed)." in printed

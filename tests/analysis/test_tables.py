@@ -122,6 +122,6 @@ def test_tables_do_not_depend_on_the_order_of_the_trials_within_a_size(folder):
 def test_statuses_are_counted_by_size(folder):
     counts = status_counts(analysis.load(folder.path).trials)
     assert counts.to_dict("records") == [
-        {"size": "xs", "complete": 3, "pruned": 1, "running": 0, "diverged": 1, "failed": 1, "total": 6},
-        {"size": "s", "complete": 2, "pruned": 1, "running": 1, "diverged": 0, "failed": 0, "total": 4},
+        {"size": "xs", "complete": 3, "pruned": 1, "running": 0, "paused": 0, "diverged": 1, "failed": 1, "total": 6},
+        {"size": "s", "complete": 2, "pruned": 1, "running": 1, "paused": 0, "diverged": 0, "failed": 0, "total": 4},
     ]

@@ -610,7 +610,7 @@ def test_a_trial_is_not_charged_with_workers_that_died_with_an_earlier_driver(tm
     (folder / "engine_deaths.txt").write_text("engine 0 began an interval of this trial alone\n" * MAX_DEATHS)
     pool = WorkerPool.__new__(WorkerPool)  # starting one takes Ray
     pool._folder, pool._placement, pool.shared = RunFolder(tmp_path), Placement({"main": 1}), []
-    pool._lock = nullcontext()
+    pool._lock, pool._pausing = nullcontext(), {}
     pool._placement.add_worker(0)
     handle = SimpleNamespace(submit=SimpleNamespace(remote=lambda *arguments: None))
     pool._fleet = SimpleNamespace(engines={0: SimpleNamespace(handle=handle)})

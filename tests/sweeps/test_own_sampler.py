@@ -142,7 +142,7 @@ def test_an_own_sampler_sees_the_study_as_it_is_stored():
     fake.Looking = Looking
     sys.modules["looking"] = fake
     try:
-        drive(in_memory("looking:Looking", trials=8, scheduler="asha"))
+        drive(in_memory("looking:Looking", trials=8, scheduler="asha-stop"))
     finally:
         del sys.modules["looking"]
         find_sampler.cache_clear()

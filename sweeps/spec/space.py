@@ -5,6 +5,7 @@
 | entries.py    | the kinds of entries, and how they are read                             |
 | expression.py | the expressions of `times` and `equals`                                 |
 | references.py | from what is proposed to the overrides of a run                         |
+| proposals.py  | from the fields of a run back to what is proposed                       |
 | grid.py       | a space as a grid                                                       |
 | corners.py    | the extreme trials, which show whether all are valid                    |
 

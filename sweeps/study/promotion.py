@@ -183,12 +183,17 @@ class Promotion:
     @property
     def paused(self) -> list[int]:
         """Numbers of the paused trials in the order in which they go on: highest rung, lowest loss, lowest number."""
-        return self._in_order(lambda rung: rung.losses)
+        return self._in_order(lambda rung: rung.losses) + self._at_no_rung
 
     @property
     def promotable(self) -> list[int]:
         """Those of the paused trials that belong to the best of their rung by now."""
-        return self._in_order(lambda rung: rung.best)
+        return self._in_order(lambda rung: rung.best) + self._at_no_rung
+
+    @property
+    def _at_no_rung(self) -> list[int]:
+        """Paused trials whose bracket begins later: they were paused before the sweep was resumed with hyperband."""
+        return sorted(number for number, trial in self._trials.items() if trial.paused and trial.rungs <= trial.bracket)
 
     def _in_order(self, choose: Callable[[Rung], list[tuple[float, int]]]) -> list[int]:
         found = []

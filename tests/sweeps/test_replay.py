@@ -154,6 +154,16 @@ def test_a_replay_follows_from_its_seed_and_its_slots(curves):
     assert outcome(0, 4) != outcome(1, 4)
 
 
+def test_a_reproducible_sweep_has_its_own_number_of_slots(curves):
+    def outcome(slots, **search):
+        replayed = replay(spec(trials=24, **search), Source(read_table(curves, {})), slots)
+        return [(t.id, t.params, t.status, repr(t.losses)) for t in replayed.trials]
+
+    assert outcome(1, reproducible=True) == outcome(3, reproducible=True) == outcome(8)
+    assert outcome(8, reproducible=True, concurrent=3) == outcome(3)
+    assert outcome(3) != outcome(8)
+
+
 def test_diverged_trials_are_told_apart_from_high_losses(curves):
     sweep = spec(trials=40, scheduler="none", space={**SPACE, "optim.lr": {"low": 1e-3, "high": 9.9e-2, "log": True}})
     replayed = replay(sweep, Source(read_table(curves, {})), slots=4)

@@ -30,13 +30,14 @@ SPACE = {
 }
 
 
-def spec(scheduler="asha", method="random", trials=12, seed=1, **sections):
+def spec(scheduler="asha", method="random", trials=12, seed=1, stop_at=None, **sections):
     search = {
         "seed": seed,
         "method": method,
         "trials": trials,
         "scheduler": scheduler,
         "startup_trials": 3,
+        "stop_at": stop_at,
         "reproducible": True,
     }
     model, train = {"d_model": 32, "num_layers": 2, "d_ff": 64}, {"steps": 40, "eval_every": 5}
@@ -127,13 +128,20 @@ for _name in (
     setattr(CountedStorage, _name, _counted(_name))
 
 
-def drive(sweep, disk, slots, seed=0, fails=(), requeued=0.0):
+def drive(sweep, disk, slots, seed=0, fails=(), requeued=0.0, interrupted_after=math.inf):
     """Train all trials in `slots` real slots with random speeds, from what the disk has."""
     rng = random.Random(seed)
     ledger = Ledger(sweep, disk.storage, disk.last_rows())
-    ledger_rows = disk.add_row
-    order = VirtualOrder(ledger, count=COUNT, journal=disk, arrived=copy.deepcopy(disk.early), on_row=ledger_rows)
-    ledger.on_given_up = lambda handle: ledger_rows(handle, handle.last_row) if handle.last_row else None
+    ended = []
+    order = VirtualOrder(
+        ledger,
+        count=COUNT,
+        journal=disk,
+        arrived=copy.deepcopy(disk.early),
+        on_row=disk.add_row,
+        on_end=lambda handle: ended.append(handle.status),
+    )
+    ledger.on_given_up = lambda handle: disk.add_row(handle, handle.last_row)
     now, free, events, tie = 0.0, slots, [], 0
     while True:
         while free and (sizes := order.sizes):
@@ -141,6 +149,11 @@ def drive(sweep, disk, slots, seed=0, fails=(), requeued=0.0):
             heapq.heappush(events, (now + rng.uniform(0.1, 3), tie, handle))
         if not events:
             break
+        if (interrupted_after := interrupted_after - 1) < 0:
+            for *_, handle in events:
+                order.leave(handle.id)
+            assert ended[-len(events) :] == [col.RUNNING] * len(events)
+            return ledger
         now, _, handle = heapq.heappop(events)
         assert order.trains(handle.id)
         step = next_report(handle.run, order.known_step(handle.id))
@@ -261,10 +274,13 @@ def test_a_driver_killed_before_any_of_its_writes_leaves_the_same_study_to_the_n
         assert again <= 1, "only the row that was being written may be lost"
 
 
+@pytest.mark.parametrize("stop_at", [None, 3.5])
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_a_driver_killed_again_and_again_leaves_the_same_study(scheduler):
-    sweep = spec(scheduler, "tpe", trials=10)
-    expected = outcome(drive(sweep, Disk(), 16))
+def test_a_driver_killed_again_and_again_leaves_the_same_study(scheduler, stop_at):
+    sweep = spec(scheduler, "tpe", trials=10, stop_at=stop_at)
+    whole = drive(sweep, Disk(), 16)
+    assert (len(whole.statuses()) < 10) == (stop_at is not None)
+    expected = outcome(whole)
     disk, kills, rng = Disk(), 0, random.Random(0)
     while True:
         disk.kill_at = disk.writes + rng.randint(5, 40)
@@ -274,8 +290,18 @@ def test_a_driver_killed_again_and_again_leaves_the_same_study(scheduler):
             kills += 1
             continue
         break
-    assert kills > 5
+    assert kills > 3
     assert outcome(found) == expected
+
+
+@pytest.mark.parametrize("scheduler", ["asha", "median"])
+def test_an_interrupted_driver_decides_nothing_more(scheduler):
+    sweep = spec(scheduler, trials=8)
+    expected = outcome(drive(sweep, Disk(), 3))
+    for after in range(0, 40, 3):
+        disk = Disk()
+        drive(sweep, disk, 3, seed=after, interrupted_after=after)
+        assert outcome(drive(sweep, disk, 2, seed=1)) == expected
 
 
 def test_the_journal_keeps_rows_and_failures_and_drops_half_a_line(tmp_path):

@@ -156,7 +156,7 @@ def test_a_replay_follows_from_its_seed_and_its_slots(curves):
 
 def test_a_reproducible_sweep_has_its_own_number_of_slots(curves):
     def outcome(slots, **search):
-        replayed = replay(spec(trials=24, **search), Source(read_table(curves, {})), slots)
+        replayed = replay(spec(method="tpe", trials=24, **search), Source(read_table(curves, {})), slots)
         return [(t.id, t.params, t.status, repr(t.losses)) for t in replayed.trials]
 
     assert outcome(1, reproducible=True) == outcome(3, reproducible=True) == outcome(8)

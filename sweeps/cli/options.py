@@ -17,7 +17,7 @@ from sweeps.spec.settings import METHODS, OFF, OPTUNA, SCHEDULERS, is_own, mask_
 SCRIPT = "python sweeps/run.py"
 AUTO = Path("--resume=auto")  # no path that a user can give
 LOOPBACK = "127.0.0.1"
-FIXED = ("config", "name", "search", "scheduler", "compare", "seed")  # cannot change when a sweep is resumed
+FIXED = ("config", "name", "compare")  # cannot change when a sweep is resumed
 
 _ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = next(path for name in ("lmsweep_configs", "configs") if (path := _ROOT / name).is_dir())
@@ -240,7 +240,7 @@ def parse(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> Options:
         fixed = [f"--{name}" for name in FIXED if values[name] is not None]
         if fixed:
             command_line.error(
-                f"--resume: a resumed sweep keeps its config, name, search, scheduler, compare and seed "
+                f"--resume: a resumed sweep keeps its config, name and compare "
                 f"(got {', '.join(fixed)}); leave that out, or start another sweep"
             )
         values["config"] = values["resume"] / "sweep.yaml"

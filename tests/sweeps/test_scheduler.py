@@ -10,6 +10,7 @@ from test_ledger import row, spec
 from lmcore import columns as col
 from sweeps.callbacks.base import Callback, Callbacks
 from sweeps.study.ledger import Ledger
+from sweeps.study.order import ArrivalOrder
 from sweeps.tune import scheduler
 from sweeps.tune.scheduler import StudyScheduler, error_line
 
@@ -91,7 +92,7 @@ class Statuses(Callback):
 def test_a_trial_that_is_paused_is_stopped_for_tune_and_its_worker_is_told_to_keep_it():
     ledger = Ledger(spec("random", trials=2), optuna.storages.InMemoryStorage())
     engines, statuses = Engines(), Statuses()
-    answers = StudyScheduler(ledger, engines, Callbacks([statuses]))
+    answers = StudyScheduler(ArrivalOrder(ledger), engines, Callbacks([statuses]))
     first, second = (ledger.ask("main").id for _ in range(2))
 
     def answer(trial, step, loss):

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from sweeps.study.early_rows import EarlyRows
     from sweeps.study.ledger import Ledger
     from sweeps.study.order import Order
+    from sweeps.study.study_state import TrialHandle
     from sweeps.study.study_storage import StudyStorage
 
 STOP_S = 12.0
@@ -409,7 +410,12 @@ def run_trials(
         ):
             # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
             callbacks = Callbacks([windows, rows, files, utilization, gauges, progress])
-            ledger.on_given_up = callbacks.on_trial_end
+
+            def give_up(trial: "TrialHandle") -> None:
+                pool.release(trial.id)  # its checkpoint may still be being written, and is deleted next
+                callbacks.on_trial_end(trial)
+
+            ledger.on_given_up = give_up
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(order, pool, callbacks, folder, concurrent)

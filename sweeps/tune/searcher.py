@@ -65,6 +65,8 @@ class StudySearcher(Searcher):
 
     def _end(self, live: TrialHandle) -> None:
         """A trial has ended in the ledger, or waits there."""
+        if live.status == col.PRUNED and live.paused_at is not None:
+            return  # the search ended with its pause, so it was given up at once, and `Ledger.on_given_up` has said so
         if live.status not in col.UNFINISHED:  # an interrupted or paused trial still needs its checkpoints
             self._engines.release(live.id)
         self._callbacks.on_trial_end(live)

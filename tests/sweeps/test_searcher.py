@@ -8,7 +8,7 @@ from ray.tune.search import Searcher
 from test_ledger import row, spec
 
 from lmcore import columns as col
-from sweeps.callbacks.base import Callbacks
+from sweeps.callbacks.base import Callback, Callbacks
 from sweeps.study.ledger import Ledger
 from sweeps.study.order import ArrivalOrder
 from sweeps.tune.searcher import MAX_REQUEUES, StudySearcher
@@ -74,6 +74,25 @@ def test_a_paused_trial_keeps_its_place_in_the_study_and_is_another_trial_to_tun
     searcher.on_trial_complete("d")
     assert searcher.suggest("e") == Searcher.FINISHED
     assert ledger.statuses() == {first[col.TRIAL]: col.DIVERGED, second[col.TRIAL]: col.COMPLETE}
+
+
+def test_a_trial_whose_pause_ends_the_search_is_announced_once_as_pruned(parts):
+    ledger, engine, _ = parts
+    ended = []
+
+    class Ends(Callback):
+        def on_trial_end(self, trial):
+            ended.append((trial.id, trial.status))
+
+    callbacks = Callbacks([Ends()])
+    searcher = StudySearcher(ArrivalOrder(ledger), engine, callbacks)
+    ledger.on_given_up = callbacks.on_trial_end
+    first, second = (searcher.suggest(name)[col.TRIAL] for name in "ab")
+    ledger.report(first, row(40, 3.0))
+    searcher.on_trial_complete("a")
+    assert ledger.report(second, row(20, 3.5)) == col.PAUSED
+    searcher.on_trial_complete("b")
+    assert ended == [(first, col.COMPLETE), (second, col.PRUNED)]
 
 
 def test_a_requeued_trial_is_left_after_tune_has_been_given_the_last_one(parts):

@@ -262,8 +262,8 @@ def _sweeps() -> str:
         "`nn.Module`; how many times as fast lmsweep is.\n\n"
         + _table(head, rows)
         + _source("sweep", measured)
-        + f"\n`{quick['command']}` took {quick['median_seconds'] / 60:.1f} minutes on two CPU cores (median of "
-        f"{len(quick['runs'])} runs, quick.json).\n\nA sweep that is killed once and resumed takes "
+        + f"\n`{quick['command']}` took {quick['median_seconds'] / 60:.1f} minutes on two CPU cores (runs: "
+        f"{len(quick['runs'])}; quick.json).\n\nA sweep that is killed once and resumed takes "
         f"{resume['median']['extra_s']:.0f} s more than one that is left alone; start-up and one interval are "
         f"{goal:.0f} s (resume.json).\n"
     )

@@ -53,9 +53,9 @@ class ReplayedTrial:
     losses: dict[int, float] = field(default_factory=dict)
     """Validation loss by step; NaN where it diverged."""
     loss: float | None = None
-    """Of a complete trial: its final loss, which the search was told."""
+    """The final loss of a complete trial, as the search was told it; None for any other."""
     expected_loss: float | None = None
-    """Of a complete trial: the loss of its setting, on average over seeds; None if it mostly diverges."""
+    """The mean loss over seeds of a complete trial's setting; NaN if that mostly diverges, None for any other trial."""
     flops: float = 0.0
     """FLOPs that it trained."""
     ended_s: float = 0.0

@@ -13,11 +13,9 @@ from lmcore.errors import InputError
 from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS, show
 from sweeps.spec import space as spaces
 from sweeps.spec.arms import StudyPlan
-from sweeps.spec.settings import TrackingConfig, strip_password
+from sweeps.spec.settings import LISTED, TrackingConfig, strip_password
 from sweeps.spec.sweep_spec import SweepSpec
 
-LISTED = ("grid", "experiments")
-"""Search methods whose trials are listed beforehand."""
 COMPARABLE = "so that new trials are comparable with earlier ones"
 SCHEDULE = "because the schedule of earlier trials ends there and ended trials are final"
 FREE = (

@@ -57,7 +57,7 @@ def costliest(spec: "SweepSpec", size: str, tied: bool | None = None) -> RunSpec
 def _costly_values(layout: Layout) -> dict[str, tuple[Any, ...]]:
     """Proposals of which one combination is the most expensive, for the entries that determine the cost.
 
-    Of what an expression or a condition refers to, that may be any.
+    An entry that an expression or a condition refers to may need any of its values for that.
     """
     chosen = {layout.owners[path] for path in COST_FIELDS if path in layout.owners}
     used: set[str] = set()

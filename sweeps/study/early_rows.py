@@ -22,7 +22,7 @@ class Failure:
     """
 
     step: int
-    """Of the trial's last row before."""
+    """The step of the last row before the failure."""
     message: str
     error: str
 

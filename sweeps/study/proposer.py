@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from sweeps.spec.space import Layout
 from sweeps.study.distinct import TriedSettings
-from sweeps.study.sampler_view import StudyView, is_paused
+from sweeps.study.sampler_view import is_paused
+from sweeps.study.study_view import StudyView
 
 ATTEMPTS = 6
 """How often a sampler is asked for a setting that was not tried, each time with another seed."""
@@ -114,9 +115,10 @@ class Proposer(BaseSampler):
                 return {}
             shown = self._view(stored, trial.number)
             if self._conditional:
-                study = StudyView(study, list(map(_as_suggested, shown)))
-                return self._in_groups(model, study, trial)
-            study = StudyView(study, [one for one in shown if self._space.keys() <= one.params.keys()])
+                suggested = list(map(_as_suggested, shown))
+                return self._in_groups(model, StudyView(study, lambda _: suggested), trial)
+            whole = [one for one in shown if self._space.keys() <= one.params.keys()]
+            study = StudyView(study, lambda _: whole)
         space = {n: d for n, d in self._space.items() if not (self._numeric and isinstance(d, CategoricalDistribution))}
         # What some trials lack is spread evenly by a model that learns only from trials that have all fields.
         space = {name: distribution for name, distribution in space.items() if name not in self._conditional}

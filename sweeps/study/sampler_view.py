@@ -7,43 +7,19 @@ complete, with the final loss that they would probably have had. What is stored 
 import copy
 import math
 import statistics
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 
-import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from lmcore import columns as col
 from sweeps.study.outlook import final_outlook
 
-PAUSED_AT = "paused_at"
-"""User attribute of a trial that runs in Optuna's eyes, but waits at this step until it is promoted."""
 CONSTRAINTS = "constraints"
-
-
-class StudyView(optuna.Study):
-    """A study with other trials than are stored. What a sampler writes goes to the study itself.
-
-    Example:
-        view = StudyView(study, with_outlook(study.get_trials(), number=3))
-        values = sampler.sample_relative(view, trial, space)
-    """
-
-    def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
-        # Without `Study.__init__`, which would look the study up in the database. With hyperband, samplers are given
-        # the trials of one bracket, as a study with few other attributes.
-        for name in ("study_name", "_study_id", "_storage", "_directions", "_thread_local", "pruner", "sampler"):
-            setattr(self, name, getattr(study, name))
-        self._shown = list(trials)
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        shown = [trial for trial in self._shown if states is None or trial.state in states]
-        return copy.deepcopy(shown) if deepcopy else shown
 
 
 def is_paused(trial: FrozenTrial) -> bool:
     """Whether the trial waits for its promotion."""
-    return trial.state is TrialState.RUNNING and trial.user_attrs.get(PAUSED_AT) is not None
+    return trial.state is TrialState.RUNNING and trial.user_attrs.get(col.PAUSED_AT) is not None
 
 
 def with_paused_as_pruned(trials: Sequence[FrozenTrial], number: int) -> list[FrozenTrial]:

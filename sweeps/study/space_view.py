@@ -12,7 +12,7 @@ now, or the trial would show the sampler something that it cannot propose.
 """
 
 import copy
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -25,6 +25,7 @@ from lmcore.config import FIELD_ROLES
 from lmcore.runfile.paths import BUDGET, RUN_DEFAULTS
 from sweeps.spec.proposals import equal_values, proposals_of
 from sweeps.spec.space import Layout, distributions, paths_of
+from sweeps.study.study_view import StudyView
 
 Distributions = dict[str, BaseDistribution]
 CMAES = "cma:"
@@ -120,33 +121,17 @@ def _are_equal(params: Mapping[str, Any], others: Mapping[str, Any]) -> bool:
     return params.keys() == others.keys() and all(equal_values(params[name], others[name]) for name in params)
 
 
-class _ViewedStudy(optuna.Study):
-    """A study that lists the trials of `study` as `view` shows them."""
-
-    def __init__(self, study: optuna.Study, view: SpaceView) -> None:
-        super().__init__(study.study_name, study._storage, study.sampler, study.pruner)
-        # `study` may list some of the trials, as those of hyperband's brackets do.
-        self._study, self._view = study, view
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        trials = self._view.of(self._study._get_trials(False, None, use_cache))
-        trials = [trial for trial in trials if states is None or trial.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
-
-
 class _ViewingSampler(BaseSampler):
     """A sampler that sees studies through a view."""
 
     def __init__(self, sampler: BaseSampler, view: SpaceView) -> None:
         self._sampler = sampler
         self._view = view
-        self._last: _ViewedStudy | None = None
+        self._last: StudyView | None = None
 
     def _viewed(self, study: optuna.Study) -> optuna.Study:
         if self._last is None or self._last._study is not study:
-            self._last = _ViewedStudy(study, self._view)
+            self._last = StudyView(study, self._view.of)
         return self._last
 
     def reseed_rng(self) -> None:

@@ -432,7 +432,7 @@ class StudyState:
         """The handle of a trial. Writes its id, run and parameter counts to the study."""
         of, experiment = trial.user_attrs.get(col.OF), trial.user_attrs.get(col.EXPERIMENT)
         if of is not None and self.repeats is not None:
-            # Of the run itself: the space may have changed since it was searched.
+            # The run that was trained, not its proposal: the space may have changed since then.
             run = apply(self.repeats.run_of(of), dict.fromkeys(SEED_PATHS, trial.user_attrs[col.CONFIRM_SEED]))
         elif col.RUN in trial.user_attrs and self._view is not None:
             run = RunSpec.model_validate(trial.user_attrs[col.RUN])  # asked for in another space

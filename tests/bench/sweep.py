@@ -251,7 +251,7 @@ def trained(lasts: Sequence[Row], workload: Workload) -> Figures:
 
 
 def whole_losses(lasts: Iterable[Row], at: str, started: float, workload: Workload) -> list[tuple[float, float]]:
-    """Of the trials that were trained to their end: seconds from the start of the process, and loss; in order."""
+    """Seconds from the start of the process, and loss, of each trial that was trained to its end; in order."""
     whole = [row for row in lasts if row["step"] == workload.steps and row["val_loss"] is not None]
     return sorted((row[at] - started, row["val_loss"]) for row in whole if math.isfinite(row["val_loss"]))
 

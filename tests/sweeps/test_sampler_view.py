@@ -15,8 +15,9 @@ from test_ledger import in_memory, row
 
 from lmcore import columns as col
 from sweeps.study.outlook import final_outlook
-from sweeps.study.sampler_view import StudyView, with_outlook, with_paused_as_pruned
+from sweeps.study.sampler_view import with_outlook, with_paused_as_pruned
 from sweeps.study.samplers import GP_TRIALS, AskedTrial, model_of
+from sweeps.study.study_view import StudyView
 
 SPACE = {"x": FloatDistribution(0, 1)}
 
@@ -108,7 +109,7 @@ def test_a_view_changes_what_a_sampler_reads_and_not_the_study():
     before = study.get_trials()
     frozen = before[asked.number]
     assert sampler.sample_relative(study, frozen, SPACE) == {}
-    view = StudyView(study, with_outlook(before, asked.number))
+    view = StudyView(study, lambda trials: with_outlook(before, asked.number))
     assert set(sampler.sample_relative(view, frozen, SPACE)) == {"x"}
     assert [(t.state, t.values) for t in study.get_trials()] == [(t.state, t.values) for t in before]
 

@@ -90,7 +90,16 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
         if notes and isinstance(draft.setdefault("notes", []), list):
             draft["notes"] += notes
         resolve_vocab_size(draft)
-        return SweepSpec.model_validate(whole_numbers(SweepSpec, draft))
+        return _with_method_noted(SweepSpec.model_validate(whole_numbers(SweepSpec, draft)))
+
+
+def _with_method_noted(spec: SweepSpec) -> SweepSpec:
+    """The spec, with a note if its search method is another than the user has asked for."""
+    note = "search.method gp is tpe here, as entries of the space apply in some trials only"
+    conditional = any(spec.study_layout(plan).conditional for plan in spec.studies)
+    if spec.search.method != "gp" or not conditional or note in spec.notes:
+        return spec
+    return spec.model_copy(update={"notes": (*spec.notes, note)})
 
 
 def _parse(path: str, text: str) -> Any:

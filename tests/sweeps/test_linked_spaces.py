@@ -327,3 +327,15 @@ def test_an_integer_range_with_steps_gives_a_field_its_steps_alone(method):
     assert distributions(sweep.space)["model.d_model"].step == 64
     assert {corner["model.d_model"] for corner in corners(sweep.space)} == {64, 128, 192, 256}
     assert sweep.trials_of("main") == (4 if method == "grid" else 8)
+
+
+def test_a_gaussian_process_that_conditions_make_a_tpe_is_noted_once(tmp_path):
+    (tmp_path / "c.yaml").write_text(
+        "name: c\nspace:\n  model.ffn: [swiglu, gelu]\n  optim.lr: {low: 1e-3, high: 1e-1, when: {model.ffn: gelu}}\n"
+    )
+    note = "search.method gp is tpe here, as entries of the space apply in some trials only"
+    spec = load_spec(tmp_path / "c.yaml", search="gp")
+    assert spec.notes == (note,)
+    (tmp_path / "again.yaml").write_text(dump_yaml(spec))
+    assert load_spec(tmp_path / "again.yaml").notes == (note,)
+    assert load_spec(tmp_path / "c.yaml").notes == ()

@@ -246,20 +246,27 @@ def _sweeps() -> str:
             {side: statistics.median(value(one[side]) for one in measured["rounds"]) for side in ("ours", "plain")}
             for value in (lambda one: one["useful_share"], lambda one: one["refill_s"]["median"])
         )
+        best = {side: statistics.mean(one[side]["best_whole_loss"] for one in measured["rounds"]) for side in share}
+        reached = sum(one["ours"]["to_target_s"] is not None for one in measured["rounds"])
         rows.append(
             [
                 label,
                 *(f"{ratio:.2f}x" for ratio in measured["plain_over_ours"].values()),
+                f"{best['ours']:.3f} (Tune {best['plain']:.3f})",
+                f"{reached} of {len(measured['rounds'])}",
                 f"{share['ours']:.0%} (Tune {share['plain']:.0%})",
                 f"{refill['ours']:.2f} s (Tune {refill['plain']:.1f} s)",
             ]
         )
-    head = ["sweep", "wall clock", "per trained token", "time spent training", "next trial trains after"]
+    head = ["sweep", "to Tune's best loss", "whole command", "per trained token", "best loss", "rounds that reach it"]
+    head += ["time spent training", "next trial trains after"]
     quick, resume = _load("quick"), _load("resume")
     goal = resume["median"]["start_up_s"] + resume["median"]["interval_s"]
     return (
         "## Whole sweeps\n\nA 1.33M-parameter model, against plain Ray Tune with OptunaSearch, ASHA and an ordinary\n"
-        "`nn.Module`; how many times as fast lmsweep is.\n\n"
+        "`nn.Module`, from the same initial values, on the same batches. How many times as fast lmsweep is, medians of the\n"
+        "rounds: until a trial that was trained to its end is as good as the best of Tune's, for the whole command, and per\n"
+        "token. Both have their defaults, so they do not train equally long. *Best loss* is the mean over the rounds.\n\n"
         + _table(head, rows)
         + _source("sweep", measured)
         + f"\n`{quick['command']}` took {quick['median_seconds'] / 60:.1f} minutes on two CPU cores (runs: "

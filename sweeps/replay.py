@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sweeps.recorded.recorded_runs import RecordedRuns
     from sweeps.recorded.source import Source
     from sweeps.recorded.virtual_slots import OnRow
-    from sweeps.study.study_state import TrialHandle
+    from sweeps.study.trial_handle import TrialHandle
 
 PROG = "lmsweep replay"
 FLOPS_PER_S = 1e11

@@ -9,24 +9,22 @@ import os
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.text import Report, no_report
 from lmcore.corpus.tokens import Tokens, check_windows, load_tokens, save_tokens
 from lmcore.device import resolve, this_machine, training_flops, why_compile
 from lmcore.errors import InputError
-from sweeps.callbacks.tracking import Tracking, check_installed
+from sweeps.callbacks.tracking import check_installed
 from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cli.output import plain_lines
@@ -49,34 +47,11 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
     from sweeps.cluster.ray_cluster import Cluster
-    from sweeps.engine.pool import WorkerPool
-    from sweeps.engine.watchdog import Watchdog
-    from sweeps.study.early_rows import EarlyRows
-    from sweeps.study.ledger import Ledger
-    from sweeps.study.order import Order
-    from sweeps.study.study_state import TrialHandle
     from sweeps.study.study_storage import StudyStorage
+    from sweeps.trials import Outcome
 
-STOP_S = 12.0
-"""How long workers may take to finish their intervals after Ctrl-C; the whole shutdown then takes less than 30 s."""
-STOP_WANDB_S = 8.0
 FIRST_S = 0.5
 """How long a resume may take to read the folder before it says so."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a sweep ended."""
-
-    statuses: dict[str, str]
-    """Status of each trial, by id."""
-    seconds: float
-    """Wall-clock time of the trials, without Ray's start."""
-
-    @property
-    def exit_code(self) -> int:
-        """0 if any trial completed, else 1."""
-        return 0 if col.COMPLETE in self.statuses.values() else 1
 
 
 def with_data(
@@ -131,7 +106,7 @@ def run_sweep(
     kept: Path | None = None,
     retry: bool = False,
     anew: bool = False,
-) -> Outcome:
+) -> "Outcome":
     """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
         spec = load_spec("configs/quick.yaml")
@@ -269,7 +244,7 @@ def run_on(
     last_rows: Mapping[str, Row] = MappingProxyType({}),
     previous_manifest: Mapping[str, Any] = MappingProxyType({}),
     deadline: Deadline | None = None,
-) -> Outcome:
+) -> "Outcome":
     """Run `spec` on a connected cluster, with prepared data, in a folder that this process has claimed.
 
     Args:
@@ -297,7 +272,7 @@ def run_on(
     cluster.engines(spec.train)  # there must be room for one
     with Alive(console, "sending the data to the engines"):
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
-    import sweeps.tune.tuner  # noqa: F401  # takes a second
+    from sweeps.trials import ended_statuses, run_trials  # with Tune, which takes a second
 
     for change in note_changes(folder, spec, asked_trials(spec, storage)) if previous_manifest else ():
         say(f"Changed: {change_line(change)}")
@@ -340,7 +315,7 @@ def run_on(
     )
     if previous_manifest:
         paused = f", {ledger.paused} are paused" if ledger.paused else ""
-        say(f"Resumed: {len(_ended(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
+        say(f"Resumed: {len(ended_statuses(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
     return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent)
 
 
@@ -366,100 +341,3 @@ def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder, console: Co
         if not copied:
             plain_lines(console)(stay_note(tokens.files))
     return text
-
-
-def run_trials(
-    ledger: "Ledger",
-    pool: "WorkerPool",
-    watchdog: "Watchdog",
-    folder: RunFolder,
-    console: Console,
-    interrupts: Interrupts,
-    record: Mapping[str, Any],
-    concurrent: int,
-) -> Outcome:
-    """Run the ledger's trials, at most `concurrent` at a time, and stop the workers.
-
-    At the end, `record` (the manifest) is written again with the utilization of the workers.
-    """
-    from sweeps.callbacks.base import Callbacks
-    from sweeps.callbacks.gauges import gauges_of
-    from sweeps.callbacks.metrics_file import RowFile
-    from sweeps.callbacks.progress import Progress
-    from sweeps.callbacks.ray_metrics import exported
-    from sweeps.callbacks.trial_files import TrialFiles
-    from sweeps.callbacks.utilization import Utilization
-    from sweeps.callbacks.window_file import WindowFile
-    from sweeps.tune.tuner import tune_all
-
-    say = plain_lines(console)
-    order, early = _order(ledger, folder)
-    rows, windows = RowFile(folder.metrics), WindowFile(folder)
-    files = TrialFiles(folder, ledger)
-    files.catch_up()
-    utilization = Utilization(len(pool.ready))
-    gauges = gauges_of(ledger, lambda: pool.capacity[0], record["hardware"]["peak_flops_per_s"])
-    tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
-    began = time.monotonic()
-    try:
-        with (
-            Progress(
-                console, lambda: ledger.planned, lambda: pool.capacity, _ended(ledger), ledger.best_losses
-            ) as progress,
-            exported(gauges, folder, ledger.spec.tracking.metrics),
-        ):
-            # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
-            callbacks = Callbacks([windows, rows, files, utilization, gauges, progress])
-
-            def give_up(trial: "TrialHandle") -> None:
-                pool.release(trial.id)  # its checkpoint may still be being written, and is deleted next
-                callbacks.on_trial_end(trial)
-
-            ledger.on_given_up = give_up
-            with watchdog, interrupts.repeating():
-                while not ledger.over:  # a trial may have been requeued after the last one was asked for
-                    tune_all(order, pool, callbacks, folder, concurrent)
-        if early is not None:
-            early.remove()
-        pool.stop(STOP_S)  # checkpoints may still be being written
-        for line in ledger.why_stopped():
-            say(line)
-    finally:
-        seconds = time.monotonic() - began
-        interrupted = interrupts.received is not None
-        if interrupted and not pool.stop(STOP_S):
-            say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
-        pool.close()
-        rows.close()
-        windows.close()
-        if early is not None:
-            early.close()
-        problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
-        if problem:
-            say(problem)
-        if utilization.share is not None:
-            say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
-            record = {**record, "utilization": utilization.share}
-        if ledger.planned is not None:
-            most = ledger.planned - ledger.excluded_confirmations  # excluded runs are in no table
-            record = {**record, "search": {**record["search"], "most_trials": most}}
-        write_json(folder.manifest, record)
-    return Outcome(ledger.statuses(), seconds)
-
-
-def _order(ledger: "Ledger", folder: RunFolder) -> "tuple[Order, EarlyRows | None]":
-    """In which order the sweep's rows are decided on, and where those are kept whose turn has not come."""
-    from sweeps.study.early_rows import EarlyRows
-    from sweeps.study.order import ArrivalOrder
-    from sweeps.study.virtual_order import VirtualOrder
-
-    search = ledger.spec.search
-    if not search.reproducible:
-        return ArrivalOrder(ledger), None
-    early = EarlyRows(folder.early)
-    return VirtualOrder(ledger, count=search.virtual_slots, journal=early, arrived=early.read()), early
-
-
-def _ended(ledger: "Ledger") -> list[str]:
-    """Statuses of the trials that have ended."""
-    return [status for status in ledger.statuses().values() if status not in col.UNFINISHED]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lmcore.columns import Row
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 
 class Callback:

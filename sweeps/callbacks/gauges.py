@@ -11,7 +11,7 @@ from sweeps.callbacks.base import Callback
 from sweeps.callbacks.progress import Best
 from sweeps.spec.arms import StudyPlan
 from sweeps.study.ledger import Ledger
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 STUDY = (col.SIZE, col.ARM)
 

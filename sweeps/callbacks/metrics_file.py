@@ -14,7 +14,7 @@ from lmcore.durable import append
 from lmcore.errors import InputError
 from sweeps.callbacks.base import Callback
 from sweeps.study.ledger import finite_row
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 
 class RowFile(Callback):

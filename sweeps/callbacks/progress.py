@@ -14,7 +14,7 @@ from lmcore.columns import Row
 from lmcore.config import flatten
 from lmcore.measure.window_difference import clustered_difference
 from sweeps.callbacks.base import Callback
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 LINE_EVERY_S = 15.0
 THROUGHPUT_WINDOW_S = 60.0

@@ -11,7 +11,7 @@ from sweeps.rundir.kept_data import kept_fingerprint
 from sweeps.spec.arms import REPEATS
 from sweeps.spec.sweep_spec import dump_yaml
 from sweeps.study.ledger import Ledger
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 KEPT = 3
 """Trials of a study that keep their weights, or more if more are confirmed."""

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from lmcore.columns import Row
 from sweeps.callbacks.base import Callback
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 
 class Utilization(Callback):

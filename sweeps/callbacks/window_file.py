@@ -17,7 +17,7 @@ from lmcore.durable import append
 from lmcore.window_records import DOCUMENTS, encode_record, read_records
 from sweeps.callbacks.base import Callback
 from sweeps.rundir.folder import RunFolder
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 
 class WindowFile(Callback):

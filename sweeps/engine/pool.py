@@ -22,7 +22,7 @@ from sweeps.engine.fleet import Fleet
 from sweeps.engine.placement import Placement
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 T = TypeVar("T")
 SAY_EVERY_S = 30.0

@@ -15,7 +15,7 @@ from lmcore.columns import Row
 from lmcore.reports import next_report
 from sweeps.recorded.source import Curve, Source
 from sweeps.study.ledger import Ledger
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 from sweeps.study.virtual_order import interval_flops
 
 OnRow = Callable[[TrialHandle, Row], None]

@@ -32,7 +32,8 @@ from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.confirmation import Confirmation
 from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence, set_constraint
-from sweeps.study.study_state import StudyState, TrialHandle
+from sweeps.study.study_state import StudyState
+from sweeps.study.trial_handle import TrialHandle
 
 
 @dataclass

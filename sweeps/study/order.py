@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from lmcore import columns as col
 from lmcore.columns import Row
 from sweeps.study.ledger import Ledger
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 OnTrial = Callable[[TrialHandle], None]
 OnRow = Callable[[TrialHandle, Row], None]

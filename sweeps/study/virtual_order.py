@@ -33,7 +33,7 @@ from lmcore.reports import next_report
 from sweeps.study.divergence import divergence
 from sweeps.study.early_rows import Early, Failure
 from sweeps.study.order import Order
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 
 VIRTUAL = "virtual"
 """User attribute of a trial: virtual time, virtual slot and step at which it was handed out last."""

@@ -14,7 +14,7 @@ from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.order import Order
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 from sweeps.tune.ended_trials import forget_ended
 from sweeps.tune.lost_nodes import proxy_resources
 from sweeps.tune.trainable import ERROR

@@ -9,7 +9,7 @@ from sweeps.callbacks.base import Callbacks
 from sweeps.engine.pool import WorkerPool
 from sweeps.rundir.disk_full import end_sweep_if_unwritable
 from sweeps.study.order import Order
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 from sweeps.tune.trainable import KNOWN_STEP, TITLE
 
 MAX_REQUEUES = 5  # how often Tune may give up one trial because its proxy's process died, before the trial fails

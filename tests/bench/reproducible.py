@@ -30,7 +30,7 @@ from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
 from sweeps.study.order import ArrivalOrder, Order
 from sweeps.study.storage import quiet_optuna
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 from sweeps.study.virtual_order import VirtualOrder, interval_flops
 
 TRIALS, NOISE = 64, 0.2

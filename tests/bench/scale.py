@@ -38,7 +38,7 @@ from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
 from sweeps.study.storage import open_storage
-from sweeps.study.study_state import TrialHandle
+from sweeps.study.trial_handle import TrialHandle
 from sweeps.sweep import run_on
 from tests.bench.control import CONCURRENT, ReadyWorker
 

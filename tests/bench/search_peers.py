@@ -18,7 +18,7 @@ from ray import tune
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from sweeps.spec.space import Choices, Range
+from sweeps.spec.space import Choices, Range, takes_integers
 
 Setting = dict[str, Any]
 LOSS, STEP = "val_loss", "step"
@@ -57,7 +57,9 @@ class PlainTune(Peer):
         logging.getLogger("ray.tune.search.optuna.optuna_search").setLevel(logging.ERROR)
         self._steps = problem.steps
         self._search = OptunaSearch(seed=seed)
-        self._search.set_search_properties(LOSS, "min", {path: _tune(entry) for path, entry in problem.space.items()})
+        self._search.set_search_properties(
+            LOSS, "min", {path: _tune(path, entry) for path, entry in problem.space.items()}
+        )
         # None in place of Tune's controller, which it does not use.
         self._scheduler: Any = AsyncHyperBandScheduler(
             STEP, LOSS, "min", max_t=problem.steps, grace_period=problem.grace, reduction_factor=factor
@@ -94,7 +96,7 @@ class SyneTune(Peer):
         warnings.filterwarnings("ignore", module=r"(syne_tune|statsmodels|xgboost|sklearn).*")
         np.random.seed(seed)  # some of its searchers draw from the global generators
         random.seed(seed)
-        space = {path: _syne(entry, domains) for path, entry in problem.space.items()}
+        space = {path: _syne(path, entry, domains) for path, entry in problem.space.items()}
         self._steps = problem.steps
         self._settings: dict[int, Setting] = {}
         self._scheduler = getattr(baselines, name)(
@@ -189,13 +191,17 @@ PEERS: dict[str, Callable[[Problem, int], Peer]] = {
 """By name of the arm. `tune` has Tune's own reduction factor."""
 
 
-def _tune(entry: Range | Choices) -> Any:
+def _tune(path: str, entry: Range | Choices) -> Any:
     if isinstance(entry, Choices):
         return tune.choice(list(entry.choices))
+    if takes_integers(path):
+        return (tune.lograndint if entry.log else tune.randint)(int(entry.low), int(entry.high) + 1)
     return (tune.loguniform if entry.log else tune.uniform)(entry.low, entry.high)
 
 
-def _syne(entry: Range | Choices, domains: Any) -> Any:
+def _syne(path: str, entry: Range | Choices, domains: Any) -> Any:
     if isinstance(entry, Choices):
         return domains.choice(list(entry.choices))
+    if takes_integers(path):
+        return (domains.lograndint if entry.log else domains.randint)(int(entry.low), int(entry.high))
     return (domains.loguniform if entry.log else domains.uniform)(entry.low, entry.high)

@@ -129,7 +129,9 @@ def run_ours(workload: Workload, seed: int, tokens: Path, slots: str, compiled: 
         run = Path(name) / "runs" / "bench"
         started, exited = timed(command, Path(name))
         manifest = json.loads((run / "manifest.json").read_text())
-        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    # The row of a paused trial that is given up later is repeated with its new status; it was trained once.
+    rows = list({(row["trial"], row["step"]): row for row in reversed(lines)}.values())[::-1]
     per_engine = next(iter(manifest["slots"].values()))["per_engine"]
     lasts = {row["trial"]: row for row in rows}
     figures = {

@@ -1,0 +1,132 @@
+"""The trials of a sweep, run to their end on workers that are ready."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+
+from lmcore import columns as col
+from sweeps.callbacks.base import Callbacks
+from sweeps.callbacks.gauges import gauges_of
+from sweeps.callbacks.metrics_file import RowFile
+from sweeps.callbacks.progress import Progress
+from sweeps.callbacks.ray_metrics import exported
+from sweeps.callbacks.tracking import Tracking
+from sweeps.callbacks.trial_files import TrialFiles
+from sweeps.callbacks.utilization import Utilization
+from sweeps.callbacks.window_file import WindowFile
+from sweeps.cli.interrupts import Interrupts
+from sweeps.cli.output import plain_lines
+from sweeps.engine.pool import WorkerPool
+from sweeps.engine.watchdog import Watchdog
+from sweeps.rundir.folder import RunFolder, write_json
+from sweeps.study.early_rows import EarlyRows
+from sweeps.study.ledger import Ledger
+from sweeps.study.order import ArrivalOrder, Order
+from sweeps.study.trial_handle import TrialHandle
+from sweeps.study.virtual_order import VirtualOrder
+from sweeps.tune.tuner import tune_all
+
+STOP_S = 12.0
+"""How long workers may take to finish their intervals after Ctrl-C; the whole shutdown then takes less than 30 s."""
+STOP_WANDB_S = 8.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended."""
+
+    statuses: dict[str, str]
+    """Status of each trial, by id."""
+    seconds: float
+    """Wall-clock time of the trials, without Ray's start."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 if any trial completed, else 1."""
+        return 0 if col.COMPLETE in self.statuses.values() else 1
+
+
+def run_trials(
+    ledger: Ledger,
+    pool: WorkerPool,
+    watchdog: Watchdog,
+    folder: RunFolder,
+    console: Console,
+    interrupts: Interrupts,
+    record: Mapping[str, Any],
+    concurrent: int,
+) -> Outcome:
+    """Run the ledger's trials, at most `concurrent` at a time, and stop the workers.
+
+    At the end, `record` (the manifest) is written again with the utilization of the workers.
+    """
+    say = plain_lines(console)
+    order, early = _order(ledger, folder)
+    rows, windows = RowFile(folder.metrics), WindowFile(folder)
+    files = TrialFiles(folder, ledger)
+    files.catch_up()
+    utilization = Utilization(len(pool.ready))
+    gauges = gauges_of(ledger, lambda: pool.capacity[0], record["hardware"]["peak_flops_per_s"])
+    tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
+    began = time.monotonic()
+    try:
+        with (
+            Progress(
+                console, lambda: ledger.planned, lambda: pool.capacity, ended_statuses(ledger), ledger.best_losses
+            ) as progress,
+            exported(gauges, folder, ledger.spec.tracking.metrics),
+        ):
+            # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
+            callbacks = Callbacks([windows, rows, files, utilization, gauges, progress])
+
+            def give_up(trial: TrialHandle) -> None:
+                pool.release(trial.id)  # its checkpoint may still be being written, and is deleted next
+                callbacks.on_trial_end(trial)
+
+            ledger.on_given_up = give_up
+            with watchdog, interrupts.repeating():
+                while not ledger.over:  # a trial may have been requeued after the last one was asked for
+                    tune_all(order, pool, callbacks, folder, concurrent)
+        if early is not None:
+            early.remove()
+        pool.stop(STOP_S)  # checkpoints may still be being written
+        for line in ledger.why_stopped():
+            say(line)
+    finally:
+        seconds = time.monotonic() - began
+        interrupted = interrupts.received is not None
+        if interrupted and not pool.stop(STOP_S):
+            say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
+        pool.close()
+        rows.close()
+        windows.close()
+        if early is not None:
+            early.close()
+        problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
+        if problem:
+            say(problem)
+        if utilization.share is not None:
+            say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
+            record = {**record, "utilization": utilization.share}
+        if ledger.planned is not None:
+            most = ledger.planned - ledger.excluded_confirmations  # excluded runs are in no table
+            record = {**record, "search": {**record["search"], "most_trials": most}}
+        write_json(folder.manifest, record)
+    return Outcome(ledger.statuses(), seconds)
+
+
+def _order(ledger: Ledger, folder: RunFolder) -> tuple[Order, EarlyRows | None]:
+    """In which order the sweep's rows are decided on, and where those are kept whose turn has not come."""
+    search = ledger.spec.search
+    if not search.reproducible:
+        return ArrivalOrder(ledger), None
+    early = EarlyRows(folder.early)
+    return VirtualOrder(ledger, count=search.virtual_slots, journal=early, arrived=early.read()), early
+
+
+def ended_statuses(ledger: Ledger) -> list[str]:
+    """Statuses of the trials that have ended."""
+    return [status for status in ledger.statuses().values() if status not in col.UNFINISHED]

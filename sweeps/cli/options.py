@@ -138,7 +138,7 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
         type=_method,
         metavar="METHOD",
         help=f"search method: {', '.join(METHODS)}, module:Class for an Optuna sampler of yours, or hub:package; "
-        "optuna is gp for up to 300 trials, else tpe; experiments runs the list in the file (default: the file's)",
+        "optuna is gp for the first 300 trials, then tpe; experiments runs the list in the file (default: the file's)",
     )
     search.add_argument(
         "--start-with",

@@ -62,8 +62,9 @@ class SearchConfig(Config):
 
     method: Annotated[str, AfterValidator(_method)] = OPTUNA
     """How hyperparameters are proposed: by a Gaussian process (gp), TPE (tpe) or CMA-ES (cmaes), quasi-randomly (qmc),
-    at random or from a grid; optuna is gp for up to 300 trials of a size and arm, else tpe; experiments runs the listed
-    experiments and searches nothing; module:Class is an Optuna sampler of yours, hub:package one of OptunaHub."""
+    at random or from a grid; optuna is gp for the first 300 trials of a size and arm, then tpe; experiments runs the
+    listed experiments and searches nothing; module:Class is an Optuna sampler of yours,
+    hub:package one of OptunaHub."""
     start_with: Annotated[tuple[dict[str, Any], ...], Field(strict=False)] = ()
     """Known good settings, by dotted path of the space, that the first trials of every size and arm have: the values
     that fields have in the run, after any times. Choices of several fields may be given by their name, as a label or

@@ -24,7 +24,7 @@ from sweeps.study.sampler_view import with_outlook, with_paused_as_pruned
 from sweeps.study.spread import spread_point
 
 GP_TRIALS = 300
-"""Most trials of a study for which `optuna` is a Gaussian process. Its time per trial grows with their number."""
+"""How many trials of a study `optuna` asks a Gaussian process for. Its time per trial grows with their number."""
 
 
 def _tpe(seed: int, study_seed: int, startup: int) -> BaseSampler:
@@ -81,16 +81,14 @@ SPREAD = ("tpe", "gp", "cmaes")
 class AskedTrial:
     """What the sampler of a trial depends on, beside the search settings and the study.
 
-    >>> AskedTrial("xs", number=3, startup=4).total is None
-    True
+    >>> AskedTrial("xs", number=3, startup=4).starts
+    0
     """
 
     size: str
     number: int
     startup: int
     """Number of spread trials of its study before the model-based search."""
-    total: int | None = None
-    """Number of trials of its study; None if there are as many as fit."""
     starts: int = 0
     """Number of trials that begin its study with known settings."""
     dynamic: bool = False
@@ -98,16 +96,15 @@ class AskedTrial:
 
 
 def model_of(method: str, asked: AskedTrial) -> str:
-    """The entry of SAMPLERS that proposes the trial: for `optuna` a Gaussian process or TPE.
+    """The entry of SAMPLERS that proposes the trial: for `optuna` a Gaussian process at first, later TPE.
 
     A Gaussian process is fitted to trials that all have the same fields. With fields that depend on others it is TPE.
 
-    >>> model_of("optuna", AskedTrial("xs", number=3, startup=4, total=32))
+    >>> model_of("optuna", AskedTrial("xs", number=3, startup=4))
     'gp'
     """
     if method == OPTUNA:
-        trials = asked.number + 1 if asked.total is None else asked.total
-        method = "gp" if trials <= GP_TRIALS else "tpe"
+        method = "gp" if asked.number < GP_TRIALS else "tpe"
     return "tpe" if method == "gp" and asked.dynamic else method
 
 

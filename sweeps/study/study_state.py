@@ -171,7 +171,6 @@ class StudyState:
             self.plan.size,
             number,
             self.spec.startup_trials(self.plan),
-            None if self.spec.as_many_as_fit else self.spec.trials_in(self.plan),
             len(self._starts),
             dynamic=bool(self._layout.conditional),
         )

@@ -94,9 +94,9 @@ class VirtualSlots:
         return self._now + self._interval(handle)[1], slot, handle, self.clock.now
 
     def _interval(self, handle: TrialHandle) -> tuple[int, int]:
-        """The step of the trial's next report, and the FLOPs until then."""
+        """The step of the trial's next report, and the FLOPs until then. Without curves only the last loss is known."""
         known = _step(handle)
-        step = next_report(handle.run, known)
+        step = next_report(handle.run, known) if self.source.recorded.has_curves else handle.run.steps
         return step, interval_flops(handle.run, known, step)
 
     def _row(self, handle: TrialHandle, slot: int, began_at: float) -> Row:

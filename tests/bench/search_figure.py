@@ -61,8 +61,8 @@ def _against_random(arms: dict[str, Any], budget: int) -> str:
     half = stats.t.ppf(0.975, pairs - 1) * stats.sem(difference[:, worst])
     at = ", ".join(f"{(one + 1) / difference.shape[1] * budget:g}" for one in worse)
     return (
-        f"\nThe default's mean regret is above that of random search after the training of {at} whole runs, by at most\n"
-        f"{difference.mean(0)[worst]:.4f} ± {half:.4f} in pairs; at none of the other budgets on the way.\n"
+        f"\nThe default's mean regret is above that of random search after the training of {at} whole runs, by at\n"
+        f"most {difference.mean(0)[worst]:.4f} ± {half:.4f} in pairs; at none of the other budgets on the way.\n"
     )
 
 

@@ -319,7 +319,7 @@ def test_final_losses_of_another_tool_are_searched_with_its_own_column_names(her
     assert "finals.csv has only final losses (got asha); use --scheduler none" in capsys.readouterr().err
     assert lmsweep.main([*command, "--scheduler", "none"]) == 0
     assert "Note: columns of finals.csv that are not used: extra." in capsys.readouterr().out
-    rows = [json.loads(line) for line in Path("runs/c-replay/metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (here / "runs/c-replay/metrics.jsonl").read_text().splitlines()]
     assert {(row["step"], row["status"]) for row in rows} == {(40, "complete")}  # nothing is known of the steps before
     assert lmsweep.main(["report", "runs/c-replay"]) == 0
 

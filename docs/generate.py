@@ -199,6 +199,12 @@ def _table(head: list[str], rows: Iterable[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
+def _median(values: Iterable[float | None]) -> float | None:
+    """None if a value is missing."""
+    known = list(values)
+    return None if None in known else statistics.median(known)
+
+
 def _packing() -> str:
     result = _load("packing-cpu")["uncompiled"]
     arms = ["packed 2", "packed 4", "packed 8", "packed 16", "auto"]
@@ -223,7 +229,8 @@ def _search() -> str:
         "## Search\n\n`python tests/bench/search.py` compares searches on recorded runs, at equal training. The *regret* is the\n"
         "expected loss of the setting that a search would answer with, minus the lowest in the space: the best of its\n"
         "trials that were trained to their end. Means over search seeds with 95 % intervals; the difference from plain Ray\n"
-        "Tune is that of pairs of equal seeds. *lmsweep's default* is `search.method: optuna` with `scheduler: asha`; the\n"
+        "Tune is that of pairs of equal seeds. All slots are always busy, so the wall clock is the training divided by the\n"
+        "number of slots. *lmsweep's default* is `search.method: optuna` with `scheduler: asha`; the\n"
         "other names are `method-scheduler`.\n\n"
         "![Regret of four searches against training](images/search.png)\n\n"
         + search_figure.tables()
@@ -243,7 +250,7 @@ def _sweeps() -> str:
     for key, label in (("16x80", "16 trials of 80 steps"), ("64x20", "64 trials of 20 steps")):
         measured = results[f"{key} slots=auto"]
         share, refill = (
-            {side: statistics.median(value(one[side]) for one in measured["rounds"]) for side in ("ours", "plain")}
+            {side: _median(value(one[side]) for one in measured["rounds"]) for side in ("ours", "plain")}
             for value in (lambda one: one["useful_share"], lambda one: one["refill_s"]["median"])
         )
         best = {side: statistics.mean(one[side]["best_whole_loss"] for one in measured["rounds"]) for side in share}
@@ -254,7 +261,7 @@ def _sweeps() -> str:
                 *(f"{ratio:.2f}x" for ratio in measured["plain_over_ours"].values()),
                 f"{best['ours']:.3f} (Tune {best['plain']:.3f})",
                 f"{reached} of {len(measured['rounds'])}",
-                f"{share['ours']:.0%} (Tune {share['plain']:.0%})",
+                " (Tune ".join("-" if one is None else f"{one:.0%}" for one in share.values()) + ")",
                 f"{refill['ours']:.2f} s (Tune {refill['plain']:.1f} s)",
             ]
         )
@@ -266,9 +273,10 @@ def _sweeps() -> str:
         "## Whole sweeps\n\nA 1.33M-parameter model, against plain Ray Tune with OptunaSearch, ASHA and an ordinary\n"
         "`nn.Module`, from the same initial values, on the same batches. How many times as fast lmsweep is, medians of the\n"
         "rounds: until a trial that was trained to its end is as good as the best of Tune's, for the whole command, and per\n"
-        "token. Both have their defaults, so they do not train equally long. *Best loss* is the mean over the rounds.\n\n"
+        "token. Both have their defaults, so they do not train equally long. *Best loss* is the mean over the rounds; a dash means not\n"
+        "measured.\n\n"
         + _table(head, rows)
-        + _source("sweep", measured)
+        + "".join(_source("sweep", results[f"{key} slots=auto"]) for key in ("16x80", "64x20"))
         + f"\n`{quick['command']}` took {quick['median_seconds'] / 60:.1f} minutes on two CPU cores (runs: "
         f"{len(quick['runs'])}; quick.json).\n\nA sweep that is killed once and resumed takes "
         f"{resume['median']['extra_s']:.0f} s more than one that is left alone; start-up and one interval are "

@@ -271,7 +271,7 @@ def summary(arms: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, Any]:
             continue
         pairs = min(len(table), len(baseline))
         result[arm]["minus_tune"] = interval(table[:pairs, -1] - baseline[:pairs, -1])
-        reached = np.flatnonzero(table.mean(0) <= baseline[:, -1].mean())
+        reached = np.flatnonzero(table.mean(0) <= baseline.mean(0)[-1])
         result[arm]["share_to_tunes_regret"] = (int(reached[0]) + 1) / POINTS if len(reached) else None
     return result
 

@@ -56,7 +56,8 @@ def _against_random(arms: dict[str, Any], budget: int) -> str:
     difference = default[:pairs] - random[:pairs]
     worse = np.flatnonzero(difference.mean(0) > 0)
     if not len(worse):
-        return "\nAt none of 20 budgets on the way is the default's mean regret above that of random search.\n"
+        points = difference.shape[1]
+        return f"\nAt none of {points} budgets on the way is the default's mean regret above that of random search.\n"
     worst = worse[difference.mean(0)[worse].argmax()]
     half = stats.t.ppf(0.975, pairs - 1) * stats.sem(difference[:, worst])
     at = ", ".join(f"{(one + 1) / difference.shape[1] * budget:g}" for one in worse)

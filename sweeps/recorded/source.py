@@ -18,6 +18,7 @@ import numpy as np
 
 from lmcore.config import RunSpec
 from lmcore.errors import InputError
+from lmcore.reports import next_report
 from lmcore.runfile.paths import show
 from sweeps.recorded.coordinates import Coordinates
 from sweeps.recorded.recorded_runs import Array, RecordedRun, RecordedRuns
@@ -114,6 +115,10 @@ class Source:
     def curve(self, size: str, run: RunSpec) -> Curve:
         """The curve of a run of the sweep that was checked last."""
         return self._of_size[size].curve(run)
+
+    def next_report(self, run: RunSpec, step: int) -> int:
+        """The step of the report after `step`: as in a real run, or the run's end if only final losses are known."""
+        return next_report(run, step) if self.recorded.has_curves else run.steps
 
     def expected_loss(self, size: str, run: RunSpec) -> float:
         """The loss that the setting ends with on average over seeds: NaN if it mostly diverges."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from lmcore import columns as col
 from lmcore.columns import Row
-from lmcore.reports import next_report
 from sweeps.recorded.source import Curve, Source
 from sweeps.study.ledger import Ledger
 from sweeps.study.trial_handle import TrialHandle
@@ -94,9 +93,9 @@ class VirtualSlots:
         return self._now + self._interval(handle)[1], slot, handle, self.clock.now
 
     def _interval(self, handle: TrialHandle) -> tuple[int, int]:
-        """The step of the trial's next report, and the FLOPs until then. Without curves only the last loss is known."""
+        """The step of the trial's next report, and the FLOPs until then."""
         known = _step(handle)
-        step = next_report(handle.run, known) if self.source.recorded.has_curves else handle.run.steps
+        step = self.source.next_report(handle.run, known)
         return step, interval_flops(handle.run, known, step)
 
     def _row(self, handle: TrialHandle, slot: int, began_at: float) -> Row:

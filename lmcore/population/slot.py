@@ -34,9 +34,7 @@ class Slot:
     best_val_loss: float = math.inf  # lowest finite validation loss of all reports
     best_step: int | None = None  # of that report
     best_window_losses: list[float] | None = None  # of that report
-    points: list[list[float]] = field(
-        default_factory=list
-    )  # of the curve, since the last report; replaced, not changed
+    points: list[list[float]] = field(default_factory=list)  # since the last report; a list that is never changed
     last_row: Row | None = None  # the last report; whoever resumes from a checkpoint can repeat it in case it was lost
 
     @property

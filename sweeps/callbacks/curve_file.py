@@ -16,7 +16,8 @@ class CurveFile(Callback):
     """Callback that appends the points of each report, before its row is written.
 
     A writer that is killed may leave a part of a batch at the end; opening the file again removes it. Until the first
-    point comes, the file is empty.
+    point comes, the file is empty. It is synced when a trial stops: a power cut may cost running trials the points of
+    the last seconds, which is less than a sync per report would cost every sweep.
 
     Example:
         callbacks = Callbacks([CurveFile(folder), RowFile(folder.metrics)])
@@ -34,7 +35,7 @@ class CurveFile(Callback):
         if not (points := row.get(col.POINTS)):
             return
         content = (b"" if self._end else HEADER) + encode_batch(trial.id, points)
-        append(self._file, content)
+        append(self._file, content, sync=trial.status != col.RUNNING)
         self._end += len(content)
 
     def close(self) -> None:

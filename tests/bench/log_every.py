@@ -6,9 +6,9 @@ auto` does in runs of up to 300 updates, the other only step 0. They are equal i
     overhead       wall-clock seconds of a run that logs, over those of its neighbour that does not, less 1: median over
                    the pairs, with the quartiles
     cpu_overhead   the same of the seconds that the processor spent, which other processes disturb less
-    point_us       what the trainer spends on a point, in processor time: to keep, transfer and list its numbers (median)
+    point_us       processor time that the trainer spends on a point: to keep, transfer and list its numbers (median)
     share          point_us over the processor time of an update that logs nothing
-    report_ms      what the driver spends on a report of 25 points: to encode, append and sync them (median)
+    report_ms      what the driver spends on a report of 25 points: to encode and append them (median)
 
 The goal is an overhead of at most 1 %.
 """
@@ -70,7 +70,7 @@ def measure(name: str, slots: int, pairs: int) -> dict[str, Any]:
     ids = np.random.default_rng(0).integers(0, VOCAB, 200_000).astype(np.uint16)
     runs = {
         every: RunSpec(
-            model=ModelConfig(vocab_size=VOCAB, **model),
+            model=ModelConfig.model_validate({"vocab_size": VOCAB, **model}),
             train=TrainConfig.model_validate(
                 {"steps": STEPS, "batch_size": batch_size, "eval_every": STEPS, "log_every": every}
                 | {"eval_windows": 1, "final_eval_windows": 1, "device": "cpu", "compile": False}
@@ -116,7 +116,7 @@ def point_seconds(runs: dict[Any, RunSpec], slots: int, intervals: int = 400) ->
 
 def report_ms(reports: int) -> float:
     """Milliseconds of a report in the driver."""
-    trial: Any = SimpleNamespace(id="xs-0003")
+    trial: Any = SimpleNamespace(id="xs-0003", status=col.RUNNING)
     points = [[step, 4.5, 0.75, 1e-3] for step in range(25)]
     spent = []
     with tempfile.TemporaryDirectory() as path:

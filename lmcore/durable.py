@@ -42,7 +42,8 @@ def write_file(target: str | os.PathLike[str], parts: Iterable[bytes | memoryvie
 def append(file: io.FileIO, content: bytes, sync: bool = True) -> None:
     """Append the whole content to an unbuffered file that was opened for appending, and sync it.
 
-    Without `sync` a kill loses nothing, but a power cut may lose what was appended since the last sync. If the disk refuses, leaves the file as it was and raises OSError.
+    Without `sync`, a power cut may lose what was appended since the last sync; a kill loses nothing. If the disk
+    refuses, leaves the file as it was and raises OSError.
 
     Example::
 

@@ -18,6 +18,7 @@ from analysis.tables.trials import PEAK_LR, SEEDS, TIED, WARMUP, WINDOWS
 from lmcore import columns as col
 
 MISSING = "-"
+INTERVAL = "95 % interval"
 OPTIMAL_LR, NOT_TOLD_APART = "optimal peak lr (95 %)", "cannot be told apart from"
 COUNT_SUFFIXES = ("", "k", "M", "B", "T")  # parameters and tokens
 FLOP_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -110,6 +111,7 @@ HEADINGS = {
     DEVICE_S: "device-seconds",
     ACHIEVED: "FLOP/s",
     PEAK_SHARE: "share of peak",
+    "low": INTERVAL,
     "refused": "not estimable",
     "peak_lr_optimum": OPTIMAL_LR,
     "same": NOT_TOLD_APART,
@@ -118,8 +120,12 @@ HEADINGS = {
 
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Any table as short strings, each on one line, under readable headings."""
+    """Any table as short strings, each on one line, under readable headings. Columns low and high become an interval."""
     columns = {name: [FORMATS.get(name, number)(value) for value in table[name]] for name in table}
+    if {"low", "high"} <= set(columns):
+        ends = zip(table["low"], table["high"], strict=True)
+        columns["low"] = [MISSING if pd.isna(low) else f"{low:.3g} to {high:.3g}" for low, high in ends]
+        del columns["high"]
     cells = pd.DataFrame({name: [" ".join(cell.split("\n")) for cell in column] for name, column in columns.items()})
     return cells.astype("str").rename(columns=lambda name: HEADINGS.get(name, str(name).replace("_", " ")))
 
@@ -147,20 +153,14 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     return cells[order].drop(columns=[name for name, is_empty in empty.items() if is_empty])
 
 
-def difference_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The estimable rows of `analysis.stats.verdicts.Verdicts.table`: a difference with half of its interval.
+def signed(value: float) -> str:
+    """A difference with its sign, and no negative zero.
 
-    Matchings of one difference share a row: `same shape, non-embedding parameters`.
+    >>> signed(0.5051), signed(-0.0001)
+    ('+0.505', '+0.000')
     """
-    known = table[table["refused"].isna()]
-    by = [name for name in known.columns if name not in ("matching", "refused")]
-    matching = known.groupby(by, dropna=False, sort=False)["matching"].transform(
-        lambda own: ", ".join([own.iloc[0], *(name.removeprefix("same ") for name in own.iloc[1:])])
-    )
-    known = known.assign(matching=matching).drop_duplicates(by, ignore_index=True)
-    half = (known["high"] - known["low"]) / 2
-    text = [f"{value:+.3f} +- {decimal(one)}" for value, one in zip(known["difference"], half, strict=True)]
-    return table_cells(known.drop(columns=["low", "high", "refused"]).assign(difference=text))
+    text = f"{value:+.3f}"
+    return text.replace("-", "+") if float(text) == 0 else text
 
 
 def parameter_legend(table: pd.DataFrame) -> str:

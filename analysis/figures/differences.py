@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from analysis.tables.formatting import signed
 from lmcore import columns as col
 
 VERDICTS = {BETTER: GREEN, WORSE: RED, TIE: GREY, SAME: GREY}
-LEGEND = {BETTER: "better", WORSE: "worse", TIE: "cannot be told apart", SAME: "the same bit for bit"}
+LEGEND = {BETTER: "better", WORSE: "worse", TIE: "tie", SAME: "the same bit for bit"}
 ROW_IN, FRAME_IN = 0.3, 0.75
 TEXT_SHARE = 0.75  # width of the words beside the bars, as a part of the bars'
 NAME_CHARACTERS = 30
@@ -37,15 +38,18 @@ def difference_figure(answer: Verdicts) -> ReportFigure | None:
     axis, text_at = _axis(shown)
     common = shown["n"].iloc[0] if shown[["n", "noise_from"]].nunique().max() == 1 else None
     matchings = not answer.of_experiments or shown.duplicated([col.SIZE, ARM]).any()
-    panels = [
-        _panel(size if len(sizes) > 1 else "", shown[shown[col.SIZE] == size], axis, text_at, common, matchings)
-        for size in sizes
-    ]
+    alone = shown[ARM].iloc[0] if shown[ARM].nunique() == 1 and matchings else None
+    names = _names(shown, matchings, alone is not None)
+    panels = []
+    for size in sizes:
+        own = shown[col.SIZE] == size
+        x_axis = axis if size == sizes[-1] else replace(axis, label="")
+        panels.append(_panel(size if len(sizes) > 1 else "", shown[own], names[own], x_axis, text_at, common))
     noun = "experiment" if answer.of_experiments else "arm"
     baseline = answer.baseline or f"the first {noun}"
     rows = max(len(panel.y.ticks) for panel in panels)
-    height = FRAME_IN + ROW_IN * (1.5 if matchings else 1) * rows
-    title = f"Difference from {_baseline(baseline)}"
+    height = FRAME_IN + ROW_IN * rows * (1 + names.str.count("\n").max() / 2)
+    title = f"{alone} against {baseline}" if alone else f"Difference from {_baseline(baseline)}"
     chart = Chart("differences", title, _caption(shown, baseline, noun), panels, panel_height_in=height)
     return ReportFigure(chart)
 
@@ -54,11 +58,17 @@ def _baseline(name: str) -> str:
     return "the baseline" if name == "baseline" else name
 
 
-def _panel(title: str, rows: pd.DataFrame, axis: Axis, text_at: float, common: int | None, matchings: bool) -> Panel:
+def _names(rows: pd.DataFrame, matchings: bool, alone: bool) -> pd.Series:
+    """What stands beside each bar, in short lines: the name of the arm, and the matching if there are several."""
+    names = rows[ARM].map(lambda name: name if len(name) <= NAME_CHARACTERS else f"{name[: NAME_CHARACTERS - 1]}…")
+    if not matchings:
+        return names
+    matching = rows[MATCHING].map(lambda at: textwrap.fill(at, NAME_CHARACTERS))
+    return matching if alone else names + "\n" + matching
+
+
+def _panel(title: str, rows: pd.DataFrame, names: pd.Series, axis: Axis, text_at: float, common: int | None) -> Panel:
     rows = rows.assign(y=np.arange(len(rows), dtype=float))
-    names = [name if len(name) <= NAME_CHARACTERS else f"{name[: NAME_CHARACTERS - 1]}…" for name in rows[ARM]]
-    if matchings:
-        names = [f"{name}\n{textwrap.fill(at, NAME_CHARACTERS)}" for name, at in zip(names, rows[MATCHING], strict=True)]
     layers = [
         Layer("bars", _bars(own), Look(VERDICTS[verdict]), LEGEND[verdict])
         for verdict in VERDICTS
@@ -104,7 +114,8 @@ def _axis(rows: pd.DataFrame) -> tuple[Axis, float]:
 def _caption(rows: pd.DataFrame, baseline: str, noun: str) -> str:
     arms = rows[[col.SIZE, ARM]].drop_duplicates()
     nouns = f"{noun}{'' if len(arms) == 1 else 's'}"
-    text = f"Difference in validation loss from {baseline}, the largest gain first, n = {len(arms)} {nouns}. Left of 0: better."
+    start = f"Difference in validation loss from {baseline}, the largest gain first, n = {len(arms)} {nouns}"
+    text = f"{start}. Left of 0: better."
     windows = rows["noise_from"] == FROM_WINDOWS
     seeds = _range(rows.loc[~windows, "n"])
     if seeds:

@@ -27,7 +27,8 @@ EXTRAPOLATED = 4.0
 """How far beyond the largest model a law is drawn, as a factor of N."""
 UNITS = {"lr": "learning rate", "batch": "batch (tokens per update)"}
 AXES = {N: "parameters N", D: "tokens D"}
-BAND = 0.15
+BAND, MOST_BANDS = 0.15, 3
+MARGIN = 1.1
 
 
 @dataclass(frozen=True)
@@ -51,29 +52,36 @@ def size_figure(scaling: Scaling) -> ReportFigure | None:
     points = scaling.points
     if points[N].nunique() < MIN_SIZES or points[N].max() < MIN_RANGE * points[N].min():
         return None
-    groups, looks = _levels(points[D])
+    groups, looks = levels(points[D])
     laws: dict[str, Law] = {}
     text = "No law is drawn: the data do not support one."
     residual_points = points
     if scaling.loss_nd.curve is not None:
-        laws = {label: _law_at(scaling, float(np.exp(np.log(own[D]).mean()))) for label, own in points.groupby(groups)}
+        tokens = np.exp(np.log(points[D]).groupby(groups).mean())
+        laws = {label: _law_at(scaling, float(tokens[label])) for label in looks}
         text = "Lines: L(N, D) = E + A/N^alpha + B/D^beta, with the 95 % band of the law itself"
+        text += " for the smallest and the largest D" if len(laws) > MOST_BANDS else ""
     elif (curve := scaling.loss_n.curve) is not None:
         laws = {"": Law(curve.predict, curve.band)}
         residual_points = scaling.n_points
         n = len(scaling.n_points)
         text = f"Line: L(N) = E + A/N^alpha through the n = {n} of one token count, with its 95 % band"
-    layers = [layer for label, law in laws.items() for layer in _curve(points[N], law, looks.get(label, Look(INK)), label)]
-    layers += [
-        Layer("points", _xy(own[N], own[LOSS], own[N], own[D]), looks[label], f"{label} tokens")
-        for label, own in points.groupby(groups, sort=False)
-    ]
-    x, loss = Axis(AXES[N], log=True), Axis(style.LOSS, log=True)
+    ends = {next(iter(laws), None), next(reversed(laws), None)}
+    layers: list[Layer] = []
+    for label, law in laws.items():
+        layers += _curve(points[N], law, looks.get(label, Look(INK)), label, label in ends or len(laws) <= MOST_BANDS)
+    for label, look in looks.items():
+        own = points[groups == label]
+        layers.append(Layer("points", _xy(own[N], own[LOSS], own[N], own[D]), look, f"{label} tokens"))
+    limits = points[N].min() / MARGIN, points[N].max() * MARGIN * (EXTRAPOLATED if laws else 1)
+    x, loss = Axis(AXES[N], log=True, limits=limits), Axis(style.LOSS, log=True)
     panels = [Panel(x, loss, layers)]
     caption = f"Lowest validation loss at each N and D, n = {len(points)} models. {text}"
     if laws:
         panels.append(Panel(x, Axis("residual (% of the loss)"), _residuals(scaling, residual_points, groups, looks)))
-        caption += f"; dashed up to {EXTRAPOLATED:g} times the largest N. Below: the loss over that of the law, minus 1."
+        caption += (
+            f"; dashed up to {EXTRAPOLATED:g} times the largest N. Below: the loss over that of the law, minus 1."
+        )
     return ReportFigure(Chart("loss_size", "Loss against size", caption, panels, panel_height_in=2.9))
 
 
@@ -83,15 +91,18 @@ def _law_at(scaling: Scaling, tokens: float) -> Law:
     return Law(lambda sizes: curve.predict(sizes, tokens), lambda sizes: curve.band(sizes, tokens))
 
 
-def _curve(trained: pd.Series, law: Law, look: Look, label: str) -> list[Layer]:
+def _curve(trained: pd.Series, law: Law, look: Look, label: str, with_band: bool) -> list[Layer]:
     """The law over the sizes that were trained, and dashed beyond; the band over both."""
     inside = np.geomspace(trained.min(), trained.max(), 80)
     beyond = np.geomspace(trained.max(), EXTRAPOLATED * trained.max(), 20)
     every = np.concatenate([inside, beyond[1:]])
-    low, high = law.band(every)
     line, name = replace(look, width=1.3), f"{label} tokens" if label else "L(N)"
+    bands = []
+    if with_band:
+        low, high = law.band(every)
+        bands = [Layer("band", pd.DataFrame({"x": every, "low": low, "high": high}), replace(look, opacity=BAND))]
     return [
-        Layer("band", pd.DataFrame({"x": every, "low": low, "high": high}), replace(look, opacity=BAND)),
+        *bands,
         Layer("line", pd.DataFrame({"x": inside, "y": law.predict(inside)}), line, name),
         Layer("line", pd.DataFrame({"x": beyond, "y": law.predict(beyond)}), replace(line, dash="dashed")),
     ]
@@ -104,19 +115,20 @@ def _residuals(scaling: Scaling, points: pd.DataFrame, groups: pd.Series, looks:
     else:
         assert scaling.loss_n.curve is not None
         law = scaling.loss_n.curve.predict(points[N])
-        groups, looks = _levels(points[D], looks)
+        groups, _ = levels(points[D])
     percent = 100 * (points[LOSS] / law - 1)
     layers = [Layer("rule", pd.DataFrame({"y": [0.0]}), Look(INK, width=0.8))]
-    return layers + [
-        Layer("points", _xy(own[N], percent[own.index], own[N], own[D], "%"), looks[label], f"{label} tokens")
-        for label, own in points.groupby(groups, sort=False)
-    ]
+    for label, look in looks.items():
+        own = points[groups == label]
+        if len(own):
+            layers.append(
+                Layer("points", _xy(own[N], percent[own.index], own[N], own[D], " %"), look, f"{label} tokens")
+            )
+    return layers
 
 
 def _xy(x: pd.Series, y: pd.Series, sizes: pd.Series, tokens: pd.Series, unit: str = " nats") -> pd.DataFrame:
-    hover = [
-        f"N = {count(n)}, D = {count(d)}: {value:.4g}{unit}" for n, d, value in zip(sizes, tokens, y, strict=True)
-    ]
+    hover = [f"N = {count(n)}, D = {count(d)}: {value:.4g}{unit}" for n, d, value in zip(sizes, tokens, y, strict=True)]
     return pd.DataFrame({"x": x, "y": y, "hover": hover})
 
 
@@ -162,21 +174,22 @@ def optimum_figure(scaling: Scaling, setting: str, along: str) -> ReportFigure |
     if known[along].nunique() < 2:
         return None
     other, noun = (D, "tokens") if along == N else (N, "parameters")
-    groups, looks = _levels(known[other])
+    groups, looks = levels(known[other])
     law = scaling.laws[setting]
     layers: list[Layer] = []
     x = np.geomspace(known[along].min(), known[along].max(), 60)
-    for label, own in known.groupby(groups, sort=False):
+    for label, look in looks.items():
+        own = known[groups == label]
         if law is not None:
             rest = np.full_like(x, np.exp(np.log(own[other]).mean()))
             y = law.predict(x, rest) if along == N else law.predict(rest, x)
-            layers.append(Layer("line", pd.DataFrame({"x": x, "y": y}), looks[label], f"{label} {noun}"))
+            layers.append(Layer("line", pd.DataFrame({"x": x, "y": y}), look, f"{label} {noun}"))
         points = own.rename(columns={along: "x", "value": "y"})[["x", "y", "low", "high"]]
         hover = [
             f"N = {count(one.N)}, D = {count(one.D)}: {one.value:.3g} ({one.low:.3g} to {one.high:.3g})"
             for one in own.itertuples()
         ]
-        layers.append(Layer("points", points.assign(hover=hover), looks[label], f"{label} {noun}"))
+        layers.append(Layer("points", points.assign(hover=hover), look, f"{label} {noun}"))
     without = len(cells) - len(known)
     more = f"; {without} more cells have no optimum inside what was tried" if without else ""
     drawn = "Lines: the power law through all of them." if law else "No law is drawn: the data do not support one."
@@ -187,14 +200,14 @@ def optimum_figure(scaling: Scaling, setting: str, along: str) -> ReportFigure |
     return ReportFigure(chart)
 
 
-def _levels(values: pd.Series, given: dict[str, Look] | None = None) -> tuple[pd.Series, dict[str, Look]]:
-    """A label for each value and a look for each label; more than MAX_LEVELS values are binned by quantiles."""
-    levels = np.sort(values.unique())
-    if len(levels) <= MAX_LEVELS:
+def levels(values: pd.Series) -> tuple[pd.Series, dict[str, Look]]:
+    """A label for each value, and a look for each label in rising order; more than MAX_LEVELS values are binned."""
+    distinct = np.sort(values.unique())
+    if len(distinct) <= MAX_LEVELS:
         groups = values.map(count)
-        names = list(dict.fromkeys(count(level) for level in levels))
+        names = list(dict.fromkeys(count(level) for level in distinct))
     else:
-        edges = np.quantile(levels, np.linspace(0, 1, MAX_LEVELS + 1))
+        edges = np.quantile(distinct, np.linspace(0, 1, MAX_LEVELS + 1))
         bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, MAX_LEVELS - 1)
         every = [f"{count(low)} to {count(high)}" for low, high in itertools.pairwise(edges)]
         groups = pd.Series([every[k] for k in bins], index=values.index)
@@ -203,4 +216,4 @@ def _levels(values: pd.Series, given: dict[str, Look] | None = None) -> tuple[pd
         name: Look(ordered(place / max(1, len(names) - 1)), MARKERS[place % len(MARKERS)], 5.0, width=1.1)
         for place, name in enumerate(names)
     }
-    return groups, looks if given is None else given
+    return groups, looks

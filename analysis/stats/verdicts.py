@@ -58,7 +58,7 @@ class Verdicts:
 
     @property
     def of_experiments(self) -> bool:
-        """Whether experiments are compared, of which every run counts, and not arms, which are represented by leaders."""
+        """Whether experiments are compared, of which every run counts; an arm is represented by its leader."""
         return any(one.basis == ALL_RUNS for size in self.sizes for one in size.result.leaders)
 
     @property

@@ -124,7 +124,7 @@ def _moved_clause(verdict: str, found: Sequence[ArmDifference], common: str) -> 
 
     `common` is the evidence that the sentence names elsewhere.
     """
-    parts = []
+    parts: list[str] = []
     for one in found[:LISTED]:
         assert isinstance(one.difference, Estimate)
         own = "" if _evidence(one) == common else f" ({_evidence(one)})"

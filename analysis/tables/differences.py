@@ -46,9 +46,10 @@ def evidence(n: int, source: str) -> str:
 
 
 def difference_cells(table: pd.DataFrame, experiments: bool = False) -> pd.DataFrame:
-    """`shown_differences` as short strings: mean, interval, and what it rests on. Columns that say nothing are left out.
+    """`shown_differences` as short strings: mean, interval, and what it rests on.
 
-    Experiments are called so, and have one row each; the column `matching` stands only where one has several.
+    Columns that say nothing are left out: `matching` too, unless an experiment has several rows, and `against` if it is
+    the same in all.
     """
     known = shown_differences(table)
     hidden = ["refused", "low", "high", "noise_from"]

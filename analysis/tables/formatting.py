@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.tables.cost import ACHIEVED, DEVICE_S, PEAK_SHARE
-from analysis.tables.settings import HALF
+from analysis.tables.settings import DIVERGED, HALF, UNFINISHED
 from analysis.tables.trials import PEAK_LR, SEEDS, TIED, WARMUP, WINDOWS
 from lmcore import columns as col
 
@@ -23,8 +23,14 @@ OPTIMAL_LR, NOT_TOLD_APART = "optimal peak lr (95 %)", "cannot be told apart fro
 COUNT_SUFFIXES = ("", "k", "M", "B", "T")  # parameters and tokens
 FLOP_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
-MARKDOWN = re.compile(r"[\\`*<\[|$]|~(?=~)|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])|^>|^[#+-](?=[\s#])")
-"""What has a meaning in Markdown where it stands; an underscore within a word has none."""
+MARKDOWN = re.compile(
+    r"[\\`*<>\[\]{}|$~^#&]"  # what has a meaning anywhere, in one dialect or another
+    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word, an underscore has none
+    r"|^[+-](?=\s|$)|^-(?=--)|^=|(?<=^\d)[.)]|(?<=^\d\d)[.)]"  # lists, rules and underlines of headings
+    r"|(?<=http):|(?<=https):|(?<=www)\.",  # addresses that become links
+    re.IGNORECASE,
+)
+"""What is escaped in Markdown."""
 
 LEGEND = (
     "est., exact, non-emb: parameters by the textbook formula, exactly, and without embeddings; loss: validation loss "
@@ -120,7 +126,7 @@ HEADINGS = {
 
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Any table as short strings, each on one line, under readable headings. Columns low and high become an interval."""
+    """Any table as short strings, each on one line, under readable headings; low and high become an interval."""
     columns = {name: [FORMATS.get(name, number)(value) for value in table[name]] for name in table}
     if {"low", "high"} <= set(columns):
         ends = zip(table["low"], table["high"], strict=True)
@@ -151,6 +157,18 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     order = [*cells.columns]
     order.insert(order.index("peak lr") + 1, order.pop(order.index(OPTIMAL_LR)))
     return cells[order].drop(columns=[name for name, is_empty in empty.items() if is_empty])
+
+
+def setting_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.tables.settings.settings_table` as short strings: mean over seeds with its 95 % interval, sd and n.
+
+    Columns without a value are left out, and numbers of trials that ended early where there are none.
+    """
+    ended = [name for name in (DIVERGED, UNFINISHED) if not table[name].any()]
+    empty = [name for name in (col.EXPERIMENT, col.ARM) if table[name].isna().all()]
+    cells = table_cells(table.drop(columns=[HALF, "trials", *ended, *empty]))
+    rows = zip(table[col.LOSS], table[HALF], strict=True)
+    return cells.assign(loss=[_parameter_loss(mean, half, col.COMPLETE) for mean, half in rows])
 
 
 def signed(value: float) -> str:
@@ -206,9 +224,9 @@ def markdown_text(text: str) -> str:
     r"""Plain text as Markdown that shows it: names and messages make no tags, links, formulas or table cells.
 
     >>> print(markdown_text("<b> [x](y) |z| a_b _c_"))
-    \<b> \[x](y) \|z\| a_b \_c\_
+    \<b\> \[x\](y) \|z\| a_b \_c\_
     """
-    return MARKDOWN.sub(r"\\\g<0>", " ".join(text.split("\n")))
+    return MARKDOWN.sub(r"\\\g<0>", " ".join(text.splitlines()).strip())
 
 
 def is_numeric(column: Iterable[str]) -> bool:

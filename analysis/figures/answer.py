@@ -1,13 +1,14 @@
 """Loss against parameters: a line per arm through its sizes, with 95 % intervals from seeds."""
 
-import itertools
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.figures import style
 from analysis.figures.chart import Axis, Chart, Dash, Layer, Look, Panel
-from analysis.figures.colours import colours
+from analysis.figures.colours import PALETTE, colours
 from analysis.figures.report_figure import ReportFigure
 from analysis.tables.formatting import count
 from analysis.tables.settings import HALF
@@ -31,12 +32,10 @@ def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
     if not final.any() or shown[col.SIZE].nunique() < 2:
         return None
     names = _names(shown)
-    palette, dashes = colours(names), itertools.cycle(DASHES)
     layers: list[Layer] = []
-    for place, (name, own) in enumerate(shown.groupby(names, sort=False)):
-        own = own.sort_values(col.PARAMS_EXACT)
-        look = Look(palette[name], MARKERS[place % len(MARKERS)], 6.0, dash=next(dashes))
-        hollow = Look(look.colour, look.marker, look.size, hollow=True)
+    for name, look in looks_of(names).items():
+        own = shown[names == name].sort_values(col.PARAMS_EXACT)
+        hollow = replace(look, hollow=True)
         ended = own[col.STATUS] == col.COMPLETE
         layers += [
             Layer("line", _points(own[ended])[["x", "y"]], look, name),
@@ -50,6 +49,18 @@ def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
     caption = f"{start}, n = {n} complete runs. {bars}{'' if final.all() else ' Hollow: not trained to the end.'}"
     panel = Panel(Axis("parameters (all)", log=True), Axis(style.LOSS), layers)
     return ReportFigure(Chart("loss_parameters", "Loss against parameters", caption, [panel], panel_height_in=3.6))
+
+
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each name, in the order of their first appearance; colours repeat after six, with another dash.
+
+    >>> looks_of(["tied", "untied"])["untied"].marker
+    's'
+    """
+    return {
+        name: Look(colour, MARKERS[place % len(MARKERS)], 5.5, dash=DASHES[place // len(PALETTE) % len(DASHES)])
+        for place, (name, colour) in enumerate(colours(names).items())
+    }
 
 
 def _points(rows: pd.DataFrame) -> pd.DataFrame:

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.chart import Axis, Chart, Dash, Layer, Look, Panel
-from analysis.figures.colours import GREY, colours
+from analysis.figures.answer import looks_of
+from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
+from analysis.figures.colours import GREY
 from analysis.figures.report_figure import ReportFigure
-from analysis.figures.scaling import MARKERS, levels
+from analysis.figures.scaling import levels
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import FLOPS_PER_PARAMETER_AND_TOKEN, LOSS, D, N
 from analysis.stats.bootstrap import Array
@@ -28,7 +29,6 @@ ALONG = (
     " Lines: the lowest loss of any trial of a size at each compute, before the learning rate has decayed; a run that "
     "was planned for this compute would reach a lower one. All losses are on the small set of every report."
 )
-DASHES: tuple[Dash, ...] = ("solid", "dashed", "dotted", "dashdot")
 FLOPS, GROUP, TRIAL = "flops", "group", "trial"
 
 
@@ -45,11 +45,7 @@ def frontier_of_run(run: Run) -> ReportFigure | None:
     per_token = rows[col.TRIAL].map(trials[col.FLOPS_PER_TOKEN].astype("float64"))
     reached = {FLOPS: per_token * rows[col.TOKENS].astype("float64"), LOSS: rows[col.VAL_LOSS]}
     curves = pd.DataFrame({**reached, GROUP: rows[col.TRIAL].map(trials[col.SIZE])})
-    palette = colours(models[GROUP])
-    looks = {
-        name: Look(palette[name], MARKERS[place % len(MARKERS)], 4.5, True, DASHES[place % len(DASHES)])
-        for place, name in enumerate(dict.fromkeys(models[GROUP]))
-    }
+    looks = {name: replace(look, size=4.5, hollow=True) for name, look in looks_of(models[GROUP]).items()}
     return _frontier(models, curves[curves[FLOPS] > 0], looks)
 
 

@@ -61,6 +61,7 @@ def size_figure(scaling: Scaling) -> ReportFigure | None:
         laws = {label: _law_at(scaling, float(tokens[label])) for label in looks}
         text = "Lines: L(N, D) = E + A/N^alpha + B/D^beta, with the 95 % band of the law itself"
         text += " for the smallest and the largest D" if len(laws) > MOST_BANDS else ""
+        text += "; D is in bins, with a line at the mean of each" if points[D].nunique() > MAX_LEVELS else ""
     elif (curve := scaling.loss_n.curve) is not None:
         laws = {"": Law(curve.predict, curve.band)}
         residual_points = scaling.n_points

@@ -73,7 +73,7 @@ def test_ablation_bars_are_sorted_coloured_by_verdict_and_labelled(ablation):
 
 def test_a_bar_is_the_mean_difference_over_seeds_and_its_interval_that_of_the_pooled_noise(ablation):
     (better,) = difference_figure(analysis.verdicts(ablation)).chart.layers("bars", "better")
-    # "better" and "baseline" stand at places of different parity: their noise is opposite, and its mean over seeds is 0.
+    # Neighbours in GAPS have opposite noise, whose mean over seeds is 0.
     noise = np.array([[0.004 * s * (-1) ** place for s in (1, -1, 1, -1)] for place in range(5)])
     residual = noise - noise.mean(axis=0)  # settings and seeds have been taken out
     sd = np.sqrt((residual**2).sum() / (4 * 3))

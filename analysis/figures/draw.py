@@ -13,10 +13,15 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures import style
-from analysis.figures.chart import Axis, Chart, ColourBar, Layer, Look, Panel
+from analysis.figures.chart import Axis, Chart, ColourBar, Dash, Layer, Look, Panel
 from analysis.figures.colours import INK, ORDERED
 
-LINE_STYLES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.2, 1.6)), "dashdot": (0, (5, 2, 1.2, 2))}
+LINE_STYLES: dict[Dash, Any] = {
+    "solid": "-",
+    "dashed": (0, (5, 2)),
+    "dotted": (0, (1.2, 1.6)),
+    "dashdot": (0, (5, 2, 1.2, 2)),
+}
 MOST_ENTRIES = 16
 
 
@@ -86,7 +91,7 @@ def _draw_layer(axes: Axes, layer: Layer, order: int, bar: ColourBar | None) -> 
             axes.barh(frame["y"], frame["value"], height=0.62, color=look.colour, alpha=look.opacity, zorder=order)
             if "low" in frame:
                 errors = style.error_bars(frame["value"], frame["low"], frame["high"])
-                bars = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3, "zorder": order + 1}
+                bars: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3, "zorder": order + 1}
                 axes.errorbar(frame["value"], frame["y"], xerr=np.nan_to_num(errors), **bars)
         case "cells":
             assert bar is not None, "cells need a colour bar"
@@ -112,7 +117,7 @@ def _draw_points(axes: Axes, frame: pd.DataFrame, look: Look, order: int) -> Non
     if "x_low" in frame:
         errors["xerr"] = np.nan_to_num(style.error_bars(x, frame["x_low"], frame["x_high"]))
     if errors:
-        bars = {"ecolor": look.colour, "elinewidth": look.width, "capsize": 3, "alpha": look.opacity, "zorder": order}
+        bars: dict[str, Any] = {"ecolor": look.colour, "elinewidth": look.width, "capsize": 3, "alpha": look.opacity, "zorder": order}
         axes.errorbar(x, y, fmt="none", **errors, **bars)
     face = "white" if look.hollow else look.colour
     mark: dict[str, Any] = {"marker": look.marker, "markersize": look.size, "markerfacecolor": face}
@@ -156,7 +161,7 @@ def _norm(bar: ColourBar) -> colors.Normalize:
 
 def _draw_colour_bar(figure: Figure, axes: list[Axes], bar: ColourBar) -> None:
     shown = figure.colorbar(ScalarMappable(_norm(bar), colour_map(bar)), ax=axes, label=bar.label, pad=0.02, aspect=30)
-    shown.outline.set_visible(False)  # type: ignore[operator]
+    shown.outline.set_visible(False)
     if bar.log:
         style.round_numbers(shown.ax.yaxis)
 

@@ -22,7 +22,8 @@ LINE_STYLES: dict[Dash, Any] = {
     "dotted": (0, (1.2, 1.6)),
     "dashdot": (0, (5, 2, 1.2, 2)),
 }
-MOST_ENTRIES = 16
+MOST_ENTRIES = 20
+LARGEST_ENTRY = 8.0  # points; of markers in the legend
 
 
 def draw(chart: Chart) -> Figure:
@@ -162,8 +163,7 @@ def _norm(bar: ColourBar) -> colors.Normalize:
 def _draw_colour_bar(figure: Figure, axes: list[Axes], bar: ColourBar) -> None:
     shown = figure.colorbar(ScalarMappable(_norm(bar), colour_map(bar)), ax=axes, label=bar.label, pad=0.02, aspect=30)
     shown.outline.set_visible(False)
-    if bar.log:
-        style.round_numbers(shown.ax.yaxis)
+    (style.round_numbers if bar.log else style.plain_numbers)(shown.ax.yaxis)
 
 
 def with_gaps(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -181,12 +181,18 @@ def with_gaps(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_legend(figure: Figure, chart: Chart) -> None:
     """Below the figure, where it hides nothing. A single entry needs none: the caption says what it is."""
-    labels = list(dict.fromkeys(layer.label for layer in chart.layers() if layer.label))
+    labels = legend_labels(chart)
     if not 1 < len(labels) <= MOST_ENTRIES:
         return
     columns = max(1, min(4, len(labels), style.LEGEND_CHARACTERS // (max(map(len, labels)) + style.KEY_CHARACTERS)))
     handles = [_handle(chart.layers(label=label), label) for label in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def legend_labels(chart: Chart) -> list[str]:
+    """The labels of all layers: those of filled marks and of lines first, as hollow marks and areas comment on them."""
+    layers = sorted(chart.layers(), key=lambda layer: layer.look.hollow or layer.kind in ("span", "band"))
+    return list(dict.fromkeys(layer.label for layer in layers if layer.label))
 
 
 def _handle(layers: list[Layer], label: str) -> Artist:
@@ -202,6 +208,6 @@ def _handle(layers: list[Layer], label: str) -> Artist:
     handle = Line2D([], [], color=look.colour, linewidth=look.width, label=label)
     handle.set_linestyle(LINE_STYLES[look.dash] if lines else "")
     if points is not None:
-        handle.set(marker=points.marker, markersize=points.size, markeredgecolor=points.colour)
+        handle.set(marker=points.marker, markersize=min(points.size, LARGEST_ENTRY), markeredgecolor=points.colour)
         handle.set_markerfacecolor("white" if points.hollow else points.colour)
     return handle

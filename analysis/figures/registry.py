@@ -14,7 +14,7 @@ from analysis.figures.curves import AXES, curve_figure
 from analysis.figures.hyperparameters import hyperparameter_figure, learning_rate_figure, parallel_coordinates
 from analysis.figures.intervals import comparison_forest, importance_forest
 from analysis.figures.scaling import isoflop_figure, optimum_figure, size_figure
-from analysis.figures.style import ReportFigure
+from analysis.figures.report_figure import ReportFigure
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import D, N
 from analysis.scaling.fit import SETTINGS, Scaling

@@ -52,8 +52,8 @@ class Rung:
         """For a caption: at which update losses are compared, and how many trials that leaves out."""
         left = self.of - self.reached
         if self.is_end:
-            missing = f"; {left} without a loss there {'is' if left == 1 else 'are'} left out" if left else ""
-            return f"Losses are those {self.name}{missing}."
+            missing = f"; {left} {'trial' if left == 1 else 'trials'} without one left out" if left else ""
+            return f"Losses {self.name}{missing}."
         missing = f", which {self.reached} of {self.of} trials reached" if left else ", which all trials reached"
         return f"Early stopping: all losses are those {self.name}{missing}."
 

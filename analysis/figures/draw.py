@@ -38,6 +38,8 @@ def draw(chart: Chart) -> Figure:
         axes = figure.subplots(rows, columns, squeeze=False, sharey=chart.share_y).ravel()
         for panel, own in zip(chart.panels, axes, strict=False):
             _draw_panel(own, panel, chart.colour_bar)
+            if chart.share_y and own.get_subplotspec() is not None and not own.get_subplotspec().is_first_col():
+                own.set_ylabel("")
         for own in axes[len(chart.panels) :]:
             own.set_visible(False)
         if chart.colour_bar is not None:
@@ -92,7 +94,13 @@ def _draw_layer(axes: Axes, layer: Layer, order: int, bar: ColourBar | None) -> 
             axes.barh(frame["y"], frame["value"], height=0.62, color=look.colour, alpha=look.opacity, zorder=order)
             if "low" in frame:
                 errors = style.error_bars(frame["value"], frame["low"], frame["high"])
-                bars: dict[str, Any] = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3, "zorder": order + 1}
+                bars: dict[str, Any] = {
+                    "fmt": "none",
+                    "ecolor": INK,
+                    "elinewidth": 1.2,
+                    "capsize": 3,
+                    "zorder": order + 1,
+                }
                 axes.errorbar(frame["value"], frame["y"], xerr=np.nan_to_num(errors), **bars)
         case "cells":
             assert bar is not None, "cells need a colour bar"
@@ -118,7 +126,13 @@ def _draw_points(axes: Axes, frame: pd.DataFrame, look: Look, order: int) -> Non
     if "x_low" in frame:
         errors["xerr"] = np.nan_to_num(style.error_bars(x, frame["x_low"], frame["x_high"]))
     if errors:
-        bars: dict[str, Any] = {"ecolor": look.colour, "elinewidth": look.width, "capsize": 3, "alpha": look.opacity, "zorder": order}
+        bars: dict[str, Any] = {
+            "ecolor": look.colour,
+            "elinewidth": look.width,
+            "capsize": 3,
+            "alpha": look.opacity,
+            "zorder": order,
+        }
         axes.errorbar(x, y, fmt="none", **errors, **bars)
     face = "white" if look.hollow else look.colour
     mark: dict[str, Any] = {"marker": look.marker, "markersize": look.size, "markerfacecolor": face}

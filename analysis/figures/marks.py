@@ -2,11 +2,12 @@
 
 from collections.abc import Iterable
 
+import numpy as np
 import pandas as pd
 
 from analysis.figures.chart import Layer, Look
 from analysis.figures.colours import GREY, RED
-from analysis.tables.formatting import loss, scientific
+from analysis.tables.formatting import count, loss, scientific
 from analysis.tables.trials import LR_PATH
 from lmcore import columns as col
 
@@ -55,3 +56,15 @@ def listed(names: Iterable[str]) -> str:
     """`a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def whole_ticks(low: float, high: float, most: int = 7) -> dict[float, str]:
+    """Ticks at whole numbers for `chart.Axis`, at most this many.
+
+    >>> whole_ticks(0, 12)
+    {0.0: '0', 2.0: '2', 4.0: '4', 6.0: '6', 8.0: '8', 10.0: '10', 12.0: '12'}
+    """
+    steps = (factor * 10**power for power in range(12) for factor in (1, 2, 5))
+    step = next(step for step in steps if (high - low) / step <= most - 1)
+    first = -(-int(np.ceil(low)) // step) * step
+    return {float(value): count(value) for value in range(first, int(high) + 1, step)}

@@ -18,7 +18,7 @@ from lmcore import columns as col
 
 UPDATES = "updates"
 CLIP_PATH = f"{col.PARAMS_PREFIX}optim.clip_norm"
-MOST_LINES = 6
+MOST_PANELS = 6
 FEWEST_POINTS = 3  # of a line that is worth drawing
 WIDE_RANGE = (0.005, 0.995)  # quantiles of gradient norms that the axis covers, so that one spike does not flatten all
 
@@ -31,33 +31,29 @@ def train_val_figure(run: Run) -> ReportFigure | None:
     best = trials.sort_values(col.LOSS, kind="stable").groupby(labels, sort=False).head(1)
     points = _points(run, col.TRAIN_LOSS)
     enough = points.groupby(col.TRIAL).size() >= FEWEST_POINTS
-    best = best[best[col.TRIAL].isin(enough.index[enough])].head(MOST_LINES)
+    best = best[best[col.TRIAL].isin(enough.index[enough])].head(MOST_PANELS)
     if best.empty:
         return None
-    layers: list[Layer] = []
+    panels = []
     for label, look, own in encoding.groups(best):
         trial = own[col.TRIAL].iloc[0]
-        for rows, value, style in (
-            (points, col.TRAIN_LOSS, replace(look, dash="dotted", width=1.1)),
-            (run.rows, col.VAL_LOSS, replace(look, dash="solid", width=1.6)),
+        layers = []
+        for name, rows, value, style in (
+            ("training", points, col.TRAIN_LOSS, replace(look, dash="dotted", width=1.2)),
+            ("validation", run.rows, col.VAL_LOSS, replace(look, dash="solid", width=1.6)),
         ):
             part = rows[(rows[col.TRIAL] == trial) & np.isfinite(rows[value])]
             frame = thinned(part, MOST_POINTS)[[col.STEP, value, col.TRIAL]].set_axis(["x", "y", "trial"], axis=1)
             frame = frame.astype({"x": "float64"}).reset_index(drop=True)
-            layers.append(Layer("line", frame, style, label if value == col.VAL_LOSS else ""))
-    key = pd.DataFrame({"x": [], "y": []}, dtype="float64")
-    if len(best) > 1:
-        layers.append(Layer("line", key, Look(INK, width=1.6), "validation"))
-    else:
-        layers[-1] = replace(layers[-1], label="validation")
-    layers.append(Layer("line", key, Look(INK, dash="dotted", width=1.1), "training"))
-    panel = Panel(Axis(UPDATES), Axis("loss (nats per token)"), layers)
+            layers.append(Layer("line", frame, style, name))
+        panels.append(Panel(Axis(UPDATES), Axis("loss (nats per token)"), layers, label))
     which = "the best trial of each group" if len(best) > 1 else "the best trial"
     caption = (
         f"Training loss (dotted) and validation loss (solid) of {which}, n = {len(best)}: {listed(best[col.TRIAL])}. "
-        "The training loss is that of the batches that were trained on, each seen for the first time in a first epoch."
+        "The training loss is that of the batches trained on, as it was before or while they changed the weights."
     )
-    return ReportFigure(Chart("train_val", "Training and validation loss", caption, [panel], panel_height_in=3.4))
+    height = 3.4 if len(panels) == 1 else 2.2
+    return ReportFigure(Chart("train_val", "Training and validation loss", caption, panels, 2, True, height))
 
 
 def grad_norm_figure(run: Run) -> ReportFigure | None:

@@ -20,11 +20,22 @@ def peak_lr_optima(trials: pd.DataFrame) -> dict[tuple[str, str], Fitted]:
 
     >>> peak_lr_optima(analysis.load("runs/quick").trials)["xs", "tied"]
     """
-    searched = trials[(trials[col.PHASE] == col.SEARCH) & trials[TIED_PATH].notna() & trials[col.EXPERIMENT].isna()]
-    tying = searched[TIED_PATH].astype(bool).map(TYING)
-    arms = searched[col.ARM].where(searched[col.ARM].notna(), tying)
-    groups = searched.groupby([searched[col.SIZE], arms], sort=False)
-    return {(str(size), str(arm)): peak_lr_optimum(group) for (size, arm), group in groups}
+    return {key: peak_lr_optimum(group) for key, group in _groups(trials).items()}
+
+
+def peak_lr_notes(trials: pd.DataFrame, optima: Mapping[tuple[str, str], Fitted]) -> list[str]:
+    """A sentence for each (size, arm) whose grid brackets the optimum, where `optima` has no interval for it.
+
+    >>> peak_lr_notes(trials, peak_lr_optima(trials))
+    ['main: peak lr: the lowest of 7 rates is 2.9e-03; its neighbours are 1.2e-03 and 7.1e-03.']
+    """
+    groups = _groups(trials)
+    notes = []
+    for (size, arm), group in groups.items():
+        name = f"{size} {arm}" if sum(other == size for other, _ in groups) > 1 else size
+        if not isinstance(optima.get((size, arm)), Estimate) and (sentence := bracket_sentence(group)):
+            notes.append(f"{name}: peak lr: {sentence}.")
+    return notes
 
 
 def peak_lr_optimum(trials: pd.DataFrame) -> Fitted:
@@ -75,3 +86,11 @@ def lr_intervals(optima: Mapping[tuple[str, str], Fitted]) -> dict[tuple[str, st
 def _tokens_per_update(trials: pd.DataFrame) -> pd.Series:
     context = trials[f"{col.PARAMS_PREFIX}model.context_length"].astype("float64")
     return trials[BATCH_PATH].astype("float64") * context
+
+
+def _groups(trials: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
+    searched = trials[(trials[col.PHASE] == col.SEARCH) & trials[TIED_PATH].notna() & trials[col.EXPERIMENT].isna()]
+    tying = searched[TIED_PATH].astype(bool).map(TYING)
+    arms = searched[col.ARM].where(searched[col.ARM].notna(), tying)
+    groups = searched.groupby([searched[col.SIZE], arms], sort=False)
+    return {(str(size), str(arm)): group for (size, arm), group in groups}

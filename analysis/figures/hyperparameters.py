@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis.figures.chart import Axis, Chart, Layer, Panel
 from analysis.figures.encoding import Encoding, encode
-from analysis.figures.marks import ENDS, diverged_layers, hovers, loss_limits
+from analysis.figures.marks import diverged_layers, hovers, loss_limits
 from analysis.figures.report_figure import ReportFigure
 from analysis.figures.scales import Scale, scale_of
 from analysis.runs.load import Run

@@ -50,7 +50,7 @@ def lr_batch_figure(run: Run) -> ReportFigure | None:
 def _is_grid(own: pd.DataFrame) -> bool:
     rates, batches = own[LR_PATH].nunique(), own[BATCH_PATH].nunique()
     filled = len(own.drop_duplicates([LR_PATH, BATCH_PATH]))
-    return rates <= MOST_COLUMNS and batches <= MOST_ROWS and filled >= FILLED * rates * batches
+    return bool(rates <= MOST_COLUMNS and batches <= MOST_ROWS and filled >= FILLED * rates * batches)
 
 
 def _cells(own: pd.DataFrame, label: str, bar: ColourBar) -> Panel:

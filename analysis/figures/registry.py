@@ -16,10 +16,10 @@ from analysis.figures.intervals import comparison_forest, importance_forest
 from analysis.figures.learning_rate import learning_rate_figure
 from analysis.figures.lr_batch import lr_batch_figure
 from analysis.figures.parallel import parallel_figure
+from analysis.figures.report_figure import ReportFigure
 from analysis.figures.scaling import isoflop_figure, optimum_figure, size_figure
 from analysis.figures.search_progress import progress_figure
 from analysis.figures.training import grad_norm_figure, train_val_figure
-from analysis.figures.report_figure import ReportFigure
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import D, N
 from analysis.scaling.fit import SETTINGS, Scaling

@@ -59,9 +59,9 @@ def _panel(progress: pd.DataFrame, label: str) -> Panel:
             mark = Look(GREY, "o", 4.5, hollow=True) if status == col.PRUNED else ENDS[status]
             layers.append(Layer("points", _points(own), mark, f"{WORDS[status]} (its last loss)"))
     complete = progress[(progress[col.STATUS] == col.COMPLETE) & np.isfinite(progress[col.LOSS])]
-    for phase, name, mark in ((col.SEARCH, "complete", "o"), (col.CONFIRM, "confirmation", "D")):
+    for phase, name, marker in ((col.SEARCH, "complete", "o"), (col.CONFIRM, "confirmation", "D")):
         if len(own := complete[complete[col.PHASE] == phase]):
-            layers.append(Layer("points", _points(own), Look(INK, mark, 5), name))
+            layers.append(Layer("points", _points(own), Look(INK, marker, 5), name))
     layers += diverged_layers(progress[progress[col.STATUS] == col.DIVERGED], ORDER, limits[1])
     if (progress[col.PHASE] == col.CONFIRM).any():
         rule = pd.DataFrame({"x": [searched[ORDER].max() + 0.5]})

@@ -37,7 +37,8 @@ def choices_and_ranges(trials: pd.DataFrame) -> tuple[list[str], list[str]]:
 
     The learning rate is always a range. What all trials of a sweep share, such as the device, is in neither.
     """
-    choices, ranges = [], []
+    choices: list[str] = []
+    ranges: list[str] = []
     for path in searched_dimensions(trials):
         values = trials[path].dropna()
         few = values.nunique() <= MOST_CHOICES and len(values) >= 2 * values.nunique()

@@ -8,7 +8,7 @@ from pathlib import Path
 import jinja2
 import pandas as pd
 
-from analysis.figures.style import ReportFigure
+from analysis.figures.report_figure import ReportFigure
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.tables.files import ReportTable
 

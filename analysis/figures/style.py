@@ -1,4 +1,4 @@
-"""What all figures share: their style, colours by size, legends, and the files they are saved as.
+"""What all figures share: their style, tick labels and legends.
 
 Figures are made without pyplot, so there is no global state and no window opens. `analysis.figures.registry` lists all
 figures of a report.
@@ -6,10 +6,6 @@ figures of a report.
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from functools import cached_property
-from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -18,19 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from matplotlib.typing import ColorType, RcKeyType
 from numpy.typing import ArrayLike
 
+from analysis.figures.colours import GREY, INK, RULE
 from analysis.stats.bootstrap import Array
 from analysis.tables.formatting import COUNT_SUFFIXES, count
 
-WIDTH_IN, HEIGHT_IN = 5.2, 3.6
-DPI = 200
+WIDTH_IN, HEIGHT_IN = 6.0, 3.8
 LEGEND_CHARACTERS, KEY_CHARACTERS = 66, 7  # per line of a legend, and of these the key in front of each label
 LOSS = "validation loss (nats per token)"
 LEARNING_RATE = "learning rate (peak)"
-RED, GREY, INK = "#c0392b", "#8a8f98", "#22262b"
 STYLE: dict[RcKeyType, Any] = {
     "font.size": 9.5,
     "font.family": "DejaVu Sans",  # shipped with matplotlib, so the same everywhere
@@ -39,7 +34,7 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.edgecolor": GREY,
     "axes.labelcolor": INK,
     "axes.grid": True,
-    "grid.color": "#e4e6ea",
+    "grid.color": RULE,
     "grid.linewidth": 0.7,
     "axes.axisbelow": True,
     "xtick.color": INK,
@@ -48,39 +43,14 @@ STYLE: dict[RcKeyType, Any] = {
     "legend.fontsize": 8.5,
     "text.parse_math": False,  # a name with two dollar signs is no formula
     "figure.constrained_layout.use": True,
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",  # text that can be searched and selected
     "svg.hashsalt": "lmsweep",  # reproducible ids: the same figure gives the same bytes
 }
 
 
-@dataclass(frozen=True)
-class ReportFigure:
-    """A figure with its caption.
-
-    >>> figure = learning_rate_figure(trials, {})
-    >>> figure.save(Path("report"))  # report/loss_lr.svg and report/loss_lr.png
-    """
-
-    name: str  # file name without extension
-    title: str
-    figure: Figure
-    caption: str  # what is shown, and of how many trials
-
-    @cached_property
-    def svg(self) -> bytes:
-        """The figure as SVG; the same figure gives the same bytes."""
-        buffer = BytesIO()
-        with report_style():
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-        return buffer.getvalue()
-
-    def save(self, folder: Path) -> list[Path]:
-        """Write NAME.svg and NAME.png into the folder, and return their paths."""
-        paths = [folder / f"{self.name}.{extension}" for extension in ("svg", "png")]
-        paths[0].write_bytes(self.svg)
-        with report_style():
-            self.figure.savefig(paths[1], dpi=DPI)
-        return paths
+def own_ids(name: str) -> AbstractContextManager[None]:
+    """A context in which the ids in an SVG are those of the figure `name`, so that a page can hold several."""
+    return mpl.rc_context({"svg.hashsalt": f"lmsweep {name}", "svg.id": name})
 
 
 def report_style() -> AbstractContextManager[None]:
@@ -92,17 +62,6 @@ def new_figure(height_in: float = HEIGHT_IN) -> tuple[Figure, Axes]:
     """An empty figure and its axes; call it inside `report_style`."""
     figure = Figure(figsize=(WIDTH_IN, height_in))
     return figure, figure.subplots()
-
-
-def shade(fraction: float) -> ColorType:
-    """A colour from dark (0) to light (1)."""
-    return mpl.colormaps["viridis"](0.05 + 0.8 * fraction)
-
-
-def colours(names: Iterable[str]) -> dict[str, ColorType]:
-    """A colour per name, from dark to light in the order of the names, because sizes are ordered."""
-    names = list(dict.fromkeys(names))
-    return {name: shade(index / max(len(names) - 1, 1)) for index, name in enumerate(names)}
 
 
 def error_bars(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
@@ -118,6 +77,12 @@ def round_numbers(axis: Axis, suffixes: tuple[str, ...] = COUNT_SUFFIXES) -> Non
     axis.set_major_locator(LogLocator(subs=subs, numticks=7))
     axis.set_major_formatter(lambda value, _: count(value, suffixes) if value >= 1000 else f"{value:.3g}")
     axis.set_minor_formatter(NullFormatter())
+
+
+def plain_numbers(axis: Axis, suffixes: tuple[str, ...] = COUNT_SUFFIXES) -> None:
+    """Give a linear axis few tick labels, those of 1000 and more with a suffix."""
+    axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
+    axis.set_major_formatter(lambda value, _: count(value, suffixes) if abs(value) >= 1000 else f"{value:g}")
 
 
 def log_axes(axes: Axes, x_label: str, y_label: str) -> None:

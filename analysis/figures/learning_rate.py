@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
 from analysis.figures.colours import INK, RED
 from analysis.figures.encoding import Encoding, encode
-from analysis.figures.marks import diverged_layers, hovers, loss_limits
+from analysis.figures.marks import MANY, diverged_layers, hovers, loss_limits, sized
 from analysis.figures.report_figure import ReportFigure
 from analysis.figures.style import LEARNING_RATE, LOSS
 from analysis.runs.load import Run
@@ -60,7 +60,7 @@ def _panel(
     diverged = shown[shown[col.STATUS] == col.DIVERGED]
     if len(diverged):
         region = pd.DataFrame({"x_low": [diverged[LR_PATH].min()], "x_high": [limits[1]]})
-        layers.append(Layer("span", region, Look(RED, opacity=0.07), "from the lowest rate that diverged"))
+        layers.append(Layer("span", region, Look(RED, opacity=0.07), "diverging rates"))
     curves = {label: u_curve(own) for label, _, own in encoding.groups(shown)}
     optima: list[Layer] = []
     points: list[Layer] = []
@@ -73,8 +73,10 @@ def _panel(
         if curve.envelope is not None and curve.fit is None:
             frame = pd.DataFrame(dict(zip(("x", "y"), curve.envelope, strict=True)))
             points.append(Layer("line", frame, replace(look, width=0.9, opacity=0.6)))
-        points += _point_layers(own[np.isfinite(own[col.LOSS])], curve, look, label)
-    layers += [*optima, *points, *diverged_layers(diverged, LR_PATH, y_limits[1])]
+        points += _point_layers(own[np.isfinite(own[col.LOSS])], curve, sized(look, len(shown)), label)
+    # A cloud of many points would hide the curve through it.
+    drawn = [*points, *optima] if len(shown) > MANY else [*optima, *points]
+    layers += [*drawn, *diverged_layers(diverged, LR_PATH, y_limits[1])]
     title = f"{rung.name[0].upper()}{rung.name[1:]}" if titled else ""
     panel = Panel(Axis(LEARNING_RATE, log=True, limits=limits), Axis(LOSS, limits=y_limits), layers, title)
     return panel, curves

@@ -14,8 +14,8 @@ from analysis.figures.registry import FigureData, figures_of
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, LR
 from analysis.scaling.fit import Scaling, first_arm, fit_scaling, points_of
-from analysis.scaling.optimum import find_optima, largest_stable
-from analysis.scaling.peak_lr import lr_intervals, peak_lr_optima
+from analysis.scaling.optimum import largest_stable
+from analysis.scaling.peak_lr import lr_intervals, peak_lr_notes, peak_lr_optima, peak_lr_optimum
 from analysis.stats.comparison import Comparison, compare
 from analysis.stats.estimate import Fitted, NotEstimable
 from analysis.stats.importance import estimates, importance
@@ -105,7 +105,7 @@ def answer_section(trials: pd.DataFrame, brief: bool = False) -> Section:
         tables.append(shown)
     figures = [] if brief else figures_of("Answer", FigureData(parameters=parameters))
     fitted = answer.fitted() | {f"answer.{size}.{arm}.peak_lr": one for (size, arm), one in optima.items()}
-    notes = (*answer.settings, *answer.notes)
+    notes = (*answer.settings, *peak_lr_notes(trials, optima), *answer.notes)
     return Section(ANSWER, tables, figures, fitted, notes, lead=answer.sentences)
 
 
@@ -144,8 +144,7 @@ def _hyperparameter_section(run: Run) -> Section:
     searched = run.trials[run.trials[col.PHASE] == col.SEARCH]  # a confirmation repeats what was selected
     arm = first_arm(searched)
     of_arm = searched if arm is None else searched[searched[col.ARM] == arm]
-    by_size = {size: points_of(group) for size, group in of_arm.groupby(col.SIZE, sort=False)}
-    optima = {size: find_optima({LR: points[LR]}, points[LOSS])[LR] for size, points in by_size.items()}
+    optima = {size: peak_lr_optimum(group) for size, group in of_arm.groupby(col.SIZE, sort=False)}
     edges, shares = largest_lr(run.trials), importance(searched)
     csv_only = ["largest_complete_trial", "smallest_diverged_trial", "overlap", "pruned_above"]
     title = "The largest learning rate that did not diverge"
@@ -153,7 +152,7 @@ def _hyperparameter_section(run: Run) -> Section:
         _table("stability", title, edges, STABILITY_CAPTION, csv_only),
         _table("importance", "Importance of the hyperparameters", shares, IMPORTANCE_CAPTION, ["complete"]),
     ]
-    figures = figures_of("Hyperparameters", FigureData(run, lr_optima=optima, importance=shares))
+    figures = figures_of("Hyperparameters", FigureData(run, importance=shares))
     fitted: dict[str, Fitted] = {f"optimum.lr.{size}": one for size, one in optima.items()}
     unknown = edges[edges["refused"].notna()]
     fitted |= {f"stability.lr.{one.size}": NotEstimable(one.refused) for one in unknown.itertuples()}

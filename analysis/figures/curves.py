@@ -1,12 +1,18 @@
-"""Learning curves: validation loss against updates, tokens, FLOPs and seconds."""
+"""Learning curves: validation loss against updates, tokens, FLOPs and seconds.
 
-from typing import Any
+Lines have the colour of their learning rate, in a panel per group, if that and choices are all that was varied;
+otherwise the look of their group (`analysis.figures.encoding`).
+"""
 
 import numpy as np
 import pandas as pd
 
-from analysis.figures import style
-from analysis.figures.style import ReportFigure
+from analysis.figures.chart import Axis, Chart, ColourBar, Panel
+from analysis.figures.encoding import Encoding, encode, lr_bar
+from analysis.figures.line_layers import Lines
+from analysis.figures.marks import MARGIN
+from analysis.figures.report_figure import ReportFigure
+from analysis.figures.style import LOSS
 from analysis.runs.load import Run
 from analysis.tables.formatting import COUNT_SUFFIXES, FLOP_SUFFIXES, tally
 from lmcore import columns as col
@@ -18,56 +24,79 @@ AXES = {
     col.ELAPSED_S: ("seconds", "seconds since the trial began"),
 }
 """Column to name in the file's name, and label with unit."""
-LOG_AXES = {col.TOKENS: COUNT_SUFFIXES, col.TRAIN_FLOPS: FLOP_SUFFIXES}
-LOOKS: dict[str, dict[str, Any]] = {
-    col.COMPLETE: {"marker": "o", "linestyle": "-", "color": style.GREY},
-    col.PRUNED: {"marker": "|", "linestyle": "-", "color": style.GREY},
-    col.RUNNING: {"marker": ">", "linestyle": "--", "color": style.GREY},
-    col.PAUSED: {"marker": "_", "linestyle": "--", "color": style.GREY},
-    col.DIVERGED: {"marker": "x", "linestyle": ":", "color": style.RED},
-    col.FAILED: {"marker": "+", "linestyle": ":", "color": style.GREY},
-}
+SUFFIXES = {col.TRAIN_FLOPS: FLOP_SUFFIXES}
+MOST_PANELS = 6
+SAME_UNIT = {col.TOKENS: 1.001, col.TRAIN_FLOPS: 1.1}
+"""Ratios of the largest to the smallest unit, up to which two axes show the same picture."""
 
 
 def curve_figure(run: Run, along: str) -> ReportFigure | None:
-    """Validation loss against the column `along` (one of AXES), a line per trial; None if no trial has reported."""
-    trials = run.trials.set_index(col.TRIAL)
-    status_of, per_token = trials[col.STATUS], trials[col.FLOPS_PER_TOKEN].astype("float64")
-    rows = run.rows[np.isfinite(run.rows[col.VAL_LOSS])]
-    if rows.empty:
+    """Validation loss against the column `along` (one of AXES), a line per trial.
+
+    None if no trial has reported, and for tokens and FLOPs if they are in proportion to updates and tokens in all
+    trials, so that the picture would be the same.
+    """
+    rows = with_flops(run)
+    rows = rows[np.isfinite(rows[col.VAL_LOSS]) & rows[along].notna()]
+    if rows.empty or not _says_more(rows, along):
         return None
-    rows = rows.assign(**{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * rows[col.TRIAL].map(per_token)})
-    shown = rows[rows[col.TRIAL].isin(status_of.index) & rows[along].notna()]
-    if shown.empty:
-        return None
-    palette = style.colours(run.trials[col.SIZE])
+    trials = run.trials[run.trials[col.TRIAL].isin(rows[col.TRIAL])]
+    encoding, bar, limits = encode(run.trials), lr_bar(run.trials), _limits(rows, trials)
+    panels = curve_panels(trials, rows, along, col.VAL_LOSS, Axis(LOSS, limits=limits), encoding, bar)
     name, label = AXES[along]
-    with style.report_style():
-        figure, axes = style.new_figure()
-        for trial, own in shown.groupby(col.TRIAL, sort=False):
-            look, status = LOOKS[status_of[trial]], status_of[trial]
-            colour = style.RED if status == col.DIVERGED else palette[own[col.SIZE].iloc[0]]
-            x, y = own[along].astype("float64").to_numpy(), own[col.VAL_LOSS].to_numpy()
-            width, alpha, order = (1.3, 0.95, 3) if status == col.COMPLETE else (0.8, 0.55, 2)
-            axes.plot(x, y, look["linestyle"], color=colour, linewidth=width, alpha=alpha, zorder=order)
-            axes.plot(x[-1], y[-1], look["marker"], color=colour, markersize=4, zorder=4)
-        axes.set(xlabel=label, ylabel=style.LOSS, ylim=_limits(shown, status_of))
-        if along in LOG_AXES:
-            axes.set_xscale("log")
-            style.round_numbers(axes.xaxis, LOG_AXES[along])
-        statuses = status_of[shown[col.TRIAL].unique()]
-        style.legend(axes, [*style.colour_handles(palette, linewidth=2), *style.status_handles(statuses, LOOKS)])
-    caption = (
-        f"Validation loss against {label}, one line for each of n = {len(statuses)} trials that reported "
-        f"({tally(statuses)}). A mark ends each line; trials that were pruned or diverged end early."
-    )
-    return ReportFigure(f"loss_{name}", f"Loss against {label}", figure, caption)
+    lines = Lines(trials, encoding, bar)
+    parts = [f"Validation loss against {label}, one line for each of n = {len(trials)} trials that reported "]
+    parts[0] += f"({tally(trials[col.STATUS])})."
+    if (trials[col.STATUS] == col.DIVERGED).any():
+        parts.append("Lines of diverged trials leave the picture.")
+    parts.append(lines.sentence)
+    shown = None if lines.is_crowded and bar is None else bar
+    height = 3.4 if len(panels) == 1 else 2.6
+    caption = " ".join(filter(None, parts))
+    chart = Chart(f"loss_{name}", f"Loss against {label}", caption, panels, 2, True, height, shown)
+    return ReportFigure(chart)
 
 
-def _limits(rows: pd.DataFrame, status_of: pd.Series) -> tuple[float, float]:
+def curve_panels(
+    trials: pd.DataFrame,
+    rows: pd.DataFrame,
+    along: str,
+    value: str,
+    y: Axis,
+    encoding: Encoding,
+    bar: ColourBar | None,
+) -> list[Panel]:
+    """A panel per group if colours stand for learning rates, otherwise a single one."""
+    x = Axis(AXES[along][1], suffixes=SUFFIXES.get(along, COUNT_SUFFIXES))
+    if bar is None or not 1 < len(encoding.looks) <= MOST_PANELS:
+        return [Panel(x, y, Lines(trials, encoding, bar).layers(rows, along, value))]
+    return [
+        Panel(x, y, Lines(own, encoding, bar).layers(rows, along, value), label)
+        for label, _, own in encoding.groups(trials)
+    ]
+
+
+def with_flops(run: Run) -> pd.DataFrame:
+    """The rows of the run's trials with the column `train_flops`."""
+    per_token = run.trials.set_index(col.TRIAL)[col.FLOPS_PER_TOKEN].astype("float64")
+    rows = run.rows[run.rows[col.TRIAL].isin(per_token.index)]
+    return rows.assign(**{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * rows[col.TRIAL].map(per_token)})
+
+
+def _says_more(rows: pd.DataFrame, along: str) -> bool:
+    """Whether a picture against `along` differs from that against the axis before it by more than its unit."""
+    before = {col.TOKENS: col.STEP, col.TRAIN_FLOPS: col.TOKENS}.get(along)
+    if before is None:
+        return True
+    ratio = rows[along].astype("float64") / rows[before].astype("float64")
+    return bool(ratio.max() > ratio.min() * SAME_UNIT[along])
+
+
+def _limits(rows: pd.DataFrame, trials: pd.DataFrame) -> tuple[float, float]:
     """The range of losses without diverged trials, which leave the picture instead of flattening the others."""
+    status_of = trials.set_index(col.TRIAL)[col.STATUS]
     regular = rows[rows[col.TRIAL].map(status_of) != col.DIVERGED]
     losses = (regular if len(regular) else rows)[col.VAL_LOSS]
-    low, high = losses.min(), losses.max()
-    margin = 0.05 * (high - low) or 0.05
+    low, high = float(losses.min()), float(losses.max())
+    margin = MARGIN * (high - low) or 0.05
     return low - margin, high + margin

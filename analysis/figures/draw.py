@@ -13,11 +13,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from analysis.figures import style
-from analysis.figures.chart import Axis, Chart, ColourBar, Layer, Look, Panel
+from analysis.figures.chart import Axis, Chart, ColourBar, Dash, Layer, Look, Panel
 from analysis.figures.colours import INK, ORDERED
 
-LINE_STYLES = {"solid": "-", "dashed": (0, (5, 2)), "dotted": (0, (1.2, 1.6)), "dashdot": (0, (5, 2, 1.2, 2))}
-MOST_ENTRIES = 16
+LINE_STYLES: dict[Dash, Any] = {
+    "solid": "-",
+    "dashed": (0, (5, 2)),
+    "dotted": (0, (1.2, 1.6)),
+    "dashdot": (0, (5, 2, 1.2, 2)),
+}
+MOST_ENTRIES = 20
+LARGEST_ENTRY = 8.0  # points; of markers in the legend
 
 
 def draw(chart: Chart) -> Figure:
@@ -32,6 +38,8 @@ def draw(chart: Chart) -> Figure:
         axes = figure.subplots(rows, columns, squeeze=False, sharey=chart.share_y).ravel()
         for panel, own in zip(chart.panels, axes, strict=False):
             _draw_panel(own, panel, chart.colour_bar)
+            if chart.share_y and own.get_subplotspec() is not None and not own.get_subplotspec().is_first_col():
+                own.set_ylabel("")
         for own in axes[len(chart.panels) :]:
             own.set_visible(False)
         if chart.colour_bar is not None:
@@ -86,7 +94,13 @@ def _draw_layer(axes: Axes, layer: Layer, order: int, bar: ColourBar | None) -> 
             axes.barh(frame["y"], frame["value"], height=0.62, color=look.colour, alpha=look.opacity, zorder=order)
             if "low" in frame:
                 errors = style.error_bars(frame["value"], frame["low"], frame["high"])
-                bars = {"fmt": "none", "ecolor": INK, "elinewidth": 1.2, "capsize": 3, "zorder": order + 1}
+                bars: dict[str, Any] = {
+                    "fmt": "none",
+                    "ecolor": INK,
+                    "elinewidth": 1.2,
+                    "capsize": 3,
+                    "zorder": order + 1,
+                }
                 axes.errorbar(frame["value"], frame["y"], xerr=np.nan_to_num(errors), **bars)
         case "cells":
             assert bar is not None, "cells need a colour bar"
@@ -112,7 +126,13 @@ def _draw_points(axes: Axes, frame: pd.DataFrame, look: Look, order: int) -> Non
     if "x_low" in frame:
         errors["xerr"] = np.nan_to_num(style.error_bars(x, frame["x_low"], frame["x_high"]))
     if errors:
-        bars = {"ecolor": look.colour, "elinewidth": look.width, "capsize": 3, "alpha": look.opacity, "zorder": order}
+        bars: dict[str, Any] = {
+            "ecolor": look.colour,
+            "elinewidth": look.width,
+            "capsize": 3,
+            "alpha": look.opacity,
+            "zorder": order,
+        }
         axes.errorbar(x, y, fmt="none", **errors, **bars)
     face = "white" if look.hollow else look.colour
     mark: dict[str, Any] = {"marker": look.marker, "markersize": look.size, "markerfacecolor": face}
@@ -156,9 +176,8 @@ def _norm(bar: ColourBar) -> colors.Normalize:
 
 def _draw_colour_bar(figure: Figure, axes: list[Axes], bar: ColourBar) -> None:
     shown = figure.colorbar(ScalarMappable(_norm(bar), colour_map(bar)), ax=axes, label=bar.label, pad=0.02, aspect=30)
-    shown.outline.set_visible(False)  # type: ignore[operator]
-    if bar.log:
-        style.round_numbers(shown.ax.yaxis)
+    shown.outline.set_visible(False)
+    (style.round_numbers if bar.log else style.plain_numbers)(shown.ax.yaxis)
 
 
 def with_gaps(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -176,12 +195,18 @@ def with_gaps(frame: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 def _draw_legend(figure: Figure, chart: Chart) -> None:
     """Below the figure, where it hides nothing. A single entry needs none: the caption says what it is."""
-    labels = list(dict.fromkeys(layer.label for layer in chart.layers() if layer.label))
+    labels = legend_labels(chart)
     if not 1 < len(labels) <= MOST_ENTRIES:
         return
     columns = max(1, min(4, len(labels), style.LEGEND_CHARACTERS // (max(map(len, labels)) + style.KEY_CHARACTERS)))
     handles = [_handle(chart.layers(label=label), label) for label in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def legend_labels(chart: Chart) -> list[str]:
+    """The labels of all layers: those of filled marks and of lines first, as hollow marks and areas comment on them."""
+    layers = sorted(chart.layers(), key=lambda layer: layer.look.hollow or layer.kind in ("span", "band"))
+    return list(dict.fromkeys(layer.label for layer in layers if layer.label))
 
 
 def _handle(layers: list[Layer], label: str) -> Artist:
@@ -197,6 +222,6 @@ def _handle(layers: list[Layer], label: str) -> Artist:
     handle = Line2D([], [], color=look.colour, linewidth=look.width, label=label)
     handle.set_linestyle(LINE_STYLES[look.dash] if lines else "")
     if points is not None:
-        handle.set(marker=points.marker, markersize=points.size, markeredgecolor=points.colour)
+        handle.set(marker=points.marker, markersize=min(points.size, LARGEST_ENTRY), markeredgecolor=points.colour)
         handle.set_markerfacecolor("white" if points.hollow else points.colour)
     return handle

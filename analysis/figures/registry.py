@@ -4,22 +4,31 @@ To add a figure, write a function that returns a `ReportFigure`, or None if ther
 package; add a line to FIGURES; and test it in tests/analysis/test_figures.py.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.figures.answer import parameters_figure
 from analysis.figures.curves import AXES, curve_figure
-from analysis.figures.hyperparameters import hyperparameter_figure, learning_rate_figure, parallel_coordinates
+from analysis.figures.hyperparameters import hyperparameter_figure
 from analysis.figures.intervals import comparison_forest, importance_forest
+from analysis.figures.learning_rate import learning_rate_figure
+from analysis.figures.lr_batch import lr_batch_figure
+from analysis.figures.parallel import parallel_figure
+from analysis.figures.report_figure import ReportFigure
 from analysis.figures.scaling import isoflop_figure, optimum_figure, size_figure
-from analysis.figures.style import ReportFigure
+from analysis.figures.search_progress import progress_figure
+from analysis.figures.training import grad_norm_figure, train_val_figure
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import D, N
 from analysis.scaling.fit import SETTINGS, Scaling
 from analysis.stats.comparison import Comparison
-from analysis.stats.estimate import Fitted
+
+MOST_HEADLINES = 3
+FIRST_OF_A_SEARCH = ("loss_parameters", "loss_lr", "search_progress", "loss_lr_batch", "differences", "loss_steps")
+FIRST = ("differences", "loss_steps", "loss_parameters", "frontier", "loss_size")
+"""Names of figures, the one to be seen first at the front."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +36,6 @@ class FigureData:
     """What figures are drawn from; a figure is left out if what it needs is None or empty."""
 
     run: Run | None = None
-    lr_optima: Mapping[str, Fitted] = field(default_factory=dict)
-    """By size: the optimal learning rate (`analysis.scaling.optimum.find_optima`)."""
     importance: pd.DataFrame | None = None
     comparisons: Sequence[Comparison] = ()
     scaling: Scaling | None = None
@@ -47,8 +54,25 @@ def figures_of(section: str, data: FigureData) -> list[ReportFigure]:
     return [figure for draw in FIGURES[section].values() if (figure := draw(data)) is not None]
 
 
+def headlines(figures: Iterable[ReportFigure], most: int = MOST_HEADLINES) -> list[ReportFigure]:
+    """The figures that a reader should see first, at most `most` of those that were drawn.
+
+    >>> headlines([*figures_of("Answer", data), *figures_of("Hyperparameters", data)])
+
+    A search is read from its loss against parameters, its U curves and its best loss so far; a list of experiments from
+    the differences from its baseline.
+    """
+    drawn = {figure.name: figure for figure in figures}
+    order = FIRST_OF_A_SEARCH if "loss_lr" in drawn else FIRST
+    return [drawn[name] for name in order if name in drawn][:most]
+
+
+def _of_run(draw: Callable[[Run], ReportFigure | None]) -> Draw:
+    return lambda data: draw(data.run) if data.run else None
+
+
 def _curve(along: str) -> Draw:
-    return lambda data: curve_figure(data.run, along) if data.run else None
+    return _of_run(lambda run: curve_figure(run, along))
 
 
 def _optimum(setting: str, along: str) -> Draw:
@@ -59,11 +83,17 @@ FIGURES: dict[str, dict[str, Draw]] = {
     "Answer": {
         "loss_parameters": lambda data: parameters_figure(data.parameters) if data.parameters is not None else None
     },
-    "Curves": {f"loss_{name}": _curve(along) for along, (name, _) in AXES.items()},
+    "Curves": {
+        **{f"loss_{name}": _curve(along) for along, (name, _) in AXES.items()},
+        "train_val": _of_run(train_val_figure),
+        "grad_norm": _of_run(grad_norm_figure),
+    },
     "Hyperparameters": {
-        "loss_lr": lambda data: learning_rate_figure(data.run.trials, data.lr_optima) if data.run else None,
-        "loss_hyperparameters": lambda data: hyperparameter_figure(data.run.trials) if data.run else None,
-        "overview": lambda data: parallel_coordinates(data.run.trials) if data.run else None,
+        "loss_lr": _of_run(learning_rate_figure),
+        "loss_lr_batch": _of_run(lr_batch_figure),
+        "search_progress": _of_run(progress_figure),
+        "loss_hyperparameters": _of_run(hyperparameter_figure),
+        "overview": _of_run(parallel_figure),
         "importance": lambda data: importance_forest(data.importance) if data.importance is not None else None,
     },
     "Comparisons": {"comparisons": lambda data: comparison_forest(data.comparisons)},

@@ -60,6 +60,27 @@ def find_optima(
     return {name: fitted[name] for name in settings}
 
 
+def curve_near_optimum(values: ArrayLike, loss: ArrayLike, points: int = 60) -> tuple[Array, Array] | None:
+    """The curve whose minimum `find_optima` returns for a single setting: values [points] and losses [points].
+
+    >>> lr, fitted = curve_near_optimum(trials["lr"], trials["loss"])
+
+    None if there are too few trials near the best. The values are from the lowest to the highest of those trials.
+    """
+    losses = np.asarray(loss, float)
+    kept = np.isfinite(losses)
+    losses, column = losses[kept], log_of("setting", values)[kept]
+    if not len(losses) or (local := _window(column[:, None], losses)) is None:
+        return None
+    near, surface = local
+    center = column[near].mean()
+    height = losses[near] / losses.min() - 1
+    coefficients = np.linalg.lstsq(surface.design((column[near] - center)[:, None]), height)[0]
+    grid = np.linspace(column[near].min(), column[near].max(), points)
+    fitted = losses.min() * (1 + surface.design((grid - center)[:, None]) @ coefficients)
+    return np.exp(grid), fitted
+
+
 def optimum_table(
     trials: pd.DataFrame, cell: Sequence[str], settings: Sequence[str], loss: str, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:

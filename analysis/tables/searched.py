@@ -5,19 +5,55 @@ The optimum of a hyperparameter is in `analysis.scaling.optimum`, its importance
 
 import pandas as pd
 
-from analysis.tables.settings import SEED_PATHS
+from analysis.tables.settings import CONSTANTS, SEED_PATHS
 from analysis.tables.trials import LR_PATH, varying_params
 from lmcore import columns as col
 
-__all__ = ["SEED_PATHS", "largest_lr", "searched_dimensions"]
+__all__ = ["SEED_PATHS", "choices_and_ranges", "largest_lr", "searched_dimensions", "varies_only_in_lr"]
+
+BATCH_PATH = f"{col.PARAMS_PREFIX}train.batch_size"
+STEPS_PATH = f"{col.PARAMS_PREFIX}train.steps"
+MOST_CHOICES = 6
 
 
 def searched_dimensions(trials: pd.DataFrame) -> list[str]:
     """Columns `params.<path>` that take more than one value within a size, seeds excepted, in the RunSpec's order.
 
-    What only differs between sizes was not searched.
+    What only differs between sizes was not searched, nor were numbers of updates that follow from the batch size.
     """
-    return [path for path in varying_params(trials) if path not in SEED_PATHS]
+    paths = [path for path in varying_params(trials) if path not in SEED_PATHS]
+    if {BATCH_PATH, STEPS_PATH} <= set(paths):
+        known = trials[trials[LR_PATH].notna()]
+        if not known.groupby([col.SIZE, BATCH_PATH])[STEPS_PATH].nunique().gt(1).any():
+            paths.remove(STEPS_PATH)
+    return paths
+
+
+def choices_and_ranges(trials: pd.DataFrame) -> tuple[list[str], list[str]]:
+    """The searched dimensions, those with a few values that repeat apart from those with numbers from a range.
+
+    >>> choices_and_ranges(analysis.load("runs/lrbatch").trials)
+    (['params.train.batch_size'], ['params.optim.lr'])
+
+    The learning rate is always a range. What all trials of a sweep share, such as the device, is in neither.
+    """
+    choices: list[str] = []
+    ranges: list[str] = []
+    for path in searched_dimensions(trials):
+        values = trials[path].dropna()
+        few = values.nunique() <= MOST_CHOICES and len(values) >= 2 * values.nunique()
+        if path not in CONSTANTS:
+            (choices if path != LR_PATH and (few or not _is_numeric(values)) else ranges).append(path)
+    return choices, ranges
+
+
+def varies_only_in_lr(trials: pd.DataFrame) -> bool:
+    """Whether trials of a size have different learning rates, and agree in all else but seeds and constants."""
+    return set(searched_dimensions(trials)) - set(CONSTANTS) == {LR_PATH}
+
+
+def _is_numeric(values: pd.Series) -> bool:
+    return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values.tolist())
 
 
 def largest_lr(trials: pd.DataFrame) -> pd.DataFrame:

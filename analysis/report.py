@@ -89,7 +89,7 @@ class Report:
                 shown = text_table(cells.drop(columns=LEFT_OUT_IF_WIDE), width, keys)
             parts += [PARAMETERS, shown if len(cells) else NO_ROWS]
         if (differences := tables.get("differences")) and len(differences.cells):
-            parts += [differences.title, text_table(differences.cells, width, keys=[col.SIZE, "arm"])]
+            parts += [differences.title, text_table(differences.cells, width, keys=[col.SIZE, col.EXPERIMENT, col.ARM])]
         if trials := tables.get("trials"):
             first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS).index
             hidden = len(trials.frame) - len(first)

@@ -19,10 +19,11 @@ from analysis.scaling.peak_lr import lr_intervals, peak_lr_notes, peak_lr_optima
 from analysis.stats.comparison import Comparison, compare
 from analysis.stats.estimate import Fitted, NotEstimable
 from analysis.stats.importance import estimates, importance
-from analysis.stats.verdicts import verdicts
+from analysis.stats.verdicts import BASELINE, Verdicts, verdicts
 from analysis.tables.cost import cost_table
+from analysis.tables.differences import difference_cells, each_once
 from analysis.tables.files import ReportTable
-from analysis.tables.formatting import difference_cells, parameter_cells, parameter_legend, table_cells
+from analysis.tables.formatting import parameter_cells, parameter_legend, setting_cells, table_cells
 from analysis.tables.searched import largest_lr
 from analysis.tables.settings import settings_table
 from analysis.tables.trials import TIED_PATH, best_table, failure_table, parameter_table, trials_table
@@ -30,16 +31,15 @@ from lmcore import columns as col
 
 ANSWER = "Answer"
 PARAMETERS = "Parameters and loss: the leading setting of each arm"
-DIFFERENCES = "Differences, each against the first"
+DIFFERENCES = "Differences from {baseline}"
 DIFFERENCE_CAPTION = (
-    "Differences in validation loss (nats per token) of leading settings, +- half of the 95 % interval. From seeds: n "
-    "counts the seeds that both were trained under, and the noise is that of all settings of the size. From windows: "
-    "one run of each on n shared windows, clustered by document; what another seed would change is not included. A "
-    "tie: the interval contains 0."
+    "Mean differences in validation loss (nats per token) of {what}, the largest gain first. n: the seeds that both "
+    "were trained under; the noise is that of all settings of a size. One seed: a run of each on the windows that both "
+    "share, clustered by document; what another seed would change is not included. A tie: the interval contains 0."
 )
 SETTINGS_CAPTION = (
-    "Every setting that was trained under more than one seed: mean over seeds, standard deviation between them (sd), "
-    "and half of the 95 % interval of the mean."
+    "Every setting that was trained under more than one seed: mean over seeds +- half of its 95 % interval, standard "
+    "deviation between seeds (sd), and their number n."
 )
 TRIALS_CAPTION = "n = {n} trials. se: standard error of the validation loss over its windows, not over seeds."
 ARM_NOTE = "The laws are those of {arm}, the first arm: no law of one arm holds for several."
@@ -81,7 +81,7 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
         Section("Curves", figures=figures_of("Curves", FigureData(run))),
         _hyperparameter_section(run),
         _comparison_section(comparisons_of(trials)),
-        scaling_section(fit_scaling(points_of(trials)), first_arm(trials)),
+        scaling_section(fit_scaling(points_of(trials)), first_arm(trials), FigureData(run)),
         *last,
     ]
 
@@ -92,27 +92,36 @@ def answer_section(trials: pd.DataFrame, brief: bool = False) -> Section:
     parameters, answer = parameter_table(trials, lr_intervals(optima)), verdicts(trials)
     cells, legend = parameter_cells(parameters), parameter_legend(parameters)
     tables = [ReportTable("parameters", PARAMETERS, parameters, cells, legend)]
-    if len(table := answer.table()):
-        tables.append(ReportTable("differences", DIFFERENCES, table, difference_cells(table), DIFFERENCE_CAPTION))
+    if any(size.differences for size in answer.sizes):
+        tables.append(_difference_table(answer))
     settings = settings_table(trials)
     if (settings["n"] > 1).any():
         repeated = settings[settings["n"] > 1].reset_index(drop=True)
-        empty = [name for name in (col.EXPERIMENT, col.ARM) if repeated[name].isna().all()]
-        tables.append(_table("settings", "Settings by seed", repeated, SETTINGS_CAPTION, [*empty, "trials"]))
+        shown = ReportTable("settings", "Settings by seed", repeated, setting_cells(repeated), SETTINGS_CAPTION)
+        tables.append(shown)
     if not brief:
         best = best_table(trials)
         shown = ReportTable("best", "The best of each size", best, parameter_cells(best), parameter_legend(best))
         tables.append(shown)
-    figures = [] if brief else figures_of("Answer", FigureData(parameters=parameters))
+    figures = [] if brief else figures_of("Answer", FigureData(parameters=parameters, answer=answer))
     fitted = answer.fitted() | {f"answer.{size}.{arm}.peak_lr": one for (size, arm), one in optima.items()}
     notes = (*answer.settings, *peak_lr_notes(trials, optima), *answer.notes)
     return Section(ANSWER, tables, figures, fitted, notes, lead=answer.sentences)
 
 
+def _difference_table(answer: Verdicts) -> ReportTable:
+    table = answer.table()
+    baseline = answer.baseline or "the first"
+    title = DIFFERENCES.format(baseline="the baseline" if baseline == BASELINE else baseline)
+    what = "experiments, each as it was configured" if answer.of_experiments else "leading settings"
+    cells = difference_cells(table, answer.of_experiments)
+    return ReportTable("differences", title, table, cells, DIFFERENCE_CAPTION.format(what=what))
+
+
 def sections_of_points(points: pd.DataFrame) -> list[Section]:
     """The sections of a report of trials from a CSV (`analysis.runs.trial_csv.read_trials`)."""
     scaling = fit_scaling(points)
-    sections = [scaling_section(scaling)]
+    sections = [scaling_section(scaling, figures=FigureData(points=points))]
     if LR in points:
         stable = {"stability.lr": largest_stable(points[LR], ~np.isfinite(points[LOSS]))}
         sections.append(Section("Learning rate", fitted=stable))
@@ -120,15 +129,19 @@ def sections_of_points(points: pd.DataFrame) -> list[Section]:
     return [*sections, Section("Points", [_table("points", "Points", scaling.points, caption)])]
 
 
-def scaling_section(scaling: Scaling, arm: str | None = None) -> Section:
-    """Laws of the loss and of the optimal settings; `arm` is the one that they are fitted to."""
+def scaling_section(scaling: Scaling, arm: str | None = None, figures: FigureData | None = None) -> Section:
+    """Laws of the loss and of the optimal settings; `arm` is the one that they are fitted to.
+
+    `figures` has the run, or the points, for figures that show more than the laws.
+    """
     fitted: dict[str, Fitted] = {f"scaling.{path}": one for path, one in scaling.fitted.items()}
     fitted |= {f"optimum.{path}": one for path, one in scaling.optimum.items()}
     tables = [_table("optima", "Optimal settings", scaling.optima, OPTIMA_CAPTION)] if len(scaling.optima) else []
     from_run = col.SIZE in scaling.points
     note = "N counts parameters without embeddings and head." if from_run else "N is that of the CSV file."
     notes = [note] if arm is None else [note, ARM_NOTE.format(arm=arm)]
-    return Section("Scaling", tables, figures_of("Scaling", FigureData(scaling=scaling)), fitted, notes)
+    data = replace(figures or FigureData(), scaling=scaling)
+    return Section("Scaling", tables, figures_of("Scaling", data), fitted, notes)
 
 
 def comparisons_of(trials: pd.DataFrame) -> dict[str, Comparison]:
@@ -166,7 +179,8 @@ def _comparison_section(comparisons: dict[str, Comparison]) -> Section:
     tables = [one.table().assign(comparison=f"{one.b} against {one.a}") for one in comparisons.values()]
     table = pd.concat(tables, ignore_index=True)
     table.insert(0, "comparison", table.pop("comparison"))
-    shown = _table("comparisons", "Paired comparisons", table, COMPARISON_CAPTION)
+    cells = table_cells(each_once(table).drop(columns="refused"))
+    shown = ReportTable("comparisons", "Paired comparisons", table, cells, COMPARISON_CAPTION)
     fitted = {path: one for name, c in comparisons.items() for path, one in c.fitted(f"paired.{name}").items()}
     estimable = [one for one in comparisons.values() if one.is_estimable]
     notes = dict.fromkeys(note for one in estimable for note in (one.summary, *one.notes))

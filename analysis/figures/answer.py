@@ -1,57 +1,84 @@
 """Loss against parameters: a line per arm through its sizes, with 95 % intervals from seeds."""
 
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.style import ReportFigure
+from analysis.figures.chart import Axis, Chart, Dash, Layer, Look, Panel
+from analysis.figures.colours import PALETTE, colours
+from analysis.figures.report_figure import ReportFigure
+from analysis.tables.formatting import count
 from analysis.tables.settings import HALF
 from analysis.tables.trials import SEEDS, TIED, TYING
 from lmcore import columns as col
 
 MARKERS = "osD^vPX*"
+DASHES: tuple[Dash, ...] = ("solid", "dashed", "dotted", "dashdot")
 
 
 def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
-    """The rows of `analysis.tables.trials.parameter_table`; None if no row is complete.
+    """The rows of `analysis.tables.trials.parameter_table`; None for a single size, or if no row is complete.
 
     Without arms, tied and untied models are the lines; experiments are a line each. Rows that are not complete are
     hollow and without interval.
+
+    >>> parameters_figure(parameter_table(trials)).chart.layers("line", "tied")[0].frame
     """
     shown = parameters[np.isfinite(parameters[col.LOSS])]
-    if not (shown[col.STATUS] == col.COMPLETE).any():
+    final = shown[col.STATUS] == col.COMPLETE
+    if not final.any() or shown[col.SIZE].nunique() < 2:
         return None
     names = _names(shown)
-    palette = style.colours(names)
-    with style.report_style():
-        figure, axes = style.new_figure()
-        for place, (name, own) in enumerate(shown.groupby(names, sort=False)):
-            own = own.sort_values(col.PARAMS_EXACT)
-            x, y = own[col.PARAMS_EXACT].astype(float), own[col.LOSS]
-            final = own[col.STATUS] == col.COMPLETE
-            look: dict[str, Any] = {"color": palette[name], "marker": MARKERS[place % len(MARKERS)], "markersize": 5}
-            axes.plot(x[final], y[final], "-", color=palette[name], linewidth=1.1)
-            axes.errorbar(x[final], y[final], yerr=own.loc[final, HALF].fillna(0), linestyle="", capsize=3, **look)
-            axes.plot(x[~final], y[~final], linestyle="", markerfacecolor="none", **look)
-        axes.set(xscale="log", xlabel="parameters (all)", ylabel=style.LOSS)
-        style.round_numbers(axes.xaxis)
-        handles = style.colour_handles(palette, linewidth=1.1)
-        for place, handle in enumerate(handles):
-            handle.set_marker(MARKERS[place % len(MARKERS)])
-        style.legend(axes, handles)
+    layers: list[Layer] = []
+    for name, look in looks_of(names).items():
+        own = shown[names == name].sort_values(col.PARAMS_EXACT)
+        hollow = replace(look, hollow=True)
+        ended = own[col.STATUS] == col.COMPLETE
+        layers += [
+            Layer("line", _points(own[ended])[["x", "y"]], look, name),
+            Layer("points", _points(own[ended]), look, name),
+            Layer("points", _points(own[~ended])[["x", "y", "trial", "hover"]], hollow, name),
+        ]
+    layers = [layer for layer in layers if len(layer.frame)]
     n = int(shown[SEEDS].sum())
-    hollow = " Hollow: not trained to the end." if (shown[col.STATUS] != col.COMPLETE).any() else ""
     bars = "Bars: 95 % intervals from seeds." if shown[HALF].notna().any() else "One seed each, so no intervals."
     start = "Validation loss of the leading setting against the number of parameters"
-    caption = f"{start}, n = {n} complete runs. {bars}{hollow}"
-    return ReportFigure("loss_parameters", "Loss against parameters", figure, caption)
+    caption = f"{start}, n = {n} complete runs. {bars}{'' if final.all() else ' Hollow: not trained to the end.'}"
+    panel = Panel(Axis("parameters (all)", log=True), Axis(style.LOSS), layers)
+    return ReportFigure(Chart("loss_parameters", "Loss against parameters", caption, [panel], panel_height_in=3.6))
+
+
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each name, in the order of their first appearance; colours repeat after six, with another dash.
+
+    >>> looks_of(["tied", "untied"])["untied"].marker
+    's'
+    """
+    return {
+        name: Look(colour, MARKERS[place % len(MARKERS)], 5.5, dash=DASHES[place // len(PALETTE) % len(DASHES)])
+        for place, (name, colour) in enumerate(colours(names).items())
+    }
+
+
+def _points(rows: pd.DataFrame) -> pd.DataFrame:
+    loss, half = rows[col.LOSS].astype(float), rows[HALF].astype(float)
+    hover = [
+        f"{size}: {count(parameters)} parameters, {mean:.3f}{f' ± {error:.3f}' if error == error else ''} nats, {trial}"
+        for size, parameters, mean, error, trial in zip(
+            rows[col.SIZE], rows[col.PARAMS_EXACT], loss, half, rows[col.TRIAL], strict=True
+        )
+    ]
+    ends = {"low": loss - half.fillna(0), "high": loss + half.fillna(0)}
+    places = {"x": rows[col.PARAMS_EXACT].astype(float), "y": loss}
+    return pd.DataFrame({**places, **ends, "trial": rows[col.TRIAL], "hover": hover})
 
 
 def _names(parameters: pd.DataFrame) -> pd.Series:
     """The line of each row."""
-    for name in (col.EXPERIMENT, col.ARM):
-        if name in parameters:
-            return parameters[name].fillna("")
-    return parameters[TIED].map(TYING)
+    present = [name for name in (col.EXPERIMENT, col.ARM) if name in parameters]
+    if not present:
+        return parameters[TIED].map(TYING)
+    return parameters[present].fillna("").agg(" ".join, axis=1).str.strip()

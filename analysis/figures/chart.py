@@ -55,6 +55,8 @@ class Look:
     width: float = 1.2
     """Of lines, in points."""
     opacity: float = 1.0
+    beside: bool = False
+    """Whether words stand to the right of their place, and not above it."""
 
 
 @dataclass(frozen=True)

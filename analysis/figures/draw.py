@@ -114,8 +114,10 @@ def _draw_layer(axes: Axes, layer: Layer, order: int, bar: ColourBar | None) -> 
             for y in frame.get("y", ()):
                 axes.axhline(y, **line)
         case "text":
+            place: dict[str, Any] = {"xytext": (4, 0 if look.beside else 3), "textcoords": "offset points"}
+            place |= {"va": "center" if look.beside else "baseline", "color": look.colour, "zorder": order + 2}
             for row in frame.itertuples():
-                axes.annotate(row.text, (row.x, row.y), xytext=(4, 3), textcoords="offset points", color=look.colour)
+                axes.annotate(row.text, (row.x, row.y), **place)
 
 
 def _draw_points(axes: Axes, frame: pd.DataFrame, look: Look, order: int) -> None:

@@ -249,7 +249,8 @@ def _texts(layer: Layer, names: tuple[str, str], panel: Panel) -> list[dict[str,
             "y": math.log10(row.y) if panel.y.log else row.y,
         }
         look = {"showarrow": False, "font": {"color": "#ffffff" if centred else layer.look.colour}}
-        where = {} if centred else {"xanchor": "left", "yanchor": "bottom", "xshift": 4, "yshift": 2}
+        high: dict[str, Any] = {"yanchor": "middle"} if layer.look.beside else {"yanchor": "bottom", "yshift": 2}
+        where = {} if centred else {"xanchor": "left", "xshift": 4, **high}
         found.append({"xref": names[0], "yref": names[1], "text": _escaped(row.text), **place, **look, **where})
     return found
 

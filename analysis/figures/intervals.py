@@ -1,17 +1,21 @@
 """Forest plots: the importance of each hyperparameter, and the differences of paired comparisons, with intervals."""
 
+import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
 
-from analysis.figures import style
-from analysis.figures.style import ReportFigure
-from analysis.stats.comparison import BETTER, WORSE, Comparison
-from analysis.stats.estimate import Estimate
+from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
+from analysis.figures.colours import GREEN, GREY, INK, RED, colours
+from analysis.figures.report_figure import ReportFigure
+from analysis.stats.comparison import BETTER, SAME, TIE, WORSE, Comparison, Matched
+from analysis.stats.estimate import Estimate, Fitted
 from lmcore import columns as col
 
-VERDICT_COLOURS = {BETTER: "#2e7d5b", WORSE: style.RED}
-ROW_IN, FRAME_IN = 0.26, 1.1
+VERDICTS = {BETTER: (GREEN, "o"), WORSE: (RED, "s"), TIE: (INK, "D"), SAME: (INK, "D")}
+MARKERS = "osD^vPX*"
+ROW_IN, LINE_IN, FRAME_IN = 0.28, 0.16, 0.75
+LINE_CHARACTERS = 32
 
 
 def importance_forest(table: pd.DataFrame) -> ReportFigure | None:
@@ -19,48 +23,70 @@ def importance_forest(table: pd.DataFrame) -> ReportFigure | None:
     known = table[table["refused"].isna()].reset_index(drop=True)
     if known.empty:
         return None
-    palette = style.colours(known[col.SIZE])
-    with style.report_style():
-        figure, axes = style.new_figure(FRAME_IN + ROW_IN * len(known))
-        for y, row in enumerate(known.itertuples()):
-            bars = style.error_bars(row.importance, row.low, row.high)
-            colour, alpha = palette[row.size], 1.0 if row.separable else 0.45
-            axes.errorbar([row.importance], [y], xerr=bars, fmt="o", markersize=5, capsize=3, color=colour, alpha=alpha)
-        axes.set_yticks(range(len(known)), [path.partition(".")[2] for path in known["parameter"]])
-        axes.set(xlabel="importance (share of 1)", ylabel="hyperparameter", xlim=(0, 1), ylim=(len(known) - 0.5, -0.5))
-        style.legend(axes, style.colour_handles(palette, linewidth=2))
+    known = known.assign(x=known["importance"], y=known.index.astype(float), x_low=known["low"], x_high=known["high"])
+    palette = colours(known[col.SIZE])
+    layers = []
+    for place, (size, own) in enumerate(known.groupby(col.SIZE, sort=False)):
+        for stands_out, rows in own.groupby(own["separable"].astype(bool), sort=True):
+            look = Look(palette[size], MARKERS[place % len(MARKERS)], 6.0, hollow=not stands_out)
+            hover = [
+                f"{one.parameter} in {size}: {one.x:.2f} ({one.low:.2f} to {one.high:.2f})" for one in rows.itertuples()
+            ]
+            layers.append(Layer("points", rows[["x", "y", "x_low", "x_high"]].assign(hover=hover), look, str(size)))
+    names = [path.partition(".")[2] for path in known["parameter"]]
+    y_axis = Axis("hyperparameter", ticks=dict(zip(known["y"], names, strict=True)), limits=(len(known) - 0.5, -0.5))
+    panel = Panel(Axis("importance (share of 1)", limits=(0, 1)), y_axis, layers)
     rest = ", ".join(f"n = {group['n'].iloc[0]} in {size}" for size, group in known.groupby(col.SIZE, sort=False))
     caption = (
         "Share of each searched hyperparameter in what tells the best quarter of the trials from the rest "
-        f"(PED-ANOVA), with 95 % intervals; {rest} trials. Pale: does not stand out from shuffled losses."
+        f"(PED-ANOVA), with 95 % intervals; {rest} trials. Hollow: does not stand out from shuffled losses."
     )
-    return ReportFigure("importance", "Importance of the hyperparameters", figure, caption)
+    title = "Importance of the hyperparameters"
+    return ReportFigure(Chart("importance", title, caption, [panel], panel_height_in=FRAME_IN + ROW_IN * len(known)))
 
 
 def comparison_forest(comparisons: Sequence[Comparison]) -> ReportFigure | None:
     """The mean difference of each comparison and matching; None if none is estimable."""
-    rows = [
-        (f"{one.b} against {one.a}", matched, matched.difference)
-        for one in comparisons
-        for matched in one.matchings.values()
-        if isinstance(matched.difference, Estimate)
-    ]
-    if not rows:
+    found = []
+    for one in comparisons:
+        shared: dict[tuple[Fitted, str], list[Matched]] = {}
+        for matched in one.matchings.values():
+            shared.setdefault((matched.difference, matched.verdict), []).append(matched)
+        for (difference, _), own in shared.items():  # matchings of the same pairs are one row
+            if isinstance(difference, Estimate):
+                at = ", ".join(matched.matching.removeprefix("same " * (k > 0)) for k, matched in enumerate(own))
+                found.append((f"{one.b} against {one.a}", at, own[0], difference))
+    if not found:
         return None
-    with style.report_style():
-        figure, axes = style.new_figure(FRAME_IN + 1.3 * ROW_IN * len(rows))
-        axes.axvline(0, color=style.INK, linewidth=0.8)
-        for y, (_, matched, d) in enumerate(rows):
-            colour = VERDICT_COLOURS.get(matched.verdict, style.GREY)
-            axes.barh(y, 2 * matched.noise, left=-matched.noise, height=0.7, color=style.GREY, alpha=0.18, zorder=0)
-            bars = style.error_bars(d.value, d.low, d.high)
-            axes.errorbar([d.value], [y], xerr=bars, fmt="o", color=colour, markersize=5, capsize=3)
-        labels = [f"{name}\n{matched.matching} (n = {d.n})" for name, matched, d in rows]
-        axes.set_yticks(range(len(rows)), labels, fontsize=8)
-        axes.set(xlabel="difference in loss (nats per token)", ylabel="comparison", ylim=(len(rows) - 0.5, -0.5))
-    pairs = sum(d.n for _, _, d in rows)
+    places = dict(enumerate(found))
+    noise = pd.DataFrame({"y": float(y), "value": matched.noise} for y, (_, _, matched, _) in places.items()).dropna()
+    grey = Look(GREY, opacity=0.2)
+    layers = [
+        Layer("bars", noise, grey, "noise"),
+        Layer("bars", noise.assign(value=-noise["value"]), grey, "noise"),
+        Layer("rule", pd.DataFrame({"x": [0.0]}), Look(INK, width=0.8)),
+    ]
+    for verdict, (colour, marker) in VERDICTS.items():
+        rows = [_row(y, *one) for y, one in places.items() if one[2].verdict == verdict]
+        if rows:
+            label = {TIE: "tie", SAME: "the same bit for bit"}.get(verdict, verdict)
+            layers.append(Layer("points", pd.DataFrame(rows), Look(colour, marker, 6.0), label))
+    ticks = {
+        float(y): f"{name}\n{textwrap.fill(f'{at} (n = {d.n})', LINE_CHARACTERS)}"
+        for y, (name, at, _, d) in places.items()
+    }
+    y_axis = Axis(ticks=ticks, limits=(len(found) - 0.5, -0.5))
+    panel = Panel(Axis("difference in loss (nats per token)"), y_axis, layers)
+    pairs = sum(one.pairs for one in comparisons)
     caption = (
-        f"Mean differences of paired trials with 95 % intervals, n = {pairs} pairs in all. Left of 0 the first named "
-        "is better. Grey bands: the noise, inside which a difference is called a tie."
+        f"Mean differences of paired trials with 95 % intervals, n = {pairs} pairs, which the matchings share. Left of "
+        "0 the first named is better. Grey bands: the noise, inside which a difference is called a tie."
     )
-    return ReportFigure("comparisons", "Paired comparisons", figure, caption)
+    lines = max(tick.count("\n") + 1 for tick in ticks.values())
+    height = FRAME_IN + LINE_IN * (1 + lines) * len(found)
+    return ReportFigure(Chart("comparisons", "Paired comparisons", caption, [panel], panel_height_in=height))
+
+
+def _row(y: int, name: str, at: str, matched: Matched, d: Estimate) -> dict[str, object]:
+    hover = f"{name}, {at}: {d.value:+.3f} ({d.low:+.3f} to {d.high:+.3f}), {d.n} pairs, {matched.verdict}"
+    return {"x": d.value, "y": float(y), "x_low": d.low, "x_high": d.high, "hover": hover}

@@ -11,6 +11,8 @@ import pandas as pd
 
 from analysis.figures.answer import parameters_figure
 from analysis.figures.curves import AXES, curve_figure
+from analysis.figures.differences import difference_figure
+from analysis.figures.frontier import frontier_of_points, frontier_of_run
 from analysis.figures.hyperparameters import hyperparameter_figure
 from analysis.figures.intervals import comparison_forest, importance_forest
 from analysis.figures.learning_rate import learning_rate_figure
@@ -24,6 +26,7 @@ from analysis.runs.load import Run
 from analysis.runs.trial_csv import D, N
 from analysis.scaling.fit import SETTINGS, Scaling
 from analysis.stats.comparison import Comparison
+from analysis.stats.verdicts import Verdicts
 
 MOST_HEADLINES = 3
 FIRST_OF_A_SEARCH = ("loss_parameters", "loss_lr", "search_progress", "loss_lr_batch", "differences", "loss_steps")
@@ -41,6 +44,9 @@ class FigureData:
     scaling: Scaling | None = None
     parameters: pd.DataFrame | None = None
     """`analysis.tables.trials.parameter_table`."""
+    answer: Verdicts | None = None
+    points: pd.DataFrame | None = None
+    """Models of a CSV file (`analysis.runs.trial_csv.read_trials`)."""
 
 
 Draw = Callable[[FigureData], ReportFigure | None]
@@ -79,9 +85,16 @@ def _optimum(setting: str, along: str) -> Draw:
     return lambda data: optimum_figure(data.scaling, setting, along) if data.scaling else None
 
 
+def _frontier(data: FigureData) -> ReportFigure | None:
+    if data.run is not None:
+        return frontier_of_run(data.run)
+    return frontier_of_points(data.points) if data.points is not None else None
+
+
 FIGURES: dict[str, dict[str, Draw]] = {
     "Answer": {
-        "loss_parameters": lambda data: parameters_figure(data.parameters) if data.parameters is not None else None
+        "loss_parameters": lambda data: parameters_figure(data.parameters) if data.parameters is not None else None,
+        "differences": lambda data: difference_figure(data.answer) if data.answer else None,
     },
     "Curves": {
         **{f"loss_{name}": _curve(along) for along, (name, _) in AXES.items()},
@@ -98,6 +111,7 @@ FIGURES: dict[str, dict[str, Draw]] = {
     },
     "Comparisons": {"comparisons": lambda data: comparison_forest(data.comparisons)},
     "Scaling": {
+        "frontier": _frontier,
         "loss_size": lambda data: size_figure(data.scaling) if data.scaling else None,
         "isoflop": lambda data: isoflop_figure(data.scaling) if data.scaling else None,
         **{f"optimum_{setting}_{along}": _optimum(setting, along) for setting in SETTINGS for along in (N, D)},

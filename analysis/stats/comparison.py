@@ -12,7 +12,7 @@ comparison.
 Losses are in nats per token. A difference is b minus a, so b is better where it is negative.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,10 +71,11 @@ class Comparison:
     notes: tuple[str, ...]  # sentences that a reader needs besides the verdicts
 
     def table(self) -> pd.DataFrame:
-        """A row per matching, then a row per size for the same shape. Columns: COLUMNS, in nats per token except n
-        (pairs); `refused` is why there is no difference, else missing."""
+        """A row per matching, then a row per size for the same shape, if there are several. Columns: COLUMNS, in nats
+        per token except n (pairs); `refused` is why there is no difference, else missing."""
         rows = []
-        for one in (*self.matchings.values(), *self.by_size.values()):
+        by_size = self.by_size.values() if len(self.by_size) > 1 else ()  # of one size, they would be the same pairs
+        for one in (*self.matchings.values(), *by_size):
             *numbers, reason = as_cells(one.difference, n=len(one.pairs))
             rows.append((one.matching, one.size, *numbers, one.noise, one.noise_from, one.verdict, reason))
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"refused": "str"})
@@ -94,17 +95,32 @@ class Comparison:
         return any(isinstance(one.difference, Estimate) for one in self.matchings.values())
 
     @property
+    def pairs(self) -> int:
+        """Pairs of trials that an estimate rests on, each counted once: matchings share them.
+
+        Series of sizes that were interpolated count only if no two trials form a pair, since they are made of the same
+        trials.
+        """
+        found = [one.pairs for one in self.matchings.values() if isinstance(one.difference, Estimate)]
+        if not found:
+            return 0
+        shared = [name for name in found[0] if all(name in one for one in found) and name not in m.NUMBERS]
+        pairs = pd.concat([one[[*shared, m.INTERPOLATED]] for one in found]).drop_duplicates()
+        direct = int((~pairs[m.INTERPOLATED]).sum())
+        return direct or len(pairs)
+
+    @property
     def summary(self) -> str:
         """`sentence` without the matchings that are not estimable."""
-        known = (one for one in self.matchings.values() if isinstance(one.difference, Estimate))
+        known = [one for one in self.matchings.values() if isinstance(one.difference, Estimate)]
         end = ": the verdict changes with the matching" if self.verdict_changes else ""
-        return f"{self.fields}, {self.b} against {self.a}: {'; '.join(_clause(one) for one in known)}{end}."
+        return f"{self.fields}, {self.b} against {self.a}: {'; '.join(_clauses(known))}{end}."
 
     @property
     def sentence(self) -> str:
         """All verdicts with intervals and numbers of pairs; says so if the verdict changes with the matching."""
         first, *others = (one.difference for one in self.matchings.values())
-        text = "; ".join(_clause(one) for one in self.matchings.values())
+        text = "; ".join(_clauses([*self.matchings.values()]))
         if isinstance(first, NotEstimable) and all(one == first for one in others):
             text = f"cannot be compared: {first.reason}"
         end = ": the verdict changes with the matching" if self.verdict_changes else ""
@@ -238,14 +254,23 @@ def _notes(
     return tuple(notes)
 
 
-def _clause(one: Matched) -> str:
+def _clauses(found: Sequence[Matched]) -> list[str]:
+    """A clause per difference: matchings of the same pairs share it."""
+    shared: dict[Any, list[Matched]] = {}
+    for one in found:
+        shared.setdefault((one.difference, one.verdict), []).append(one)
+    return [_clause(own[0], " and the ".join(one.matching for one in own)) for own in shared.values()]
+
+
+def _clause(one: Matched, at: str) -> str:
     d = one.difference
     if isinstance(d, NotEstimable):
-        return f"not estimable at the {one.matching} ({d.reason})"
+        return f"not estimable at the {at} ({d.reason})"
+    pairs = f"{d.n} pair{'' if d.n == 1 else 's'}"
     if one.verdict == SAME:
-        return f"the same bit for bit at the {one.matching} ({d.n} pair{'' if d.n == 1 else 's'})"
+        return f"the same bit for bit at the {at} ({pairs})"
     word = "a tie" if one.verdict == TIE else one.verdict
-    return f"{word} at the {one.matching} ({d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], {d.n} pairs)"
+    return f"{word} at the {at} ({d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}], {pairs})"
 
 
 def _with_params(trials: pd.DataFrame) -> pd.DataFrame:

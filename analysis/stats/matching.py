@@ -41,7 +41,9 @@ SIZED_PATHS = tuple(f"{col.PARAMS_PREFIX}{path}" for path in ("model.num_kv_head
 """Fields that follow the shape from size to size, but are no part of it: arms that differ in them have one shape."""
 
 LOSS_A, LOSS_B, DIFFERENCE = "loss_a", "loss_b", "difference"
-RESULTS = [col.SIZE, "params", LOSS_A, LOSS_B, DIFFERENCE, "interpolated", "one_way"]
+INTERPOLATED = "interpolated"
+NUMBERS = ("params", LOSS_A, LOSS_B, DIFFERENCE, INTERPOLATED, "one_way")
+RESULTS = [col.SIZE, *NUMBERS]
 MOST_PAIRS = 200  # of which the error over windows is computed
 MOST_FINISHED_FIRST = (col.COMPLETE, col.DIVERGED, col.PRUNED, col.RUNNING, col.PAUSED, col.FAILED)
 

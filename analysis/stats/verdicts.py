@@ -5,8 +5,9 @@
     answer.sentences                      # "xs: untied is better by 0.310 +- 0.020 nats at equal shape (3 seeds), ..."
     answer.table()                        # every difference with its interval
 
-A sweep with arms is answered by their differences, each against the first; one with experiments likewise; any other by
-the leading setting of each size and the settings that cannot be told apart from it. What the runs do not show is in
+A sweep with arms is answered by their differences, each against the baseline; one with experiments likewise; any other
+by the leading setting of each size and the settings that cannot be told apart from it. The baseline is the arm or
+experiment of that name, or else the first. What the runs do not show is in
 `Verdicts.fitted` as NotEstimable with its reason.
 """
 
@@ -19,11 +20,13 @@ from scipy import stats
 
 from analysis.stats.arm_differences import ArmDifference, Model, differences
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
+from analysis.stats.matching import COUNT_OF
 from analysis.stats.wording import difference_sentence, experiments_sentence, noise_notes, setting_sentence
 from analysis.tables.leaders import ALL_RUNS, SEARCHED, Leader, SizeResult, results
 from lmcore import columns as col
 from lmcore.measure.seed_noise import SeedNoise
 
+BASELINE = "baseline"
 COLUMNS = (col.SIZE, "arm", "against", "matching", "difference", "low", "high", "n", "noise_from", "verdict", "refused")
 
 
@@ -32,7 +35,7 @@ class SizeVerdict:
     """The answer at one size."""
 
     result: SizeResult
-    differences: tuple[ArmDifference, ...]  # each arm or experiment against the first; empty with one group
+    differences: tuple[ArmDifference, ...]  # each arm or experiment against the baseline; empty with one group
     sentence: str
     settings: tuple[str, ...]  # a sentence per arm on its leading setting; empty where `sentence` says it
 
@@ -52,6 +55,17 @@ class Verdicts:
     def settings(self) -> tuple[str, ...]:
         """One per arm of each size: its leading setting, and what cannot be told apart from it."""
         return tuple(text for one in self.sizes for text in one.settings)
+
+    @property
+    def of_experiments(self) -> bool:
+        """Whether experiments are compared, of which every run counts; an arm is represented by its leader."""
+        return any(one.basis == ALL_RUNS for size in self.sizes for one in size.result.leaders)
+
+    @property
+    def baseline(self) -> str | None:
+        """What every difference is taken from; None if there is no difference, or sizes have different baselines."""
+        names = {one.a for size in self.sizes for one in size.differences}
+        return names.pop() if len(names) == 1 else None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -111,7 +125,7 @@ def verdicts(trials: pd.DataFrame) -> Verdicts:
     models = [Model(one, rows[one.trials[0]]) for result in found.values() for one in result.leaders]
     groups = trials[[col.SIZE, col.EXPERIMENT, col.ARM]].drop_duplicates()
     names = [_name(*pair) for pair in zip(groups[col.EXPERIMENT], groups[col.ARM], strict=True)]
-    order = list(dict.fromkeys(names))
+    order = sorted(dict.fromkeys(names), key=lambda name: name != BASELINE)  # stable: the others as in the trials
     of_size = {size: {n for n, s in zip(names, groups[col.SIZE], strict=True) if s == size} for size in found}
     return Verdicts(
         tuple(_of_size(one, models, [name for name in order if name in of_size[size]]) for size, one in found.items())
@@ -126,7 +140,7 @@ def loss_of(leader: Leader) -> Fitted:
 
 
 def _of_size(result: SizeResult, models: Sequence[Model], groups: Sequence[str | None]) -> SizeVerdict:
-    """`groups`: the arms or experiments of the size, the first of which the others are compared with."""
+    """`groups`: the arms or experiments of the size, the baseline first."""
     leaders = {one.name: one for one in result.leaders}
     names = [name for name in groups if name is not None]
     own = {one.leader.name: one.row for one in models if one.leader.size == result.size}
@@ -147,6 +161,8 @@ def _of_size(result: SizeResult, models: Sequence[Model], groups: Sequence[str |
         else:
             found += differences(a, b, result.size, result.noise)
     if any(one.basis == ALL_RUNS for one in leaders.values()):
+        # An experiment is what was configured: at another matching it is compared only where that can be estimated.
+        found = [one for one in found if one.matching not in COUNT_OF or isinstance(one.difference, Estimate)]
         return SizeVerdict(
             result, tuple(found), experiments_sentence(result.size, leaders.get(first), first, found), ()
         )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from analysis.stats.arm_differences import AS_CONFIGURED, ArmDifference
-from analysis.stats.comparison import REFUSED, SAME, SEEDS, TIE
+from analysis.stats.comparison import BETTER, REFUSED, SAME, SEEDS, TIE, WORSE
 from analysis.stats.estimate import Estimate, NotEstimable
 from analysis.stats.matching import SAME_NON_EMBEDDING, SAME_SHAPE, SAME_TOTAL
 from analysis.tables.formatting import decimal, scientific
@@ -17,6 +17,8 @@ AT = {
     SAME_TOTAL: "at equal total parameters",
     SAME_NON_EMBEDDING: "at equal non-embedding parameters",
 }
+MOVED = (BETTER, WORSE)
+UNMOVED = {TIE: "cannot be told apart from it", SAME: "repeat it bit for bit"}
 NO_SEEDS = "on the same windows; what another seed would change is not included"
 
 
@@ -67,21 +69,29 @@ def difference_sentence(size: str, found: Sequence[ArmDifference]) -> str:
 
 
 def experiments_sentence(size: str, baseline: Leader | None, name: str, found: Sequence[ArmDifference]) -> str:
-    """`main: baseline 4.101 +- 0.030 nats (3 seeds); tied is worse by 0.200 +- 0.050, post-norm is a tie (...)`."""
+    """What is better, what is worse, and what cannot be told apart from the baseline, each by size of the difference.
+
+    `main: baseline 4.101 +- 0.030 nats (4 seeds); post-norm is better by 0.375 +- 0.041; no-norm is worse by 1.191 +-
+    0.050, tied by 0.505 +- 0.041; beta2-0.99 and no-positions cannot be told apart from it.`
+    """
     if baseline is None:
         return f"{size}: nothing to compare with, because no trial of {name} ran to its end."
     half = "" if baseline.n < 2 else f" +- {decimal(baseline.half)}"
     text = f"{size}: {name} {decimal(baseline.mean)}{half} nats ({seeds(baseline.n)})"
     direct = list({one.b: one for one in reversed(found)}.values())[::-1]  # the first of each: the direct difference
     said = [one for one in direct if isinstance(one.difference, Estimate)]
+    said.sort(key=lambda one: -abs(_value(one)))
     # What all clauses have in common is said once: their seeds beside the baseline's loss, their windows at the end.
     windows = bool(said) and all(_evidence(one) == NO_SEEDS for one in said)
     common = NO_SEEDS if windows else seeds(baseline.n)
-    clauses = [_experiment_clause(one, common) for one in said]
-    end = f" ({NO_SEEDS})" if windows else ""
+    clauses = [_moved_clause(verdict, [one for one in said if one.verdict == verdict], common) for verdict in MOVED]
+    for verdict, words in UNMOVED.items():
+        clauses.append(_named_clause([one for one in said if one.verdict == verdict], words, common))
     without = [one.b for one in direct if isinstance(one.difference, NotEstimable)]
-    missing = f"; without a result: {', '.join(without)}" if without else ""
-    return f"{text}; {', '.join(clauses)}{end}{missing}." if clauses else f"{text}; {_why(direct)}."
+    if said and without:
+        clauses.append(f"without a result: {listed(without)}")
+    end = f" ({NO_SEEDS})" if windows else ""
+    return f"{text}; {'; '.join(filter(None, clauses))}{end}." if said else f"{text}; {_why(direct)}."
 
 
 def noise_notes(size: str, noise: Noise) -> list[str]:
@@ -105,15 +115,30 @@ def _evidence(one: ArmDifference) -> str:
     return seeds(one.difference.n) if one.basis == SEEDS else NO_SEEDS
 
 
-def _experiment_clause(one: ArmDifference, common: str) -> str:
-    """`common`: the evidence that the sentence names elsewhere."""
-    assert isinstance(one.difference, Estimate)
-    own = "" if _evidence(one) == common else _evidence(one)
-    if one.verdict == SAME:
-        return f"{one.b} is the same bit for bit" + (f" ({own})" if own else "")
-    if one.verdict == TIE:
-        return f"{one.b} is a tie ({signed(one.difference)}{', ' if own else ''}{own})"
-    return f"{one.b} is {one.verdict} by {plus_minus(one.difference)}" + (f" ({own})" if own else "")
+def _value(one: ArmDifference) -> float:
+    return one.difference.value if isinstance(one.difference, Estimate) else 0.0
+
+
+def _moved_clause(verdict: str, found: Sequence[ArmDifference], common: str) -> str:
+    """`no-norm is worse by 1.191 +- 0.050, tied by 0.505 +- 0.041 (3 seeds) and 2 more`; nothing of none.
+
+    `common` is the evidence that the sentence names elsewhere.
+    """
+    parts: list[str] = []
+    for one in found[:LISTED]:
+        assert isinstance(one.difference, Estimate)
+        own = "" if _evidence(one) == common else f" ({_evidence(one)})"
+        parts.append(f"{one.b} {'' if parts else f'is {verdict} '}by {plus_minus(one.difference)}{own}")
+    more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+    return ", ".join(parts) + more
+
+
+def _named_clause(found: Sequence[ArmDifference], words: str, common: str) -> str:
+    """`a, b (3 seeds) and c cannot be told apart from it`; nothing of none."""
+    names = [one.b if _evidence(one) == common else f"{one.b} ({_evidence(one)})" for one in found]
+    if len(names) > LISTED:
+        return f"{listed(names)} {words}"
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1]))) + f" {words}" if names else ""
 
 
 def _pair_clause(a: str, b: str, found: Sequence[ArmDifference]) -> str:

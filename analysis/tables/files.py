@@ -1,15 +1,24 @@
 """A table of the report as files: CSV in full precision, Markdown and LaTeX (booktabs) with short numbers."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from analysis.tables.formatting import is_numeric, markdown_table
+from analysis.tables.formatting import is_numeric, markdown_table, markdown_text
 
-LATEX_ARGUMENT = re.compile(r"^[\[*]", re.MULTILINE)
-"""At the beginning of a row, LaTeX would take it for an argument of the `\\\\` that ends the row before."""
+LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "`": r"\textasciigrave{}"},
+    }
+)
+LATEX_PAIRS = (("--", "-{}-"), ("--", "-{}-"), ("''", "'{}'"), ("''", "'{}'"))
+"""Pairs that a font joins to one character; twice, because a run of three has two pairs."""
+LATEX_NUMBER = re.compile(r"(?<![\w.])-(?=\d)")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a text begins that a spreadsheet takes for a formula, and executes."""
 
@@ -33,7 +42,7 @@ class ReportTable:
         """Write NAME.csv, NAME.md and NAME.tex, and return their paths."""
         csv, markdown, latex = paths = [folder / f"{self.name}.{suffix}" for suffix in ("csv", "md", "tex")]
         spreadsheet_safe(self.frame).to_csv(csv, index=False)
-        text = "\n\n".join(filter(None, (markdown_table(self.cells), self.caption)))
+        text = "\n\n".join(filter(None, (markdown_table(self.cells), markdown_text(self.caption))))
         markdown.write_text(f"{text}\n", encoding="utf-8")
         latex.write_text(latex_table(self.cells, self.caption), encoding="utf-8")
         return paths
@@ -54,10 +63,48 @@ def spreadsheet_safe(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def latex_table(cells: pd.DataFrame, caption: str = "") -> str:
-    """A `tabular` with the rules of booktabs: numbers aligned to the right, words to the left."""
-    alignment = "".join("r" if is_numeric(cells[name]) else "l" for name in cells)
-    style = cells.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
-    tabular = style.to_latex(hrules=True, column_format=alignment).replace("+-", r"$\pm$")
-    tabular = LATEX_ARGUMENT.sub(r"{\g<0>}", tabular)
-    comment = "".join(f"% {line}\n" for line in caption.splitlines())
-    return f"% needs \\usepackage{{booktabs}}\n{comment}{tabular}"
+    """A `tabular` with the rules of booktabs: numbers aligned to the right, words to the left.
+
+    Every cell is plain text, escaped. The caption is in a comment, ready for `\\caption`.
+    """
+    numeric = [is_numeric(cells[name]) for name in cells]
+    lines = [_latex_row(map(latex_text, cells.columns))]
+    for row in cells.itertuples(index=False):
+        texts = (
+            latex_number(cell) if is_number else latex_text(cell) for cell, is_number in zip(row, numeric, strict=True)
+        )
+        lines.append(_latex_row(texts))
+    alignment = "".join("r" if is_number else "l" for is_number in numeric)
+    comments = [r"% needs \usepackage{booktabs}"]
+    if caption:
+        comments.append(rf"% \caption{{{latex_text(caption)}}}")
+    start, end = rf"\begin{{tabular}}{{{alignment}}}", r"\end{tabular}"
+    return "\n".join([*comments, start, r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule", end, ""])
+
+
+def latex_text(text: str) -> str:
+    r"""Plain text as LaTeX that prints it, on one line: names make no commands, cells or formulas.
+
+    >>> print(latex_text("50 % of a_b & $x$"))
+    50 \% of a\_b \& \$x\$
+    """
+    escaped = " ".join(str(text).splitlines()).translate(LATEX)
+    for pair, apart in LATEX_PAIRS:
+        escaped = escaped.replace(pair, apart)
+    return escaped
+
+
+def latex_number(text: str) -> str:
+    r"""A cell of a column of numbers: with a minus sign for a hyphen, and the sign for plus or minus.
+
+    >>> print(latex_number("-0.431 +- 0.236"))
+    $-$0.431 $\pm$ 0.236
+    """
+    signs = latex_text(text).replace(" +- ", r" $\pm$ ")
+    return LATEX_NUMBER.sub("$-$", signs)
+
+
+def _latex_row(texts: Iterable[str]) -> str:
+    """A line of the table. `[` or `*` at its beginning would be an argument of the command before it."""
+    line = " & ".join(texts)
+    return rf"{'{}' if line.startswith(('[', '*')) else ''}{line} \\"

@@ -13,17 +13,24 @@ from typing import Any
 import pandas as pd
 
 from analysis.tables.cost import ACHIEVED, DEVICE_S, PEAK_SHARE
-from analysis.tables.settings import HALF
+from analysis.tables.settings import DIVERGED, HALF, UNFINISHED
 from analysis.tables.trials import PEAK_LR, SEEDS, TIED, WARMUP, WINDOWS
 from lmcore import columns as col
 
 MISSING = "-"
+INTERVAL = "95 % interval"
 OPTIMAL_LR, NOT_TOLD_APART = "optimal peak lr (95 %)", "cannot be told apart from"
 COUNT_SUFFIXES = ("", "k", "M", "B", "T")  # parameters and tokens
 FLOP_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 
-MARKDOWN = re.compile(r"[\\`*<\[|$]|~(?=~)|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])|^>|^[#+-](?=[\s#])")
-"""What has a meaning in Markdown where it stands; an underscore within a word has none."""
+MARKDOWN = re.compile(
+    r"[\\`*<>\[\]{}|$~^#&]"  # what has a meaning anywhere, in one dialect or another
+    r"|(?<![^\W_])_|_(?![^\W_])"  # within a word, an underscore has none
+    r"|^[+-](?=\s|$)|^-(?=--)|^=|(?<=^\d)[.)]|(?<=^\d\d)[.)]"  # lists, rules and underlines of headings
+    r"|(?<=http):|(?<=https):|(?<=www)\.",  # addresses that become links
+    re.IGNORECASE,
+)
+"""What is escaped in Markdown."""
 
 LEGEND = (
     "est., exact, non-emb: parameters by the textbook formula, exactly, and without embeddings; loss: validation loss "
@@ -110,6 +117,7 @@ HEADINGS = {
     DEVICE_S: "device-seconds",
     ACHIEVED: "FLOP/s",
     PEAK_SHARE: "share of peak",
+    "low": INTERVAL,
     "refused": "not estimable",
     "peak_lr_optimum": OPTIMAL_LR,
     "same": NOT_TOLD_APART,
@@ -118,8 +126,12 @@ HEADINGS = {
 
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Any table as short strings, each on one line, under readable headings."""
+    """Any table as short strings, each on one line, under readable headings; low and high become an interval."""
     columns = {name: [FORMATS.get(name, number)(value) for value in table[name]] for name in table}
+    if {"low", "high"} <= set(columns):
+        ends = zip(table["low"], table["high"], strict=True)
+        columns["low"] = [MISSING if pd.isna(low) else f"{low:.3g} to {high:.3g}" for low, high in ends]
+        del columns["high"]
     cells = pd.DataFrame({name: [" ".join(cell.split("\n")) for cell in column] for name, column in columns.items()})
     return cells.astype("str").rename(columns=lambda name: HEADINGS.get(name, str(name).replace("_", " ")))
 
@@ -147,20 +159,26 @@ def parameter_cells(table: pd.DataFrame) -> pd.DataFrame:
     return cells[order].drop(columns=[name for name, is_empty in empty.items() if is_empty])
 
 
-def difference_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """The estimable rows of `analysis.stats.verdicts.Verdicts.table`: a difference with half of its interval.
+def setting_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """`analysis.tables.settings.settings_table` as short strings: mean over seeds with its 95 % interval, sd and n.
 
-    Matchings of one difference share a row: `same shape, non-embedding parameters`.
+    Columns without a value are left out, and numbers of trials that ended early where there are none.
     """
-    known = table[table["refused"].isna()]
-    by = [name for name in known.columns if name not in ("matching", "refused")]
-    matching = known.groupby(by, dropna=False, sort=False)["matching"].transform(
-        lambda own: ", ".join([own.iloc[0], *(name.removeprefix("same ") for name in own.iloc[1:])])
-    )
-    known = known.assign(matching=matching).drop_duplicates(by, ignore_index=True)
-    half = (known["high"] - known["low"]) / 2
-    text = [f"{value:+.3f} +- {decimal(one)}" for value, one in zip(known["difference"], half, strict=True)]
-    return table_cells(known.drop(columns=["low", "high", "refused"]).assign(difference=text))
+    ended = [name for name in (DIVERGED, UNFINISHED) if not table[name].any()]
+    empty = [name for name in (col.EXPERIMENT, col.ARM) if table[name].isna().all()]
+    cells = table_cells(table.drop(columns=[HALF, "trials", *ended, *empty]))
+    rows = zip(table[col.LOSS], table[HALF], strict=True)
+    return cells.assign(loss=[_parameter_loss(mean, half, col.COMPLETE) for mean, half in rows])
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, and no negative zero.
+
+    >>> signed(0.5051), signed(-0.0001)
+    ('+0.505', '+0.000')
+    """
+    text = f"{value:+.3f}"
+    return text.replace("-", "+") if float(text) == 0 else text
 
 
 def parameter_legend(table: pd.DataFrame) -> str:
@@ -206,9 +224,9 @@ def markdown_text(text: str) -> str:
     r"""Plain text as Markdown that shows it: names and messages make no tags, links, formulas or table cells.
 
     >>> print(markdown_text("<b> [x](y) |z| a_b _c_"))
-    \<b> \[x](y) \|z\| a_b \_c\_
+    \<b\> \[x\](y) \|z\| a_b \_c\_
     """
-    return MARKDOWN.sub(r"\\\g<0>", " ".join(text.split("\n")))
+    return MARKDOWN.sub(r"\\\g<0>", " ".join(text.splitlines()).strip())
 
 
 def is_numeric(column: Iterable[str]) -> bool:

@@ -1,0 +1,129 @@
+"""Loss against training FLOPs: every model that was trained, and the frontier of what compute can buy.
+
+The frontier is the lower left part of the convex hull in log FLOPs and log loss: nothing that was trained has both less
+compute and a lower loss. From a run, the points along the curves count as well, all on the windows of the reports.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+
+from analysis.figures import style
+from analysis.figures.answer import looks_of
+from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
+from analysis.figures.colours import GREY
+from analysis.figures.report_figure import ReportFigure
+from analysis.figures.scaling import levels
+from analysis.runs.load import Run
+from analysis.runs.trial_csv import FLOPS_PER_PARAMETER_AND_TOKEN, LOSS, D, N
+from analysis.stats.bootstrap import Array
+from analysis.tables.formatting import FLOP_SUFFIXES, count
+from analysis.tables.trials import complete_trials
+from lmcore import columns as col
+
+MIN_RANGE = 1.1  # of the FLOPs of trained models; with less there is one budget
+HIGHEST = 1.5  # loss that is shown, as a multiple of the lowest: what failed would hide the rest
+ALONG = (
+    " Lines: the lowest loss of any trial of a size at each compute, before the learning rate has decayed; a run that "
+    "was planned for this compute would reach a lower one. All losses are on the small set of every report."
+)
+FLOPS, GROUP, TRIAL = "flops", "group", "trial"
+
+
+def frontier_of_run(run: Run) -> ReportFigure | None:
+    """The trials of a run that were trained to their end, by size; None if their FLOPs are all but equal.
+
+    >>> frontier_of_run(analysis.load("runs/quick")).chart.layers("line", "frontier")[0].frame
+    """
+    complete = complete_trials(run.trials)
+    known = {FLOPS: complete[col.TRAIN_FLOPS], LOSS: complete[col.VAL_LOSS]}
+    models = pd.DataFrame({**known, GROUP: complete[col.SIZE], TRIAL: complete[col.TRIAL]})
+    trials = run.trials[run.trials[col.STATUS] != col.DIVERGED].set_index(col.TRIAL)
+    rows = run.rows[run.rows[col.TRIAL].isin(trials.index) & np.isfinite(run.rows[col.VAL_LOSS])]
+    per_token = rows[col.TRIAL].map(trials[col.FLOPS_PER_TOKEN].astype("float64"))
+    reached = {FLOPS: per_token * rows[col.TOKENS].astype("float64"), LOSS: rows[col.VAL_LOSS]}
+    curves = pd.DataFrame({**reached, GROUP: rows[col.TRIAL].map(trials[col.SIZE])})
+    looks = {name: replace(look, size=4.5, hollow=True) for name, look in looks_of(models[GROUP]).items()}
+    return _frontier(models, curves[curves[FLOPS] > 0], looks)
+
+
+def frontier_of_points(points: pd.DataFrame) -> ReportFigure | None:
+    """The same of models from a CSV file, by N, with FLOPs = 6 N D."""
+    finite = points[np.isfinite(points[LOSS])]
+    groups, looks = levels(finite[N])
+    flops = FLOPS_PER_PARAMETER_AND_TOKEN * finite[N] * finite[D]
+    models = pd.DataFrame({FLOPS: flops, LOSS: finite[LOSS], GROUP: groups + " parameters"})
+    hollow = {f"{name} parameters": replace(look, size=4.5, hollow=True) for name, look in looks.items()}
+    return _frontier(models, models.iloc[:0], hollow)
+
+
+def hull(flops: Array, loss: Array) -> Array:
+    """Indices of the lower left part of the convex hull in logs, by rising FLOPs and falling loss.
+
+    >>> hull(np.array([1, 10, 100, 100]), np.array([4.0, 3.9, 3.0, 3.5])).tolist()
+    [0, 2]
+    """
+    x, y = np.log(flops), np.log(loss)
+    corners: list[int] = []
+    lowest = np.inf
+    for index in np.lexsort((y, x)):
+        if y[index] >= lowest:  # something cheaper is as good
+            continue
+        lowest = y[index]
+        while len(corners) > 1 and not _turns_left(corners[-2], corners[-1], index, x, y):
+            corners.pop()
+        corners.append(int(index))
+    return np.array(corners, dtype=int)
+
+
+def _turns_left(a: int, b: int, c: int, x: Array, y: Array) -> bool:
+    """Whether b lies below the line from a to c."""
+    return bool((x[b] - x[a]) * (y[c] - y[a]) > (y[b] - y[a]) * (x[c] - x[a]))
+
+
+def lowest_so_far(curves: pd.DataFrame) -> pd.DataFrame:
+    """Of the rows of one group: where a lower loss than ever is reached at the least compute, by rising FLOPs."""
+    ordered = curves.sort_values([FLOPS, LOSS], kind="stable")
+    return ordered[ordered[LOSS] < ordered[LOSS].cummin().shift(fill_value=np.inf)]
+
+
+def _frontier(models: pd.DataFrame, curves: pd.DataFrame, looks: Mapping[str, Look]) -> ReportFigure | None:
+    models = models[models[FLOPS].notna() & np.isfinite(models[LOSS])]
+    if models.empty or models[FLOPS].max() <= MIN_RANGE * models[FLOPS].min():
+        return None
+    every = pd.concat([models, curves[curves[GROUP].isin(list(looks))]], ignore_index=True)
+    corners = every.iloc[hull(every[FLOPS].to_numpy(float), every[LOSS].to_numpy(float))]
+    layers = [Layer("line", _places(corners), Look(GREY, width=4.5), "frontier")] if len(corners) > 1 else []
+    top = HIGHEST * float(every[LOSS].min())
+    shown = models[models[LOSS] <= top]
+    for name, look in looks.items():
+        best = lowest_so_far(curves[curves[GROUP] == name])
+        if len(best) > 1:
+            layers.append(Layer("line", _places(best), look, name))
+        layers.append(Layer("points", _points(shown[shown[GROUP] == name]), look, name))
+    above = len(models) - len(shown)
+    text = f"; {above} of them, with a loss above {top:.2f}, are not shown" if above else ""
+    caption = (
+        f"Validation loss against training FLOPs, n = {len(models)} models that were trained to their end{text}. Grey: "
+        f"the frontier, the lower left of the convex hull in logs.{ALONG if len(curves) else ''}"
+    )
+    x, y = Axis("training FLOPs", log=True, suffixes=FLOP_SUFFIXES), Axis(style.LOSS, log=True)
+    if above or (curves[LOSS] > top).any():
+        y = replace(y, limits=(0.98 * float(every[LOSS].min()), top))
+    chart = Chart("frontier", "Loss against compute", caption, [Panel(x, y, layers)], panel_height_in=3.6)
+    return ReportFigure(chart)
+
+
+def _places(rows: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"x": rows[FLOPS], "y": rows[LOSS]})
+
+
+def _points(rows: pd.DataFrame) -> pd.DataFrame:
+    hover = [
+        f"{group}: {count(flops, FLOP_SUFFIXES)} FLOPs, {loss:.3f} nats"
+        for group, flops, loss in zip(rows[GROUP], rows[FLOPS], rows[LOSS], strict=True)
+    ]
+    trial = {TRIAL: rows[TRIAL]} if TRIAL in rows else {}
+    return _places(rows).assign(hover=hover, **trial)

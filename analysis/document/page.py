@@ -23,6 +23,7 @@ from analysis.document.thinning import thinned
 from analysis.document.trial_index import TrialIndex
 from analysis.figures.colours import DARK
 from analysis.figures.interactive import interactive
+from analysis.figures.registry import headlines
 from analysis.figures.report_figure import ReportFigure
 from analysis.tables.files import ReportTable
 from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR
@@ -31,7 +32,6 @@ from lmcore import columns as col
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("tables.js", "trials.js", "figures.js", "page.js")
-HEADLINES = 3
 PRINTED_CHARACTERS = 118
 """Of a row of a table, on A4 in 8 pt."""
 PRINTED_ROWS = 60
@@ -40,7 +40,7 @@ RESULTS = ("loss", "seeds", "peak lr", OPTIMAL_LR, NOT_TOLD_APART)
 LESS_IMPORTANT = ("tokens/s", "elapsed s", "tokens", "train loss", "est.", "non-emb", "ppl", "bpb", "FLOPs", "message")
 """Columns that paper leaves out first, in this order, if a table is too wide."""
 WORD = re.compile(r"([\w./+-]*\w)")
-ID = re.compile(r'<g id="(?!m)[\w.-]*">')
+GROUP = re.compile(r'<g id="[^"]*">')
 """Groups of matplotlib that nothing refers to."""
 
 
@@ -49,18 +49,14 @@ def page(
     summary: str,
     notes: Sequence[str],
     sections: Sequence[Section],
-    headlines: Sequence[ReportFigure] | None = None,
     trials: TrialIndex | None = None,
 ) -> str:
-    """The whole page. Names and messages of trials are escaped.
-
-    `headlines` are the figures that are not folded; by default the first three.
-    """
+    """The whole page. Names and messages of trials are escaped; without `trials`, figures do not lead to trials."""
     import plotly.offline  # takes 0.2 s
 
     shown = [section for section in sections if section]
     figures = [figure for section in shown for figure in section.figures]
-    first = figures[:HEADLINES] if headlines is None else list(headlines)
+    first = headlines(figures)
     remarkable = trials.remarkable if trials is not None else frozenset()
     drawn = {figure.name: _thinned(figure, remarkable) for figure in [*first, *figures]}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -96,7 +92,7 @@ def inline_svg(figure: ReportFigure) -> Markup:
     head, _, body = svg.partition(">")
     box = re.search(r'viewBox="[\d. -]+"', head)
     assert box is not None, "matplotlib writes a viewBox"
-    body = re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), ID.sub("<g>", body))
+    body = re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), GROUP.sub("<g>", body))
     head = f'<svg class="static" role="img" aria-labelledby="title-{_anchor(figure.name)}" {box[0]}'
     return Markup(f'{head} xmlns:xlink="http://www.w3.org/1999/xlink">{body}')
 
@@ -118,7 +114,9 @@ def linked(text: str, trials: TrialIndex | None) -> Markup:
         return escape(text)
     ids = trials.ids
     link = Markup('<a class="trial" href="#trial-{}" data-trial="{}">{}</a>')
-    parts = (link.format(quote(_anchor(part)), part, part) if part in ids else escape(part) for part in WORD.split(text))
+    parts = (
+        link.format(quote(_anchor(part)), part, part) if part in ids else escape(part) for part in WORD.split(text)
+    )
     return Markup("").join(parts)
 
 

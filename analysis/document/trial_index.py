@@ -73,7 +73,19 @@ class TrialIndex:
             options = " ".join(_option(path.removeprefix(col.PARAMS_PREFIX), value) for path, value in known)
             progress = [_text(one.get(col.STEP)), _text(one.get(col.MESSAGE)), self._commands(one)]
             rows[one[col.TRIAL]] = [*where, loss, *progress, options, [number(value) for value in values]]
-        fields = ["status", "size", "arm", "experiment", "of", "loss", "step", "message", "commands", "options", "values"]
+        fields = [
+            "status",
+            "size",
+            "arm",
+            "experiment",
+            "of",
+            "loss",
+            "step",
+            "message",
+            "commands",
+            "options",
+            "values",
+        ]
         return {"settings": [names[path] for path in paths], "fields": fields, "trials": rows}
 
     def _commands(self, trial: Mapping[str, Any]) -> list[str]:

@@ -1,8 +1,8 @@
 """Opens pages in headless Chromium, by the DevTools protocol on the loopback.
 
-    with open_page(Path("report.html"), 390, profile) as tab:
-        tab.click("th button")
-        assert tab.value("document.title") == "quick"
+with open_page(Path("report.html"), 390, profile) as tab:
+    tab.click("th button")
+    assert tab.value("document.title") == "quick"
 """
 
 import asyncio

@@ -95,12 +95,12 @@ def answer_section(trials: pd.DataFrame, brief: bool = False) -> Section:
     if any(size.differences for size in answer.sizes):
         tables.append(_difference_table(answer))
     settings = settings_table(trials)
-    if (settings["n"] > 1).any():
+    if (settings["n"] > 1).any() and not answer.of_experiments:  # of these the parameter table has all runs
         repeated = settings[settings["n"] > 1].reset_index(drop=True)
         shown = ReportTable("settings", "Settings by seed", repeated, setting_cells(repeated), SETTINGS_CAPTION)
         tables.append(shown)
-    if not brief:
-        best = best_table(trials)
+    best = best_table(trials)
+    if not brief and len(best) < len(parameters):
         shown = ReportTable("best", "The best of each size", best, parameter_cells(best), parameter_legend(best))
         tables.append(shown)
     figures = [] if brief else figures_of("Answer", FigureData(parameters=parameters, answer=answer))

@@ -58,7 +58,7 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     if (arm := first_arm(trials)) is not None:
         trials = trials[trials[col.ARM] == arm]
     ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
-    ended = ended[ended[col.PHASE] == col.SEARCH]
+    ended = ended[(ended[col.PHASE] == col.SEARCH) & ended[col.SAME_AS].isna()]  # a copy of a trial is no second one
     fields = ("train.steps", "train.batch_size", "model.context_length")
     steps, sequences, context = (ended[f"{col.PARAMS_PREFIX}{field}"].astype("float64") for field in fields)
     batch = sequences * context

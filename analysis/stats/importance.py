@@ -87,6 +87,8 @@ def importance(trials: pd.DataFrame, evaluator: str = "ped-anova", resamples: in
     for index, (size, group) in enumerate(trials.groupby(col.SIZE, sort=False)):
         rng = np.random.default_rng([seed, index])
         searched = group[group[col.EXPERIMENT].isna()]
+        if col.SAME_AS in searched:  # a copy of a trial is no second observation
+            searched = searched[searched[col.SAME_AS].isna()]
         rows += [(size, *row) for row in _rows_of_size(searched, EVALUATORS[evaluator], resamples, rng)]
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype({"parameter": "str", "refused": "str"})
 

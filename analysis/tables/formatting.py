@@ -26,7 +26,7 @@ FLOP_SUFFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 MARKDOWN = re.compile(
     r"[\\`*<>\[\]{}|$~^#&]"  # what has a meaning anywhere, in one dialect or another
     r"|(?<![^\W_])_|_(?![^\W_])"  # within a word, an underscore has none
-    r"|^[+-](?=\s|$)|^-(?=--)|^=|(?<=^\d)[.)]|(?<=^\d\d)[.)]"  # lists, rules and underlines of headings
+    r"|^[+-](?=\s|$)|^-(?=--)|^=|(?:(?<=^\d)|(?<=^\d\d))[.)](?=\s|$)"  # lists, rules and underlines of headings
     r"|(?<=http):|(?<=https):|(?<=www)\.",  # addresses that become links
     re.IGNORECASE,
 )

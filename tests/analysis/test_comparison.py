@@ -146,8 +146,11 @@ def test_a_verdict_that_changes_with_the_matching_is_reported_as_such():
     comparison = compare(sweep(constant(0.05), seed_sd=0.01, pair_sd=0.005), TYING, False, True)
     assert verdicts(comparison) == {SAME_SHAPE: "worse", SAME_TOTAL: "better", SAME_NON_EMBEDDING: "worse"}
     assert comparison.verdict_changes
-    assert comparison.sentence.startswith("model.tie_embeddings, True against False: worse at the same shape (+0.050 [")
-    assert comparison.sentence.endswith("12 pairs): the verdict changes with the matching.")
+    assert comparison.sentence.startswith(
+        "model.tie_embeddings, True against False: worse at the same shape and the same "
+        "non-embedding parameters (+0.050 ["
+    )
+    assert comparison.sentence.endswith("4 pairs): the verdict changes with the matching.")
     assert [one.difference.n for one in comparison.matchings.values()] == [12, 4, 12]
 
 
@@ -354,6 +357,25 @@ def test_pairs_that_are_equal_bit_for_bit_are_the_same_and_no_tie():
     comparison = compare(sweep(constant(0.0), seed_sd=0.05), TYING, False, True)
     one = comparison.matchings[SAME_SHAPE]
     assert (one.verdict, one.difference) == ("same", Estimate(0.0, 0.0, 0.0, 12))
-    assert "the same bit for bit at the same shape (12 pairs)" in comparison.sentence
+    same = "the same bit for bit at the same shape and the same non-embedding parameters (12 pairs)"
+    assert same in comparison.sentence
     alone = compare(sweep(constant(0.0), seeds=1, sizes=("xs",)), TYING, False, True).matchings[SAME_SHAPE]
     assert (alone.verdict, alone.difference.n) == ("same", 1)
+
+
+def test_a_pair_that_several_matchings_share_is_counted_and_told_once():
+    comparison = compare(sweep(constant(0.1), seeds=2, seed_sd=0.01, pair_sd=0.005), TYING, False, True)
+    ns = {matching: one.difference.n for matching, one in comparison.matchings.items()}
+    assert ns == {SAME_SHAPE: 6, SAME_NON_EMBEDDING: 6, SAME_TOTAL: 2}  # series of sizes at two seeds
+    assert comparison.pairs == 6  # the series are made of the same trials
+    assert comparison.summary.count("6 pairs") == 1
+    assert compare(sweep(constant(0.1), seeds=1, sizes=("xs",)), TYING, False, True).pairs == 0
+
+
+def test_of_a_single_size_the_pairs_of_the_size_are_no_further_row():
+    one_size, two_sizes = (
+        compare(sweep(constant(0.1), sizes=sizes, pair_sd=0.005), TYING, False, True).table()
+        for sizes in (("xs",), ("xs", "s"))
+    )
+    assert list(one_size["size"]) == ["all"] * 3
+    assert list(two_sizes["size"]) == [*["all"] * 3, "xs", "s"]

@@ -2,11 +2,9 @@
 
 import numpy as np
 import pytest
-from conftest import armed
 
 import analysis
 from analysis.figures.hyperparameters import hyperparameter_figure, learning_rate_figure, parallel_coordinates
-from analysis.figures.intervals import comparison_forest, importance_forest
 from analysis.figures.registry import FIGURES, FigureData, figures_of
 from analysis.figures.style import RED, colours
 from analysis.scaling.fit import fit_scaling, points_of
@@ -66,12 +64,7 @@ def test_without_a_searched_dimension_there_is_no_figure(make_run):
     trials = analysis.load(made.path).trials
     assert hyperparameter_figure(trials) is None
     assert parallel_coordinates(trials) is None
-    assert comparison_forest([]) is None
     assert learning_rate_figure(trials, {}).figure.axes
-
-
-def test_importances_that_are_not_estimable_have_no_figure(run):
-    assert importance_forest(importance(run.trials)) is None
 
 
 def test_colours_follow_the_order_of_sizes():
@@ -94,21 +87,3 @@ def test_a_registered_figure_has_the_name_of_its_files(run):
         assert drawn == [name for name in figures if name in drawn]
         assert figures_of(section, FigureData()) == []
     assert [figure.name for figure in figures_of("Curves", data)] == list(FIGURES["Curves"])
-
-
-def test_loss_against_parameters_has_a_line_per_arm_and_bars_from_seeds(make_run):
-    made = make_run(**armed("untied", "tied"))
-    for size, width in (("xs", 1_000), ("s", 3_000)):
-        for arm, loss in (("untied", 4.0), ("tied", 4.2)):
-            changes = {"model__tie_embeddings": arm == "tied", "params_exact": width + 500 * (arm == "untied")}
-            made.confirm(made.add(f"{size}-{arm}", "complete", 4.0, **changes), {1: loss, 2: loss + 0.1})
-    table = parameter_table(analysis.load(made.path).trials)
-    (figure,) = figures_of("Answer", FigureData(parameters=table))
-    (axes,) = figure.figure.axes
-    lines = [line for line in axes.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
-    assert [line.get_xdata().tolist() for line in lines] == [[1500, 3500], [1000, 3000]]
-    assert [line.get_ydata().tolist() for line in lines] == [pytest.approx([4.05] * 2), pytest.approx([4.25] * 2)]
-    assert axes.get_xscale() == "log"
-    assert len(axes.containers) == 2
-    assert "n = 8 complete runs. Bars: 95 % intervals from seeds." in figure.caption
-    assert figures_of("Answer", FigureData(parameters=table.assign(status="pruned"))) == []

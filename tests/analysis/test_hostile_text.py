@@ -5,6 +5,7 @@ import html
 import json
 import re
 
+import pandas as pd
 import pytest
 from browser import CHROMIUM, open_page
 from markdown_it import MarkdownIt
@@ -12,8 +13,8 @@ from test_page import SCRIPTS, read
 
 import analysis
 from analysis import report, status
-from analysis.tables.files import latex_table, spreadsheet_safe
-from analysis.tables.formatting import markdown_table, markdown_text, table_cells
+from analysis.tables.files import ReportTable, latex_table, latex_text, spreadsheet_safe
+from analysis.tables.formatting import is_numeric, markdown_table, markdown_text, table_cells
 from lmcore.printable import printable
 
 NAMES = [
@@ -35,13 +36,31 @@ NAMES = [
         "# title",
         "\u202egnp",
     ),
-    *("$\\frac$", "&lt;b&gt;", "*starred", "\\", "-1+1", "> quoted", "***"),
+    *("$\\frac$", "&lt;b&gt;", "*starred", "\\", "-1+1", "> quoted", "***", "~struck~", "a---b", "a''b", "\\|", "{}"),
+    *(
+        "1. one",
+        "12) twelve",
+        "---",
+        "===",
+        "- dash",
+        "www.evil.com",
+        "https://evil.com",
+        "a__b",
+        r"\\ \hline",
+        "'" * 5,
+    ),
 ]
 MARKDOWN = MarkdownIt("gfm-like", {"linkify": False})
 LATEX_COMMANDS = {  # those of the table, and those that stand for a character
-    *("usepackage", "begin", "end", "toprule", "midrule", "bottomrule", "pm"),
-    *("textbackslash", "textasciitilde", "textasciicircum", "space"),
+    *("usepackage", "begin", "end", "toprule", "midrule", "bottomrule", "pm", "caption"),
+    *("textbackslash", "textasciitilde", "textasciicircum", "textless", "textgreater", "textbar", "textasciigrave"),
 }
+CHARACTERS = {
+    **{name: name for name in "&%$#_{}"},
+    **{"textbackslash": "\\", "textasciitilde": "~", "textasciicircum": "^", "textless": "<"},
+    **{"textgreater": ">", "textbar": "|", "textasciigrave": "`"},
+}
+"""What a LaTeX command prints."""
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +159,60 @@ def test_a_latex_table_of_such_names_has_their_number_of_cells(hostile):
         assert not line.startswith(("[", "*"))
         assert len(re.findall(r"(?<!\\)&", line)) == 1
         assert not re.search(r"(?<!\\)[#%_$]", line.replace(r"$\pm$", ""))
+
+
+def latex_cells(line):
+    """The texts that a line of a LaTeX table prints; fails at a character that would do something else.
+
+    `{}` prints nothing, and separates characters that a font would join.
+    """
+    cells, place = [""], 0
+    line = line.removesuffix(r" \\")
+    while place < len(line):
+        rest = line[place:]
+        if command := re.match(r"\\([a-zA-Z]+)\{\}|\\([&%$#_{}])", rest):
+            cells[-1] += CHARACTERS[command[1] or command[2]]
+            place += command.end()
+        elif rest.startswith("{}"):
+            place += 2
+        elif rest.startswith(" & "):
+            cells.append("")
+            place += 3
+        else:
+            assert rest[0] not in "\\{}$&#^_%~<>|`\n", line
+            assert not re.match("--|''", rest), line
+            cells[-1] += rest[0]
+            place += 1
+    return cells
+
+
+def test_latex_prints_every_name_as_it_is():
+    names = [printable(name).replace("\n", " ") for name in NAMES]
+    cells = pd.DataFrame({name: [name, f"x{name}"] for name in names if not is_numeric([name])})
+    table = latex_table(cells, "\n".join(names)).splitlines()
+    heading, *lines = (line for line in table if line.endswith(r" \\"))
+    assert latex_cells(heading) == list(cells.columns)
+    assert [latex_cells(line) for line in lines] == cells.to_numpy().tolist()
+    assert table[1].startswith("% ")  # the whole caption
+    assert table[2].startswith(r"\begin{tabular}")
+    for name in NAMES:
+        assert latex_cells(latex_text(name)) == [" ".join(name.splitlines())]
+
+
+def test_numbers_have_a_minus_sign_in_latex_and_names_keep_their_hyphen():
+    cells = pd.DataFrame(
+        {"trial": ["xs-0001"], "gap": ["-0.431 +- 0.2"], "interval": ["-0.6 to -0.2"], "lr": ["3e-03"]}
+    )
+    (_, body) = (line for line in latex_table(cells).splitlines() if line.endswith(r" \\"))
+    assert body == r"xs-0001 & $-$0.431 $\pm$ 0.2 & $-$0.6 to $-$0.2 & 3e-03 \\"
+
+
+def test_a_caption_is_escaped_in_markdown_files(tmp_path):
+    cells = pd.DataFrame({"a|b": ["x"]})
+    markdown = ReportTable("t", "T", cells, cells, "of <b>|`x`\n# y").save(tmp_path)[1].read_text()
+    rendered = MARKDOWN.render(markdown)
+    assert rendered.endswith("<p>of &lt;b&gt;|`x` # y</p>\n")
+    assert "<th>a|b</th>" in rendered
 
 
 def test_a_spreadsheet_finds_no_formula_and_every_number(hostile):

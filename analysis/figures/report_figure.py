@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from analysis.figures import style
 from analysis.figures.chart import Chart
 from analysis.figures.draw import draw
+from lmcore.notebook import html_card, html_image, html_lines
 
 DPI = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReportFigure:
     """A figure with its caption.
 
@@ -23,6 +24,12 @@ class ReportFigure:
     """
 
     chart: Chart
+
+    def __repr__(self) -> str:
+        return f"<ReportFigure {self.name}: {self.title}>"
+
+    def _repr_html_(self) -> str:
+        return html_card(self.title, "<br>", html_image(self.svg, self.title), html_lines([self.caption]))
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ Scalars have the names that wandb gets. When a trial ends, its hyperparameters a
 HParams. A trial that is resumed begins a new file, and TensorBoard drops what older files have from that step on.
 """
 
+import shlex
 from typing import TYPE_CHECKING
 
 from lmcore import columns as col
@@ -40,6 +41,11 @@ class TensorboardTracker:
         self._open_trials: dict[str, tuple[SummaryWriter, TrackedTrial]] = {}
 
     @staticmethod
+    def hint(folder: RunFolder, mode: str) -> str | None:
+        """How to look at the curves."""
+        return f"Show in TensorBoard: tensorboard --logdir {shlex.quote(folder.display)}/{folder.tensorboard.name}"
+
+    @staticmethod
     def mode(config: TrackingConfig) -> str:
         """offline if it is on, as nothing leaves the machine; else off."""
         return "offline" if config.tensorboard else "off"
@@ -56,7 +62,7 @@ class TensorboardTracker:
         if row["status"] not in col.UNFINISHED:
             del self._open_trials[trial]
             metrics = {name: summary[column] for column, name in HPARAM_METRICS.items() if column in summary}
-            fields = flatten(tracked.run) | tracked.study | {col.STATUS: row["status"]}
+            fields = flatten(tracked.run) | tracked.counts | tracked.study | {col.STATUS: row["status"]}
             hparams = {name: str(value).lower() if isinstance(value, bool) else value for name, value in fields.items()}
             writer.flush()
             # "." is this trial's folder; by default it would be a subfolder, which TensorBoard shows as another run.

@@ -48,6 +48,16 @@ def llama_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {".".join(NAMES.get(part, part) for part in name.split(".")): weight for name, weight in weights.items()}
 
 
+def unlike_llama(config: ModelConfig) -> dict[str, str]:
+    """The fields that neither a Llama nor a Qwen3 can have, with their values.
+
+    >>> unlike_llama(ModelConfig(ffn="gelu"))
+    {'model.ffn': 'gelu'}
+    """
+    values = {name: getattr(config, name) for name in ARCHITECTURE}
+    return {f"model.{name}": value for name, value in values.items() if value != ARCHITECTURE[name]}
+
+
 def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[str, Any]:
     """The content of config.json. `end_of_text` is the id of the end-of-text token, if the tokenizer has one.
 
@@ -56,12 +66,10 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
 
     Raises InputError if Llama does not have this architecture.
     """
-    wrong = {name: getattr(config, name) for name in ARCHITECTURE if getattr(config, name) != ARCHITECTURE[name]}
-    if wrong:
-        fields = ", ".join(f"model.{name}" for name in wrong)
-        wanted = ", ".join(ARCHITECTURE[name] for name in wrong)
+    if wrong := unlike_llama(config):
+        wanted = ", ".join(ARCHITECTURE[name.removeprefix("model.")] for name in wrong)
         raise InputError(
-            f"{fields}: must be {wanted} to be exported as a Llama, which has no other "
+            f"{', '.join(wrong)}: must be {wanted} to be exported as a Llama, which has no other "
             f"(got {', '.join(wrong.values())}); choose a trial of the default architecture"
         )
     if config.qk_norm:
@@ -96,6 +104,9 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
         # Written even if null, because transformers defaults to 1 and 2, which are ordinary tokens here.
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
+        # Padding is end of text, as generation_config.json and the tokenizer say. Here it would keep transformers from
+        # training the embedding of that token.
+        "pad_token_id": None,
     }
 
 
@@ -110,11 +121,12 @@ def llama_files(
     config = config.model_copy(update={"tie_embeddings": HEAD not in weights})  # each slot may be tied or not
     tokenizer = None if tokenizer_json is None else Tokenizer.from_str(tokenizer_json)
     name = None if tokenizer is None or end_of_text is None else tokenizer.id_to_token(end_of_text)
-    special_tokens = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
+    ending = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text)
+    special_tokens = {} if name is None else dict.fromkeys(("bos_token", "eos_token", "pad_token"), name)
     renamed = {name: weight.contiguous() for name, weight in llama_weights(weights).items()}
     files = {
         "config.json": _json(llama_config(config, end_of_text)),
-        "generation_config.json": _json(special_tokens),
+        "generation_config.json": _json({**ending, "max_new_tokens": max(1, config.context_length // 2)}),
         "model.safetensors": safetensors.torch.save(renamed, metadata={"format": "pt"}),
     }
     if tokenizer is not None and tokenizer_json is not None:
@@ -126,9 +138,13 @@ def llama_files(
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.context_length,
             "clean_up_tokenization_spaces": False,  # transformers 4 would drop spaces before punctuation
+            "padding_side": "left",  # so that a batch of prompts can be continued
+            "model_input_names": ["input_ids", "attention_mask"],  # by default also token types, which models refuse
+            **special_tokens,
         }
         files["tokenizer.json"] = tokenizer_json.encode("utf-8")
-        files["tokenizer_config.json"] = _json(tokenizer_config | ({} if name is None else {"eos_token": name}))
+        files["tokenizer_config.json"] = _json(tokenizer_config)
+        files["special_tokens_map.json"] = _json(special_tokens)
     return files
 
 

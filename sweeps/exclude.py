@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmcore.errors import InputError, OneLineParser
 from lmcore.printable import printable
+from lmcore.run_folders import run_hint
 from lmcore.study_database import STORAGE_HELP, check_journal, confirmed_storage, mask_password
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
@@ -23,13 +24,13 @@ PROG = "lmsweep exclude"
 DESCRIPTION = """\
 Exclude trials, for example those that a faulty machine has spoilt.
 
-They are kept and marked, and ignored from then on by the search, by early
-stopping, by the confirmation (with the runs that confirm them) and by all
-tables. The report says which trials are excluded, and why.
+They are kept and marked, and ignored from then on by the search, by early stopping, by the confirmation (with the runs
+that confirm them) and by all tables. The report says which trials are excluded, and why.
 """
 EXAMPLES = """\
 examples:
   {prog} runs/quick xs-0003 --because "node7 had bad memory"
+      mark a trial, and say why
   {prog} runs/quick xs-0003 --include
       take it back
 """
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
             raise InputError("--because: says why trials are excluded, and --include takes that back; leave one out")
         folder = RunFolder(options.run.absolute())
         if not folder.sweep_yaml.is_file():
-            raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {options.run})")
+            rule = f"must be the folder of a sweep, with its sweep.yaml (got {options.run})"
+            raise InputError(f"RUN: {rule}; give {run_hint(options.run)}")
         spec = load_kept(folder.sweep_yaml)
         place = f"{folder.display}/sweep.yaml"
         spec = _stored_at(spec, confirmed_storage(spec.search.storage, options.storage, place))
@@ -84,7 +86,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description=DESCRIPTION,
         epilog=EXAMPLES.format(prog=prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")

@@ -6,7 +6,6 @@ It works while the sweep runs: a checkpoint appears whole or not at all. Neither
 
 import hashlib
 import json
-import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,13 +22,14 @@ from lmcore.corpus.tokens import load_tokens
 from lmcore.errors import InputError
 from lmcore.export.trained_model import TrainedModel, read_trained_model
 from lmcore.params import count_parameters
+from lmcore.run_folders import run_hint
 from lmcore.trainer import with_runtime
 from sweeps.cli.ranked_settings import RankedSetting, ranked_settings
 from sweeps.cli.recorded_trials import RESTORE, RecordedTrial, Trials, read_trials
 from sweeps.cli.trial_names import Scope, resolve
 from sweeps.cli.trial_options import BEST
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
-from sweeps.rundir.folder import RUNS, RunFolder
+from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_kept
 from sweeps.spec.sweep_spec import SweepSpec
 
@@ -100,8 +100,7 @@ def select_trial(
     """
     folder = RunFolder(path.absolute())
     if not folder.sweep_yaml.is_file():
-        nearest = shlex.quote(str(RUNS / path)) if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
-        raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {nearest}")
+        raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {run_hint(path)}")
     spec = load_kept(folder.sweep_yaml)
     trials = read_trials(spec, folder, storage)
     if not trials:

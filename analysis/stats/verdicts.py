@@ -22,7 +22,7 @@ from analysis.stats.arm_differences import ArmDifference, Model, differences
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
 from analysis.stats.matching import COUNT_OF
 from analysis.stats.wording import difference_sentence, experiments_sentence, noise_notes, setting_sentence
-from analysis.tables.formatting import difference_cells
+from analysis.tables.differences import difference_cells
 from analysis.tables.html import html_cells
 from analysis.tables.leaders import ALL_RUNS, SEARCHED, Leader, SizeResult, results
 from lmcore import columns as col

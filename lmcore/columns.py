@@ -51,13 +51,15 @@ ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
 # User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused; once it
-# has ended, also `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its
+# has ended, also `status`, `message` and `last`. For those who look at the study with optuna-dashboard, it also has the
+# columns size, arm, phase, COUNT_COLUMNS, planned_flops, step, tokens and train_flops, which nothing reads. A confirmation trial also has `of` and `seed`, the seed of its
 # weights and of the order of its data. A confirmation study has the attribute `result`,
 # `{"leader": id, "beaten": {id: seeds}}`: the trial whose setting leads, or null, and under how many seeds each beaten
 # setting was trained. It is null or missing until the confirmation is over.
 RUN: Final = "run"  # the trial's RunSpec as a nested dict
 COUNTS: Final = "counts"  # dict of COUNT_COLUMNS
 LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row
+PLANNED_FLOPS: Final = "planned_flops"  # FLOPs of the whole run, of which train_flops are done
 PAUSED_AT: Final = "paused_at"  # step at which the trial waits; None again once it was promoted
 
 RESULT: Final = "result"  # of a confirmation study, see above

@@ -107,8 +107,8 @@ def run_trials(
         if early is not None:
             early.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
-        if problem:
-            say(problem)
+        for line in [problem] if problem else tracking.hints():
+            say(line)
         if utilization.share is not None:
             say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
             record = {**record, "utilization": utilization.share}

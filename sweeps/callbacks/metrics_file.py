@@ -13,7 +13,7 @@ from lmcore.columns import Row
 from lmcore.durable import append
 from lmcore.errors import InputError
 from sweeps.callbacks.base import Callback
-from sweeps.study.ledger import finite_row
+from sweeps.study.attributes import finite_row
 from sweeps.study.trial_handle import TrialHandle
 
 

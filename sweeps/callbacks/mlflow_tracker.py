@@ -46,6 +46,11 @@ class MlflowTracker:
         self._statuses: dict[str, str] = {}  # of each trial, as its run's tag has it
 
     @staticmethod
+    def hint(folder: RunFolder, mode: str) -> str | None:
+        """Nothing: the runs are where the user said."""
+        return None
+
+    @staticmethod
     def mode(config: TrackingConfig) -> str:
         """online if there is an address, else off."""
         return "off" if config.mlflow == OFF else "online"

@@ -6,6 +6,7 @@ Scalars have the names that wandb gets. When a trial ends, its hyperparameters a
 HParams. A trial that is resumed begins a new file, and TensorBoard drops what older files have from that step on.
 """
 
+import shlex
 from typing import TYPE_CHECKING
 
 from lmcore import columns as col
@@ -38,6 +39,11 @@ class TensorboardTracker:
         self._new_writer = SummaryWriter
         self._folder = folder
         self._open_trials: dict[str, tuple[SummaryWriter, TrackedTrial]] = {}
+
+    @staticmethod
+    def hint(folder: RunFolder, mode: str) -> str | None:
+        """How to look at the curves."""
+        return f"Show in TensorBoard: tensorboard --logdir {shlex.quote(folder.display)}/{folder.tensorboard.name}"
 
     @staticmethod
     def mode(config: TrackingConfig) -> str:

@@ -78,6 +78,11 @@ class TrackedTrial:
         return [text for text in self.study.values() if text]
 
     @property
+    def counts(self) -> dict[str, int | float]:
+        """The counts of parameters and FLOPs in the config: for the table of runs, beside the loss."""
+        return {name: self.config[name] for name in (*col.COUNT_COLUMNS, col.PLANNED_FLOPS)}
+
+    @property
     def size_and_arm(self) -> str:
         """`xs`, or `xs-tied`."""
         return "-".join(filter(None, (self.study[col.SIZE], self.study[col.ARM])))
@@ -134,7 +139,7 @@ def _config(folder: RunFolder, trial: str, file: dict[str, Any], run: RunSpec) -
         col.PARAMS_EXACT: counts.total,
         col.PARAMS_NON_EMBEDDING: counts.non_embedding,
         col.FLOPS_PER_TOKEN: flops_per_token(run.model),
-        "planned_flops": training_flops(run),
+        col.PLANNED_FLOPS: training_flops(run),
     }
 
 

@@ -47,6 +47,10 @@ class Tracker(Protocol):
     def mode(config: TrackingConfig) -> str:
         """The mode to start the tracker in, offline or online; off if it should not be started."""
 
+    @staticmethod
+    def hint(folder: RunFolder, mode: str) -> str | None:
+        """A line for the end of a sweep that says what to do with what was logged in this mode; None if nothing is."""
+
     def log(self, row: Row) -> None:
         """Log a row of metrics.jsonl; the last row of a trial has a status other than running or paused."""
 
@@ -83,10 +87,12 @@ class Tracking:
         """`start` is the first byte of metrics.jsonl to log: rows before it were logged before a resume."""
         self._folder = folder
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._modes: dict[str, str] = {}
         for name, tracker in TRACKERS.items():
             mode = tracker.mode(config)
             if mode == "off":
                 continue
+            self._modes[name] = mode
             # -P: modules in the user's working directory, such as sweeps/ or wandb.py, are not imported.
             command = [sys.executable, "-P", "-m", "sweeps.callbacks.tracking", name, str(folder.path)]
             with (folder.path / f"{name}.log").open("ab") as log:
@@ -98,6 +104,11 @@ class Tracking:
                     env=os.environ | {"PYTHONPATH": python_path()},
                     start_new_session=True,  # Ctrl-C goes to the driver alone
                 )
+
+    def hints(self) -> list[str]:
+        """What to do with what was logged, once `finish` has returned: a line per tracker that has something to say."""
+        hints = (TRACKERS[name].hint(self._folder, mode) for name, mode in self._modes.items())
+        return [hint for hint in hints if hint is not None]
 
     def finish(self, wait_s: float = WAIT_S) -> str | None:
         """Let the processes log what is left, for at most `wait_s` seconds. Returns what went wrong, for the user."""

@@ -7,12 +7,13 @@ run.
 """
 
 import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lmcore import columns as col
 from lmcore.columns import Row
-from sweeps.callbacks.tracked_trial import TrackedTrial, failed, logged_values, run_id
+from sweeps.callbacks.tracked_trial import LOGGED, TrackedTrial, failed, logged_values, run_id
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.settings import TrackingConfig
 
@@ -41,6 +42,13 @@ class WandbTracker:
         self._open_runs: dict[str, tuple[wandb.Run, TrackedTrial]] = {}
 
     @staticmethod
+    def hint(folder: RunFolder, mode: str) -> str | None:
+        """How to upload offline runs."""
+        if mode != "offline" or not any(folder.path.glob("wandb/offline-run-*")):
+            return None
+        return f"Upload to wandb: wandb sync {shlex.quote(folder.display)}/wandb/offline-run-*"
+
+    @staticmethod
     def mode(config: TrackingConfig) -> str:
         """off, offline or online. auto obeys WANDB_MODE if it is set, else is online if there is an API key."""
         if config.wandb != "auto":
@@ -58,7 +66,7 @@ class WandbTracker:
         if trial not in self._open_runs:
             self._open_runs[trial] = self._open(row)
         run, tracked = self._open_runs[trial]
-        run.log(logged_values(row), row["step"])
+        run.log({**logged_values(row), col.STEP: row["step"]}, row["step"])
         run.summary.update(tracked.summary(row))
         if row["status"] not in col.UNFINISHED:
             del self._open_runs[trial]
@@ -82,6 +90,8 @@ class WandbTracker:
             reinit="create_new",
             settings=self._wandb.Settings(silent=True, console="off", x_disable_stats=True, x_disable_meta=True),
         )
+        define_axes(run)
+        run.summary.update(tracked.counts)
         return run, tracked
 
     def close(self) -> None:
@@ -90,3 +100,13 @@ class WandbTracker:
             if failed(self._folder, trial):
                 run.summary.update({col.STATUS: col.FAILED})
             run.finish(exit_code=1)
+
+
+def define_axes(run: "wandb.Run") -> None:
+    """Have wandb draw every curve over the updates made, and keep the lowest validation loss in the table of runs.
+
+    `tokens` is logged as well, and may be chosen as the axis instead.
+    """
+    run.define_metric(col.STEP)
+    run.define_metric("*", step_metric=col.STEP)
+    run.define_metric(LOGGED[col.VAL_LOSS], step_metric=col.STEP, summary="min")

@@ -1,5 +1,6 @@
 """Names of processes in Ray's dashboard."""
 
+import os
 from collections.abc import Callable
 
 _set_title: Callable[[str], None] | None = None
@@ -19,6 +20,17 @@ def show_in_dashboard(title: str) -> None:
         _raylet.setproctitle = _ignore  # type: ignore[attr-defined]
     assert _set_title is not None
     _set_title(f"ray::{title}")
+
+
+def device_name(device: str) -> str:
+    """The device of this process for people: with the number that the machine, not CUDA, knows the GPU by.
+
+    >>> device_name("cpu")
+    'cpu'
+    """
+    # Ray gives each engine a GPU of its own in CUDA_VISIBLE_DEVICES, so inside it is always cuda:0.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return f"{device}:{visible}" if device == "cuda" and visible else device
 
 
 def _ignore(title: str) -> None:

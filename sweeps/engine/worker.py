@@ -56,6 +56,7 @@ from lmcore.config import RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, load_tokens
 from lmcore.errors import InputError
 from lmcore.measure.slot_count import ThroughputSample
+from sweeps.cluster.titles import device_name
 from sweeps.cluster.proof import data_fault, device_fault, folder_fault
 from sweeps.engine.death_count import MAX_DEATHS, deaths
 from sweeps.engine.environment_fault import EnvironmentFaultError
@@ -100,12 +101,21 @@ class SlotWorker:
         from sweeps.engine.trainers import Trainers  # imports torch, which the driver does not need
 
         self._number = number
+        self._slots = slots
         self._folder = RunFolder(Path(folder))
         self._trainers = Trainers(slots, memory_bytes)
         self._token = token
         self._device = device
         self._proven = token is None
         self._loop = TrainingLoop(number, self._folder, self._trainers, self._fault)
+
+    def __repr__(self) -> str:
+        """What Ray's dashboard calls this actor, and its log writes before each line: `Engine(0, cuda:3, 4 slots)`.
+
+        Ray asks for it once, when the actor begins. A number of slots that is to be measured is not known yet.
+        """
+        slots = "" if self._slots is None else f", {self._slots} slot{'' if self._slots == 1 else 's'}"
+        return f"Engine({self._number}, {device_name(self._device)}{slots})"
 
     def _fault(self) -> str | None:
         if self._token is None:

@@ -29,6 +29,7 @@ from lmcore.reports import comparable_step
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.duration import show_duration
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.attributes import end_attributes, set_attributes
 from sweeps.study.confirmation import Confirmation
 from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence, set_constraint
@@ -268,12 +269,7 @@ class Ledger:
     def _tell(self, handle: TrialHandle) -> None:
         """Tell the study how a trial ended."""
         trial = handle.trial
-        if handle.last_row is not None:
-            last = {name: value for name, value in handle.last_row.items() if name in col.LAST_COLUMNS}
-            trial.set_user_attr(col.LAST, finite_row(last))
-        if handle.message is not None:
-            trial.set_user_attr(col.MESSAGE, handle.message)
-        trial.set_user_attr(col.STATUS, handle.status)
+        set_attributes(trial, end_attributes(handle.status, handle.message, handle.last_row, handle.run))
         if handle.status != col.FAILED:
             set_constraint(trial, handle.status == col.DIVERGED)
         value = math.inf if handle.status == col.DIVERGED else None
@@ -362,14 +358,3 @@ def _flops_left(handle: TrialHandle) -> float:
     """FLOPs of the updates that the trial has not reported yet."""
     step = 0 if handle.last_row is None else handle.last_row[col.STEP]
     return training_flops(handle.run) * (1 - step / handle.run.steps)
-
-
-def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`row` with None in place of numbers that are not finite, which JSON does not have.
-
-    >>> finite_row({"step": 25, "val_loss": math.nan})
-    {'step': 25, 'val_loss': None}
-    """
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
-    }

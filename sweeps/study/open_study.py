@@ -16,6 +16,8 @@ from sweeps.study.schedulers import pruner_for
 START_WITH = "start_with"
 """User attribute of a trial that begins with known values: their place in `sweeps.spec.start_with.start_settings`."""
 
+METRIC_NAMES = {col.VAL_LOSS: "validation loss (nats per token)"}
+
 
 def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseStorage) -> optuna.Study:
     """The study of `plan`: of a search, with every grid point, experiment and known setting enqueued that it lacks.
@@ -37,7 +39,7 @@ def open_study(spec: SweepSpec, plan: StudyPlan, storage: optuna.storages.BaseSt
         pruner=pruner_for(scheduler, spec.grace_steps(plan.size), steps, search.reduction_factor),
     )
     if study.metric_names is None:
-        study.set_metric_names([search.metric])  # what optuna-dashboard calls the axis
+        study.set_metric_names([METRIC_NAMES[search.metric]])  # what optuna-dashboard calls the axis
     if confirms:
         return study
     queued, total = first_attempts(study.get_trials(deepcopy=False)), spec.trials_in(plan)

@@ -16,7 +16,6 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.device import training_flops
-from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from lmcore.reports import comparable_step
 from lmcore.runfile.paths import apply
 from sweeps.spec.arms import SEED_PATHS, StudyPlan
@@ -25,6 +24,7 @@ from sweeps.spec.settings import LISTED
 from sweeps.spec.space import distributions
 from sweeps.spec.start_with import start_settings
 from sweeps.spec.sweep_spec import SweepSpec
+from sweeps.study.attributes import ENDED, run_attributes, set_attributes
 from sweeps.study.distinct import TriedSettings
 from sweeps.study.divergence import set_constraint
 from sweeps.study.open_study import open_study
@@ -372,9 +372,7 @@ class StudyState:
         """End a trial, which is not trained, as the one with the same setting and seeds ended."""
         trial = handle.trial
         trial.set_user_attr(col.SAME_AS, first.user_attrs.get(col.SAME_AS, first.user_attrs[col.TRIAL]))
-        for name in (col.LAST, col.MESSAGE, col.STATUS):
-            if name in first.user_attrs:
-                trial.set_user_attr(name, first.user_attrs[name])
+        set_attributes(trial, {name: first.user_attrs[name] for name in ENDED if name in first.user_attrs})
         handle.status = first.user_attrs[col.STATUS]
         set_constraint(trial, handle.status == col.DIVERGED)
         for step, loss in first.intermediate_values.items():
@@ -406,13 +404,10 @@ class StudyState:
             proposed = self.spec.experiment(experiment) if experiment else self._layout.overrides(trial.params)
             run = self.spec.run_for(self.plan.size, {**self.plan.arm.overrides, **proposed})
         handle = TrialHandle(col.trial_id(self.plan.id, trial.number), self.plan, experiment, of, run, trial)
-        if col.COUNTS not in trial.user_attrs:
-            # Few and large attributes: each is a transaction of its own, some milliseconds with SQLite.
-            trial.set_user_attr(col.TRIAL, handle.id)
-            trial.set_user_attr(col.RUN, run.model_dump())
-            counts = count_parameters(run.model)
-            values = estimate_parameters(run.model), counts.total, counts.non_embedding, flops_per_token(run.model)
-            trial.set_user_attr(col.COUNTS, dict(zip(col.COUNT_COLUMNS, values, strict=True)))
+        known = trial.user_attrs  # of a trial of an earlier driver, whose version may not have written all of them
+        attributes = run_attributes(handle.id, self.plan, experiment, run)
+        if missing := {name: value for name, value in attributes.items() if name not in known}:
+            set_attributes(trial, missing)
         return handle
 
 

@@ -18,7 +18,7 @@ SQLite is never waited for in this way: its file is there or not, and its driver
 import json
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from optuna.distributions import BaseDistribution
@@ -196,6 +196,17 @@ class StudyStorage(RDBStorage):
             return write(trial_id, state, values)
 
         return self.persist(once)
+
+    def set_trial_user_attrs(self, trial_id: int, values: Mapping[str, Any]) -> None:
+        """Set several attributes of a trial in one transaction."""
+
+        def write() -> None:
+            with Session(self.engine) as session, session.begin():
+                for key, value in values.items():
+                    self._set_trial_attr_without_commit(session, models.TrialUserAttributeModel, trial_id, key, value)
+
+        self._check()
+        self.persist(write)
 
     def _check_claim(self, session: Session, of_study: Any) -> None:
         """Raise ClaimLostError unless the study has this driver's claim, which it keeps until the session's commit."""

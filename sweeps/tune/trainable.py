@@ -54,6 +54,10 @@ class TrialTrainable(tune.Trainable):
         self._handles: dict[int, Any] = {}
         self.reset_config(config)
 
+    def __repr__(self) -> str:
+        """What Ray's log writes before each line. Ray asks once, and a proxy serves many trials, so it names none."""
+        return "trial proxy"
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Serve another trial."""
         self._trial, self._title, self._run = (new_config[name] for name in (col.TRIAL, TITLE, col.RUN))

@@ -4,6 +4,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 BLOCK = 32 * 1024
 FIRST, LAST, FULL = 2, 4, 1
@@ -26,6 +27,8 @@ class OfflineRun:
     history: list[dict[str, str]] = field(default_factory=list)
     """Logged values as JSON text, by key."""
     summary: dict[str, str] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    """Definitions of metrics, wandb's MetricRecord, by name or pattern."""
     exit_code: int | None = None
 
 
@@ -48,6 +51,8 @@ def read_offline_run(path: Path) -> OfflineRun:
             run.history.append({item.key or ".".join(item.nested_key): item.value_json for item in record.history.item})
         elif kind == "summary":
             run.summary |= {item.key or ".".join(item.nested_key): item.value_json for item in record.summary.update}
+        elif kind == "metric":
+            run.metrics[record.metric.name or record.metric.glob_name] = record.metric
         elif kind == "exit":
             run.exit_code = record.exit.exit_code
     return run

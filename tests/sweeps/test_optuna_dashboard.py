@@ -96,7 +96,7 @@ def test_it_shows_every_study_with_its_trials_and_names_what_is_minimized(addres
     assert attributes[by_status[col.FAILED]][col.MESSAGE] == "ValueError: boom"
     assert "nan" in attributes[by_status[col.DIVERGED]][col.MESSAGE]
     for study in shown:
-        assert study["objective_names"] == ["val_loss"]
+        assert study["objective_names"] == ["validation loss (nats per token)"]
         finite = [trial["values"][0] for trial in study["trials"] if trial["constraints"] == [0.0] and trial["values"]]
         assert [best["values"][0] for best in study["best_trials"]] == [
             min(loss for loss in finite if loss in (3.5, 3.4, 3.3, 3.2))

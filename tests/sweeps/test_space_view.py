@@ -166,7 +166,7 @@ def test_a_driver_killed_before_any_write_after_a_change_is_resumed_to_the_same_
     file, kept = RunFolder.named("wider").study_db, in_tmp / "kept.db"
     shutil.copy(file, kept)
     left = [math.inf]
-    for name in ("_create_new_trial", "set_trial_param", "set_trial_user_attr", "set_trial_state_values"):
+    for name in ("_create_new_trial", "set_trial_param", "set_trial_user_attrs", "set_trial_state_values"):
         write = getattr(StudyStorage, name)
 
         def mortal(self, *arguments, _write=write, **options):

@@ -23,6 +23,7 @@ from lmcore.runfile.paths import describe
 from sweeps.callbacks import tracking
 from sweeps.callbacks.tracked_trial import run_id
 from sweeps.callbacks.tracking import EXTRAS, TRACKERS, Tracking, check_installed, follow
+from sweeps.callbacks.tensorboard_tracker import TensorboardTracker
 from sweeps.callbacks.wandb_tracker import WandbTracker
 from sweeps.spec.settings import TrackingConfig
 from sweeps.spec.sweep_spec import SweepSpec
@@ -226,6 +227,31 @@ def test_a_run_is_grouped_by_sweep_size_and_arm_and_its_config_and_summary_are_c
     assert (summary["status"], summary["step"], summary["loss"]) == ("complete", 20, 1.5)  # the final loss of `line`
     assert (summary["best_val_loss"], summary["best_step"]) == (3.25, 10)
     assert summary["train_flops"] == config["flops_per_token"] * 20_480
+    assert summary["params_exact"] == counts.total
+    assert summary["planned_flops"] == config["planned_flops"]
+
+
+def test_curves_are_drawn_over_the_step_and_the_lowest_validation_loss_is_summarized(folder):
+    process = Tracking(folder, OFFLINE)
+    folder.metrics.write_text(line("xs-0000", 10, tokens=640) + line("xs-0000", 20, col.COMPLETE, tokens=1280))
+    assert process.finish() is None
+    [logged] = offline_runs(folder).values()
+    assert [(int(row["step"]), int(row["tokens"])) for row in logged.history] == [(10, 640), (20, 1280)]
+    assert logged.metrics["step"].step_metric == ""
+    assert logged.metrics["*"].step_metric == "step"
+    loss = logged.metrics["val/loss"]
+    assert (loss.step_metric, loss.summary.min) == ("step", True)
+
+
+def test_the_end_of_a_sweep_says_how_to_upload_offline_runs_and_only_then(folder):
+    process = Tracking(folder, OFFLINE)
+    assert process.hints() == []  # there is nothing to upload yet
+    folder.metrics.write_text(line("xs-0000", 10, col.COMPLETE))
+    assert process.finish() is None
+    assert process.hints() == ["Upload to wandb: wandb sync runs/tracked/wandb/offline-run-*"]
+    assert WandbTracker.hint(folder, "online") is None
+    hint = TensorboardTracker.hint(folder, "offline")
+    assert hint == "Show in TensorBoard: tensorboard --logdir runs/tracked/tensorboard"
 
 
 def test_entity_group_tags_and_notes_are_those_of_the_config(folder):

@@ -4,6 +4,9 @@
 
     run = analysis.load("runs/quick")                     # Run(trials, rows, manifest): two DataFrames and a dict
     run.curves                                            # train loss and gradient norm, about 200 points a trial
+    run                                                   # in a notebook: what was searched, and what leads
+    run.report()                                          # writes the report, and shows a link to it
+    analysis.load_all(["runs/small", "runs/large"])       # several runs on the same data, as one
     analysis.parameter_table(run.trials)                  # parameter count against loss
     analysis.verdicts(run.trials).sentences               # the answer, by size
     analysis.settings_table(run.trials)                   # means over seeds
@@ -20,7 +23,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from analysis.runs.load import Run, RunError, load
+    from analysis.run import Run, load, load_all
+    from analysis.runs.load import RunError
     from analysis.scaling.fit import fit_scaling, points_of
     from analysis.stats.comparison import compare
     from analysis.stats.verdicts import verdicts
@@ -34,6 +38,7 @@ __all__ = [
     "compare",
     "fit_scaling",
     "load",
+    "load_all",
     "paired_windows",
     "parameter_table",
     "points_of",
@@ -42,7 +47,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    **dict.fromkeys(("Run", "RunError", "load"), "analysis.runs.load"),
+    **dict.fromkeys(("Run", "load", "load_all"), "analysis.run"),
+    "RunError": "analysis.runs.load",
     **dict.fromkeys(("fit_scaling", "points_of"), "analysis.scaling.fit"),
     "compare": "analysis.stats.comparison",
     "paired_windows": "analysis.stats.windows",

@@ -11,6 +11,7 @@ cannot be read or the report cannot be written.
 
 import argparse
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 if not __package__:  # started as a script: import from the checkout, and no file of analysis/ as a top-level module
     sys.path[0] = str(Path(__file__).resolve().parents[1])
@@ -37,6 +39,7 @@ from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_tabl
 from analysis.tables.trials import TIED
 from lmcore import columns as col
 from lmcore.errors import OneLineParser
+from lmcore.notebook import html_card, html_lines, html_text
 from lmcore.printable import printable
 from lmcore.study_database import STORAGE_HELP, mask_password
 
@@ -51,7 +54,7 @@ NO_ROWS = "(none: no trial has a validation loss)"
 SCHEMA = 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
     """Sections of tables, figures and fitted numbers, and the notes beside them.
 
@@ -64,6 +67,25 @@ class Report:
     summary: str  # how many trials there are, and how they ended
     sections: tuple[Section, ...]
     notes: tuple[str, ...]  # caveats, and the data and versions that the tables rest on
+    folder: Path | None = None  # where it was written; None if it was not
+
+    def __repr__(self) -> str:
+        where = "not written" if self.folder is None else f"written to {self.folder}"
+        return f"<Report {self.name}: {self.summary}; {where}>"
+
+    def _repr_html_(self) -> str:
+        answers = [line for section in self.sections for line in section.lead]
+        return html_card(self.name, html_lines([self.summary, *answers]), *self._links())
+
+    def _links(self) -> list[str]:
+        """The page as a link that a notebook's server opens, relative to the working directory."""
+        page = None if self.folder is None else self.folder / "report.html"
+        if page is None or not page.is_file():
+            return []
+        address = quote(os.path.relpath(page))
+        return [
+            f'<p style="margin:.3em 0"><a href="{html_text(address)}" target="_blank">{html_text(str(page))}</a></p>'
+        ]
 
     @property
     def fitted(self) -> dict[str, Fitted]:
@@ -223,7 +245,8 @@ def _check(arguments: argparse.Namespace) -> None:
             if getattr(arguments, option) is not None:
                 flag = f"--{option.replace('_', '-')}"
                 raise RunError(f"{flag}: is for a CSV file, which needs --columns as well; add it, or leave this out")
-        _check_links(arguments)
+        if arguments.out is None:
+            check_links(runs[0] / "report")
         for run in runs:
             if run.is_file():
                 raise RunError(f"--columns: must name the columns of a CSV file (got {run}); add N=...,D=...,loss=...")
@@ -235,16 +258,12 @@ def _check(arguments: argparse.Namespace) -> None:
         raise RunError(f"--columns: reads a CSV file, but {runs[0]} is a folder; leave --columns out")
 
 
-def _check_links(arguments: argparse.Namespace) -> None:
+def check_links(report: Path) -> None:
     """Raise RunError if RUN/report is or holds a symbolic link: a stranger's could lead to any file of the user's."""
-    report = arguments.runs[0] / "report"
-    if arguments.out is None:
-        for path in (report, *(report.iterdir() if report.is_dir() else ())):
-            if path.is_symlink():
-                rule = "must be given if RUN/report is, or holds, a symbolic link, which would be written through"
-                raise RunError(
-                    f"--out: {rule} (got {printable(f'{path} to {path.readlink()}')}); delete it, or give --out"
-                )
+    for path in (report, *(report.iterdir() if report.is_dir() else ())):
+        if path.is_symlink():
+            rule = "must be given if RUN/report is, or holds, a symbolic link, which would be written through"
+            raise RunError(f"--out: {rule} (got {printable(f'{path} to {path.readlink()}')}); delete it, or give --out")
 
 
 def _points(arguments: argparse.Namespace) -> pd.DataFrame:

@@ -51,11 +51,11 @@ ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
 # User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused; once it
-# has ended, also `status`, `message` and `last`. For those who look at the study with optuna-dashboard, it also has the
-# columns size, arm, phase, COUNT_COLUMNS, planned_flops, step, tokens and train_flops, which nothing reads. A confirmation trial also has `of` and `seed`, the seed of its
+# has ended, also `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its
 # weights and of the order of its data. A confirmation study has the attribute `result`,
 # `{"leader": id, "beaten": {id: seeds}}`: the trial whose setting leads, or null, and under how many seeds each beaten
-# setting was trained. It is null or missing until the confirmation is over.
+# setting was trained. It is null or missing until the confirmation is over. For those who look at a study with
+# optuna-dashboard, trials also have size, arm, phase, COUNT_COLUMNS, planned_flops, step, tokens and train_flops.
 RUN: Final = "run"  # the trial's RunSpec as a nested dict
 COUNTS: Final = "counts"  # dict of COUNT_COLUMNS
 LAST: Final = "last"  # dict of LAST_COLUMNS from the trial's last row

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from analysis.stats.bootstrap import Array
 from analysis.tables.formatting import COUNT_SUFFIXES, count
+from lmcore.notebook import html_card, html_image, html_lines
 
 WIDTH_IN, HEIGHT_IN = 5.2, 3.6
 DPI = 200
@@ -53,7 +54,7 @@ STYLE: dict[RcKeyType, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ReportFigure:
     """A figure with its caption.
 
@@ -65,6 +66,12 @@ class ReportFigure:
     title: str
     figure: Figure
     caption: str  # what is shown, and of how many trials
+
+    def __repr__(self) -> str:
+        return f"<ReportFigure {self.name}: {self.title}>"
+
+    def _repr_html_(self) -> str:
+        return html_card(self.title, "<br>", html_image(self.svg, self.title), html_lines([self.caption]))
 
     @cached_property
     def svg(self) -> bytes:

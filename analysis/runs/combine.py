@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.runs.load import EXCLUDED, Run, RunError, load
+from analysis.runs.load import EXCLUDED, Run, RunError, in_reading_order, load
 from analysis.runs.manifest import STUDIES, read_manifest, studies_of
 from lmcore import columns as col
 
@@ -43,7 +43,7 @@ def load_all(folders: Sequence[Path], storage: str | None = None) -> Run:
     marked = {EXCLUDED: excluded} if excluded else {}
     studies = [study for name, run in runs.items() for study in _studies(run.manifest, name)]
     combined = Run(
-        pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True),
+        in_reading_order(pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True)),
         pd.concat([_prefixed(run.rows, name) for name, run in runs.items()], ignore_index=True),
         {**runs[first].manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies, **marked},
     )

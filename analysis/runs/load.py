@@ -38,6 +38,12 @@ IDENTITY = (
     *(col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.LEADER, col.OVER),
     *(col.NUMBER, col.STATUS, col.EXPERIMENT, col.MESSAGE, col.SAME_AS),
 )
+FIRST = (
+    *(col.TRIAL, col.SIZE, col.ARM, col.EXPERIMENT, col.STATUS),
+    *(col.LOSS, col.LOSS_SE, col.STEP, col.TOKENS),
+)
+"""What a reader looks for in a trial, and hence the first columns of `Run.trials`."""
+SEEDS = tuple(f"{col.PARAMS_PREFIX}{part}.seed" for part in ("train", "data"))
 QUOTED = (col.LOSS, col.LOSS_SE)
 DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
 EXCLUDED = col.EXCLUDED
@@ -54,14 +60,16 @@ class Tables(NamedTuple):
     """What a `Run` unpacks to."""
 
     trials: pd.DataFrame
-    """One row per trial, by size in the manifest's order, searches first, then by arm and number. Columns: trial, size,
-    arm, phase, of, leader, over (of trials that confirm: whether their study has a result; missing in others), number,
-    status, experiment, message, same_as (the trial of the same setting whose result it has, not being trained itself);
-    one `params.<dotted path>` per field of the RunSpec; the parameter and FLOP counts; the last report (of a running
-    trial, the newest row) and the final evaluation; loss and loss_se, which are those of the final evaluation if there
-    was one; train_flops, perplexity and bits_per_byte,
-    which follow from these (bits_per_byte is NaN where the bytes per token are unknown); and window_losses,
-    best_window_losses and window_documents, each an array [n], or None where they were not kept."""
+    """One row per trial, by size in the manifest's order, searches first, then by arm and number.
+
+    Columns, in the order of `in_reading_order`: trial, size, arm, experiment, status; loss and loss_se, which are those
+    of the final evaluation if there was one; step and tokens; `params.<dotted path>` of the fields that were searched;
+    phase, of, leader, over (of trials that confirm: whether their study has a result; missing in others), number,
+    message, same_as (the trial of the same setting whose result it has, not being trained itself); `params.<dotted
+    path>` of the other fields of the RunSpec; the last report (of a running trial, the newest row) and the final
+    evaluation; the parameter and FLOP counts; train_flops, perplexity and bits_per_byte, which follow from these
+    (bits_per_byte is NaN where the bytes per token are unknown); and window_losses, best_window_losses and
+    window_documents, each an array [n], or None where they were not kept."""
     rows: pd.DataFrame
     """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then by step."""
     manifest: dict[str, Any]
@@ -194,7 +202,22 @@ def _trials_frame(
         trials[col.PERPLEXITY] = np.exp(trials[col.LOSS])
     trials[col.BITS_PER_BYTE] = trials[col.LOSS] / math.log(2) / (bytes_per_token or math.nan)
     trials = trials.assign(**_window_columns(trials, windows))
-    return trials[[*IDENTITY, *params, *col.COUNT_COLUMNS, *col.LAST_COLUMNS, *QUOTED, *DERIVED, *WINDOWS]]
+    return in_reading_order(
+        trials[[*IDENTITY, *params, *col.LAST_COLUMNS, *col.COUNT_COLUMNS, *DERIVED, *QUOTED, *WINDOWS]]
+    )
+
+
+def in_reading_order(trials: pd.DataFrame) -> pd.DataFrame:
+    """The same trials with the columns first that a reader looks for: FIRST, then the fields that were searched.
+
+    >>> in_reading_order(trials).columns[:9].tolist()
+    ['trial', 'size', 'arm', 'experiment', 'status', 'loss', 'loss_se', 'step', 'tokens']
+    """
+    by_size = trials.groupby(col.SIZE, sort=False)
+    params = [name for name in trials if str(name).startswith(col.PARAMS_PREFIX) and name not in SEEDS]
+    searched = [name for name in params if by_size[name].nunique().gt(1).any()]
+    first = [name for name in (*FIRST, *searched) if name in trials]
+    return trials[[*first, *(name for name in trials if name not in first)]]
 
 
 def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from analysis.scaling.loss_law import OPTIMAL, LossLaw, fit_loss_law, fit_size_l
 from analysis.scaling.optimum import optimum_table
 from analysis.scaling.power_law import PowerLaw, fit_power_law
 from analysis.scaling.regressors import levels_of
-from analysis.stats.estimate import Estimate, Fitted, NotEstimable
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable, ShowsFitted
 from analysis.tables.leaders import CONFIRMED, SEARCHED, results
 from analysis.tables.settings import settings_table
 from analysis.tables.trials import LR_PATH
@@ -29,8 +29,8 @@ SETTINGS = (LR, BATCH)
 REPORTED = "reported"  # a point's loss that was not selected on, if there is one
 
 
-@dataclass(frozen=True)
-class Scaling:
+@dataclass(frozen=True, repr=False)
+class Scaling(ShowsFitted):
     """The results of `fit_scaling`."""
 
     fitted: Mapping[str, Fitted]
@@ -43,6 +43,9 @@ class Scaling:
     isoflop: IsoFlop
     optima: pd.DataFrame  # `analysis.scaling.optimum.optimum_table` by (N, D) of the settings that vary
     laws: Mapping[str, PowerLaw | None]  # by setting
+
+    def _shown(self) -> Mapping[str, Fitted]:
+        return {**self.fitted, **{f"optimum.{path}": one for path, one in self.optimum.items()}}
 
 
 def points_of(trials: pd.DataFrame) -> pd.DataFrame:

@@ -8,7 +8,7 @@ are then one curve, shifted and rescaled, so an error of the form shifts all min
 
 import itertools
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,7 +18,7 @@ from analysis.scaling.regressors import count_levels, levels_of, log_of
 from analysis.scaling.response_surface import ResponseSurface, judge
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
-from analysis.stats.estimate import Estimate, Fitted, NotEstimable, too_few
+from analysis.stats.estimate import Estimate, Fitted, NotEstimable, ShowsFitted, too_few
 
 FLOPS_PER_TOKEN_AND_PARAMETER = 6
 MIN_BUDGETS = 3
@@ -41,7 +41,7 @@ class Budget:
     """
 
     compute: float  # FLOPs: 6 N D, geometric mean of its runs
-    members: NDArray[np.intp]  # indices of its runs among the points given
+    members: NDArray[np.intp] = field(repr=False)  # indices of its runs among the points given
     center: float  # mean log N
     form: ResponseSurface | None  # None if the runs are too few for a curve
     N_optimal: Fitted  # the minimum of its curve; `n` counts its runs
@@ -59,8 +59,8 @@ class Budget:
         return (self.form.design(u.reshape(-1, 1)) @ self.coefficients).reshape(u.shape)
 
 
-@dataclass(frozen=True)
-class IsoFlop:
+@dataclass(frozen=True, repr=False)
+class IsoFlop(ShowsFitted):
     """The result of `fit_isoflop`."""
 
     fitted: dict[str, Fitted]  # N_exponent: a in N* ~ C^a; D_exponent = 1 - a, since C = 6 N D; `n` counts budgets

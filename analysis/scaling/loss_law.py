@@ -10,7 +10,7 @@ compute-optimal sizes without this law.
 """
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -20,7 +20,7 @@ from analysis.scaling import huber_solver as huber
 from analysis.scaling.regressors import count_levels, indistinguishable, log_of
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
-from analysis.stats.estimate import Fitted, NotEstimable, too_few
+from analysis.stats.estimate import Fitted, NotEstimable, ShowsFitted, too_few
 
 TERMS = {"N": ("A", "alpha"), "D": ("B", "beta")}
 FLOOR = "E"
@@ -48,7 +48,7 @@ class Curve:
     """
 
     theta: Array  # [P]: log E, then for each term the log of its part of the loss at the centre, and its exponent
-    draws: Array  # [R, P]
+    draws: Array = field(repr=False)  # [R, P]
     center: Array  # [K]: mean log of each regressor
     level: float  # the share of draws beyond each end of a 95 % interval
 
@@ -68,8 +68,8 @@ class Curve:
         return np.stack([x.ravel() - c for x, c in zip(logs, self.center, strict=True)]), logs[0].shape
 
 
-@dataclass(frozen=True)
-class LossLaw:
+@dataclass(frozen=True, repr=False)
+class LossLaw(ShowsFitted):
     """The result of `fit_loss_law` or `fit_size_law`."""
 
     fitted: dict[str, Fitted]  # by parameter; `n` counts runs

@@ -6,7 +6,7 @@ of each optimum and whatever the law does not explain. A loss has a floor and do
 `analysis.scaling.loss_law`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from analysis.scaling.regressors import count_levels, indistinguishable, log_of
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array
-from analysis.stats.estimate import Fitted, NotEstimable, too_few
+from analysis.stats.estimate import Fitted, NotEstimable, ShowsFitted, too_few
 
 COEFFICIENT = "coefficient"
 MIN_VALUES = 3  # distinct values of N or D: through two, any power law passes
@@ -29,7 +29,7 @@ class PowerLaw:
     """
 
     coefficients: Array  # [P]: log y at the centre, then the exponents
-    draws: Array  # [R, P]
+    draws: Array = field(repr=False)  # [R, P]
     center: Array  # [P - 1]: mean log of each regressor
 
     def predict(self, *regressors: ArrayLike) -> Array:
@@ -45,8 +45,8 @@ class PowerLaw:
         return np.stack([np.ones(logs[0].shape), *(x - c for x, c in zip(logs, self.center, strict=True))], axis=-1)
 
 
-@dataclass(frozen=True)
-class PowerLawFit:
+@dataclass(frozen=True, repr=False)
+class PowerLawFit(ShowsFitted):
     """The result of `fit_power_law`."""
 
     fitted: dict[str, Fitted]  # coefficient (y at N = D = 1), and N_exponent and D_exponent if given; `n` counts cells

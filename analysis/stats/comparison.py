@@ -13,7 +13,7 @@ Losses are in nats per token. A difference is b minus a, so b is better where it
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,11 @@ from analysis.stats import matching as m
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
 from analysis.stats.matching import DIFFERENCE, MATCHINGS, SAME_SHAPE, Arms
+from analysis.tables.formatting import MISSING
 from analysis.tables.searched import SEED_PATHS
 from analysis.tables.trials import param_columns
 from lmcore import columns as col
+from lmcore.notebook import html_card, html_lines, html_table
 
 BETTER, WORSE, TIE, SAME, REFUSED = "better", "worse", "tie", "same", "refused"
 """Verdicts on b; `same`: every pair has one loss bit for bit, so what is compared changes nothing, or one is a copy of
@@ -52,10 +54,10 @@ class Matched:
     `windows`: standard error of a pair's difference over the windows that both share; or `losses`: standard error of a
     single validation loss, if the losses of single windows were not kept; `unknown`."""
     verdict: str
-    pairs: pd.DataFrame  # as returned by `analysis.stats.matching.match`; empty if there are none
+    pairs: pd.DataFrame = field(repr=False)  # as returned by `analysis.stats.matching.match`; empty if there are none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
     """b against a under all matchings; made by `compare` and `compare_experiments`.
 
@@ -69,6 +71,22 @@ class Comparison:
     matchings: Mapping[str, Matched]  # by the names in `analysis.stats.matching.MATCHINGS`
     by_size: Mapping[str, Matched]  # same shape, for each size that has pairs
     notes: tuple[str, ...]  # sentences that a reader needs besides the verdicts
+
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.sentence}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (one.matching, one.size, *_cells_of(one.difference, len(one.pairs)), one.verdict)
+            for one in (*self.matchings.values(), *self.by_size.values())
+        ]
+        table = html_table(["matching", "size", "difference", "95 % interval", "pairs", "verdict"], rows, [2, 3, 4])
+        title = f"{self.fields}: {self.b} against {self.a}"
+        changes = ["The verdict changes with the matching."] if self.verdict_changes else []
+        refused = {one.difference.reason for one in self.matchings.values() if isinstance(one.difference, NotEstimable)}
+        why = [f"Not estimable: {reason}." for reason in sorted(refused)]
+        unit = f"Difference: {self.b} minus {self.a}, in nats per token; a verdict is on {self.b}."
+        return html_card(title, table, html_lines([*changes, unit, *why, *self.notes]))
 
     def table(self) -> pd.DataFrame:
         """A row per matching, then a row per size for the same shape. Columns: COLUMNS, in nats per token except n
@@ -236,6 +254,13 @@ def _notes(
     if lost["unfinished"]:
         notes.append(f"Not counted: pairs that did not both run to their end ({lost['unfinished']}).")
     return tuple(notes)
+
+
+def _cells_of(difference: Fitted, pairs: int) -> tuple[str, str, str]:
+    """Value, interval and number of pairs."""
+    if isinstance(difference, NotEstimable):
+        return MISSING, MISSING, str(pairs)
+    return f"{difference.value:+.3f}", f"{difference.low:+.3f} to {difference.high:+.3f}", str(difference.n)
 
 
 def _clause(one: Matched) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lmcore.notebook import html_card, html_lines, html_table
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -21,6 +23,9 @@ class Estimate:
     low: float
     high: float
     n: int  # number of observations: runs, trials, pairs, cells or budgets, as the function that made it says
+
+    def _repr_html_(self) -> str:
+        return html_lines([f"{self.value:.4g} (95 % interval {self.low:.4g} to {self.high:.4g}, n = {self.n})"])
 
     @property
     def complement(self) -> "Estimate":
@@ -38,9 +43,50 @@ class NotEstimable:
 
     reason: str  # one clause in lower case, without a full stop
 
+    def _repr_html_(self) -> str:
+        return html_lines([f"not estimable: {self.reason}"])
+
 
 Fitted = Estimate | NotEstimable
 """Fits return several of these as a flat dict by dotted path: `{"loss_nd.alpha": Estimate(...), ...}`."""
+
+
+class ShowsFitted:
+    """A result with a dict `fitted`, which is what a console and a notebook show of it: no arrays.
+
+    Example:
+        @dataclass(frozen=True, repr=False)
+        class LossLaw(ShowsFitted):
+            fitted: Mapping[str, Fitted]
+    """
+
+    fitted: Mapping[str, Fitted]
+
+    def _shown(self) -> Mapping[str, Fitted]:
+        """The numbers to show, by path."""
+        return self.fitted
+
+    def __repr__(self) -> str:
+        shown = self._shown()
+        known = {path: one for path, one in shown.items() if isinstance(one, Estimate)}
+        numbers = [f"{path} {one.value:.4g} [{one.low:.4g}, {one.high:.4g}]" for path, one in known.items()]
+        missing = f"{len(shown) - len(known)} not estimable"
+        return f"<{type(self).__name__}: {'; '.join([*numbers, missing] if len(known) < len(shown) else numbers)}>"
+
+    def _repr_html_(self) -> str:
+        return html_card(type(self).__name__, html_fitted(self._shown()))
+
+
+def html_fitted(fitted: Mapping[str, Fitted]) -> str:
+    """Fitted numbers with their intervals as a table for a notebook, and below it why the others are not estimable."""
+    known = {path: one for path, one in fitted.items() if isinstance(one, Estimate)}
+    rows = [(path, f"{one.value:.4g}", f"{one.low:.4g} to {one.high:.4g}", str(one.n)) for path, one in known.items()]
+    table = html_table(["number", "value", "95 % interval", "n"], rows, numeric=[1, 2, 3]) if rows else ""
+    reasons: dict[str, list[str]] = {}
+    for path, one in fitted.items():
+        if isinstance(one, NotEstimable):
+            reasons.setdefault(one.reason, []).append(path)
+    return table + html_lines(f"not estimable: {', '.join(paths)} ({reason})" for reason, paths in reasons.items())
 
 
 def too_few(number: int, noun: str, least: int, purpose: str = "") -> NotEstimable:

@@ -20,9 +20,12 @@ from scipy import stats
 from analysis.stats.arm_differences import ArmDifference, Model, differences
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
 from analysis.stats.wording import difference_sentence, experiments_sentence, noise_notes, setting_sentence
+from analysis.tables.formatting import difference_cells
+from analysis.tables.html import html_cells
 from analysis.tables.leaders import ALL_RUNS, SEARCHED, Leader, SizeResult, results
 from lmcore import columns as col
 from lmcore.measure.seed_noise import SeedNoise
+from lmcore.notebook import html_card, html_lines
 
 COLUMNS = (col.SIZE, "arm", "against", "matching", "difference", "low", "high", "n", "noise_from", "verdict", "refused")
 
@@ -37,11 +40,19 @@ class SizeVerdict:
     settings: tuple[str, ...]  # a sentence per arm on its leading setting; empty where `sentence` says it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Verdicts:
     """The answers of all sizes, made by `verdicts`."""
 
     sizes: tuple[SizeVerdict, ...]
+
+    def __repr__(self) -> str:
+        return "\n".join(("<Verdicts", *self.sentences, *self.settings)) + ">"
+
+    def _repr_html_(self) -> str:
+        cells = difference_cells(self.table())
+        table = html_cells(cells) if len(cells) else ""
+        return html_card("Verdicts", html_lines((*self.sentences, *self.settings)), table, html_lines(self.notes))
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from lmcore.corpus.mapped_ids import IdFile, MappedIds, id_chunks, paths_of
 from lmcore.corpus.reading import Reading
 from lmcore.durable import new_folder
 from lmcore.errors import InputError
+from lmcore.notebook import html_card, html_lines, html_table
 
 FORMAT: Final = 1
 """Version of the folder's format. It is part of the cache key, so a new format never meets an old cache entry."""
@@ -26,7 +27,7 @@ LARGE_BYTES = 1 << 30
 TokenIds = NDArray[np.unsignedinteger[Any]] | MappedIds
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tokens:
     """The token ids of one data set. Create it with `Tokens.of`, which ensures what the fields state.
 
@@ -55,6 +56,26 @@ class Tokens:
         """
         train, val = _read_only(train, vocab_size), _read_only(val, vocab_size)
         return cls(train, val, vocab_size, _fingerprint(train, val, vocab_size), **others)
+
+    def __repr__(self) -> str:
+        return f"<Tokens: {'; '.join(f'{name} {value}' for name, value in self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        return html_card("Tokens", html_table(["", ""], self._facts()), html_lines(self._notes()))
+
+    def _facts(self) -> list[tuple[str, str]]:
+        """What the data are, for people."""
+        facts = [("training", f"{len(self.train):,} tokens"), ("validation", f"{len(self.val):,} tokens")]
+        facts.append(("vocabulary", f"{self.vocab_size:,}"))
+        if self.bytes_per_token is not None:
+            facts.append(("bytes per token", f"{self.bytes_per_token:.2f}"))
+        if self.val_in_train is not None:
+            facts.append(("validation windows in the training data", f"{self.val_in_train:.1%}"))
+        return [*facts, ("ids", f"{self.train.dtype}"), ("fingerprint", self.fingerprint[:12])]
+
+    def _notes(self) -> list[str]:
+        """What was read and skipped."""
+        return [note for reading in self.readings for note in reading.notes]
 
     @property
     def unigram_entropy(self) -> float:

@@ -56,8 +56,8 @@ from lmcore.config import RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, load_tokens
 from lmcore.errors import InputError
 from lmcore.measure.slot_count import ThroughputSample
-from sweeps.cluster.titles import device_name
 from sweeps.cluster.proof import data_fault, device_fault, folder_fault
+from sweeps.cluster.titles import device_name
 from sweeps.engine.death_count import MAX_DEATHS, deaths
 from sweeps.engine.environment_fault import EnvironmentFaultError
 from sweeps.engine.training_loop import TrainingLoop

@@ -16,7 +16,6 @@ the sweep confirms its results, one for that (`sweeps.study.confirmation`). What
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState

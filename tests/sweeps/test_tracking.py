@@ -21,9 +21,9 @@ from lmcore.errors import InputError
 from lmcore.params import count_parameters
 from lmcore.runfile.paths import describe
 from sweeps.callbacks import tracking
+from sweeps.callbacks.tensorboard_tracker import TensorboardTracker
 from sweeps.callbacks.tracked_trial import run_id
 from sweeps.callbacks.tracking import EXTRAS, TRACKERS, Tracking, check_installed, follow
-from sweeps.callbacks.tensorboard_tracker import TensorboardTracker
 from sweeps.callbacks.wandb_tracker import WandbTracker
 from sweeps.spec.settings import TrackingConfig
 from sweeps.spec.sweep_spec import SweepSpec

@@ -140,8 +140,9 @@ def columns() -> str:
     text = MADE + "# Columns\n\n"
     text += (
         "A *row* is what a trial reports at an interval: one JSON line in `metrics.jsonl`, one row of `run.rows`. The\n"
-        "*trials* table has one row per trial (`run.trials`). Losses are nats per token, times are seconds. A number\n"
-        "that is not finite is `null`.\n"
+        "*trials* table has one row per trial (`run.trials`): first trial, size, arm, experiment, status, loss,\n"
+        "loss_se, step, tokens, then the fields that were searched, then the rest. Losses are nats per token, times are\n"
+        "seconds. A number that is not finite is `null`.\n"
     )
     heading = ""
     for line in (ROOT / "lmcore" / "columns.py").read_text().splitlines():

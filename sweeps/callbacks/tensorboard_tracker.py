@@ -62,7 +62,7 @@ class TensorboardTracker:
         if row["status"] not in col.UNFINISHED:
             del self._open_trials[trial]
             metrics = {name: summary[column] for column, name in HPARAM_METRICS.items() if column in summary}
-            fields = flatten(tracked.run) | tracked.study | {col.STATUS: row["status"]}
+            fields = flatten(tracked.run) | tracked.counts | tracked.study | {col.STATUS: row["status"]}
             hparams = {name: str(value).lower() if isinstance(value, bool) else value for name, value in fields.items()}
             writer.flush()
             # "." is this trial's folder; by default it would be a subfolder, which TensorBoard shows as another run.

@@ -95,6 +95,10 @@ def test_it_shows_every_study_with_its_trials_and_names_what_is_minimized(addres
     assert all(trial["constraints"] == [0.0] for trial in complete)
     assert attributes[by_status[col.FAILED]][col.MESSAGE] == "ValueError: boom"
     assert "nan" in attributes[by_status[col.DIVERGED]][col.MESSAGE]
+    sortable = {one["key"] for study in shown for one in study["union_user_attrs"] if one["sortable"]}
+    assert {col.PARAMS_EXACT, col.PLANNED_FLOPS, col.TRAIN_FLOPS, col.STEP, col.TOKENS} <= sortable
+    assert {attribute[col.SIZE] for attribute in attributes} == {"main"}
+    assert {attribute[col.ARM] for attribute in attributes} == {"untied", "tied"}
     for study in shown:
         assert study["objective_names"] == ["validation loss (nats per token)"]
         finite = [trial["values"][0] for trial in study["trials"] if trial["constraints"] == [0.0] and trial["values"]]

@@ -4,6 +4,8 @@ import pytest
 from tracked_rows import line, new_folder
 
 from lmcore import columns as col
+from lmcore.config import RunSpec
+from lmcore.params import count_parameters
 from sweeps.callbacks.tracking import Tracking
 from sweeps.spec.settings import TrackingConfig
 
@@ -66,6 +68,7 @@ def test_a_trial_that_ended_is_a_line_of_the_page_hparams(folder):
     assert started["optim.lr"].number_value == 0.003
     assert started["model.tie_embeddings"].string_value == "false"
     assert (started["size"].string_value, started["status"].string_value) == ("xs", "pruned")
+    assert started["params_exact"].number_value == count_parameters(RunSpec().model).total
     assert curve(reader, "hparam/loss") == [(50, 3.5)]
     assert curve(reader, "hparam/best_val_loss") == [(50, 3.0)]
 

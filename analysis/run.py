@@ -4,10 +4,10 @@ It stands above everything else in `analysis`, because its summary and its repor
 packages below take the plain `analysis.runs.load.Run`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -84,7 +84,7 @@ class Run(loaded.Run):
             groups["experiment"] = self.trials[col.EXPERIMENT].dropna()
         names = {what: [name for name in dict.fromkeys(found) if name] for what, found in groups.items()}
         parts = [f"{what}{'s' * (len(one) > 1)} {', '.join(one)}" for what, one in names.items() if one]
-        return ["; ".join(parts), _data_line(self.manifest.get("data", {}))]
+        return ["; ".join(parts), _data_line(self.manifest)]
 
     def _parts(self) -> str:
         return f"trials ({len(self.trials)} rows), rows ({len(self.rows)} rows), manifest; report() writes the report"
@@ -142,7 +142,10 @@ def leading_cells(trials: pd.DataFrame) -> pd.DataFrame:
     return cells[[name for name in shown if name in cells]].rename(columns={"exact": "parameters"})
 
 
-def _data_line(data: dict[str, object]) -> str:
+def _data_line(manifest: Mapping[str, Any]) -> str:
+    if col.REPLAY in manifest:
+        return f"replayed from {manifest[col.REPLAY].get('source', 'recorded runs')}, nothing was trained"
+    data = manifest.get("data", {})
     parts = [str(data.get("source", "unknown"))]
     if isinstance(tokens := data.get("train_tokens"), int):
         parts.append(f"{count(tokens)} training tokens")

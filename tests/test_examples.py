@@ -15,7 +15,7 @@ NOTEBOOK = ROOT / "examples" / "paper_figure.ipynb"
 def shown(cell):
     """What a cell shows, without pictures."""
     found = []
-    for output in cell.outputs:
+    for output in (one for one in cell.outputs if one.get("name") != "stderr"):
         data = output.get("data", {})
         found += [output.get("text", "")] if "image/png" in data else [data.get("text/html"), output.get("text")]
     return found

@@ -42,6 +42,7 @@ def test_it_runs_to_its_end_and_shows_the_same_numbers(committed, tmp_path, monk
     folder.mkdir()
     for name in ("tying.yaml", "tying.csv"):
         shutil.copy(NOTEBOOK.with_name(name), folder)
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # pictures in the notebook, not in a window or nowhere
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     fresh = copy.deepcopy(committed)
     nbclient.NotebookClient(fresh, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()

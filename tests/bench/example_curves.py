@@ -32,7 +32,7 @@ def main() -> None:
         for row in Trainer(runs, tokens):
             setting = settings[row[col.SLOT]]
             named = {"run": f"{width['model.d_model']}-{row[col.SLOT]:02d}", "seed": setting["train.seed"], **width}
-            losses = {name: row[name] for name in (col.VAL_LOSS, col.FINAL_VAL_LOSS)}  # type: ignore[literal-required]
+            losses = {name: row[name] for name in (col.VAL_LOSS, col.FINAL_VAL_LOSS)}
             fields = {path: value for path, value in setting.items() if path != "train.seed"}
             rows.append({**named, **fields, col.STEP: row[col.STEP], **losses})
     table = pd.DataFrame(rows).sort_values(["run", col.STEP], ignore_index=True)

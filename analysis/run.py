@@ -37,7 +37,7 @@ class Run(loaded.Run):
     <Run quick: 42 trials: 30 complete, 12 pruned
     sizes xs, s; arms untied, tied
     data stdlib, 3.75M training tokens, vocabulary 2048, fingerprint 584975dff697
-    trials (42 rows), rows (312 rows), manifest; report() writes the report>
+    trials (42 rows), rows (312 rows), curves, manifest; report() writes the report>
     """
 
     folder: Path | None = None
@@ -87,7 +87,7 @@ class Run(loaded.Run):
         return ["; ".join(parts), _data_line(self.manifest)]
 
     def _parts(self) -> str:
-        return f"trials ({len(self.trials)} rows), rows ({len(self.rows)} rows), manifest; report() writes the report"
+        return f"trials ({len(self.trials)} rows), rows ({len(self.rows)} rows), curves, manifest; report() writes the report"
 
     def _statuses(self) -> str:
         n, confirms = len(self.trials), int((self.trials[col.PHASE] == col.CONFIRM).sum())

@@ -80,9 +80,8 @@ def with_flops(run: Run) -> pd.DataFrame:
     """The rows of the run's trials with the column `train_flops`."""
     per_token = run.trials.set_index(col.TRIAL)[col.FLOPS_PER_TOKEN].astype("float64")
     rows = run.rows[run.rows[col.TRIAL].isin(per_token.index)]
-    return rows.assign(
-        **{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * rows[col.TRIAL].map(per_token).astype("float64")}
-    )
+    own = rows[col.TRIAL].map(per_token).astype("float64")
+    return rows.assign(**{col.TRAIN_FLOPS: rows[col.TOKENS].astype("float64") * own})
 
 
 def _says_more(rows: pd.DataFrame, along: str) -> bool:

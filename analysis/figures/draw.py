@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from analysis.figures import style
 from analysis.figures.chart import Axis, Chart, ColourBar, Dash, Layer, Look, Panel
-from analysis.figures.colours import INK, ORDERED, text_on
+from analysis.figures.colours import GREY, INK, ORDERED, text_on
 
 LINE_STYLES: dict[Dash, Any] = {
     "solid": "-",
@@ -116,6 +116,7 @@ def _draw_layer(axes: Axes, layer: Layer, order: int, bar: ColourBar | None) -> 
         case "text":
             place: dict[str, Any] = {"xytext": (4, 0 if look.beside else 3), "textcoords": "offset points"}
             place |= {"va": "center" if look.beside else "baseline", "color": look.colour, "zorder": order + 2}
+            place["bbox"] = {"boxstyle": "square,pad=0.1", "facecolor": "white", "alpha": 0.7, "linewidth": 0}
             for row in frame.itertuples():
                 axes.annotate(row.text, (row.x, row.y), **place)
 
@@ -212,8 +213,10 @@ def _draw_legend(figure: Figure, chart: Chart) -> None:
 
 
 def legend_labels(chart: Chart) -> list[str]:
-    """The labels of all layers: those of filled marks and of lines first, as hollow marks and areas comment on them."""
-    layers = sorted(chart.layers(), key=lambda layer: layer.look.hollow or layer.kind in ("span", "band"))
+    """The labels of all layers. Hollow marks, areas and what is grey comment on the others, so they come last."""
+    layers = sorted(
+        chart.layers(), key=lambda one: one.look.hollow or one.look.colour == GREY or one.kind in ("span", "band")
+    )
     return list(dict.fromkeys(layer.label for layer in layers if layer.label))
 
 

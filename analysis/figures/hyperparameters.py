@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis.figures.chart import Axis, Chart, Layer, Panel
 from analysis.figures.encoding import Encoding, encode
-from analysis.figures.marks import diverged_layers, hovers, loss_limits
+from analysis.figures.marks import diverged_layers, hovers, loss_limits, sized
 from analysis.figures.report_figure import ReportFigure
 from analysis.figures.scales import Scale, scale_of
 from analysis.runs.load import Run
@@ -18,6 +18,7 @@ from lmcore import columns as col
 
 MAX_PANELS = 12
 LOSS = "loss (nats per token)"
+DODGE = 0.5  # width of the groups at a choice, as a part of the distance between choices
 AT = "at"  # place of a trial on the axis of a panel
 
 
@@ -27,8 +28,9 @@ def hyperparameter_figure(run: Run) -> ReportFigure | None:
     rung = common_rung(trials, run.rows)
     shown = at_rung(trials, rung)
     encoding, paths = encode(run.trials), searched_paths(trials)
-    seen = {LR_PATH, *encoding.fields}
-    if shown.empty or set(paths) <= seen or trials[col.EXPERIMENT].notna().any():
+    by_label = shown.groupby(shown[col.TRIAL].map(encoding.labels))
+    unseen = [path for path in paths if path != LR_PATH and by_label[path].nunique().gt(1).any()]
+    if not unseen or trials[col.EXPERIMENT].notna().any():
         return None
     space, limits = space_of(run.manifest), loss_limits(shown[col.LOSS])
     panels = [_panel(shown, encoding, path, scale_of(path, shown[path], space.get(path)), limits) for path in paths]
@@ -49,8 +51,11 @@ def searched_paths(trials: pd.DataFrame) -> list[str]:
 def _panel(shown: pd.DataFrame, encoding: Encoding, path: str, scale: Scale, limits: tuple[float, float]) -> Panel:
     placed = shown.assign(**{AT: scale.values})
     layers = []
+    places = {label: place for place, label in enumerate(encoding.looks)}
     for label, look, own in encoding.groups(placed[np.isfinite(placed[col.LOSS])]):
         frame = pd.DataFrame({"x": own[AT], "y": own[col.LOSS], "trial": own[col.TRIAL], "hover": hovers(own)})
-        layers.append(Layer("points", frame.reset_index(drop=True), look, label))
+        if scale.is_choice:  # groups side by side, as they would hide each other
+            frame["x"] += DODGE * ((places[label] + 0.5) / len(places) - 0.5)
+        layers.append(Layer("points", frame.reset_index(drop=True), sized(look, len(shown)), label))
     layers += diverged_layers(placed[placed[col.STATUS] == col.DIVERGED], AT, limits[1])
     return Panel(scale.axis, Axis(LOSS, limits=limits), layers)

@@ -80,20 +80,20 @@ def _domain(place: int, of: int) -> list[float]:
 def _axes(panel: Panel, names: tuple[str, str], x_domain: list[float], y_domain: list[float]) -> dict[str, Any]:
     x_name, y_name = (f"{name[0]}axis{name[1:]}" for name in names)
     return {
-        x_name: {**_axis(panel.x, _largest(panel, "x")), "domain": x_domain, "anchor": names[1]},
-        y_name: {**_axis(panel.y, _largest(panel, "y")), "domain": y_domain, "anchor": names[0]},
+        x_name: {**_axis(panel.x, _highest(panel, "x")), "domain": x_domain, "anchor": names[1]},
+        y_name: {**_axis(panel.y, _highest(panel, "y")), "domain": y_domain, "anchor": names[0]},
     }
 
 
-def _largest(panel: Panel, which: str) -> float:
-    """The largest coordinate, or 0."""
-    values = [
-        layer.frame[which].astype(float).max() for layer in panel.layers if which in layer.frame and len(layer.frame)
-    ]
-    return max((value for value in values if math.isfinite(value)), default=0.0)
+def _highest(panel: Panel, which: str) -> float:
+    """The highest value that a panel shows along an axis."""
+    axis: Axis = getattr(panel, which)
+    if axis.limits is not None:
+        return max(axis.limits)
+    return max((float(layer.frame[which].max()) for layer in panel.layers if which in layer.frame), default=1.0)
 
 
-def _axis(axis: Axis, largest: float) -> dict[str, Any]:
+def _axis(axis: Axis, highest: float) -> dict[str, Any]:
     shown: dict[str, Any] = {"title": {"text": _escaped(axis.label)}, "type": "log" if axis.log else "linear"}
     shown |= {"gridcolor": RULE, "linecolor": GREY, "zeroline": False, "automargin": True, "exponentformat": "SI"}
     if axis.limits is not None:
@@ -101,7 +101,8 @@ def _axis(axis: Axis, largest: float) -> dict[str, Any]:
     if axis.ticks:
         shown |= {"tickmode": "array", "tickvals": list(axis.ticks), "ticktext": [*map(_escaped, axis.ticks.values())]}
     elif axis.log:
-        shown |= {"dtick": "D2", "tickformat": ".3~s" if largest >= 1000 else ".3~g"}
+        # SI would write 0.002 as 2m.
+        shown |= {"dtick": "D2", "tickformat": ".3~s" if highest >= 1 else "~e"}
     return shown
 
 

@@ -1,6 +1,7 @@
 """How the end of a trial is marked, and what the mouse shows of it: the same in every figure."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ ENDS = {
 }
 """Of trials that were not trained to their end."""
 WORDS = {col.PRUNED: "stopped early", col.RUNNING: "running", col.PAUSED: "paused", col.DIVERGED: "diverged"}
+MANY = 120  # points of a panel
 MARGIN = 0.08  # of the range of losses, below the lowest, and above the highest, where diverged trials are drawn
 
 
@@ -56,6 +58,15 @@ def listed(names: Iterable[str]) -> str:
     """`a, b and c`."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+def sized(look: Look, trials: int) -> Look:
+    """The look of points, smaller and paler if there are so many that they would hide each other.
+
+    >>> sized(Look(size=5.0), 1000).size
+    2.5
+    """
+    return replace(look, size=look.size / 2, opacity=0.5) if trials > MANY else look
 
 
 def whole_ticks(low: float, high: float, most: int = 7) -> dict[float, str]:

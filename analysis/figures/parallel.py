@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.chart import Axis, Chart, ColourBar, Layer, Look, Panel
-from analysis.figures.colours import GREY, INK, RED
+from analysis.figures.colours import GREY, INK, LEVELS, RED
 from analysis.figures.encoding import colour_on
 from analysis.figures.hyperparameters import searched_paths
+from analysis.figures.marks import MANY
 from analysis.figures.report_figure import ReportFigure
 from analysis.figures.scales import scale_of
 from analysis.runs.load import Run
@@ -44,7 +45,7 @@ def parallel_figure(run: Run) -> ReportFigure | None:
     ticks = {float(place): name for place, name in enumerate([*names, "rank of loss"])}
     x = Axis("", ticks=ticks, limits=(-0.15, len(paths) + 0.4))
     top = ABOVE if np.isnan(rank).any() else 1.0
-    y = Axis(ticks={0.0: "lowest", 1.0: "highest"}, limits=(-0.05, top + 0.06))
+    y = Axis("value", ticks={0.0: "lowest", 1.0: "highest"}, limits=(-0.05, top + 0.06))
     panel = Panel(x, y, [Layer("rule", axes, Look(GREY, width=0.8)), *layers])
     caption = (
         f"Every trial as a line through the values of all searched hyperparameters, n = {len(shown)} "
@@ -62,6 +63,8 @@ def _lines(heights: np.ndarray, rank: np.ndarray, trials: list[str]) -> list[Lay
     looks: dict[str, list[int]] = {}
     for k in order:
         looks.setdefault(RED if np.isnan(rank[k]) else colour_on(RANK, rank[k]), []).append(int(k))
+    # The best quarter of a few trials, and the first colour of many.
+    best_rank, pale = (0.25, 0.45) if len(trials) <= MANY else (1 / LEVELS, 0.15)
     layers = []
     for colour, members in looks.items():
         frames = [
@@ -70,7 +73,7 @@ def _lines(heights: np.ndarray, rank: np.ndarray, trials: list[str]) -> list[Lay
             )
             for k in members
         ]
-        best = colour != RED and rank[members[0]] < 0.25
-        look = Look(colour, width=1.6 if best else 0.8, opacity=0.9 if best else 0.45)
+        best = colour != RED and rank[members[0]] <= best_rank
+        look = Look(colour, width=1.6 if best else 0.7, opacity=0.9 if best else pale)
         layers.append(Layer("line", pd.concat(frames, ignore_index=True), look))
     return layers

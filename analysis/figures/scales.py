@@ -36,6 +36,8 @@ class Scale:
     values: Array
     """Where the trials are on the axis, [n]."""
     axis: Axis
+    is_choice: bool = False
+    """Whether the values are words, at 0, 1, ..."""
 
     @property
     def is_one_minus(self) -> bool:
@@ -94,11 +96,8 @@ def _choice_scale(path: str, values: pd.Series, label: str) -> Scale:
     words = [TYING[bool(value)] if path == TIED_PATH else number(value) for value in values]
     names = sorted(dict.fromkeys(words))
     ticks = {float(place): name for place, name in enumerate(names)}
-    return Scale(np.array([names.index(word) for word in words], float), Axis(label, False, ticks, _around(len(names))))
-
-
-def _around(choices: int) -> tuple[float, float]:
-    return -0.5, choices - 0.5
+    places = np.array([names.index(word) for word in words], float)
+    return Scale(places, Axis(label, ticks=ticks, limits=(-0.5, len(names) - 0.5)), is_choice=True)
 
 
 def _log_axis(label: str, numbers: Array, few: Array) -> Axis:
@@ -110,7 +109,7 @@ def _log_axis(label: str, numbers: Array, few: Array) -> Axis:
 def _is_log(path: str, numbers: Array, space: Mapping[str, Any]) -> bool:
     if path in (LR_PATH, BATCH_PATH) or space.get("log"):
         return True
-    if "low" in space:
+    if "low" in space or path.rpartition(".")[2] in FRACTIONS:
         return False
     return bool(numbers.max() / numbers.min() > WIDE)
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
 from analysis.figures.colours import GREY, INK
-from analysis.figures.marks import ENDS, WORDS, diverged_layers, hovers, listed, loss_limits, whole_ticks
+from analysis.figures.marks import ENDS, WORDS, diverged_layers, hovers, listed, loss_limits, sized, whole_ticks
 from analysis.figures.report_figure import ReportFigure
 from analysis.runs.load import Run
 from analysis.tables.formatting import decimal, tally
@@ -56,12 +56,12 @@ def _panel(progress: pd.DataFrame, label: str) -> Panel:
     for status in (col.PRUNED, col.PAUSED, col.RUNNING):
         own = searched[(searched[col.STATUS] == status) & np.isfinite(searched[col.LOSS])]
         if len(own):
-            mark = Look(GREY, "o", 4.5, hollow=True) if status == col.PRUNED else ENDS[status]
-            layers.append(Layer("points", _points(own), mark, f"{WORDS[status]} (its last loss)"))
+            mark = sized(Look(GREY, "o", 4.5, hollow=True) if status == col.PRUNED else ENDS[status], len(searched))
+            layers.append(Layer("points", _points(own), mark, WORDS[status]))
     complete = progress[(progress[col.STATUS] == col.COMPLETE) & np.isfinite(progress[col.LOSS])]
     for phase, name, marker in ((col.SEARCH, "complete", "o"), (col.CONFIRM, "confirmation", "D")):
         if len(own := complete[complete[col.PHASE] == phase]):
-            layers.append(Layer("points", _points(own), Look(INK, marker, 5), name))
+            layers.append(Layer("points", _points(own), sized(Look(INK, marker, 5), len(searched)), name))
     layers += diverged_layers(progress[progress[col.STATUS] == col.DIVERGED], ORDER, limits[1])
     if (progress[col.PHASE] == col.CONFIRM).any():
         rule = pd.DataFrame({"x": [searched[ORDER].max() + 0.5]})
@@ -80,7 +80,8 @@ def _caption(progress: dict[str, pd.DataFrame]) -> str:
     everything = pd.concat(progress.values())
     searched = everything[everything[col.PHASE] == col.SEARCH]
     parts = [f"Lowest validation loss of a complete trial so far, n = {len(searched)} trials of the search"]
-    parts[0] += f" ({tally(searched[col.STATUS])}), in the order in which they ended."
+    parts[0] += f" ({tally(searched[col.STATUS])}), in the order in which they ended. "
+    parts[0] += "Trials that were stopped early are drawn at their last loss."
     gains = {
         label: improvement(own)
         for label, own in progress.items()

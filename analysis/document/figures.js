@@ -17,8 +17,14 @@ async function loadPlotly() {
   document.head.append(script);
 }
 
+// The colour that a CSS variable stands for just now.
 function colourOf(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name);
+  const probe = document.createElement('i');
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const colour = getComputedStyle(probe).color;
+  probe.remove();
+  return colour;
 }
 
 // A copy of plain data, with the colours of a dark page. Heat maps keep theirs, which the text in their cells fits.

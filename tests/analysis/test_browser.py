@@ -59,13 +59,16 @@ PALE_TEXTS = f"""(() => {{
     }}
     return [seen, pale];
 }})()"""
+CONTEXT_PX = 1.1
+"""Thinner lines are the faint background of others: all trials behind the best ones."""
 PALE_MARKS = f"""(() => {{
     {CONTRAST}
     const marks = [...document.querySelectorAll('.plot .scatterlayer .js-line, .plot .scatterlayer .point')];
     return [marks.length, marks.flatMap(one => {{
         const found = Math.max(...['stroke', 'fill'].map(name =>
             getComputedStyle(one)[name] === 'none' ? 0 : judged(one, name)));
-        return found < 3 ? [[one.closest('figure').id, one.getAttribute('style'), found.toFixed(2)]] : [];
+        const isContext = one.matches('.js-line') && parseFloat(getComputedStyle(one).strokeWidth) < {CONTEXT_PX};
+        return found < 3 && !isContext ? [[one.closest('figure').id, one.getAttribute('style'), found.toFixed(2)]] : [];
     }})];
 }})()"""
 WHERE = """(() => {

@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     console = Console(soft_wrap=not sys.stdout.isatty())
     say = plain_lines(console)
     interrupts = Interrupts()
+    interrupts.say = say
     interrupts.install()
     folder = None
 

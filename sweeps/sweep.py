@@ -6,9 +6,7 @@ the next decision is made.
 
 import functools
 import os
-import shlex
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -27,7 +25,9 @@ from lmcore.errors import InputError
 from sweeps.callbacks.tracking import check_installed
 from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import Interrupts
+from sweeps.cli.introduction import introduce
 from sweeps.cli.output import plain_lines
+from sweeps.cluster.dashboard import dashboard_line
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.history import change_line, changes_of, note_changes
@@ -37,7 +37,6 @@ from sweeps.rundir.folder import RunFolder, write_json, write_text
 from sweeps.rundir.in_place import InPlace
 from sweeps.rundir.kept_data import find_data, gone_note, other_data, stay_note
 from sweeps.rundir.leftovers import clear_leftovers, holds_nothing
-from sweeps.spec.duration import show_duration
 from sweeps.spec.settings import is_own, mask_password, strip_password
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 from sweeps.study.deadline import Deadline
@@ -85,10 +84,9 @@ def with_data(
 
 
 def with_data_said(spec: SweepSpec, console: Console, kept: Path | None) -> tuple[SweepSpec, Tokens]:
-    """`with_data`, with a line before it and its notes after it. While it lasts, the console shows how far it is."""
-    say = plain_lines(console, soft_wrap=True)
-    say(f"lmsweep {spec.name}: preparing the data")
-    with Alive(console, "preparing the data") as alive:
+    """`with_data`, with its notes after it. While it lasts, the console shows how far it is."""
+    say = plain_lines(console)
+    with Alive(console, "reading the data") as alive:
         prepared, tokens = with_data(spec, kept, say, alive.report)
     for note in prepared.notes[len(spec.notes) :]:
         say(f"Note: {note}.")
@@ -135,8 +133,8 @@ def run_sweep(
         rule = "mps is the GPU of this Mac, and the sweep is to run on a cluster"
         raise InputError(f"train.device: {rule} (got {address or os.environ['RAY_ADDRESS']}); use device: auto")
     say = plain_lines(console)
+    introduce(spec, console)
     if spec.train.device in ("cuda", "mps") and not joins:
-        say(f"lmsweep {spec.name}: looking for the GPU")
         with Alive(console, "looking for the GPU"):
             resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
     if not resume:
@@ -152,13 +150,13 @@ def run_sweep(
         if resume:
             from sweeps.callbacks.metrics_file import last_rows as read_last_rows
 
-            with Alive(console, f"lmsweep {spec.name}: reading the sweep", first_s=FIRST_S):
+            with Alive(console, "reading what the sweep has so far", first_s=FIRST_S):
                 own = resumed_tokens(folder)
             spec, tokens = with_data_said(spec, console, kept) if own is None else (spec, own)
             check_data(folder, tokens)
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         in_place = InPlace(folder)
-        with Alive(console, "opening the studies"):
+        with Alive(console, "opening the database of the trials"):
             storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
         if retry:
             failed = retry_studies(spec, storage)
@@ -171,11 +169,12 @@ def run_sweep(
             interrupts.exit_now(line, code=1)
 
         try:
-            say(f"lmsweep {spec.name}: starting Ray")
             with ExitStack() as stack:
                 remove_later = stack.enter_context(reaped(interrupts.guest))
-                with Alive(console, "starting Ray"):
+                with Alive(console, "starting Ray, which runs the training processes"):
                     cluster = stack.enter_context(connect(address, dashboard, say, remove_later))
+                if cluster.dashboard_url:
+                    say(stack.enter_context(dashboard_line(cluster.dashboard_url, private=console.is_terminal)))
                 stack.enter_context(in_place.watched(end))
                 interrupts.install()
                 memory = last_rows, previous_manifest, deadline
@@ -260,37 +259,34 @@ def run_on(
     from sweeps.study.open_study import asked_trials
 
     say = plain_lines(console)
-    # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
-    membership = Membership.of(cluster, spec, folder.path, say)
-    cluster = replace(cluster, nodes=tuple(membership.nodes))
-    requested = spec.train
-    flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
-    spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
-    total = spec.most_trials
-    wanted = spec.search.virtual_slots if spec.search.reproducible else spec.search.concurrent or total
-    concurrent = min(wanted, total)
-    cluster.engines(spec.train)  # there must be room for one
-    with Alive(console, "sending the data to the engines"):
+    with Alive(console, "handing the data to the training processes"):
+        # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
+        membership = Membership.of(cluster, spec, folder.path, say)
+        cluster = replace(cluster, nodes=tuple(membership.nodes))
+        requested = spec.train
+        flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
+        spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
+        total = spec.most_trials
+        wanted = spec.search.virtual_slots if spec.search.reproducible else spec.search.concurrent or total
+        concurrent = min(wanted, total)
+        cluster.engines(spec.train)  # there must be room for one
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
-    from sweeps.trials import ended_statuses, run_trials  # with Tune, which takes a second
+        from sweeps.trials import ended_statuses, run_trials  # with Tune, which takes a second
 
     for change in note_changes(folder, spec, asked_trials(spec, storage)) if previous_manifest else ():
         say(f"Changed: {change_line(change)}")
     written = write_inputs(spec, tokens, folder, console)
-    ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
-    if cluster.dashboard_url:
-        needs_token = os.environ.get("RAY_AUTH_MODE") == "token"
-        ray = shlex.quote(str(Path(sys.executable).with_name("ray")))
-        hint = f" (it asks for a token: {ray} get-auth-token)" if needs_token else ""
-        say(f"Ray dashboard: {cluster.dashboard_url}{hint}")
+    say(f"Results: {folder.display}; Ctrl-C stops and saves the trials{interrupts.resume_hint}")
 
     # Wait for the measurements, which decide how many slots each worker gets.
     end = functools.partial(interrupts.exit_now, code=1)
-    with Alive(console, "waiting for the engines"):
+    with Alive(console, "starting the training processes") as alive:
+        ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
         pool.wait()
-    watchdog = Watchdog(pool, spec.search.hung_after_s, cluster.head, say=say, end=end)
-    with watchdog, Alive(console, "measuring how many slots pay"):
-        choices, peaks = pool.choices(), pool.peaks()
+        alive.text = "measuring how many trials at a time are fastest"
+        watchdog = Watchdog(pool, spec.search.hung_after_s, cluster.head, say=say, end=end)
+        with watchdog:
+            choices, peaks = pool.choices(), pool.peaks()
     training, queued = pool.open(choices)
 
     # Record how the sweep runs, and describe it.
@@ -301,22 +297,16 @@ def run_on(
             say(f"Note: {line}; unfinished trials may differ from what they would have been.")
         record = resumed_manifest(previous_manifest, record) | changes_of(folder)
     write_json(folder.manifest, record)
-    say(f"Slots on each of {len(pool.ready)} engines: {', '.join(map(str, choices))}")
-    limit = "" if spec.search.time is None else f" in {show_duration(spec.search.time)}"
-    searched = sum(spec.trials_of(size) for size in spec.size_names)
-    confirmed = f" and up to {total - searched} confirmation runs" if total > searched else ""
-    trials = f"{'Up to ' if limit else ''}{searched} trials{confirmed}{limit and f', as many as fit{limit}'}"
-    if spec.as_many_as_fit:
-        trials = f"As many trials as fit{limit}"
+    compiled = f", {why_compile(requested, spec.train, flops)}" if spec.train.compile else ""
     say(
-        f"{trials}, {training} at a time{f' and {queued} queued' if queued else ''}, "
-        f"on {spec.train.device} in {spec.train.dtype}, {why_compile(requested, spec.train, flops)}; "
-        f"everything goes to {folder.display}"
+        f"Training {training} at a time on {spec.train.device} in {spec.train.dtype}{compiled}; "
+        f"on each of {len(pool.ready)} engines {', '.join(map(str, choices))}{f'; {queued} queued' if queued else ''}"
     )
     if previous_manifest:
         paused = f", {ledger.paused} are paused" if ledger.paused else ""
         say(f"Resumed: {len(ended_statuses(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
-    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent)
+    speed = pool.expected_flops_per_s(choices)
+    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, speed)
 
 
 def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder, console: Console | None = None) -> str:

@@ -18,7 +18,8 @@ from sweeps.callbacks.tracking import Tracking
 from sweeps.callbacks.trial_files import TrialFiles
 from sweeps.callbacks.utilization import Utilization
 from sweeps.callbacks.window_file import WindowFile
-from sweeps.cli.interrupts import Interrupts
+from sweeps.cli.alive import Alive
+from sweeps.cli.interrupts import NOTHING_TO_SAVE, Interrupts
 from sweeps.cli.output import plain_lines
 from sweeps.engine.pool import WorkerPool
 from sweeps.engine.watchdog import Watchdog
@@ -33,6 +34,9 @@ from sweeps.tune.tuner import tune_all
 STOP_S = 12.0
 """How long workers may take to finish their intervals after Ctrl-C; the whole shutdown then takes less than 30 s."""
 STOP_WANDB_S = 8.0
+MOST_S = 30
+"""How long the whole shutdown may take."""
+SAVED = "all trials are saved"
 
 
 @dataclass(frozen=True)
@@ -59,10 +63,12 @@ def run_trials(
     interrupts: Interrupts,
     record: Mapping[str, Any],
     concurrent: int,
+    flops_per_s: float | None = None,
 ) -> Outcome:
     """Run the ledger's trials, at most `concurrent` at a time, and stop the workers.
 
-    At the end, `record` (the manifest) is written again with the utilization of the workers.
+    At the end, `record` (the manifest) is written again with the utilization of the workers. `flops_per_s` is how fast
+    they are expected to train, all together.
     """
     say = plain_lines(console)
     order, early = _order(ledger, folder)
@@ -75,11 +81,10 @@ def run_trials(
     began = time.monotonic()
     try:
         with (
-            Progress(
-                console, lambda: ledger.planned, lambda: pool.capacity, ended_statuses(ledger), ledger.best_losses
-            ) as progress,
+            Progress.of(ledger, console, lambda: pool.capacity, flops_per_s) as progress,
             exported(gauges, folder, ledger.spec.tracking.metrics),
         ):
+            interrupts.at_stake = lambda: saving(progress.training)
             # A row that is in metrics.jsonl is not repeated, so what else is written of it comes before.
             callbacks = Callbacks([curves, windows, rows, files, utilization, gauges, progress])
 
@@ -99,14 +104,19 @@ def run_trials(
     finally:
         seconds = time.monotonic() - began
         interrupted = interrupts.received is not None
-        if interrupted and not pool.stop(STOP_S):
-            say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
+        if interrupted:
+            with Alive(console, "saving the trials that were running"):
+                stopped = pool.stop(STOP_S)
+            if not stopped:
+                say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
+        interrupts.at_stake = lambda: SAVED
         pool.close()
         for file in (rows, curves, windows):
             file.close()
         if early is not None:
             early.close()
-        problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
+        with Alive(console, "writing the last results"):
+            problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()
         if problem:
             say(problem)
         if utilization.share is not None:
@@ -126,6 +136,17 @@ def _order(ledger: Ledger, folder: RunFolder) -> tuple[Order, EarlyRows | None]:
         return ArrivalOrder(ledger), None
     early = EarlyRows(folder.early)
     return VirtualOrder(ledger, count=search.virtual_slots, journal=early, arrived=early.read()), early
+
+
+def saving(trials: int) -> str:
+    """What a stop does now, for the user.
+
+    >>> saving(4), saving(0)
+    ('saving 4 trials, up to 30 s', 'no trial is being trained')
+    """
+    if not trials:
+        return NOTHING_TO_SAVE
+    return f"saving {trials} trial{'s' if trials > 1 else ''}, up to {MOST_S} s"
 
 
 def ended_statuses(ledger: Ledger) -> list[str]:

@@ -8,7 +8,6 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.params import flops_per_token
 from sweeps.callbacks.base import Callback
-from sweeps.callbacks.progress import Best
 from sweeps.spec.arms import StudyPlan
 from sweeps.study.ledger import Ledger
 from sweeps.study.trial_handle import TrialHandle
@@ -43,6 +42,7 @@ METRICS = (
     *(TOKENS, FLOPS, REFILLS),
 )
 
+Best = dict[str, tuple[float, str]]  # lowest loss of the search so far and the id of its trial, by size and arm
 Sample = tuple[Metric, tuple[str, ...], float]
 """A metric, the values of its tags, and its value."""
 

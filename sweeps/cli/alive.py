@@ -1,17 +1,24 @@
 """Signs of life while something takes long and says nothing: preparing data, starting Ray, measuring.
 
-On a terminal it is one line that changes and then goes away; elsewhere it is a plain line every few seconds.
+On a terminal it is one line that moves and then goes away, with a bar where it is known how much there is to do;
+elsewhere it is a plain line every few seconds.
 """
 
 import threading
 import time
 
-from rich.console import Console
-from rich.status import Status
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
 from rich.text import Text
 
 EVERY_S = 10.0
 """Longest silence where the output is not a terminal."""
+PER_S = 10
+"""How often the line moves on a terminal."""
+BAR_WIDTH = 20
 MB = 1e6
 
 
@@ -20,56 +27,73 @@ class Alive:
 
     >>> with Alive(Console(), "preparing the data") as alive:  # doctest: +SKIP
     ...     tokens = prepare_tokens(config, report=alive.report)
-
-    The text may change while the block runs: `alive.text = "waiting for a node"`.
+    ...     alive.text = "waiting for a node"
     """
 
     def __init__(self, console: Console, text: str, first_s: float | None = None) -> None:
         """`first_s`: seconds until the first line, where nothing was said before and the output is no terminal."""
-        self.text = text
-        """What is going on, without a full stop."""
-        self._step, self._step_began = "", time.monotonic()
         self._console = console
         self._pause_s = EVERY_S if first_s is None else first_s
-        self._status: Status | None = None
+        self._step = ""
+        self.text = text
+        self._spinner = Spinner("dots", style="green")
+        self._live: Live | None = None
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="alive", daemon=True)
+        self._thread = threading.Thread(target=self._print_lines, name="alive", daemon=True)
+
+    @property
+    def text(self) -> str:
+        """What is going on, without a full stop. To set it starts the clock that is shown again."""
+        return self._text
+
+    @text.setter
+    def text(self, text: str) -> None:
+        self._text, self._began = text, time.monotonic()
+        self._share: float | None = None
 
     def __enter__(self) -> "Alive":
         self._began = time.monotonic()
-        if self._console.is_terminal:
-            self._status, self._pause_s = self._console.status(self._line()), 1.0
-            self._status.start()
-        self._thread.start()
+        if self._console.is_interactive:
+            self._live = Live(
+                console=self._console, get_renderable=self._line, refresh_per_second=PER_S, transient=True
+            )
+            self._live.start(refresh=True)
+        else:
+            self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._over.set()
-        self._thread.join()
-        if self._status is not None:
-            self._status.stop()
+        if self._live is None:
+            self._thread.join()
+        else:
+            self._live.stop()
 
     def report(self, what: str, done: float, total: float) -> None:
-        """Say how far a step is: `tokenizing: 120 of 800 MB, 14 MB/s, about 48 s left`."""
+        """Say how far a step is: `tokenizing: 120 of 800 MB, 14 MB/s, about 48 s left`. `total` 0 is not known."""
         now = time.monotonic()
         if what != self._step:
-            self._step, self._step_began = what, now
-        self.text = f"{what}: {progress(done, total, now - self._step_began)}"
+            self._step, self._began = what, now
+        self._text = f"{what}: {progress(done, total, now - self._began)}"
+        self._share = min(1.0, done / total) if total else None
 
-    @property
-    def _seconds(self) -> float:
-        return time.monotonic() - self._began
+    def _plain(self) -> str:
+        return f"{self._text} ({time.monotonic() - self._began:.0f} s)"
 
-    def _line(self) -> Text:
-        return Text(f"{self.text} ({self._seconds:.0f} s)")
+    def _line(self) -> RenderableType:
+        """The spinner, the bar if there is one, and the text, which is cut off where the terminal ends."""
+        grid = Table.grid(padding=(0, 1, 0, 0), pad_edge=False)
+        text = Text(self._plain(), no_wrap=True, overflow="ellipsis")
+        if self._share is None:
+            grid.add_row(self._spinner, text)
+        else:
+            grid.add_row(self._spinner, ProgressBar(total=1.0, completed=self._share, width=BAR_WIDTH), text)
+        return grid
 
-    def _live(self) -> None:
+    def _print_lines(self) -> None:
         while not self._over.wait(self._pause_s):
-            if self._status is None:
-                self._console.print(self._line(), highlight=False, soft_wrap=True)
-                self._pause_s = EVERY_S
-            else:
-                self._status.update(self._line())
+            self._console.print(Text(self._plain()), highlight=False, soft_wrap=True)
+            self._pause_s = EVERY_S
 
 
 def progress(done_bytes: float, total_bytes: float, seconds: float) -> str:

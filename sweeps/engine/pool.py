@@ -15,6 +15,7 @@ from ray.exceptions import RayError
 from lmcore.corpus.tokens import Tokens
 from lmcore.errors import InputError
 from lmcore.measure.slot_count import ThroughputSample, average_samples, choose_slots, speedup
+from lmcore.params import flops_per_token
 from sweeps.cluster.membership import Membership
 from sweeps.cluster.ray_cluster import Cluster
 from sweeps.engine.death_count import forget_deaths
@@ -35,7 +36,7 @@ class SlotChoice:
     """How many slots a worker has for a size, and why.
 
     >>> str(SlotChoice("xs", 2, [ThroughputSample(1, 1000.0, 1.0, 0), ThroughputSample(2, 1500.0, 1.5, 0)]))
-    'xs 2 (tokens/s of slots trained as one: 1.50x with 2)'
+    'xs 2 (1.50x the tokens/s of 1)'
     """
 
     size: str
@@ -44,10 +45,17 @@ class SlotChoice:
     """What the workers measured for slots that advance as one program."""
 
     def __str__(self) -> str:
-        gains = [f"{speedup(self.samples, sample.slots):.2f}x with {sample.slots}" for sample in self.samples[1:]]
-        return f"{self.size} {self.slots}" + (
-            f" (tokens/s of slots trained as one: {', '.join(gains)})" if gains else ""
-        )
+        if not self.samples[1:]:
+            return f"{self.size} {self.slots}"
+        if self.slots > 1:
+            return f"{self.size} {self.slots} ({speedup(self.samples, self.slots):.2f}x the tokens/s of 1)"
+        return f"{self.size} 1 ({self.samples[1].slots} have {self.samples[1].gain:.2f}x its tokens/s)"
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Training throughput of all slots of one worker together, as measured; None if nothing was."""
+        measured = [sample.tokens_per_s for sample in self.samples if sample.slots <= self.slots]
+        return measured[-1] if measured else None
 
 
 class WorkerPool:
@@ -155,6 +163,17 @@ class WorkerPool:
             samples = average_samples(measured)
             choices.append(SlotChoice(size, choose_slots(samples, self._slots), samples))
         return choices
+
+    def expected_flops_per_s(self, choices: Sequence[SlotChoice]) -> float | None:
+        """Training FLOP/s of all workers together, as measured: the mean over the sizes; None if one was not."""
+        speeds = []
+        for choice in choices:
+            if choice.tokens_per_s is None:
+                return None
+            speeds.append(choice.tokens_per_s * flops_per_token(self._runs[choice.size].model))
+        training, _ = self.capacity
+        workers = min(len(self.ready), training)
+        return workers * sum(speeds) / len(speeds)
 
     def open(self, choices: Sequence[SlotChoice]) -> tuple[int, int]:
         """Allow trials from now on; return how many train at a time, and how many are queued for the next free slot."""

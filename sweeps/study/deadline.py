@@ -42,6 +42,11 @@ class Deadline:
             return None
         return self._flops / (self._reported_at - self._training_since)
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds of wall time that are left; infinite without a limit."""
+        return max(0.0, self.seconds - (self._clock() - self._began))
+
     def add_training(self, flops: float, seconds: float) -> None:
         """Note that a trial has reported: since its previous report it has trained with so many FLOPs for `seconds`."""
         self._flops += flops

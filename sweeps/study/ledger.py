@@ -119,9 +119,7 @@ class Ledger:
                 continue
             if state.has_reached(search.stop_at):
                 state.close(f"{plan.id}: the target was reached, search.stop_at {search.stop_at:g}")
-            elif not self.deadline.fits(
-                state.trial_flops, list(map(_flops_left, self.live.values())), self._reserved()
-            ):
+            elif not self.deadline.fits(state.trial_flops, self._live_flops(), self._reserved()):
                 limit = show_duration(search.time or 0)
                 state.close(f"{plan.id}: one more trial would not have finished within search.time, {limit}")
             else:
@@ -130,7 +128,10 @@ class Ledger:
 
     def _fits(self, handle: TrialHandle) -> bool:
         """Whether the rest of a paused trial could be trained within search.time."""
-        return self.deadline.fits(_flops_left(handle), list(map(_flops_left, self.live.values())), self._reserved())
+        return self.deadline.fits(handle.flops_left, self._live_flops(), self._reserved())
+
+    def _live_flops(self) -> list[float]:
+        return [handle.flops_left for handle in self.live.values()]
 
     def _end_searches(self) -> None:
         """Give up the paused trials of each study whose search is over: they are pruned."""
@@ -308,13 +309,27 @@ class Ledger:
         total = 0
         for size in self.spec.size_names:
             total += sum(state.total for state in self._states(size, col.SEARCH))
-            confirmation = self._confirmations.get(size)
-            if confirmation is not None:
-                confirms = self._states(size, col.CONFIRM)
-                confirmed = sum(state.total for state in confirms)
-                most = self.spec.confirm_runs_of(size) + sum(state.excluded for state in confirms)
-                total += confirmed if confirmation.over else max(confirmed, most)
+            confirms = self._states(size, col.CONFIRM)
+            total += sum(state.total for state in confirms)
+            total += self._confirmations_to_come(size)
         return total
+
+    def _confirmations_to_come(self, size: str) -> int:
+        """Number of confirmation runs of a size that are not enqueued yet, if none is left out."""
+        if size not in self._confirmations or self._confirmations[size].over:
+            return 0
+        confirms = self._states(size, col.CONFIRM)
+        most: int = self.spec.confirm_runs_of(size) + sum(state.excluded for state in confirms)
+        confirmed: int = sum(state.total for state in confirms)
+        return max(0, most - confirmed)
+
+    def confirmations_left(self, plan: StudyPlan) -> float:
+        """Number of runs of a confirmation study that were not asked for yet, if none is left out.
+
+        It is a fraction where the arms of a size share the runs that are not enqueued yet.
+        """
+        state, arms = self._of(plan), len(self._states(plan.size, col.CONFIRM))
+        return state.total - state.asked + self._confirmations_to_come(plan.size) / arms
 
     @property
     def excluded_confirmations(self) -> int:
@@ -326,6 +341,12 @@ class Ledger:
         """Lowest loss of the search and its trial's id, by size and arm, where there is a complete trial."""
         searches = [state for state in self.studies.values() if state.plan.phase == col.SEARCH]
         return {s.plan.id: (s.complete[0][0], s.complete[0][2]) for s in searches if s.complete}
+
+    @property
+    def best_experiments(self) -> dict[str, str]:
+        """The experiment of the trial in `best_losses`, by size and arm, where it has one."""
+        found = {study: self.studies[study].experiment_of(trial) for study, (_, trial) in self.best_losses.items()}
+        return {study: name for study, name in found.items() if name is not None}
 
     def winners(self, size: str) -> dict[str, RunSpec]:
         """The runs that the search of a size ends in, by size and arm: those that lead, or else the best complete ones.
@@ -356,12 +377,6 @@ class Ledger:
 
 def _unfinished_status(trial: FrozenTrial) -> str:
     return col.RUNNING if trial.user_attrs.get(col.PAUSED_AT) is None else col.PAUSED
-
-
-def _flops_left(handle: TrialHandle) -> float:
-    """FLOPs of the updates that the trial has not reported yet."""
-    step = 0 if handle.last_row is None else handle.last_row[col.STEP]
-    return training_flops(handle.run) * (1 - step / handle.run.steps)
 
 
 def finite_row(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ interval of theirs fits into it, whatever their rung says.
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import optuna
@@ -75,8 +75,13 @@ class Ladder:
 
     def bracket_of(self, number: int) -> int:
         """The bracket of trial `number`."""
+        return self.brackets_of([number])[0]
+
+    def brackets_of(self, numbers: Iterable[int]) -> list[int]:
+        """The brackets of trials with these numbers."""
         many = self.factor ** len(self.rungs)  # so many trials that each rung has whole numbers of them
-        return bracket_of(number, [expected_training(many, self.ends(b), self.factor) for b in range(self.brackets)])
+        costs = [expected_training(many, self.ends(b), self.factor) for b in range(self.brackets)]
+        return [bracket_of(number, costs) for number in numbers]
 
     def budget(self, brackets: Sequence[int]) -> int:
         """Steps that trials of these brackets train under successive halving that stops them."""
@@ -220,6 +225,19 @@ class Promotion:
         under_way = sum(max(0, self._ladder.steps - trial.step) for trial in running)
         fits = trained + under_way + self._interval(self._trials[best[0]]) <= self.budget
         return best if fits else []
+
+    @property
+    def steps(self) -> int:
+        """Steps of a whole trial."""
+        return self._ladder.steps
+
+    def steps_left(self, new: Iterable[int]) -> int:
+        """Steps that the study is still expected to train: the rest of its budget, with the trials of the numbers
+        `new`, which are not asked for yet. Trials that run come to the end of their interval in any case."""
+        running = [trial for trial in self._trials.values() if not (trial.ended or trial.paused)]
+        brackets = [trial.bracket for trial in self._trials.values()] + self._ladder.brackets_of(new)
+        trained = sum(trial.step for trial in self._trials.values())
+        return max(self._ladder.budget(brackets) - trained, sum(map(self._interval, running)))
 
     def _interval(self, trial: _Trial) -> int:
         """Steps to the trial's next rung, or to its end."""

@@ -391,6 +391,11 @@ class StudyState:
         """The run of one of this study's trials."""
         return RunSpec.model_validate(self._frozen(trial_id).user_attrs[col.RUN])
 
+    def experiment_of(self, trial_id: str) -> str | None:
+        """The experiment of one of this study's trials."""
+        experiment: str | None = self._frozen(trial_id).user_attrs.get(col.EXPERIMENT)
+        return experiment
+
     def _frozen(self, trial_id: str) -> FrozenTrial:
         return self.study.get_trials(deepcopy=False)[int(trial_id.rpartition("-")[2])]
 

@@ -7,6 +7,7 @@ import optuna
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
+from lmcore.device import training_flops
 from sweeps.spec.arms import StudyPlan
 
 
@@ -42,3 +43,9 @@ class TrialHandle:
         """The id, followed by the experiment's name, or by the trial that it repeats."""
         note = " ".join(filter(None, (self.experiment, f"of {self.of}" if self.of else None)))
         return f"{self.id} {note}" if note else self.id
+
+    @property
+    def flops_left(self) -> float:
+        """FLOPs of the updates that it has not reported yet, if it is trained to its end."""
+        step = 0 if self.last_row is None else self.last_row[col.STEP]
+        return training_flops(self.run) * (1 - step / self.run.steps)

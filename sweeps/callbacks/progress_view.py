@@ -17,8 +17,8 @@ from sweeps.spec.duration import show_duration
 LEAST_BAR, MOST_BAR = 10, 40
 """Characters of the bar."""
 GAP = "  "
-NAME_WIDTH = 12
-"""Characters of a trial's name that are always shown."""
+NAME_WIDTH = 24
+"""Characters of a trial's name that are rather shown than another column."""
 STYLES = {col.COMPLETE: "green", col.DIVERGED: "red", col.FAILED: "red", col.PRUNED: "dim", col.PAUSED: "dim"}
 """Colours of statuses, on a terminal that has any."""
 BEST_STYLE = "bold"
@@ -156,63 +156,63 @@ def view(now: Snapshot, width: int, height: int) -> RenderableType:
     Example:
         Console(width=80).print(view(snapshot, width=80, height=24))
     """
-    lines: list[RenderableType] = [_progress_line(now, width), _activity_line(now, width)]
+    lines = [*_progress_lines(now, width)]
     rows = height - len(lines) - 3  # heading, what is left out, and the cursor's line
     if now.trials and rows >= 1:
         lines += _table(now.trials, width, rows)
     return Group(*lines)
 
 
-def _progress_line(now: Snapshot, width: int) -> RenderableType:
-    """The bar, how many trials have ended, the time left, the best, and the speed; those that fit, in this order."""
+def _progress_lines(now: Snapshot, width: int) -> list[RenderableType]:
+    """The bar and, as far as they fit beside it, how many trials have ended, the time left, the best and the speed.
+
+    The line below has the others of them, and what goes on.
+    """
     share = "" if now.share is None else f"{percent(now.share):>4}"
-    room = width - (LEAST_BAR if share else 0)
-    ranked = [[share], [now.count], [now.left], now.bests[::-1], [now.speed], now.bests]
-    shown: dict[int, str] = {}
-    for rank, variants in enumerate(ranked):
-        place = 3 if variants == now.bests else rank
-        before = len(shown[place]) + len(GAP) if place in shown else 0
-        fitting = [text for text in variants if text and len(text) + len(GAP) <= room + before]
-        if fitting:
-            shown[place] = fitting[0]
-            room += before - len(fitting[0]) - len(GAP)
-    texts = [
-        Text(shown[place], style=BEST_STYLE if place == 3 and now.best else "", no_wrap=True) for place in sorted(shown)
-    ]
-    if not share:
-        return Text(GAP).join(texts)
-    bar = ProgressBar(total=1.0, completed=now.share or 0.0, width=min(MOST_BAR, LEAST_BAR + max(0, room)))
-    grid = Table.grid(padding=(0, len(GAP), 0, 0), pad_edge=False)
-    grid.add_row(bar, *texts)
-    return grid
+    room = width - (LEAST_BAR if share else -len(GAP))
+    beside = [text for text in (share, now.count, now.left) if text]
+    room -= sum(len(GAP) + len(text) for text in beside)
+    best = next((text for text in now.bests if len(text) + len(now.speed) + 2 * len(GAP) <= room), None)
+    best = best or next((text for text in now.bests if len(text) + len(GAP) <= room), "")
+    room -= len(best) + len(GAP) if best else 0
+    speed = now.speed if len(now.speed) + len(GAP) <= room else ""
+    room -= len(speed) + len(GAP) if speed else 0
+    texts = [*map(Text, beside), *([Text(best, BEST_STYLE if now.best else "")] if best else [])]
+    texts += [Text(speed)] if speed else []
+    first: RenderableType = Text(GAP, no_wrap=True).join(texts)
+    if share:
+        grid = Table.grid(padding=(0, len(GAP), 0, 0), pad_edge=False)
+        bar = ProgressBar(total=1.0, completed=now.share or 0.0, width=min(MOST_BAR, LEAST_BAR + max(0, room)))
+        grid.add_row(bar, *texts)
+        first = grid
 
-
-def _activity_line(now: Snapshot, width: int) -> Text:
-    """What is going on and how trials ended, as far as it fits."""
-    line = ""
-    for part in (*now.activity, *now.statuses):
-        if len(line) + 2 + len(part) <= width:
-            line += f", {part}" if line else part
-    return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+    below = "" if best else next((text for text in now.bests if len(text) <= width), "")
+    for part in (*([now.speed] if now.speed and not speed else []), *now.activity, *now.statuses):
+        if len(below) + 2 + len(part) <= width:
+            below += f", {part}" if below else part
+    return [first, Text(below, style="dim", no_wrap=True, overflow="ellipsis")]
 
 
 COLUMNS = ("step", col.VAL_LOSS, "tokens/s", col.TRAIN_LOSS, col.LR)
 """The table's numbers, the most important first."""
-NUMBER_WIDTHS = {"step": 11, col.VAL_LOSS: 8, "tokens/s": 9, col.TRAIN_LOSS: 10, col.LR: 8}
 
 
 def _table(trials: Sequence[RunningTrial], width: int, rows: int) -> list[RenderableType]:
+    listed = trials if len(trials) <= rows else trials[: rows - 1]
+    cells = {name: [name, *(_cell(trial, name) for trial in listed)] for name in COLUMNS}
+    widths = {name: max(map(len, texts)) + len(GAP) for name, texts in cells.items()}
+    names = max(len(trial.name) for trial in listed)
     shown = list(COLUMNS)
-    while shown and NAME_WIDTH + sum(NUMBER_WIDTHS[name] + len(GAP) for name in shown) > width:
+    while shown and min(names, NAME_WIDTH) + sum(widths[name] for name in shown) > width:
         shown.pop()
     table = Table(box=None, pad_edge=False, padding=(0, len(GAP), 0, 0), header_style="dim")
-    table.add_column("trial", no_wrap=True, overflow="ellipsis", min_width=NAME_WIDTH)
+    room = width - sum(widths[name] for name in shown)
+    table.add_column("trial", no_wrap=True, overflow="ellipsis", width=min(names, room))
     for name in shown:
-        table.add_column(name, justify="right", no_wrap=True)
-    whole = len(trials) <= rows
-    for trial in trials if whole else trials[: rows - 1]:
-        table.add_row(trial.name, *(["waiting"] if trial.row is None else [_cell(trial, name) for name in shown]))
-    notes = [] if whole else [f"and {len(trials) - rows + 1} more trials"]
+        table.add_column(name, justify="right", no_wrap=True, width=widths[name] - len(GAP))
+    for place, trial in enumerate(listed, start=1):
+        table.add_row(trial.name, *(cells[name][place] for name in shown))
+    notes = [] if len(listed) == len(trials) else [f"and {len(trials) - len(listed)} more trials"]
     if len(shown) < len(COLUMNS):
         notes.append(f"too narrow for {', '.join(COLUMNS[len(shown) :])}")
     below = Text("; ".join(notes), style="dim", no_wrap=True, overflow="ellipsis")
@@ -220,7 +220,8 @@ def _table(trials: Sequence[RunningTrial], width: int, rows: int) -> list[Render
 
 
 def _cell(trial: RunningTrial, name: str) -> str:
-    assert trial.row is not None
+    if trial.row is None:
+        return "waiting" if name == "step" else ""
     if name == "step":
         return f"{trial.row[col.STEP]:.0f}/{trial.steps}"
     if name == "tokens/s":

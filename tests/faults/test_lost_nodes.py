@@ -92,7 +92,7 @@ def test_unfit_nodes_are_named_and_left_out_before_anything_is_spent(tiny, contr
             f"node2 (10.77.0.2) is left out: {folder} is not there (No such file or directory); run the sweep" in text
         )
         assert "node3 (10.77.0.3) is left out: Ray counts 1 GPU and torch 0; install torch and a driver" in text
-        assert "Slots on each of 2 engines" in text
+        assert "on each of 2 engines" in text
         assert curves(folder) == control.curves
         for each in unfit:
             each.survived()
@@ -116,7 +116,7 @@ def test_a_node_without_lmsweep_gets_the_drivers_code(tiny, control, fault):
         assert process.wait(250) == 0, "".join(process.lines)
     text = "".join(process.lines)
     assert "left out" not in text
-    assert "Slots on each of 4 engines" in text
+    assert "on each of 4 engines" in text
     assert {row[col.ENGINE] for rows in rows_of(tiny / "runs" / "bare").values() for row in rows} == {0, 1, 2, 3}
     assert curves(tiny / "runs" / "bare") == control.curves
     without.survived()
@@ -135,7 +135,7 @@ def test_two_sweeps_share_a_cluster_and_neither_is_disturbed(tiny, control, faul
         assert first.poll() is None, "the first sweep must be longer"
         assert first.wait(250) == 0, "".join(first.lines)
     assert "is given to another sweep; its trials go on elsewhere" in "".join(first.lines)
-    assert "Slots on each of 1 engines" in "".join(second.lines)
+    assert "on each of 1 engines" in "".join(second.lines)
     assert curves(tiny / "runs" / "second") == control.curves
     assert all(rows[-1][col.STATUS] == col.COMPLETE for rows in rows_of(tiny / "runs" / "first").values())
     sharing.survived()

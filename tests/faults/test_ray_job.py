@@ -43,7 +43,7 @@ def test_a_job_of_ray_refuses_to_write_into_its_copy_and_leaves_its_results_in_t
         ]  # and once more at its end
         assert re.search(r"as Ray deletes the copy that a job runs in \(got /tmp/ray/.*/runs\); give a path", line)
         done = head.run([*submit, *after], check=0, timeout=400, **TOKEN).stdout
-        assert f"everything goes to {tiny}/results/mine\n" in done
+        assert f"Results: {tiny}/results/mine;" in done
         assert f"Written to {tiny}/results/mine/report: " in done
     assert curves(tiny / "results" / "mine") == control.curves
     lost.survived()

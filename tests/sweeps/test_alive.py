@@ -64,13 +64,16 @@ def test_where_nothing_was_said_before_the_first_line_comes_sooner(monkeypatch):
 def test_a_sweep_says_its_first_line_before_it_imports_what_takes_seconds(in_tmp):
     done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, env=os.environ | PATH)
     line, *_, modules = done.stderr.splitlines()
-    assert line == "lmsweep first: preparing the data"
+    assert (
+        line
+        == "lmsweep first: 24 trials, proposed by optuna, weak ones end early (asha), then up to 36 confirmation runs"
+    )
     assert not {"ray", "torch", "optuna", "pandas", "pyarrow"} & set(modules.split())
 
 
-def test_a_sweep_on_a_gpu_says_that_it_looks_for_one_before_it_imports_torch(in_tmp, monkeypatch, capsys):
+def test_a_sweep_on_a_gpu_says_its_first_line_before_it_imports_torch(in_tmp, monkeypatch, capsys):
     def machine():
-        assert capsys.readouterr().out == "lmsweep first: looking for the GPU\n"
+        assert capsys.readouterr().out.startswith("lmsweep first: 24 trials, ")
         return Machine(cuda=False)
 
     monkeypatch.setattr("sweeps.sweep.this_machine", machine)
@@ -130,3 +133,27 @@ def test_what_is_reported_replaces_the_text(monkeypatch):
         alive.report("tokenizing", 1e6, 2e6)
         time.sleep(0.1)
     assert console.file.getvalue().startswith("tokenizing: 1 of 2 MB, ")
+
+
+def test_on_a_terminal_there_is_a_bar_where_the_total_is_known_and_nothing_wraps():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    with Alive(console, "reading the data") as alive:
+        alive.report("tokenizing", 400e6, 800e6)
+        time.sleep(0.3)
+        alive.report("tokenizing", 0.0, 0.0)
+        time.sleep(0.3)
+    frames = console.file.getvalue().replace("\r", "\n").replace("\x1b[2K", "\n").splitlines()
+    shown = [frame for frame in frames if "tokenizing: 400 of 800 MB" in frame]
+    assert "━━━━━━━━━━" in shown[0]
+    assert max(map(len, shown)) <= 60
+    assert "━" not in next(frame for frame in frames if "tokenizing: 0 MB" in frame)
+
+
+def test_a_new_text_starts_the_clock_again(monkeypatch):
+    monkeypatch.setattr(module, "EVERY_S", 1.2)
+    console = plain()
+    with Alive(console, "starting Ray") as alive:
+        time.sleep(1.1)
+        alive.text = "measuring"
+        time.sleep(0.3)
+    assert console.file.getvalue() == "measuring (0 s)\n"

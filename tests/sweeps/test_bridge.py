@@ -210,9 +210,10 @@ def test_the_resolved_spec_decides_every_auto_and_loads_again(sweep):
     assert dump_yaml(spec) == (sweep[0] / "sweep.yaml").read_text()
 
 
-def test_progress_says_where_everything_goes(sweep):
+def test_the_sweep_says_where_its_results_go_and_how_it_trains(sweep):
     text = sweep[1]
-    assert "6 trials, 1 at a time, on cpu in float32" in text
+    assert "Results: " in text
+    assert "Training 1 at a time on cpu in float32; on each of 1 engines main 1" in text
     assert "good complete final_val_loss" in text
     assert sweep[2].exit_code == 0
 

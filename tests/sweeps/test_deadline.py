@@ -13,6 +13,7 @@ from lmcore.device import training_flops
 from lmcore.errors import InputError
 from lmcore.runfile.paths import describe
 from sweeps.callbacks.progress import Progress
+from sweeps.callbacks.progress_view import summary
 from sweeps.provenance.resume import resumed_spec
 from sweeps.rundir.folder import RunFolder, write_text
 from sweeps.spec.duration import parse_duration, show_duration
@@ -252,5 +253,7 @@ def test_time_and_target_may_change_when_a_sweep_is_resumed(in_tmp):
 def test_progress_without_a_number_of_trials_shows_how_many_have_ended():
     file = io.StringIO()
     progress = Progress(Console(file=file, width=200), lambda: None, lambda: (2, 0), ended=[col.COMPLETE] * 3)
-    assert progress._summary().startswith("3 trials (3 complete), 0 running")
-    assert "left" not in progress._summary()
+    assert summary(progress.snapshot()).startswith("3 trials (3 complete), 0 running")
+    assert "left" not in summary(progress.snapshot())
+    limited = Progress(Console(file=file), lambda: None, lambda: (2, 0), limit=lambda: 90.0)
+    assert summary(limited.snapshot()).endswith(", about 1m30s left")

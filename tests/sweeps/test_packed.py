@@ -104,7 +104,7 @@ def test_one_slot_and_four_give_bitwise_the_same_losses_to_every_trial_of_two_si
     _, packed, _ = sweep("four", {"slots": 4, "trials": 10}, sizes=SIZES)
     assert sorted(alone) == sorted(packed)
     assert {trial: curve(rows) for trial, rows in alone.items()} == {t: curve(rows) for t, rows in packed.items()}
-    assert "10 trials, 2 at a time" in printed
+    assert "Training 2 at a time" in printed
     assert {row[col.SLOT] for rows in alone.values() for row in rows} == {0}
     assert {row[col.SLOT] for rows in packed.values() for row in rows} > {0, 1}
 

@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from lmcore import columns as col
+from lmcore.device import training_flops
 from sweeps.callbacks.progress import Progress
+from sweeps.callbacks.progress_view import Best, about, summary
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
 
@@ -59,7 +61,8 @@ class Sweep:
 
     def __init__(self, ledger, total=4, slots=2, queued=0, **console):
         self.file = io.StringIO()
-        self.progress = Progress(Console(file=self.file, width=200, **console), lambda: total, lambda: (slots, queued))
+        console = Console(**{"file": self.file, "width": 200, **console})
+        self.progress = Progress(console, lambda: total, lambda: (slots, queued))
         self.ledger = ledger
 
     def begin(self):
@@ -107,7 +110,7 @@ def test_the_final_loss_is_the_one_that_is_quoted(clock, ledger):
         sweep.progress.on_report(live, last)
         sweep.end(live)
     assert sweep.lines == [f"xs-0000  complete final_val_loss 3.4988 at step 40  {PARAMS}"]
-    assert "best xs 3.4988 (xs-0000)" in sweep.progress._summary()
+    assert "best xs 3.4988 (xs-0000)" in summary(sweep.progress.snapshot())
 
 
 def test_an_interrupted_trial_is_not_shown_as_ended(clock, ledger):
@@ -125,23 +128,21 @@ def test_a_summary_is_printed_every_15_s_with_the_current_numbers(clock, ledger)
     sweep.report(first, 10, 4.0, 3000)
     assert sweep.lines == []
     clock.now += 20
-    sweep.report(first, 20, 3.9, 6000)  # 6000 tokens in 20 s
-    assert sweep.lines == ["0/4 trials, 2 running, best none yet, 300 tokens/s, about ? left"]
+    sweep.report(first, 20, 3.9, 6000)  # two reports of 3000 tokens each, the first of which took 10 s: 6000 in 30 s
+    assert sweep.lines == ["0/4 trials, 2 running, best none yet, 200 tokens/s, time left not known yet"]
     clock.now += 10
     sweep.report(first, 40, 3.5, 9000)
-    sweep.end(first)  # after 30 s
+    sweep.end(first)
     assert len(sweep.lines) == 1
     clock.now += 10
-    # 9000 + 7000 tokens in 40 s; 4 trials less 1 done less half of 1 running, 30 s each, 2 at a time: 37.5 s.
-    sweep.report(second, 20, 3.2, 7000)
+    sweep.report(second, 20, 3.2, 7000)  # 9000 + 7000 tokens in 50 s
     (line,) = sweep.lines
     counts = "1/4 trials (1 complete), 1 running, 1 slot idle"
-    assert line == f"{counts}, best xs 3.5000 (xs-0000), 400 tokens/s, about 0:37 left"
-    clock.now += 55
-    # Only the last 60 s count: the 9000 tokens before them do not.
-    sweep.report(second, 30, 3.1, 10_000)
+    assert line == f"{counts}, best xs 3.5000 (xs-0000), 320 tokens/s, time left not known yet"
+    clock.now += 65
+    sweep.report(second, 30, 3.1, 10_000)  # only the last 60 s count: 3000 tokens in an interval of 10 s
     (line,) = sweep.lines
-    assert "167 tokens/s" in line  # (7000 + 3000) / 60
+    assert "300 tokens/s" in line
 
 
 def test_trials_that_wait_for_a_slot_are_shown_as_queued(ledger, clock):
@@ -150,7 +151,7 @@ def test_trials_that_wait_for_a_slot_are_shown_as_queued(ledger, clock):
     sweep.begin()
     clock.now += 20
     sweep.report(first, 20, 3.9, 6000)
-    assert sweep.lines == ["0/4 trials, 1 running, 1 queued, best none yet, 300 tokens/s, about ? left"]
+    assert sweep.lines == ["0/4 trials, 1 running, 1 queued, best none yet, 300 tokens/s, time left not known yet"]
 
 
 def test_the_best_of_a_size_is_its_lowest_complete_trial(clock):
@@ -186,14 +187,13 @@ def test_a_terminal_shows_the_running_trials_below_the_lines_of_the_ended_ones(c
         clock.now += 61  # in which nothing arrives
     plain = [re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", line).strip() for line in sweep.lines]
     assert f"xs-0000  complete val_loss 3.5000 at step 40  {PARAMS}" in plain
-    summary = max(i for i, line in enumerate(plain) if line.startswith("1/4 trials"))
-    assert plain[summary] == (
-        "1/4 trials (1 complete), 2 running, best xs 3.5000 (xs-0000), 0 tokens/s, about 0:00 left"
-    )
-    table = [line.split() for line in plain[summary + 1 :]]
+    place = max(i for i, line in enumerate(plain) if line.startswith("1/4 trials"))
+    assert plain[place].split("  ")[1:3] == ["time left not known yet", "best xs 3.5000 (xs-0000)"]
+    assert plain[place + 1] == "2 running, 1 complete"
+    table = [line.split() for line in plain[place + 2 :]]
     assert table[:3] == [
-        ["trial", "step", "train_loss", "val_loss", "lr", "tokens/s"],
-        ["s-0000", "20/40", "4.0000", "nan", "1.00e-03", "1,234"],
+        ["trial", "step", "val_loss", "tokens/s", "train_loss", "lr"],
+        ["s-0000", "20/40", "nan", "1,234", "4.0000", "1.00e-03"],
         ["m-0000", "waiting"],
     ]
 
@@ -260,3 +260,80 @@ def test_paused_trials_are_counted_beside_the_running_ones_until_they_go_on_or_a
         clock.now += 15
         sweep.progress.on_report(first, row(40, 2.8))
     assert sweep.lines[-1].startswith("4/4 trials (1 complete, 2 pruned, 1 diverged), 1 running")
+
+
+def test_the_time_left_is_there_before_the_first_report_if_the_speed_was_measured(clock, ledger):
+    file = io.StringIO()
+    flops = sum(training_flops(ledger.spec.run_for(size, {})) for size in ledger.spec.size_names)
+    progress = Progress.of(ledger, Console(file=file, width=200), lambda: (2, 0), flops_per_s=flops / 600)
+    with progress:
+        assert "0/3 trials, 0% trained, " in summary(progress.snapshot())
+        assert summary(progress.snapshot()).endswith(", about 10m left")
+        live = ledger.ask("m")
+        progress.on_trial_start(live)
+        clock.now += 20
+        ledger.report(live.id, row(20, 3.9, 20 * live.run.tokens_per_step))
+        progress.on_report(live, live.last_row)
+        left = sum(training_flops(ledger.spec.run_for(size, {})) for size in ("xs", "s")) + live.flops_left
+        # It did the other half of its FLOPs in 20 s.
+        seconds = 20 * left / live.flops_left
+        assert f"about {about(seconds)} left" in file.getvalue()
+        assert f", {int(100 * (flops - left) / flops)}% trained, " in file.getvalue()
+
+
+def test_on_resume_what_was_trained_before_does_not_count_as_speed(clock, ledger):
+    live = ledger.ask("xs")
+    live.last_row = row(20, 3.9, 5000)
+    sweep = Sweep(ledger)
+    sweep.progress.on_trial_start(live)
+    sweep.report(live, 30, 3.8, 6000)
+    assert summary(sweep.progress.snapshot()).count(" 100 tokens/s") == 1  # 1000 tokens in 10 s
+
+
+def test_the_best_experiment_has_its_name_and_so_it_has_on_resume(clock):
+    spec = SweepSpec.model_validate(
+        {
+            "name": "ablation",
+            "train": {"steps": 40},
+            "search": {"method": "experiments", "scheduler": "none"},
+            "experiments": [{"name": "baseline"}, {"name": "post-norm", "optim.lr": 1e-3}],
+        }
+    )
+    ledger = Ledger(spec, optuna.storages.InMemoryStorage())
+    sweep = Sweep(ledger)
+    for loss in (3.5, 3.4):
+        live = sweep.begin()
+        sweep.report(live, 40, loss)
+        sweep.end(live)
+    assert "best post-norm 3.4000, " in summary(sweep.progress.snapshot())
+    again = Progress.of(Ledger(spec, ledger.storage), Console(file=io.StringIO()), lambda: (1, 0))
+    assert again.snapshot().best == [Best("main", 3.4, "main-0001", "post-norm")]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_on_a_narrow_terminal_an_ended_trial_wraps_between_words(clock, ledger, width, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    sweep = Sweep(ledger, force_terminal=True, width=width, color_system=None)
+    live = sweep.begin()
+    sweep.report(live, 40, 3.5)
+    ledger.fail(live.id, "OSError: cannot read the file of [/tokens] in this folder, as nobody may do that", "")
+    sweep.end(live)
+    lines = sweep.lines
+    assert max(map(len, lines)) <= width
+    words = " ".join(lines).split()
+    assert (
+        words
+        == (
+            f"xs-0000 failed OSError: cannot read the file of [/tokens] in this folder, as nobody may do that {PARAMS}"
+        ).split()
+    )
+
+
+def test_a_dumb_terminal_has_plain_lines(clock, ledger, monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    sweep = Sweep(ledger, force_terminal=True)
+    with sweep.progress:
+        live = sweep.begin()
+        clock.now += 20
+        sweep.report(live, 20, 3.9, 6000)
+    assert sweep.lines == ["0/4 trials, 1 running, 1 slot idle, best none yet, 300 tokens/s, time left not known yet"]

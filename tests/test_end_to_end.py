@@ -56,7 +56,7 @@ def test_a_real_sweep_beats_the_unigram_entropy_and_writes_every_file(tmp_path):
     assert list(run.glob("wandb/offline-run-*"))
     slots = manifest["slots"]["xs"]  # `search.slots` is "auto"
     assert [sample["slots"] for sample in slots["measured"]] == [2**n for n in range(len(slots["measured"]))]
-    assert f"xs {slots['per_engine']} (" in done.stdout
+    assert f"engines xs {slots['per_engine']}" in done.stdout
     assert "Ray dashboard: http://127.0.0.1:" in done.stdout
     assert "est." in done.stdout
     assert not done.stderr

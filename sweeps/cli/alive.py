@@ -109,4 +109,4 @@ def progress(done_bytes: float, total_bytes: float, seconds: float) -> str:
         return shown
     speed = done_bytes / seconds
     left = f", about {max(0.0, total_bytes - done_bytes) / speed:.0f} s left" if total_bytes >= done_bytes else ""
-    return f"{shown}, {speed / MB:.2g} MB/s{left}"
+    return f"{shown}, {speed / MB:.{0 if speed >= 10 * MB else 1}f} MB/s{left}"

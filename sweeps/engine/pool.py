@@ -45,11 +45,9 @@ class SlotChoice:
     """What the workers measured for slots that advance as one program."""
 
     def __str__(self) -> str:
-        if not self.samples[1:]:
+        if self.slots == 1 or not self.samples[1:]:
             return f"{self.size} {self.slots}"
-        if self.slots > 1:
-            return f"{self.size} {self.slots} ({speedup(self.samples, self.slots):.2f}x the tokens/s of 1)"
-        return f"{self.size} 1 ({self.samples[1].slots} have {self.samples[1].gain:.2f}x its tokens/s)"
+        return f"{self.size} {self.slots} ({speedup(self.samples, self.slots):.2f}x the tokens/s of 1)"
 
     @property
     def tokens_per_s(self) -> float | None:

@@ -120,6 +120,7 @@ def test_progress_is_told_in_megabytes_with_speed_and_time_left():
     assert progress(120e6, 800e6, 8.5) == "120 of 800 MB, 14 MB/s, about 48 s left"
     assert progress(0, 800e6, 0.0) == "0 of 800 MB"
     assert progress(800e6, 800e6, 80.0) == "800 of 800 MB, 10 MB/s, about 0 s left"
+    assert progress(220e6, 0, 2.0) == "220 MB, 110 MB/s"
     assert progress(0.2e6, 1e6, 1.0) == "0 of 1 MB, 0.2 MB/s, about 4 s left"
 
 

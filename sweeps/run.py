@@ -19,6 +19,7 @@ from rich.console import Console
 
 from lmcore.columns import STORAGE_VARIABLE
 from lmcore.errors import InputError
+from sweeps.cli.alive import Alive
 from sweeps.cli.dry_run import print_plan
 from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
                 anew=options.resume is AUTO,
             )
         say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
-        print_table(folder, prog, spec.search.storage)
+        print_table(folder, prog, spec.search.storage, console)
         return outcome.exit_code
     except InputError as error:
         print(error, file=sys.stderr)
@@ -165,8 +166,10 @@ def rates_for(spec: SweepSpec, options: Options) -> Rates | None:
     return given_rates(options.tokens_per_s, spec.size_names) if options.tokens_per_s else None
 
 
-def print_table(folder: RunFolder, prog: str, storage: str | None) -> None:
+def print_table(folder: RunFolder, prog: str, storage: str | None, console: Console | None = None) -> None:
     """Print and save the tables of the report. They need pandas, so another process makes them.
+
+    On a terminal, `console` shows that they are being made.
 
     No file has the password of the studies' database, so that process gets the URL in its environment, which nobody but
     the user can read.
@@ -178,8 +181,32 @@ def print_table(folder: RunFolder, prog: str, storage: str | None) -> None:
         report, command = "lmsweep report", [f"{root}/lmsweep.py", "report"]
     environment = os.environ if storage is None else os.environ | {STORAGE_VARIABLE: storage}
     command = [sys.executable, *command, "--brief", folder.display]
-    if subprocess.run(command, env=environment, check=False).returncode:
+    if _run_shown(command, dict(environment), console):
         print(f"The table could not be made; try {report} {shlex.quote(folder.display)}", file=sys.stderr)
+
+
+def _run_shown(command: Sequence[str], environment: dict[str, str], console: Console | None) -> int:
+    """Run a command whose output is for the terminal, and return its exit code. Until it prints, it is shown to run.
+
+    It has a session of its own: Ctrl-C goes to this process alone, which ends it.
+    """
+    interactive = console is not None and console.is_interactive
+    if interactive:
+        assert console is not None
+        # Rich then writes into the pipe as if it were the terminal.
+        environment |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(console.width), "LINES": str(console.height)}
+    pipe = subprocess.PIPE if interactive else None
+    with subprocess.Popen(command, env=environment, stdout=pipe, text=True, start_new_session=True) as process:
+        try:
+            if console is not None and process.stdout is not None:
+                with Alive(console, "making the tables"):
+                    first = process.stdout.read(1)
+                sys.stdout.write(first + process.stdout.read())
+                sys.stdout.flush()
+            return process.wait()
+        except BaseException:
+            process.kill()
+            raise
 
 
 if __name__ == "__main__":

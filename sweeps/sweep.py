@@ -170,9 +170,12 @@ def run_sweep(
 
         try:
             with ExitStack() as stack:
+                closing = Alive(console, "stopping Ray")
+                stack.callback(closing.stop)
                 remove_later = stack.enter_context(reaped(interrupts.guest))
                 with Alive(console, "starting Ray, which runs the training processes"):
                     cluster = stack.enter_context(connect(address, dashboard, say, remove_later))
+                stack.callback(closing.start)  # what was entered later is left earlier
                 if cluster.dashboard_url:
                     say(stack.enter_context(dashboard_line(cluster.dashboard_url, private=console.is_terminal)))
                 stack.enter_context(in_place.watched(end))

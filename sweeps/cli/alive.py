@@ -52,6 +52,14 @@ class Alive:
         self._share: float | None = None
 
     def __enter__(self) -> "Alive":
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Begin the block."""
         self._began = time.monotonic()
         if self._console.is_interactive:
             self._live = Live(
@@ -60,14 +68,14 @@ class Alive:
             self._live.start(refresh=True)
         else:
             self._thread.start()
-        return self
 
-    def __exit__(self, *exception: object) -> None:
+    def stop(self) -> None:
+        """End the block, if it has begun."""
         self._over.set()
-        if self._live is None:
-            self._thread.join()
-        else:
+        if self._live is not None:
             self._live.stop()
+        elif self._thread.is_alive():
+            self._thread.join()
 
     def report(self, what: str, done: float, total: float) -> None:
         """Say how far a step is: `tokenizing: 120 of 800 MB, 14 MB/s, about 48 s left`. `total` 0 is not known."""

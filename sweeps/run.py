@@ -23,7 +23,7 @@ from sweeps.cli.alive import Alive
 from sweeps.cli.dry_run import print_plan
 from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
-from sweeps.cli.output import lasting_output, plain_lines
+from sweeps.cli.output import RESUME, fit_hint, lasting_output, plain_lines, terminal_width
 from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cli.start_with import start_with_run
 from sweeps.cli.supported import check_system
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         check_dashboard_host(options.dashboard_host)
         dashboard = options.dashboard_host if options.dashboard else None
         again = resume_command(options, folder.display, spec.search.storage, prog, spec.tracking.mlflow)
-        interrupts.resume_hint = f"; resume with {again}"
+        interrupts.resume_hint = f"{RESUME}{again}"
         with end_sweep_if_unwritable(full_disks_only=True):
             outcome = run_sweep(
                 spec,
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         return 1
     except (KeyboardInterrupt, SystemExit) as stop:  # Ray turns SIGTERM into SystemExit while it starts
         if interrupts.ended_with is None:  # otherwise it has been said why
-            print(f"\nstopped{resume_hint()}", file=sys.stderr)
+            print(f"\n{fit_hint(f'stopped{resume_hint()}', terminal_width(sys.stderr))}", file=sys.stderr)
         return 143 if isinstance(stop, SystemExit) else interrupts.exit_code
     finally:
         interrupts.restore()

@@ -26,7 +26,7 @@ from sweeps.callbacks.tracking import check_installed
 from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cli.introduction import introduce
-from sweeps.cli.output import plain_lines
+from sweeps.cli.output import fit_hint, plain_lines
 from sweeps.cluster.dashboard import dashboard_line
 from sweeps.cluster.joining import check_address
 from sweeps.cluster.reaper import reaped
@@ -279,7 +279,8 @@ def run_on(
     for change in note_changes(folder, spec, asked_trials(spec, storage)) if previous_manifest else ():
         say(f"Changed: {change_line(change)}")
     written = write_inputs(spec, tokens, folder, console)
-    say(f"Results: {folder.display}; Ctrl-C stops and saves the trials{interrupts.resume_hint}")
+    results = f"Results: {folder.display}; Ctrl-C stops and saves the trials{interrupts.resume_hint}"
+    say(fit_hint(results, console.width if console.is_terminal else None))
 
     # Wait for the measurements, which decide how many slots each worker gets.
     end = functools.partial(interrupts.exit_now, code=1)

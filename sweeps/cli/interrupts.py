@@ -26,6 +26,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from sweeps.cli.output import fit_hint, terminal_width
+
 REPEAT_S = 1.0
 SHOW_CURSOR = "\x1b[?25h"  # the live table hides it
 NOTHING_TO_SAVE = "no trial is being trained"
@@ -141,7 +143,7 @@ class Interrupts:
                 time.sleep(REPEAT_S)
         with suppress(OSError):
             cursor = SHOW_CURSOR if sys.stdout.isatty() else ""
-            line = f"{cursor}\n{message}{self.resume_hint}\n"
+            line = f"{cursor}\n{fit_hint(f'{message}{self.resume_hint}', terminal_width(sys.stderr))}\n"
             if self.guest:
                 print(line, end="", file=sys.stderr, flush=True)
             else:

@@ -6,13 +6,17 @@ Writing to it then raises, in the middle of whatever was being said, and a sweep
 import errno
 import functools
 import os
+import shlex
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
 from rich.console import Console
 
+RESUME = "; resume with "
+"""What stands before the command that resumes a sweep."""
 GONE = (errno.EIO, errno.EPIPE)  # a terminal, a pipe
 
 
@@ -66,3 +70,32 @@ def plain_lines(console: Console, soft_wrap: bool | None = None) -> Callable[[st
     everything goes to /data/[old]/runs
     """
     return functools.partial(console.print, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
+
+
+def terminal_width(file: TextIO) -> int | None:
+    """Columns of the terminal that a file is, or None."""
+    try:
+        return os.get_terminal_size(file.fileno()).columns if file.isatty() else None
+    except (OSError, ValueError):
+        return None
+
+
+def fit_hint(line: str, width: int | None) -> str:
+    """A line that ends in RESUME and a command, for a terminal: if it is too long, the command has lines of its own.
+
+    They are continued by backslashes, so what is copied from the terminal still is the command.
+
+    >>> print(fit_hint("stopped; resume with lmsweep run --resume runs/quick --no-dashboard", width=40))
+    stopped; resume with
+      lmsweep run --resume runs/quick \\
+      --no-dashboard
+    """
+    said, marker, command = line.partition(RESUME)
+    if width is None or not marker or len(line) <= width:
+        return line
+    words = " ".join(map(shlex.quote, shlex.split(command)))
+    if words != command:
+        return line
+    lines = textwrap.wrap(command, width - 4, break_long_words=False, break_on_hyphens=False)
+    quoted = any("'" in one for one in lines)  # a word with spaces must not be cut
+    return line if quoted else f"{said}{RESUME.rstrip()}\n  " + " \\\n  ".join(lines)

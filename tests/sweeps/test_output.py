@@ -3,12 +3,13 @@
 import io
 import os
 import pty
+import shlex
 import subprocess
 import sys
 
 from rich.console import Console
 
-from sweeps.cli.output import plain_lines
+from sweeps.cli.output import fit_hint, plain_lines
 
 SCRIPT = """
 import os, sys, time
@@ -71,3 +72,23 @@ def test_lines_are_printed_as_they_are_whatever_the_paths_in_them():
     console = Console(file=io.StringIO(), width=80)
     plain_lines(console)("everything goes to /data/[old]/[/x]/:smile:/runs")
     assert console.file.getvalue() == "everything goes to /data/[old]/[/x]/:smile:/runs\n"
+
+
+def test_on_a_narrow_terminal_the_command_that_resumes_keeps_its_words_and_still_is_the_command():
+    command = "/home/me/lmsweep/.venv/bin/python /home/me/lmsweep/sweeps/run.py --resume runs/quick --no-dashboard"
+    line = f"stopped; resume with {command}"
+    assert fit_hint(line, None) == line  # a pipe
+    assert fit_hint(line, len(line)) == line
+    for width in (50, 60, 80):
+        first, _, rest = fit_hint(line, width).partition("\n")
+        assert first == "stopped; resume with"
+        assert max(map(len, rest.splitlines())) <= width
+        script = f"set -- {rest}; printf '%s\\n' \"$@\""
+        words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
+        assert words == shlex.split(command)
+    assert fit_hint("stopped", 5) == "stopped"
+
+
+def test_a_command_with_quoted_words_stays_in_one_line():
+    line = "stopped; resume with lmsweep run --resume 'runs/my sweep'"
+    assert fit_hint(line, 30) == line

@@ -45,7 +45,7 @@ def dashboard_line(url: str, private: bool) -> Iterator[str]:
         return
     token = find_token()[0] if private and urlsplit(url).hostname == LOOPBACK and " " not in url else None
     if token is None:
-        yield f"{told}; its token: {token_command()}"
+        yield f"{told} (its token: {token_command()})"
         return
     with sign_in_link(url, token) as link:
         yield f"{told}, signed in: {link}"

@@ -91,7 +91,7 @@ def test_the_cookie_is_as_strict_as_rays_own(dashboard, token):
 )
 def test_elsewhere_the_command_that_shows_the_token_is_told(token, url, private):
     with dashboard_line(url, private) as line:
-        assert line == f"Ray dashboard: {url}; its token: {token_command()}"
+        assert line == f"Ray dashboard: {url} (its token: {token_command()})"
 
 
 def test_a_cluster_without_a_token_has_a_dashboard_that_simply_opens(monkeypatch):

@@ -133,7 +133,8 @@ def run_sweep(
         rule = "mps is the GPU of this Mac, and the sweep is to run on a cluster"
         raise InputError(f"train.device: {rule} (got {address or os.environ['RAY_ADDRESS']}); use device: auto")
     say = plain_lines(console)
-    introduce(spec, console)
+    if not resume:
+        introduce(spec, console)
     if spec.train.device in ("cuda", "mps") and not joins:
         with Alive(console, "looking for the GPU"):
             resolve(spec.train, this_machine())  # imports torch, hence only if a GPU of this machine is demanded
@@ -158,6 +159,8 @@ def run_sweep(
         in_place = InPlace(folder)
         with Alive(console, "opening the database of the trials"):
             storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
+        if resume:
+            introduce(spec, console)  # now that the folder is known to hold this sweep
         if retry:
             failed = retry_studies(spec, storage)
             say(f"Trained again: {', '.join(failed)}" if failed else "No trial that failed is left to be trained again")

@@ -17,6 +17,8 @@ from rich.console import Console
 
 RESUME = "; resume with "
 """What stands before the command that resumes a sweep."""
+LEAST_WIDTH = 20
+"""Columns of the narrowest terminal that commands are fitted to."""
 GONE = (errno.EIO, errno.EPIPE)  # a terminal, a pipe
 
 
@@ -73,9 +75,9 @@ def plain_lines(console: Console, soft_wrap: bool | None = None) -> Callable[[st
 
 
 def terminal_width(file: TextIO) -> int | None:
-    """Columns of the terminal that a file is, or None."""
+    """Columns of the terminal that a file is; None if it is none, or has no size."""
     try:
-        return os.get_terminal_size(file.fileno()).columns if file.isatty() else None
+        return os.get_terminal_size(file.fileno()).columns or None if file.isatty() else None
     except (OSError, ValueError):
         return None
 
@@ -91,7 +93,7 @@ def fit_hint(line: str, width: int | None) -> str:
       --no-dashboard
     """
     said, marker, command = line.partition(RESUME)
-    if width is None or not marker or len(line) <= width:
+    if width is None or width < LEAST_WIDTH or not marker or len(line) <= width:
         return line
     words = " ".join(map(shlex.quote, shlex.split(command)))
     if words != command:

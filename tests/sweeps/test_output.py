@@ -6,10 +6,11 @@ import pty
 import shlex
 import subprocess
 import sys
+import termios
 
 from rich.console import Console
 
-from sweeps.cli.output import fit_hint, plain_lines
+from sweeps.cli.output import fit_hint, plain_lines, terminal_width
 
 SCRIPT = """
 import os, sys, time
@@ -87,6 +88,16 @@ def test_on_a_narrow_terminal_the_command_that_resumes_keeps_its_words_and_still
         words = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.splitlines()
         assert words == shlex.split(command)
     assert fit_hint("stopped", 5) == "stopped"
+    assert fit_hint(line, 5) == line
+
+
+def test_a_terminal_without_a_size_has_no_width():
+    master, terminal = pty.openpty()
+    with open(terminal, "w") as file:
+        assert terminal_width(file) is None
+        termios.tcsetwinsize(terminal, (24, 60))
+        assert terminal_width(file) == 60
+    os.close(master)
 
 
 def test_a_command_with_quoted_words_stays_in_one_line():

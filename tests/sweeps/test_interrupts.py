@@ -125,7 +125,7 @@ def test_a_signal_is_answered_at_once_though_the_main_thread_is_blocked(blocked,
     began = time.monotonic()
     blocked.send_signal(number)
     assert blocked.stdout.readline() == f"stopping: saving 4 trials, up to 30 s{again}\n"
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # of 20; some milliseconds, but machines may be busy
 
 
 def test_a_second_signal_ends_the_process_at_once_though_the_main_thread_is_blocked(blocked):
@@ -134,7 +134,7 @@ def test_a_second_signal_ends_the_process_at_once_though_the_main_thread_is_bloc
     began = time.monotonic()
     blocked.send_signal(signal.SIGINT)
     assert blocked.wait(10) == 130
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5  # of 20; some milliseconds, but machines may be busy
     assert blocked.stderr.read() == "\nstopped at once; resume with it\n"
 
 

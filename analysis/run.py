@@ -87,7 +87,8 @@ class Run(loaded.Run):
         return ["; ".join(parts), _data_line(self.manifest)]
 
     def _parts(self) -> str:
-        return f"trials ({len(self.trials)} rows), rows ({len(self.rows)} rows), curves, manifest; report() writes the report"
+        tables = f"trials ({len(self.trials)} rows), rows ({len(self.rows)} rows), curves, manifest"
+        return f"{tables}; report() writes the report"
 
     def _statuses(self) -> str:
         n, confirms = len(self.trials), int((self.trials[col.PHASE] == col.CONFIRM).sum())

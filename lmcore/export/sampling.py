@@ -1,8 +1,12 @@
 """Sampling from a trained model: token ids one at a time, and their text.
 
-Works for every architecture of `lmcore.model`, on the device of the model. There is no key-value cache: each token
-takes one forward pass over at most context_length tokens, and older tokens are cut off.
+Works for every architecture of `lmcore.model`, on the device of the model. A key-value cache (`lmcore.kv_cache`) spares
+reading a token twice while the text fits into the context. A model was never trained on more tokens than that. So when
+the context is full, the oldest quarter of it is forgotten, and the rest is read again from position 0: every token is
+predicted from at least the last 3/4 of context_length tokens, and never from more than context_length.
 """
+
+import math
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -11,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lmcore.errors import InputError
+from lmcore.kv_cache import KeyValueCache
 from lmcore.model import TransformerLM
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for incomplete or invalid UTF-8 in decoded text
@@ -32,7 +37,10 @@ def next_token_probabilities(
     if temperature == 0:
         return torch.zeros_like(logits).index_fill_(0, logits.argmax(), 1.0)
     # Subtract the maximum first: dividing by a temperature near 0 would give infinities, and their softmax NaN.
-    ordered, ids = ((logits - logits.max()) / temperature).softmax(-1).sort(descending=True, stable=True)
+    probabilities = ((logits - logits.max()) / temperature).softmax(-1)
+    if top_k is None and top_p is None:
+        return probabilities
+    ordered, ids = probabilities.sort(descending=True, stable=True)
     if top_k is not None:
         ordered[top_k:] = 0
     if top_p is not None:
@@ -67,19 +75,39 @@ def generate(
         raise ValueError("the prompt must hold at least one token; begin with the one that ends a text")
     device, context_length = model.token_embeddings.weight.device, model.config.context_length
     generator = torch.Generator().manual_seed(seed)
-    window = list(prompt)
+    cache = KeyValueCache(model.config)
+    window = unread = list(prompt)[-context_length:]  # what the model sees, and what of it is not in the cache
     for _ in range(max_tokens):
-        window = window[-context_length:]
         with torch.inference_mode():
-            logits = model(torch.tensor([[window]], device=device))[0, 0, -1]  # [V]
-        if not logits.isfinite().all():
-            raise InputError("a model must predict finite numbers, but this one's training diverged; take another")
-        probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
-        token = int(torch.multinomial(probabilities, 1, generator=generator))
+            logits = model.next_logits(torch.tensor([[unread]], device=device), cache)[0, 0].cpu()  # [V]
+            if not math.isfinite(logits.sum()):
+                raise InputError("a model must predict finite numbers, but this one's training diverged; take another")
+            token = _draw(next_token_probabilities(logits, temperature, top_k, top_p), generator)
         if token == stop:
             return
         yield token
         window.append(token)
+        unread = [token]
+        if len(window) > context_length:
+            window = unread = window[-tokens_kept(context_length) :]
+            cache.clear()
+
+
+def tokens_kept(context_length: int) -> int:
+    """How many of the newest tokens are read again when a text has outgrown the context.
+
+    >>> tokens_kept(128)
+    96
+    """
+    return max(1, 3 * context_length // 4)
+
+
+def _draw(probabilities: Tensor, generator: torch.Generator) -> int:
+    """A token of the distribution [V]: the first at which the cumulated probability exceeds a uniform number."""
+    # torch.multinomial draws a number for every token of the vocabulary, which takes five times as long.
+    cumulated = probabilities.cumsum(0)
+    uniform = torch.rand(1, dtype=torch.float64, generator=generator) * cumulated[-1]
+    return int(torch.searchsorted(cumulated, uniform, right=True))  # never one of probability 0
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str, vocab_size: int, end_of_text: int | None = None) -> list[int]:

@@ -67,7 +67,7 @@ class KeyValueCache:
 
 
 def causal_mask(past: int, time: int, device: torch.device) -> Tensor | None:
-    """Which of past + time positions each of the last `time` ones sees, [time, past + time]; None: a single one sees all.
+    """Which of past + time positions each of the last `time` ones sees, [time, past + time]. None: a single one, all.
 
     >>> causal_mask(1, 2, torch.device("cpu"))
     tensor([[ True,  True, False],

@@ -47,10 +47,15 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     try:
         check_empty(options.out)
         # These import torch and Optuna: not before the command line has been checked.
-        from lmcore.export.llama import llama_files, write_folder
-        from sweeps.cli.select_trial import select_trial
+        from lmcore.export.llama import llama_files, unlike_llama, write_folder
+        from sweeps.cli.select_trial import Purpose, select_trial
 
-        selected = select_trial(options.run, options.trial, options.storage)
+        purpose = Purpose(
+            "that can be exported",
+            "lmsweep generate samples from any architecture",
+            lambda config: ", ".join(f"{name} is {value}" for name, value in unlike_llama(config).items()) or None,
+        )
+        selected = select_trial(options.run, options.trial, options.storage, purpose)
         model = selected.trained.model
         files = llama_files(model.config, model.slot_state_dict(0), selected.tokenizer_json, selected.end_of_text)
         try:
@@ -62,7 +67,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    for note in selected.skipped:
+    for note in selected.notes:
         print(f"Note: {note}", file=sys.stderr)
     print(selected.title)
     print(f"Written to {options.out}: {', '.join(files)}")

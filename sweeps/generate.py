@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         tokenizer = Tokenizer.from_str(selected.tokenizer_json)
         model = selected.trained.model.to("cuda" if torch.cuda.is_available() else "cpu")
         prompt = prompt_tokens(tokenizer, options.prompt, model.config.vocab_size, selected.end_of_text)
-        for line in (*(f"Note: {note}" for note in selected.skipped), selected.title):
+        for line in (*(f"Note: {note}" for note in selected.notes), selected.title):
             print(line, file=sys.stderr, flush=True)
         ids = generate(
             model,

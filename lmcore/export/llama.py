@@ -48,6 +48,16 @@ def llama_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {".".join(NAMES.get(part, part) for part in name.split(".")): weight for name, weight in weights.items()}
 
 
+def unlike_llama(config: ModelConfig) -> dict[str, str]:
+    """The fields that neither a Llama nor a Qwen3 can have, with their values.
+
+    >>> unlike_llama(ModelConfig(ffn="gelu"))
+    {'model.ffn': 'gelu'}
+    """
+    values = {name: getattr(config, name) for name in ARCHITECTURE}
+    return {f"model.{name}": value for name, value in values.items() if value != ARCHITECTURE[name]}
+
+
 def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[str, Any]:
     """The content of config.json. `end_of_text` is the id of the end-of-text token, if the tokenizer has one.
 
@@ -56,12 +66,10 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
 
     Raises InputError if Llama does not have this architecture.
     """
-    wrong = {name: getattr(config, name) for name in ARCHITECTURE if getattr(config, name) != ARCHITECTURE[name]}
-    if wrong:
-        fields = ", ".join(f"model.{name}" for name in wrong)
-        wanted = ", ".join(ARCHITECTURE[name] for name in wrong)
+    if wrong := unlike_llama(config):
+        wanted = ", ".join(ARCHITECTURE[name.removeprefix("model.")] for name in wrong)
         raise InputError(
-            f"{fields}: must be {wanted} to be exported as a Llama, which has no other "
+            f"{', '.join(wrong)}: must be {wanted} to be exported as a Llama, which has no other "
             f"(got {', '.join(wrong.values())}); choose a trial of the default architecture"
         )
     if config.qk_norm:

@@ -7,7 +7,6 @@ predicted from at least the last 3/4 of context_length tokens, and never from mo
 """
 
 import math
-
 from collections.abc import Iterable, Iterator, Sequence
 
 import torch

@@ -1,48 +1,51 @@
 """Finds the trial that `--trial` names, with its weights and its tokenizer. The run's folder is only read.
 
-It works while the sweep runs: SQLite lets readers in between transactions, and a checkpoint appears whole or not at
-all. Neither Ray nor the training data are needed.
+It works while the sweep runs: a checkpoint appears whole or not at all. Neither Ray nor the training data are needed.
+`sweeps.cli.trial_names` says what a name means, `sweeps.cli.ranked_settings` what is best.
 """
 
-import difflib
 import hashlib
 import json
-import math
 import shlex
-import statistics
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import optuna
 from tokenizers import Tokenizer
 
 from lmcore import columns as col
 from lmcore.checkpoint import CheckpointError
 from lmcore.columns import Row
-from lmcore.config import RunSpec
+from lmcore.config import ModelConfig, RunSpec
 from lmcore.corpus.tokenizer import end_of_text_token
 from lmcore.corpus.tokens import load_tokens
 from lmcore.errors import InputError
 from lmcore.export.trained_model import TrainedModel, read_trained_model
 from lmcore.params import count_parameters
-from lmcore.printable import printable
-from lmcore.study_database import confirmed_storage, sqlite_file, sqlite_reader
 from lmcore.trainer import with_runtime
+from sweeps.cli.ranked_settings import RankedSetting, ranked_settings
+from sweeps.cli.recorded_trials import RESTORE, RecordedTrial, Trials, read_trials
+from sweeps.cli.trial_names import Scope, resolve
 from sweeps.cli.trial_options import BEST
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
 from sweeps.rundir.folder import RUNS, RunFolder
-from sweeps.spec.arms import StudyPlan
 from sweeps.spec.load import load_kept
-from sweeps.spec.settings import mask_password
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.excluded import excluded_in, is_excluded
-from sweeps.study.storage import quiet_optuna
 
-RESTORE = "restore it from a copy"
+SHOWN = 3
+"""Trials that were passed over and are named in a line; the others are counted."""
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What a trial is selected for."""
+
+    what: str = "with weights"
+    """Completes "a complete trial ..." in messages."""
+    remedy: str = "train one again with its config, run.yaml in its folder"
+    refuses: Callable[[ModelConfig], str | None] = lambda config: None
+    """Why a model of this config does not serve; None if it does."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +53,21 @@ class SelectedTrial:
     """A trial and its model."""
 
     id: str
-    status: str
-    """As in the study: `running` also for a trial whose sweep was stopped."""
+    recorded: RecordedTrial
+    setting: RankedSetting | None
+    """Its setting among all of the sweep; None if no trial of it is complete."""
     trained: TrainedModel
     tokenizer_json: str | None
     """None if the sweep was trained on token ids without a tokenizer."""
     end_of_text: int | None
     """Id of the token that ended documents in training."""
-    skipped: tuple[str, ...]
-    """One line for each newer checkpoint that could not be used."""
+    notes: tuple[str, ...]
+    """A line for each thing that the user might not expect: another trial, or another checkpoint, than the first."""
+
+    @property
+    def status(self) -> str:
+        """As in the study: `running` also for a trial whose sweep was stopped."""
+        return self.recorded.status
 
     @property
     def title(self) -> str:
@@ -73,146 +82,113 @@ class SelectedTrial:
         return f"{self.id} ({self.status}): {parameters:,} parameters, {tied}, after {steps}{loss}"
 
 
-def select_trial(path: Path, name: str = BEST, storage: str | None = None) -> SelectedTrial:
-    """The trial `name` of the sweep in the folder `path`: `best`, `best:SIZE`, or an id such as xs-0003.
+def select_trial(
+    path: Path, name: str = BEST, storage: str | None = None, purpose: Purpose | None = None
+) -> SelectedTrial:
+    """The trial `name` of the sweep in the folder `path`.
 
-    `best` is the best complete trial of the size with the most parameters. `storage` is the address of the studies, if
-    they are not in the folder's study.db.
-
-    Raises:
-        InputError: `storage` is needed, there is no such folder or trial, it has no weights, or a file is damaged.
+    Args:
+        name: `best`, `best:SIZE`, the name of an experiment, a size or an arm, or a trial's id such as xs-0003. All
+            but an id mean the best complete trial that serves the purpose; `best` is of the size with the most
+            parameters.
+        storage: the address of the studies, if they are not in the folder's study.db.
+        purpose: what the trial is for; by default anything that needs weights. An id is taken whatever it is for.
 
     >>> select_trial(Path("runs/quick"), "best:xs").trained.model  # doctest: +SKIP
+
+    Raises InputError if `storage` is needed, there is no such folder or trial, it has no weights, or a file is damaged.
     """
     folder = RunFolder(path.absolute())
     if not folder.sweep_yaml.is_file():
         nearest = shlex.quote(str(RUNS / path)) if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
         raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {nearest}")
     spec = load_kept(folder.sweep_yaml)
-    trials = _read_trials(spec, folder, storage)
-    trial_id = _find(name, spec, trials, folder)
-    try:
-        run = RunSpec.model_validate(trials[trial_id].run)
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{trial_id}: the study must hold its config, but does not ({reason}); {RESTORE}") from None
-    trained, skipped = _newest_model(trial_id, run, trials, folder)
-    return SelectedTrial(trial_id, trials[trial_id].status, trained, *_tokenizer(folder, trained), tuple(skipped))
-
-
-class _Trial(NamedTuple):
-    plan: StudyPlan
-    status: str
-    loss: float
-    run: dict[str, Any]
-    confirmed: float | None = None
-    """Mean loss of its confirmation runs, if its setting is the confirmed result of its size and arm."""
-
-
-Trials = dict[str, _Trial]
-"""By id."""
-
-
-def _read_trials(spec: SweepSpec, folder: RunFolder, given: str | None) -> Trials:
-    """Every trial that has started."""
-    url = confirmed_storage(spec.search.storage, given, f"{folder.display}/sweep.yaml")
-    label = f"{folder.display}/study.db" if url is None else mask_password(url)
-    file = sqlite_file(url) if url else folder.study_db
-    quiet_optuna()
-    try:
-        with _opened_file(file) if file else _opened(str(url)) as storage:
-            return _trials_in(storage, spec)
-    except InputError:
-        raise
-    except Exception as error:  # Optuna's, SQLAlchemy's, a driver's: for the user they all mean the same
-        reason = printable(str(error.__cause__ or error).strip().split("\n")[0].replace(url or label, label))
-        remedy = RESTORE if url is None else "start it, or set PGPASSWORD or the like: sweep.yaml keeps no password"
-        raise InputError(f"{label}: must be an Optuna database that can be read ({reason}); {remedy}") from None
-
-
-def _trials_in(storage: optuna.storages.RDBStorage, spec: SweepSpec) -> Trials:
-    trials: Trials = {}
-    studies = optuna.get_all_study_names(storage)
-    for plan in (*spec.studies, *spec.confirmations):
-        if (name := spec.study_name(plan)) in studies:
-            study = optuna.load_study(study_name=name, storage=storage)
-            excluded = excluded_in(study.user_attrs)
-            leader = (study.user_attrs.get(col.RESULT) or {}).get("leader")
-            runs = [t.value for t in study.get_trials(deepcopy=False) if t.user_attrs.get(col.OF) == leader]
-            if leader in trials and (losses := [loss for loss in runs if loss is not None]):
-                trials[leader] = trials[leader]._replace(confirmed=statistics.fmean(losses))
-            for trial in study.get_trials(deepcopy=False):
-                attributes = trial.user_attrs
-                if col.RUN in attributes:
-                    # The status is recorded before Optuna is told; only then has the trial ended.
-                    unfinished = col.RUNNING if attributes.get(col.PAUSED_AT) is None else col.PAUSED
-                    status = attributes.get(col.STATUS, col.RUNNING) if trial.state.is_finished() else unfinished
-                    status = col.EXCLUDED if is_excluded(trial, excluded) else status
-                    loss = math.inf if trial.value is None else trial.value
-                    # The id becomes part of a path, so it is not read from the database.
-                    one = _Trial(plan, printable(str(status)), loss, attributes[col.RUN])
-                    trials[col.trial_id(plan.id, trial.number)] = one
-    return trials
-
-
-@contextmanager
-def _opened_file(path: Path) -> Iterator[optuna.storages.RDBStorage]:
-    """The storage in a SQLite file, which is neither created nor changed."""
-    with sqlite_reader(path) as connect, _opened("sqlite://", creator=connect) as storage:
-        yield storage
-
-
-@contextmanager
-def _opened(url: str, **engine: Any) -> Iterator[optuna.storages.RDBStorage]:
-    storage = optuna.storages.RDBStorage(url, engine_kwargs=engine, skip_table_creation=True)
-    try:
-        yield storage
-    finally:
-        storage.engine.dispose()
-
-
-def _find(name: str, spec: SweepSpec, trials: Trials, folder: RunFolder) -> str:
-    """The id of the trial that the user means by `name`."""
+    trials = read_trials(spec, folder, storage)
     if not trials:
         raise InputError(f"RUN: must have a trial, but none has started in {folder.display}; wait, or resume the sweep")
-    if name in trials:
-        return name
-    largest = max(spec.size_names, key=lambda size: count_parameters(spec.run_for(size, {}).model).total)
-    names = dict.fromkeys((*spec.size_names, *(plan.group for plan in spec.studies)))
-    sizes = {BEST: largest, **{f"{BEST}:{size}": size for size in names}}
-    if name not in sizes:
-        nearest = difflib.get_close_matches(name, [*sizes, *trials], 3, cutoff=0)
-        rule = f"must be best, best:SIZE or a trial of {folder.display} (got {name!r})"
-        raise InputError(f"--trial: {rule}; the nearest are {', '.join(nearest)}")
-    found = _best(trials, sizes[name])
-    if found is None:
-        statuses = Counter(
-            trial.status for trial in trials.values() if sizes[name] in (trial.plan.size, trial.plan.group)
-        )
-        counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "no trial"
-        others = [f"--trial {BEST}:{size}" for size in names if _best(trials, size) is not None]
-        remedy = f"give {' or '.join(others)}" if others else "wait, resume the sweep, or give one that is running"
-        what = f"{'size ' if sizes[name] in spec.size_names else ''}{sizes[name]}"
-        raise InputError(f"--trial {name}: {what} must have a complete trial (got {counts}); {remedy}")
-    return found
+    meant, note = resolve(name, spec, trials, folder.display)
+    if isinstance(meant, str):
+        trial_id = meant
+        trained, notes = _newest_model(trial_id, trials, folder)
+    else:
+        trial_id, trained, notes = _best_model(name, meant, spec, trials, folder, purpose or Purpose())
+    setting = next((one for one in ranked_settings(trials) if trial_id in one.trials), None)
+    tokenizer_json, end_of_text = _tokenizer(folder, trained)
+    notes = [*([note] if note else []), *notes]
+    return SelectedTrial(trial_id, trials[trial_id], setting, trained, tokenizer_json, end_of_text, tuple(notes))
 
 
-def _best(trials: Trials, size: str) -> str | None:
-    """The best complete trial of the search of a size, or of a size and arm; the first on a tie.
+class _NoModelError(InputError):
+    """A trial has no model that can be used. `reason` says why in a few words."""
 
-    Where results are confirmed they are compared by their confirmed losses, else trials by their own.
-    """
-    searched = {name: trial for name, trial in trials.items() if trial.plan.phase == col.SEARCH}
-    of_size = {name: trial for name, trial in searched.items() if size in (trial.plan.size, trial.plan.group)}
-    complete = [name for name, trial in of_size.items() if trial.status == col.COMPLETE]
-    confirmed = {name: loss for name in complete if (loss := trials[name].confirmed) is not None}
-    losses = confirmed or {name: trials[name].loss for name in complete}
-    return min(losses, key=losses.__getitem__, default=None)
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
-def _newest_model(trial_id: str, run: RunSpec, trials: Trials, folder: RunFolder) -> tuple[TrainedModel, list[str]]:
+def _best_model(
+    name: str, scope: Scope, spec: SweepSpec, trials: Trials, folder: RunFolder, purpose: Purpose
+) -> tuple[str, TrainedModel, list[str]]:
+    """The best trial of a scope that serves the purpose, its model, and notes."""
+    settings = ranked_settings(trials, scope.trials(trials))
+    if not settings:
+        raise InputError(_nothing_complete(name, scope, spec, trials))
+    passed: list[str] = []
+    for setting in settings:
+        named = f"{setting.experiment}: " if setting.experiment else ""
+        for trial_id in setting.trials:
+            try:
+                refusal = purpose.refuses(_run(trial_id, trials).model)
+                if refusal is not None:  # of the setting, so of all its trials
+                    passed.append(f"{trial_id} ({named}{refusal})")
+                    break
+                trained, notes = _newest_model(trial_id, trials, folder)
+            except _NoModelError as error:
+                passed.append(f"{trial_id} ({named}{error.reason})")
+                continue
+            if passed:
+                notes.insert(0, f"{trial_id} was taken in place of {_listed(passed)}")
+            if name != BEST:
+                runs = f"{len(setting.losses)} runs, of mean loss" if len(setting.losses) > 1 else "one run, of loss"
+                notes.append(
+                    f"--trial {name} is {trial_id}: the best setting of {scope.label} ({runs} {setting.mean:.3f})"
+                )
+            return trial_id, trained, notes
+    raise InputError(
+        f"--trial {name}: {scope.label} must have a complete trial {purpose.what} (got {_listed(passed)}); "
+        f"{purpose.remedy}"
+    )
+
+
+def _listed(passed: Sequence[str]) -> str:
+    more = f" and {len(passed) - SHOWN} more" if len(passed) > SHOWN else ""
+    return f"{', '.join(passed[:SHOWN])}{more}"
+
+
+def _nothing_complete(name: str, scope: Scope, spec: SweepSpec, trials: Trials) -> str:
+    statuses = Counter(trials[one].status for one in scope.trials(trials))
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.items()) or "no trial"
+    groups = dict.fromkeys((*spec.size_names, *(plan.group for plan in spec.studies)))
+    complete = {
+        group for one in trials.values() if one.status == col.COMPLETE for group in (one.plan.size, one.plan.group)
+    }
+    others = [f"--trial {BEST}:{group}" for group in groups if group in complete]
+    remedy = f"give {' or '.join(others)}" if others else "wait, resume the sweep, or give one that is running"
+    return f"--trial {name}: {scope.label} must have a complete trial (got {counts}); {remedy}"
+
+
+def _run(trial_id: str, trials: Trials) -> RunSpec:
+    try:
+        return RunSpec.model_validate(trials[trial_id].run)
+    except ValueError as error:
+        reason = " ".join(str(error).split())
+        rule = f"{trial_id}: the study must hold its config, but does not ({reason}); {RESTORE}"
+        raise _NoModelError(rule, "its config is damaged") from None
+
+
+def _newest_model(trial_id: str, trials: Trials, folder: RunFolder) -> tuple[TrainedModel, list[str]]:
     """The model in the trial's newest valid checkpoint, and a line for each newer one that is not valid."""
-    skipped: list[str] = []
+    run, skipped = _run(trial_id, trials), list[str]()
     for file in reversed(checkpoint_files(folder.trial(trial_id))):
         try:
             trained = read_trained_model(file)
@@ -223,13 +199,15 @@ def _newest_model(trial_id: str, run: RunSpec, trials: Trials, folder: RunFolder
         else:
             return trained, skipped
     if skipped:
-        raise InputError(f"{trial_id}: must have a valid checkpoint of its own, but has none; {skipped[0]}")
+        rule = f"{trial_id}: must have a valid checkpoint of its own, but has none; {skipped[0]}"
+        raise _NoModelError(rule, "its checkpoints are damaged")
     remedy = f"train it again with its config, {folder.display}/trials/{trial_id}/run.yaml"
     of_size = [name for name, trial in trials.items() if trial.plan == trials[trial_id].plan]
     kept = [name for name in of_size if checkpoint_files(folder.trial(name))]
     if kept:
         remedy = f"only the best three of a study keep theirs: give {' or '.join(kept[:3])}, or {remedy}"
-    raise InputError(f"{trial_id}: must have weights, but has none (it is {trials[trial_id].status}); {remedy}")
+    rule = f"{trial_id}: must have weights, but has none (it is {trials[trial_id].status})"
+    raise _NoModelError(f"{rule}; {remedy}", "no weights")
 
 
 def _tokenizer(folder: RunFolder, trained: TrainedModel) -> tuple[str | None, int | None]:

@@ -32,7 +32,8 @@ class TrialParser(OneLineParser):
         self.add_argument(
             "--trial",
             default=BEST,
-            metavar="best[:SIZE]|ID",
-            help="the best complete trial of a size (default: of the largest size), or a trial's id, e.g. xs-0003",
+            metavar="best[:SIZE]|NAME|ID",
+            help="the best complete trial: of a size (default: the largest), or of the experiment, the arm or the size "
+            "NAME; or a trial's id, e.g. xs-0003",
         )
         self.add_argument("--storage", metavar="URL", help=STORAGE_HELP)

@@ -15,16 +15,18 @@ from sweeps.cli.trial_options import TrialParser
 
 SCRIPT = "python sweeps/export.py"
 DESCRIPTION = """\
-Save the model of one trial as a Hugging Face folder: weights (float32), config and tokenizer.
+Save the model of one trial as a Hugging Face folder: weights (float32), config, tokenizer and model card.
 
 It is a Llama or, with qk_norm, a Qwen3. Only pre-norm, rotary positions and SwiGLU can be exported; all else is free.
 """
 EXAMPLES = """\
 examples:
   {prog} runs/quick --out winner
-      the best complete trial of the largest size
+      the best complete trial of the largest size, of those that can be exported
   {prog} runs/quick --trial best:xs --out winner-xs
       the best complete trial of size xs
+  {prog} runs/ablation --trial baseline --out baseline
+      the best trial of an experiment; or of an arm, such as tied or tied:xs
   {prog} runs/quick --trial xs-0003 --out xs-0003
       any trial that has a checkpoint: the best three or more of each study, and those that are running
 
@@ -38,7 +40,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
 
     >>> main(["runs/quick", "--out", "winner"])  # doctest: +SKIP
     xs-0003 (complete): 295,424 parameters, tied, after 200 of 200 updates, val_loss 4.213
-    Written to winner: config.json, generation_config.json, model.safetensors, tokenizer.json, tokenizer_config.json
+    Written to winner: README.md, config.json, generation_config.json, model.safetensors, tokenizer.json, ...
     0
     """
     parser = TrialParser(prog, DESCRIPTION, EXAMPLES)
@@ -48,16 +50,23 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         check_empty(options.out)
         # These import torch and Optuna: not before the command line has been checked.
         from lmcore.export.llama import llama_files, unlike_llama, write_folder
+        from sweeps.cli.model_card import model_card
         from sweeps.cli.select_trial import Purpose, select_trial
+        from sweeps.provenance.resume import manifest_of
+        from sweeps.rundir.folder import RunFolder
+        from sweeps.spec.load import load_kept
 
         purpose = Purpose(
             "that can be exported",
-            "lmsweep generate samples from any architecture",
+            "give another one, or sample with lmsweep generate, which takes any architecture",
             lambda config: ", ".join(f"{name} is {value}" for name, value in unlike_llama(config).items()) or None,
         )
         selected = select_trial(options.run, options.trial, options.storage, purpose)
         model = selected.trained.model
         files = llama_files(model.config, model.slot_state_dict(0), selected.tokenizer_json, selected.end_of_text)
+        folder = RunFolder(options.run.absolute())
+        card = model_card(selected, load_kept(folder.sweep_yaml).name, manifest_of(folder), options.out.resolve().name)
+        files = {"README.md": card.encode("utf-8"), **files}
         try:
             write_folder(options.out, files)
         except OSError as error:

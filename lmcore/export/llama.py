@@ -104,6 +104,9 @@ def llama_config(config: ModelConfig, end_of_text: int | None = None) -> dict[st
         # Written even if null, because transformers defaults to 1 and 2, which are ordinary tokens here.
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
+        # Padding is end of text, as generation_config.json and the tokenizer say. Here it would keep transformers from
+        # training the embedding of that token.
+        "pad_token_id": None,
     }
 
 
@@ -118,11 +121,12 @@ def llama_files(
     config = config.model_copy(update={"tie_embeddings": HEAD not in weights})  # each slot may be tied or not
     tokenizer = None if tokenizer_json is None else Tokenizer.from_str(tokenizer_json)
     name = None if tokenizer is None or end_of_text is None else tokenizer.id_to_token(end_of_text)
-    special_tokens = {"bos_token_id": end_of_text, "eos_token_id": end_of_text, "pad_token_id": end_of_text}
+    ending = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text)
+    special_tokens = {} if name is None else dict.fromkeys(("bos_token", "eos_token", "pad_token"), name)
     renamed = {name: weight.contiguous() for name, weight in llama_weights(weights).items()}
     files = {
         "config.json": _json(llama_config(config, end_of_text)),
-        "generation_config.json": _json(special_tokens),
+        "generation_config.json": _json({**ending, "max_new_tokens": max(1, config.context_length // 2)}),
         "model.safetensors": safetensors.torch.save(renamed, metadata={"format": "pt"}),
     }
     if tokenizer is not None and tokenizer_json is not None:
@@ -134,9 +138,13 @@ def llama_files(
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_max_length": config.context_length,
             "clean_up_tokenization_spaces": False,  # transformers 4 would drop spaces before punctuation
+            "padding_side": "left",  # so that a batch of prompts can be continued
+            "model_input_names": ["input_ids", "attention_mask"],  # by default also token types, which models refuse
+            **special_tokens,
         }
         files["tokenizer.json"] = tokenizer_json.encode("utf-8")
-        files["tokenizer_config.json"] = _json(tokenizer_config | ({} if name is None else {"eos_token": name}))
+        files["tokenizer_config.json"] = _json(tokenizer_config)
+        files["special_tokens_map.json"] = _json(special_tokens)
     return files
 
 

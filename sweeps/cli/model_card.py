@@ -123,8 +123,12 @@ def _setting_loss(setting: RankedSetting) -> str:
     return f"{setting.mean:.3f} +- {half:.3f} nats per token ({basis}; +- is half of a 95 % interval)"
 
 
-def _error(error: float | None) -> str:
-    return "" if error is None or not math.isfinite(error) else f" (standard error over windows {error:.4f})"
+def _error(error: object) -> str:
+    return (
+        ""
+        if not isinstance(error, float) or not math.isfinite(error)
+        else f" (standard error over windows {error:.4f})"
+    )
 
 
 def _data(selected: SelectedTrial, manifest: Mapping[str, Any]) -> dict[str, object]:

@@ -57,13 +57,13 @@ def ranked_settings(trials: Trials, among: Collection[str] | None = None) -> lis
     >>> ranked_settings(read_trials(spec, folder))[0].trials[0]  # doctest: +SKIP
     's-untied-0000'
     """
-    by_setting: dict[Hashable, list[str]] = {}
+    by_setting: dict[tuple[str, str], list[str]] = {}
     for trial_id, trial in trials.items():
         repeated = trials.get(trial.of or "", trial)
         if among is None or trial_id in among:
             by_setting.setdefault((trial.plan.group, _key(repeated)), []).append(trial_id)
     groups: dict[Hashable, list[RankedSetting]] = {}
-    for (group, _), ids in by_setting.items():  # type: ignore[misc]
+    for (group, _), ids in by_setting.items():
         if (found := _setting(trials, ids)) is not None:
             groups.setdefault((group, found.experiment), []).append(found)
     ranked = [sorted(group, key=_order_in_group) for group in groups.values()]

@@ -135,7 +135,7 @@ def _best_model(
         raise InputError(_nothing_complete(name, scope, spec, trials))
     passed: list[str] = []
     for setting in settings:
-        named = f"{setting.experiment}: " if setting.experiment else ""
+        named, before = f"{setting.experiment}: " if setting.experiment else "", len(passed)
         for trial_id in setting.trials:
             try:
                 refusal = purpose.refuses(_run(trial_id, trials).model)
@@ -154,6 +154,7 @@ def _best_model(
                     f"--trial {name} is {trial_id}: the best setting of {scope.label} ({runs} {setting.mean:.3f})"
                 )
             return trial_id, trained, notes
+        del passed[before + 1 :]  # a setting of which no trial served is named once
     raise InputError(
         f"--trial {name}: {scope.label} must have a complete trial {purpose.what} (got {_listed(passed)}); "
         f"{purpose.remedy}"

@@ -211,7 +211,11 @@ BAD = {
     "an unknown size": (lambda run: None, ["--trial", "best:sx"], "(got 'best:sx'); the nearest are best:s, best:xs"),
     "a trial that leads elsewhere": (lambda run: None, ["--trial", "../../x"], "--trial: must be best"),
     "a trial without weights": (lambda run: None, ["--trial", "xs-0003"], "give xs-0000 or xs-0001 or xs-0002"),
-    "no weights at all": (lambda run: shutil.rmtree(run / "trials"), [], ": must have weights, but has none"),
+    "no weights at all": (
+        lambda run: shutil.rmtree(run / "trials"),
+        [],
+        "s-0001 (tied: no weights), s-0000 (untied: no w",
+    ),
     "no study.db": (lambda run: (run / "study.db").unlink(), [], "study.db: must be an Optuna database"),
     "an empty study.db": (lambda run: (run / "study.db").write_bytes(b""), [], "no such table"),
     "a study.db that is none": (lambda run: (run / "study.db").write_bytes(b"x" * 9000), [], "not a database"),
@@ -251,7 +255,7 @@ def test_a_sweep_on_token_ids_is_exported_without_a_tokenizer_and_not_sampled_fr
     assert export.main(["runs/ids", "--out", "out"]) == 0
     assert "Without a tokenizer" in capsys.readouterr().out
     assert {path.name for path in Path("out").iterdir()} == {
-        *("config.json", "generation_config.json", "model.safetensors")
+        *("README.md", "config.json", "generation_config.json", "model.safetensors")
     }
     assert json.loads(Path("out/config.json").read_text())["vocab_size"] == 97
 
@@ -300,8 +304,8 @@ def test_the_commands_run_from_anywhere_and_load_no_ray(run, in_tmp):
     title, written, *more = command("export.py", "runs/small", "--out", "deep/out").splitlines()
     assert title.startswith(f"{best_of(run, 's')} (complete): ")
     assert written == (
-        "Written to deep/out: config.json, generation_config.json, model.safetensors, tokenizer.json, "
-        "tokenizer_config.json"
+        "Written to deep/out: README.md, config.json, generation_config.json, model.safetensors, tokenizer.json, "
+        "tokenizer_config.json, special_tokens_map.json"
     )
     assert not more
     assert (in_tmp / "deep" / "out" / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~_umask()

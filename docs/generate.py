@@ -180,6 +180,7 @@ def benchmarks() -> str:
         _scale(),
         _watching(),
         _log_every(),
+        _generating(),
         _faults(),
         _verdicts(),
         _analysis(),
@@ -380,6 +381,29 @@ def _log_every() -> str:
         f"{result['report_ms']:.2f} ms more. The goal\nis {result['goals']['overhead']:.0%}.\n\n"
         + _table(["model", "slots", "update, ms", "point, us", "share", "runs in turn"], rows)
         + _source("log_every", result)
+    )
+
+
+def _generating() -> str:
+    result = _load("generating")
+    rows = [
+        [
+            one["model"],
+            f"{one['context_length']}",
+            f"{one['threads']}",
+            *(f"{one['tokens_per_s'][arm]:,}" for arm in ("without", "with")),
+            f"{one['times_faster']:.1f}x",
+            f"{one['times_faster_cpu']:.1f}x",
+        ]
+        for one in result["cases"]
+    ]
+    return (
+        f"## Generating text\n\nTokens/s of {result['sampled_tokens']} tokens after a prompt of "
+        f"{result['prompt_tokens']}, with the key-value cache of `generate` and with one pass over the\nwhole window for "
+        f"each token, in turns; medians. At a context of {result['prompt_tokens'] + result['sampled_tokens']} the text "
+        "fits into it.\n\n"
+        + _table(["model", "context", "threads", "without cache", "with cache", "faster", "in CPU time"], rows)
+        + _source("generating", result)
     )
 
 

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 from lmcore.config import ModelConfig
 from lmcore.dropout import Masks, drop
 from lmcore.init import init_slot_
-from lmcore.kv_cache import KeyValueCache, LayerCache, causal_mask
 
 __all__ = ["ModelConfig", "TransformerLM"]
 
@@ -80,7 +79,6 @@ class Attention(nn.Module):
     """Causal self-attention of H query heads over G <= H key-value heads: [K, B*T, D] -> [K, B*T, D].
 
     Query heads share key-value heads in groups of neighbours, H / G each (Ainslie et al., 2023), as in Hugging Face.
-    With a cache, queries also see the S positions that it holds, and `rope` is that of positions S to S + T.
     """
 
     def __init__(self, config: ModelConfig, num_slots: int) -> None:
@@ -95,7 +93,7 @@ class Attention(nn.Module):
         self.q_norm = SlotRMSNorm(num_slots, config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = SlotRMSNorm(num_slots, config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, time: int, rope: Rope | None, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
         q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [K, B*T, D] and twice [K, B*T, G * D/H]
         dtype = v.dtype
         if self.q_norm is not None and self.k_norm is not None:
@@ -105,16 +103,10 @@ class Attention(nn.Module):
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         q, k = q.to(dtype), k.to(dtype)
-        past, mask = 0, None
-        if cache is not None and cache.length:
-            past = cache.length
-            mask = causal_mask(past, time, x.device)
-        if cache is not None:
-            k, v = cache.append(k, v)  # [K*B, G, S + T, D/H] each
         if self.group_size > 1:
             # Copies, because on a CPU torch's fused kernel, unlike its slow one, wants as many key as query heads.
             k, v = k.repeat_interleave(self.group_size, 1), v.repeat_interleave(self.group_size, 1)
-        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=past == 0)
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.output_proj(heads.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
     def _normalized(self, x: Tensor, norm: SlotRMSNorm) -> Tensor:
@@ -152,10 +144,8 @@ class Block(nn.Module):
         self.ln1 = _norm(config, num_slots, config.norm != "none")
         self.ln2 = _norm(config, num_slots, config.norm != "none")
 
-    def forward(
-        self, x: Tensor, time: int, rope: Rope | None, masks: Masks | None = None, cache: LayerCache | None = None
-    ) -> Tensor:
-        attended = self.attn(x if self.post_norm else self.ln1(x), time, rope, cache)
+    def forward(self, x: Tensor, time: int, rope: Rope | None, masks: Masks | None = None) -> Tensor:
+        attended = self.attn(x if self.post_norm else self.ln1(x), time, rope)
         if masks is not None:
             attended = drop(attended, masks, self.sites[0])
         x = self.ln1(x + attended) if self.post_norm else x + attended
@@ -234,25 +224,19 @@ class TransformerLM(nn.Module):
         """
         return torch.bmm(self.hidden(tokens), self.head().transpose(1, 2)).view(*tokens.shape, -1)
 
-    def hidden(self, tokens: Tensor, masks: Masks | None = None, cache: KeyValueCache | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, masks: Masks | None = None) -> Tensor:
         """The input of the output head, [K, B*T, D]: `forward` without its last product. Raises what it raises.
 
-        `masks` are those of `dropout_sites` sites, which training gives; `config.dropout` is not read here. With a
-        `cache`, the tokens follow those that it holds, and are added to it; S + T <= context_length must hold.
+        `masks` are those of `dropout_sites` sites, which training gives; `config.dropout` is not read here.
         """
-        past = 0 if cache is None else cache.length
-        self._check(tokens, past)
-        if past and cache is not None and cache.batch_size != tokens.shape[0] * tokens.shape[1]:
-            found = f"a batch of {cache.batch_size // self.num_slots}, got {tokens.shape[1]}"
-            raise ValueError(f"the cache must be of the same batch as the tokens, but it holds {found}; clear it")
+        self._check(tokens)
         time = tokens.shape[2]
-        seen = slice(past, past + time)
-        rope = (self.rope_cos[seen], self.rope_sin[seen]) if self.config.positions == "rope" else None
+        rope = (self.rope_cos[:time], self.rope_sin[:time]) if self.config.positions == "rope" else None
         x = self.token_embeddings(tokens)  # [K, B*T, D]
         if masks is not None:
             x = drop(x, masks, 0)
-        for layer, block in enumerate(self.layers):
-            x = block(x, time, rope, masks, None if cache is None else cache.layers[layer])
+        for block in self.layers:
+            x = block(x, time, rope, masks)
         return self.ln_final(x)  # type: ignore[no-any-return]
 
     def head(self) -> Tensor:
@@ -262,24 +246,12 @@ class TransformerLM(nn.Module):
             return torch.where(self.tied_mask[:, None, None], embedding, head)
         return embedding if self.tying == "all" else head
 
-    def next_logits(self, tokens: Tensor, cache: KeyValueCache) -> Tensor:
-        """Logits [K, B, V] of the token after the last of `tokens` [K, B, T], which follow those in the cache.
-
-        >>> model = TransformerLM(ModelConfig(vocab_size=97))
-        >>> model.next_logits(torch.zeros(1, 3, 8, dtype=torch.long), KeyValueCache(model.config)).shape
-        torch.Size([1, 3, 97])
-        """
-        last = self.hidden(tokens, cache=cache).view(*tokens.shape, -1)[:, :, -1]  # [K, B, D]
-        return torch.bmm(last, self.head().transpose(1, 2))
-
-    def _check(self, tokens: Tensor, past: int = 0) -> None:
+    def _check(self, tokens: Tensor) -> None:
         if tokens.ndim != 3 or tokens.shape[0] != self.num_slots:
             raise ValueError(f"tokens must be [K, B, T] with K = {self.num_slots}, got {list(tokens.shape)}")
-        if past + tokens.shape[2] > self.config.context_length:
-            cached = f" after {past} in the cache" if past else ""
+        if tokens.shape[2] > self.config.context_length:
             raise ValueError(
-                f"at most context_length = {self.config.context_length} tokens fit, got {tokens.shape[2]}{cached}; "
-                "cut them"
+                f"at most context_length = {self.config.context_length} tokens fit, got {tokens.shape[2]}; cut them"
             )
         # An id >= V would silently read the next slot's embedding. On an accelerator the host would have to wait to
         # see one; `lmcore.corpus.tokens` has checked all ids before.

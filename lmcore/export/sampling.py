@@ -1,9 +1,9 @@
 """Sampling from a trained model: token ids one at a time, and their text.
 
-Works for every architecture of `lmcore.model`, on the device of the model. A key-value cache (`lmcore.kv_cache`) spares
-reading a token twice while the text fits into the context. A model was never trained on more tokens than that. So when
-the context is full, the oldest quarter of it is forgotten, and the rest is read again from position 0: every token is
-predicted from at least the last 3/4 of context_length tokens, and never from more than context_length.
+Works for every architecture of `lmcore.model`, on the device of the model. A key-value cache (`lmcore.export.decoder`)
+spares reading a token twice while the text fits into the context. A model was never trained on more tokens than that.
+So when the context is full, the oldest quarter of it is forgotten, and the rest is read again from position 0: every
+token is predicted from at least the last 3/4 of context_length tokens, and never from more than context_length.
 """
 
 import math
@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from lmcore.errors import InputError
-from lmcore.kv_cache import KeyValueCache
+from lmcore.export.decoder import Decoder
 from lmcore.model import TransformerLM
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"  # stands for incomplete or invalid UTF-8 in decoded text
@@ -72,16 +72,14 @@ def generate(
     """
     if not prompt:
         raise ValueError("the prompt must hold at least one token; begin with the one that ends a text")
-    device, context_length = model.token_embeddings.weight.device, model.config.context_length
+    decoder, context_length = Decoder(model), model.config.context_length
     generator = torch.Generator().manual_seed(seed)
-    cache = KeyValueCache(model.config)
     window = unread = list(prompt)[-context_length:]  # what the model sees, and what of it is not in the cache
     for _ in range(max_tokens):
-        with torch.inference_mode():
-            logits = model.next_logits(torch.tensor([[unread]], device=device), cache)[0, 0].cpu()  # [V]
-            if not math.isfinite(logits.sum()):
-                raise InputError("a model must predict finite numbers, but this one's training diverged; take another")
-            token = _draw(next_token_probabilities(logits, temperature, top_k, top_p), generator)
+        logits = decoder.read(unread).cpu()  # [V]
+        if not math.isfinite(logits.sum()):
+            raise InputError("a model must predict finite numbers, but this one's training diverged; take another")
+        token = _draw(next_token_probabilities(logits, temperature, top_k, top_p), generator)
         if token == stop:
             return
         yield token
@@ -89,7 +87,7 @@ def generate(
         unread = [token]
         if len(window) > context_length:
             window = unread = window[-tokens_kept(context_length) :]
-            cache.clear()
+            decoder.clear()
 
 
 def tokens_kept(context_length: int) -> int:

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from lmcore.export.decoder import Decoder
 from lmcore.export.llama import llama_files, write_folder
 from lmcore.export.sampling import generate, next_token_probabilities, tokens_kept
-from lmcore.kv_cache import KeyValueCache
 from lmcore.model import ModelConfig, TransformerLM
 
 SMALL = {"vocab_size": 97, "d_model": 32, "num_layers": 2, "num_heads": 4, "d_ff": 64, "context_length": 24}
@@ -14,18 +14,21 @@ ARCHITECTURES = [
     {"tie_embeddings": True},
     {"num_kv_heads": 2},
     {"num_kv_heads": 1, "qk_norm": True},
-    {"norm": "post", "ffn": "gelu"},
+    {"norm": "post", "ffn": "gelu", "rope_theta": 100.0, "norm_eps": 1e-2},
     {"norm": "none", "ffn": "relu", "positions": "none"},
     {"positions": "none", "ffn": "silu"},
 ]
 
 
-def random_model(seed=0, num_slots=1, tied=None, **changes):
-    """A model with weights ten times as large, so that its predictions differ."""
-    model = TransformerLM(ModelConfig(**SMALL | changes), num_slots, tied, seeds=range(seed, seed + num_slots))
+def random_model(seed=0, **changes):
+    """A model with weights ten times as large and norms other than 1, so that its predictions differ."""
+    model = TransformerLM(ModelConfig(**SMALL | changes), seeds=[seed])
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "ln" not in name and "norm" not in name:
+            if "ln" in name or "norm" in name:
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            else:
                 parameter.mul_(10)
     return model
 
@@ -46,36 +49,55 @@ def text_without_cache(model, prompt, count, seed=0, **how):
 
 @pytest.mark.parametrize("changes", ARCHITECTURES)
 @torch.no_grad()
-def test_reading_in_parts_gives_the_hidden_states_of_reading_at_once(changes):
-    tied = [True, False] if "tie_embeddings" in changes else None
-    model = random_model(num_slots=2, tied=tied, **changes)
-    tokens = torch.randint(0, 97, (2, 3, 24), generator=torch.Generator().manual_seed(1))  # [K, B, T]
-    whole = model.hidden(tokens).view(2, 3, 24, -1)
+def test_reading_in_parts_gives_the_logits_of_the_model(changes):
+    model = random_model(**changes)
+    tokens = torch.randint(0, 97, (24,), generator=torch.Generator().manual_seed(1)).tolist()
+    whole = model(torch.tensor([[tokens]]))[0, 0]
     for parts in ([24], [1] * 24, [9, 1, 1, 13], [1, 23]):
-        cache = KeyValueCache(model.config)
-        read = [model.hidden(part, cache=cache).view(2, 3, part.shape[2], -1) for part in tokens.split(parts, dim=2)]
-        assert cache.length == 24
-        torch.testing.assert_close(torch.cat(read, dim=2), whole, rtol=1e-4, atol=1e-4)
+        decoder, read = Decoder(model), 0
+        for part in parts:
+            logits = decoder.read(tokens[read : read + part])
+            read += part
+            torch.testing.assert_close(logits, whole[read - 1], rtol=1e-4, atol=1e-4)
+        assert decoder.length == 24
 
 
-@torch.no_grad()
-def test_a_cleared_cache_is_a_new_one():
-    model, cache = random_model(), KeyValueCache(ModelConfig(**SMALL))
-    model.hidden(torch.tensor([[[1, 2, 3]]]), cache=cache)
-    cache.clear()
-    tokens = torch.tensor([[[4, 5], [6, 7]]])  # also of another batch size
-    assert torch.equal(model.next_logits(tokens, cache), model.next_logits(tokens, KeyValueCache(model.config)))
+def test_every_field_of_the_architecture_is_known_here():
+    """A new one must be computed by the decoder, and tried in ARCHITECTURES."""
+    assert set(ModelConfig.model_fields) == {
+        *("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "context_length", "norm"),
+        *("positions", "qk_norm", "ffn", "tie_embeddings", "rope_theta", "norm_eps", "dropout"),
+    }
 
 
-@torch.no_grad()
-def test_more_tokens_than_the_context_and_another_batch_are_refused():
-    model, cache = random_model(), KeyValueCache(ModelConfig(**SMALL))
-    model.hidden(torch.zeros(1, 1, 20, dtype=torch.long), cache=cache)
-    with pytest.raises(ValueError, match="context_length = 24 tokens fit, got 5 after 20 in the cache"):
-        model.hidden(torch.zeros(1, 1, 5, dtype=torch.long), cache=cache)
-    with pytest.raises(ValueError, match="holds a batch of 1, got 2"):
-        model.hidden(torch.zeros(1, 2, 1, dtype=torch.long), cache=cache)
-    assert cache.length == 20
+def test_a_slot_of_several_is_read_through_its_view():
+    model = TransformerLM(ModelConfig(**SMALL), 2, [False, True], seeds=[0, 1])
+    for slot in (0, 1):
+        view = model.slot_view(slot)
+        expected = view(torch.tensor([[[1, 2, 3]]]))[0, 0, -1]
+        torch.testing.assert_close(Decoder(view).read([1, 2, 3]), expected.detach(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="got K = 2; take one with slot_view"):
+        Decoder(model)
+
+
+def test_a_cleared_decoder_is_a_new_one():
+    model = random_model()
+    decoder = Decoder(model)
+    decoder.read([1, 2, 3])
+    decoder.clear()
+    assert torch.equal(decoder.read([4, 5]), Decoder(model).read([4, 5]))
+
+
+def test_tokens_that_do_not_fit_are_refused():
+    decoder = Decoder(random_model())
+    decoder.read([0] * 20)
+    with pytest.raises(ValueError, match="1 to 4 tokens fit after 20 others, got 5"):
+        decoder.read([0] * 5)
+    with pytest.raises(ValueError, match=r"token ids must lie in 0\.\.96, got 5\.\.97"):
+        decoder.read([5, 97])
+    with pytest.raises(ValueError, match="got 0"):
+        decoder.read([])
+    assert decoder.length == 20
 
 
 @pytest.mark.parametrize("changes", ARCHITECTURES)

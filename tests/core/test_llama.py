@@ -173,3 +173,40 @@ def test_an_error_leaves_no_files_and_a_kill_only_a_hidden_folder(tmp_path, monk
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
     assert all(path.name.startswith(".out.") for path in tmp_path.iterdir())
+
+
+def test_prompts_are_continued_as_a_padded_batch_and_nothing_warns(tmp_path, bpe):
+    """In a process of its own, because transformers gives each warning once."""
+    pytest.importorskip("transformers")
+    model = model_with_large_weights(ModelConfig(**SMALL))
+    files = llama_files(model.config, model.slot_state_dict(0), bpe.to_str(), end_of_text=0)
+    write_folder(tmp_path / "out", files)
+    special = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+    assert json.loads(files["special_tokens_map.json"]) == special
+    code = """
+import sys
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
+model, tokenizer = AutoModelForCausalLM.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+texts = ["def f", "import json, os"]
+batch = tokenizer(texts, return_tensors="pt", padding=True)
+assert batch.input_ids[0, 0] == tokenizer.pad_token_id == 0 and batch.input_ids[1, 0] != 0
+together = model.generate(**batch, max_new_tokens=9)
+for row, text in zip(together, texts):
+    alone = model.generate(**tokenizer(text, return_tensors="pt"), max_new_tokens=9)[0]
+    assert row[-len(alone):].tolist() == alone.tolist()
+writer = pipeline("text-generation", model=sys.argv[1])
+assert len(writer(texts, batch_size=2)) == 2 and writer("def f", max_new_tokens=5)
+model(**tokenizer("a", return_tensors="pt"), labels=tokenizer("a", return_tensors="pt").input_ids)
+assert model.model.embed_tokens.padding_idx is None  # or end of text would not be trained
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "error::UserWarning"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "[transformers]" not in done.stderr
+    assert "arning" not in done.stderr

@@ -12,10 +12,8 @@ cannot be read or the report cannot be written.
 import argparse
 import json
 import shlex
-import shutil
 import signal
 import sys
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,29 +23,22 @@ if not __package__:  # started as a script: import from the checkout, and no fil
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import pandas as pd
+from rich.console import Group
 
 from analysis.document.notes import notes, summary, summary_of_points
 from analysis.document.page import Section, fitted_cells, page
-from analysis.document.sections import PARAMETERS, sections_of_points, sections_of_run
+from analysis.document.report_text import NO_ROWS, body, conclusion
+from analysis.document.sections import sections_of_points, sections_of_run
 from analysis.runs.combine import load_all
 from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
-from analysis.stats.estimate import Estimate, Fitted, as_json
-from analysis.tables.formatting import NOT_TOLD_APART, OPTIMAL_LR, markdown_table, markdown_text, text_table
-from analysis.tables.trials import TIED
-from lmcore import columns as col
+from analysis.stats.estimate import Fitted, as_json
+from analysis.tables.formatting import markdown_table, markdown_text
 from lmcore.errors import OneLineParser
 from lmcore.printable import printable
 from lmcore.study_database import STORAGE_HELP, mask_password
+from lmcore.terminal.console import PIPE_WIDTH, as_text, output_width, print_out
 
-WIDTH = 120  # longest line on the terminal, in characters; shorter on a narrower terminal
-MIN_WIDTH = 60
-PRINTED_TRIALS = 10  # of each size; the files have all
-LEFT_OUT_IF_NARROW = ["train loss", "tokens", "elapsed s", "tokens/s"]
-LONG = [NOT_TOLD_APART, OPTIMAL_LR]  # columns of the parameter table that the terminal leaves out
-LEFT_OUT_IF_FINAL = ["val loss", "se", "data.seed"]  # a confirmation's seeds of weights and data are the same
-LEFT_OUT_IF_WIDE = ["ppl", "bpb"]
-NO_ROWS = "(none: no trial has a validation loss)"
 SCHEMA = 1
 
 
@@ -70,53 +61,17 @@ class Report:
         """All fitted numbers by plain path."""
         return {path: one for section in self.sections for path, one in section.fitted.items()}
 
-    def text(self, width: int = WIDTH) -> str:
+    def text(self, width: int = PIPE_WIDTH) -> str:
         """The report for a terminal of this many characters: tables, fitted numbers and notes, and last the answer."""
-        return "\n\n".join(filter(None, (self.body(width), self.conclusion(width))))
+        return "\n\n".join(filter(None, (as_text(part, width) for part in (self.body(width), self.conclusion(width)))))
 
-    def body(self, width: int = WIDTH) -> str:
-        """The text without the answer: the main tables, fitted numbers and notes."""
-        parts = [_wrapped(f"{self.name}: {self.summary}", width)]
-        tables = {table.name: table for section in self.sections for table in section.tables}
-        if parameters := tables.get("parameters"):
-            cells = parameters.cells.drop(columns=[name for name in LONG if name in parameters.cells])
-            keys = [col.SIZE, col.EXPERIMENT, col.ARM, TIED]
-            shown = text_table(cells, width, keys)
-            if "\n\n" in shown:  # does not fit
-                shown = text_table(cells.drop(columns=LEFT_OUT_IF_WIDE), width, keys)
-            parts += [PARAMETERS, shown if len(cells) else NO_ROWS]
-        if (differences := tables.get("differences")) and len(differences.cells):
-            parts += [differences.title, text_table(differences.cells, width, keys=[col.SIZE, "arm"])]
-        if trials := tables.get("trials"):
-            first = trials.frame.groupby(col.SIZE, sort=False).head(PRINTED_TRIALS).index
-            hidden = len(trials.frame) - len(first)
-            parts.append(f"Trials ({hidden} more in trials.csv)" if hidden else "Trials")
-            cells = trials.cells.loc[first]
-            if width < WIDTH or "final val loss" in cells:
-                cells = cells.drop(columns=LEFT_OUT_IF_NARROW)
-            if "final val loss" in cells:
-                cells = cells.drop(columns=LEFT_OUT_IF_FINAL, errors="ignore")
-            parts.append(text_table(cells, width, keys=[col.TRIAL]))
-        parts += self._fitted_parts(width)
-        parts.append(_bulleted(self.notes, width))
-        return "\n\n".join(part for part in parts if part)
+    def body(self, width: int = PIPE_WIDTH) -> Group:
+        """The text without the answer, for rich: the main tables, fitted numbers and notes."""
+        return body(self.name, self.summary, self.sections, self.notes, width)
 
-    def conclusion(self, width: int = WIDTH) -> str:
-        """The answer: what the leading settings are, and last a sentence per size."""
-        answers = [section for section in self.sections if section.lead]
-        parts = [_bulleted(section.notes, width) for section in answers]
-        parts += ["\n".join(_wrapped(line, width, "  ") for section in answers for line in section.lead)]
-        return "\n\n".join(part for part in parts if part)
-
-    def _fitted_parts(self, width: int) -> list[str]:
-        """Estimates of the sections without sentences of their own, and how many numbers are not estimable."""
-        fitted = {path: one for section in self.sections if not section.lead for path, one in section.fitted.items()}
-        estimated = {path: one for path, one in fitted.items() if isinstance(one, Estimate)}
-        missing = len(fitted) - len(estimated)
-        if estimated:
-            more = f"; {missing} more are not estimable (report.html says why)" if missing else ""
-            return [f"Fitted numbers{more}", text_table(fitted_cells(estimated), width, keys=["number"])]
-        return [f"Fitted numbers: none of {missing} is estimable; report.html says why."] if missing else []
+    def conclusion(self, width: int = PIPE_WIDTH) -> Group:
+        """The answer, for rich: what the leading settings are, and last a sentence per size."""
+        return conclusion(self.sections, width)
 
     def markdown(self) -> str:
         """The report for a file: all tables, numbers and figures."""
@@ -203,15 +158,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
         rule = f"RUN must be readable and --out writable, but {error.filename} is not ({error.strerror})"
         print(f"{rule}; change its permissions or give another --out", file=sys.stderr)
         return 2
-    width = max(MIN_WIDTH, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
-    print(report.body(width))
+    print_out(report.body(output_width()))
     files = "tables as CSV, MD and TEX" if arguments.brief else "tables, figures, report.html, report.md, report.json"
     print(f"\nWritten to {out}: {files}")
     if arguments.brief:
         storage = [] if arguments.storage is None else ["--storage", mask_password(arguments.storage)]
         print(f"Figures and fits: {prog} {shlex.join([*map(str, arguments.runs), *storage])}")
-    if answer := report.conclusion(width):
-        print(f"\n{answer}")
+    answer = report.conclusion(output_width())
+    if answer.renderables:
+        print()
+        print_out(answer)
     return 0
 
 
@@ -269,14 +225,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     table.add_argument("--batch-unit-tokens", metavar="T", type=float, help="tokens per unit of it (default: 1)")
     table.add_argument("--drop-highest-loss", metavar="n", type=int, help="leave out the n rows with the highest loss")
     return parser
-
-
-def _wrapped(text: str, width: int, subsequent_indent: str = "") -> str:
-    return textwrap.fill(text, width, subsequent_indent=subsequent_indent, break_on_hyphens=False)
-
-
-def _bulleted(lines: Sequence[str], width: int) -> str:
-    return "\n".join(_wrapped(f"- {line}", width, subsequent_indent="  ") for line in lines)
 
 
 def _bullets(lines: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ formatted here by name. Full precision is for CSV files.
 
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ from analysis.tables.cost import ACHIEVED, DEVICE_S, PEAK_SHARE
 from analysis.tables.settings import HALF
 from analysis.tables.trials import PEAK_LR, SEEDS, TIED, WARMUP, WINDOWS
 from lmcore import columns as col
+from lmcore.terminal.table import Column, FittedTable
 
 MISSING = "-"
 OPTIMAL_LR, NOT_TOLD_APART = "optimal peak lr (95 %)", "cannot be told apart from"
@@ -116,6 +117,46 @@ HEADINGS = {
 }
 """By column; the heading of other columns is their name without underscores."""
 
+OTHER_RANK = 50  # of settings that a sweep searches
+CONSTANT_RANK = 40  # is added
+RANKS = {
+    "verdict": 4,
+    "n": 5,
+    "status": 10,
+    "final val loss": 10,
+    "peak lr": 15,
+    "phase": 20,
+    SEEDS: 20,
+    "trial": 25,
+    "against": 30,
+    TIED: 30,
+    "beta1": 51,
+    "beta2": 52,
+    WARMUP: 53,
+    "non-emb": 54,
+    "step": 60,
+    "noise from": 60,
+    "final se": 61,
+    "exact": 62,
+    "tokens": 63,
+    "FLOPs": 64,
+    "est.": 65,
+    "val loss": 70,
+    "se": 71,
+    OPTIMAL_LR: 72,
+    "bpb": 73,
+    "ppl": 74,
+    "train loss": 75,
+    "tokens/s": 76,
+    "elapsed s": 77,
+    "data.seed": 78,
+}
+"""By heading: of columns that do not fit into the terminal, the one with the highest rank is left out first."""
+NAMES = (col.SIZE, col.EXPERIMENT, col.ARM, col.TRIAL)
+"""Headings of columns that are aligned to the left, also where a name begins with a digit."""
+WRAPPED = ("matching",)
+"""Headings of columns whose cells are text, which may take several lines."""
+
 
 def table_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Any table as short strings, each on one line, under readable headings."""
@@ -179,21 +220,27 @@ def _parameter_loss(mean: float, half: float, status: str) -> str:
     return f"{decimal(mean)} (1 seed)" if pd.isna(half) else f"{decimal(mean)} +- {decimal(half)}"
 
 
-def text_table(cells: pd.DataFrame, width: int, keys: list[str]) -> str:
-    """Columns aligned under their headings, in lines of at most `width` characters (or one column, if it is wider).
+def fitted_table(
+    cells: pd.DataFrame, keys: Sequence[str], more: str = "", styles: Sequence[str] | None = None
+) -> FittedTable:
+    """A table for the terminal, which shows the columns `keys` and, of the others, those that fit, by RANKS.
 
-    Columns that do not fit continue in further blocks below. Each block begins with the columns `keys`.
+    A column that has the same cell in all rows says least, and is left out before the others. `more` names the file
+    that has all columns; `styles` is a style of rich for each row.
     """
-    columns = {name: _aligned(name, cells[name].tolist()) for name in cells.columns}
-    keys = [name for name in keys if name in columns]
-    blocks = [[*keys]]
-    for name in (name for name in columns if name not in keys):
-        length = sum(len(columns[other][0]) + 2 for other in blocks[-1]) + len(columns[name][0])
-        if length > width and len(blocks[-1]) > len(keys):
-            blocks.append([*keys])
-        blocks[-1].append(name)
-    lines = [zip(*(columns[name] for name in block), strict=True) for block in blocks]
-    return "\n\n".join("\n".join("  ".join(line).rstrip() for line in block) for block in lines)
+    columns = [
+        Column(
+            name,
+            rank=0 if name in keys else RANKS.get(name, OTHER_RANK) + CONSTANT_RANK * (cells[name].nunique() == 1),
+            right=name not in NAMES and is_numeric(cells[name]),
+            wraps=name in WRAPPED,
+        )
+        for name in cells
+    ]
+    table = FittedTable(columns, more)
+    for line, style in zip(cells.to_numpy(), styles or [""] * len(cells), strict=True):
+        table.add(*line, style=style)
+    return table
 
 
 def markdown_table(cells: pd.DataFrame) -> str:
@@ -213,11 +260,4 @@ def markdown_text(text: str) -> str:
 
 def is_numeric(column: Iterable[str]) -> bool:
     """Whether a column of cells holds numbers, which are aligned to the right."""
-    return any(cell.lstrip("-")[:1].isdigit() for cell in column)
-
-
-def _aligned(heading: str, column: list[str]) -> list[str]:
-    """The heading and its cells, padded to one width."""
-    width = max(map(len, (heading, *column)))
-    pad = str.rjust if is_numeric(column) else str.ljust
-    return [pad(cell, width) for cell in (heading, *column)]
+    return any(cell.lstrip("+-")[:1].isdigit() for cell in column)

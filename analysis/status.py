@@ -23,17 +23,20 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from analysis.document.status_text import WIDTH, status_text
+from analysis.document.status_text import status_text
 from analysis.runs.driver import driver_of
 from analysis.runs.manifest import RunError
 from analysis.tables.sweep_status import SweepStatus, sweep_status
 from lmcore.errors import OneLineParser
 from lmcore.study_database import STORAGE_HELP
+from lmcore.terminal.console import output_console, output_width, print_out
 
 __all__ = ["SweepStatus", "main", "sweep_status"]
 
 SCRIPT = "python analysis/status.py"
 WATCH_S = 5.0
+PIPE_LINES = 50
+LEAST_LINES = 8
 BUSY_SHARE = 0.01
 """Largest share of a core that --watch uses on average: a folder of many trials takes long to read."""
 
@@ -56,8 +59,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     if options.interval is not None and not options.watch:
         parser.error("--interval is for --watch; add --watch, or leave it out")
     resume = "python sweeps/run.py --resume" if prog == SCRIPT else "lmsweep run --resume"
-    console = Console(highlight=False, markup=False, soft_wrap=False)
-    console.width = min(console.width, WIDTH)
+    console = output_console()
     try:
         if options.watch:
             with suppress(KeyboardInterrupt):
@@ -70,7 +72,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     if options.json:
         print(json.dumps(asdict(status), indent=2, allow_nan=False))
     else:
-        console.print(status_text(status, resume))
+        print_out(status_text(status, resume, width=console.width))
     return 0
 
 
@@ -79,25 +81,28 @@ def watch(folder: Path, console: Console, resume: str, interval_s: float, storag
 
     On a terminal it is redrawn in place; elsewhere it is printed below the one before. RunError as `sweep_status`.
     """
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         pause_s = interval_s  # after the first reading, most of whose time goes into imports
         for number in itertools.count():
             began = time.process_time()
-            shown, over = _look(folder, storage, resume, console.height if console.is_terminal else 50)
+            lines = max(LEAST_LINES, console.height - 2) if console.is_terminal else PIPE_LINES
+            width = output_width() if console.is_terminal else console.width  # the window may change
+            shown, over = _look(folder, storage, resume, lines, width)
             if number:
                 pause_s = max(interval_s, (time.process_time() - began) / BUSY_SHARE)
             if not over:
-                shown = Group(shown, Text(f" {time.strftime('%H:%M:%S')}, again in {pause_s:.0f} s", style="dim"))
+                shown = Group(shown, Text(f"{time.strftime('%H:%M:%S')}, again in {pause_s:.0f} s", style="dim"))
             if console.is_terminal:
+                console.width = width
                 live.update(shown, refresh=True)
             else:
-                console.print(shown)
+                print_out(shown)
             if over:
                 return
             time.sleep(pause_s)
 
 
-def _look(folder: Path, storage: str | None, resume: str, lines: int) -> tuple[RenderableType, bool]:
+def _look(folder: Path, storage: str | None, resume: str, lines: int, width: int) -> tuple[RenderableType, bool]:
     """What to show now, and whether it is the last. A sweep that has only begun is waited for."""
     try:
         status = sweep_status(folder, storage)
@@ -105,7 +110,7 @@ def _look(folder: Path, storage: str | None, resume: str, lines: int) -> tuple[R
         if not driver_of(folder).alive:
             raise
         return Text(f"waiting for the first trial: {error}"), False
-    return status_text(status, resume, lines), not status.driver
+    return status_text(status, resume, lines if status.driver else PIPE_LINES, width), not status.driver
 
 
 def _seconds(text: str) -> float:

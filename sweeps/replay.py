@@ -19,6 +19,7 @@ from lmcore.durable import write_file
 from lmcore.errors import InputError
 from lmcore.printable import printable
 from lmcore.runfile.paths import show
+from lmcore.terminal.console import print_prose
 from sweeps.cli.replay_options import parse
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder, write_json, write_text
@@ -186,7 +187,7 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
             rule = f"each sweep has a folder of its own, and {folder.display} holds a sweep already"
             raise InputError(f"name: {rule}; choose another --name, or delete that folder")
         for note in (*spec.notes, *notes):
-            print(f"Note: {note}.")
+            print_prose(f"Note: {note}.", "  ")
         with end_sweep_if_unwritable(), folder.claimed():
             replayed = replay_into(folder, spec, source, options.slots, options.flops_per_s)
     except InputError as error:
@@ -273,14 +274,18 @@ def _spec_for(options: Any, recorded: "RecordedRuns") -> tuple[SweepSpec, list[s
 
 def _print_summary(replayed: Replayed, r2: Mapping[str, float], folder: RunFolder) -> None:
     counts = ", ".join(f"{number} {status}" for status, number in replayed.statuses.items())
-    print(f"{len(replayed.trials)} trials: {counts}; {replayed.flops:.3g} FLOPs in {replayed.seconds:.3g} virtual s")
+    print_prose(
+        f"{len(replayed.trials)} trials: {counts}; {replayed.flops:.3g} FLOPs in {replayed.seconds:.3g} virtual s"
+    )
     predicted = sum(not trial.recorded for trial in replayed.trials)
     if predicted:
         quality = ", ".join(f"{value:.3f}{f' for {size}' if len(r2) > 1 else ''}" for size, value in r2.items())
-        print(f"Losses of {predicted} trials are predictions; R2 of final losses, leaving one out: {quality}")
+        print_prose(
+            f"Losses of {predicted} trials are predictions; R2 of final losses, leaving one out: {quality}", "  "
+        )
     if (winner := replayed.winner) is not None:
         setting = ", ".join(f"{path} {_shown(value)}" for path, value in winner.params.items())
-        print(f"Lowest loss: {winner.loss:.4f}, {winner.id} ({printable(setting)})")
+        print_prose(f"Lowest loss: {winner.loss:.4f}, {winner.id} ({printable(setting)})", "  ")
     print(f"Report: lmsweep report {shlex.quote(folder.display)}")
 
 

@@ -1,44 +1,63 @@
-"""The status of a sweep as text for a terminal of 80 columns."""
+"""The status of a sweep as text for a terminal of any width and height."""
 
 import shlex
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from analysis.tables.formatting import FLOP_SUFFIXES, count
 from analysis.tables.sweep_status import Failure, StudyStatus, SweepStatus, TrialStatus
 from analysis.tables.trials import BEST_FIRST
 from lmcore import columns as col
+from lmcore.terminal.console import as_text, wrapped, wrapped_command
+from lmcore.terminal.table import Column, FittedTable
 
-WIDTH = 80  # characters
 ALWAYS = (col.COMPLETE, col.PRUNED, col.RUNNING)
 """Statuses that have a column even if no trial has them."""
-LEAST_RUNNING = 4
+RANKS = {
+    col.COMPLETE: 1,
+    "best": 2,
+    col.RUNNING: 3,
+    col.DIVERGED: 4,
+    col.FAILED: 5,
+    col.PAUSED: 6,
+    col.PRUNED: 7,
+}
+"""By heading: of columns that do not fit, the one with the highest rank is left out first."""
+JSON = "--json"
 
 
-def status_text(status: SweepStatus, resume: str, lines: int = 50) -> Group:
-    """The status as tables; `resume` is the command that resumes a sweep, `lines` is how many fit on the screen.
+def status_text(status: SweepStatus, resume: str, lines: int = 50, width: int = 80) -> Group:
+    """The status as tables; `resume` is the command that resumes a sweep, `lines` and `width` are those of the screen.
+
+    Lists that are longer than the screen end in a line that counts the rest: first the running trials, then the
+    failures, last the studies.
 
     >>> Console().print(status_text(sweep_status("runs/quick"), "lmsweep run --resume"))
     """
-    studies = _studies(status.studies)
-    parts: list[RenderableType] = [*map(Text, _head(status, resume)), studies]
     running = [trial for study in status.studies for trial in study.running]
-    if running:
-        used = len(parts) + len(status.studies) + len(status.failures) + 11  # headings, rules, and lines that wrap
-        parts.append(_running(running, max(LEAST_RUNNING, lines - used), status.driver))
-    if status.failures:
-        parts.append(Text(" did not finish"))
-        parts += [Text(f"  {_failure(failure)}") for failure in status.failures]
-    return Group(*parts)
+    most = {"running": len(running), "failures": len(status.failures), "studies": len(status.studies)}
+
+    def shown() -> Group:
+        parts: list[RenderableType] = [*_head(status, resume, width), Text("")]
+        parts.append(_studies(status.studies, most["studies"]))
+        if running:
+            parts += [Text(""), _running(running, most["running"], status.driver)]
+        if status.failures:
+            parts += [Text(""), *_failures(status.failures, most["failures"], width)]
+        return Group(*parts)
+
+    for part in most:
+        over = len(as_text(shown(), width).split("\n")) - lines
+        if over > 0:
+            most[part] = max(1, most[part] - over - 1)  # a line says how many more there are
+    return shown()
 
 
-def _head(status: SweepStatus, resume: str) -> list[str]:
+def _head(status: SweepStatus, resume: str, width: int) -> list[Text]:
     of = "" if status.planned is None else f" of {status.planned}"
     lines = [f"{status.run}: {status.ended}{of} trials have ended" + _left(status)]
-    lines.append(_activity(status, resume))
+    lines.append(_activity(status))
     if status.driver and status.slots is not None:
         queued = f", {status.queued} queued" if status.queued else ""
         lines.append(f"{status.slots_in_use} of {status.slots} slots in use{queued}")
@@ -48,14 +67,17 @@ def _head(status: SweepStatus, resume: str) -> list[str]:
     spent += [] if cost.peak_share is None else [f"{cost.peak_share:.0%} of peak"]
     if spent:
         lines.append(f"cost so far: {', '.join(spent)}")
-    return lines
+    texts = [_text(wrapped(line, width, "  ")) for line in lines]
+    if not status.driver and not status.over:
+        texts.insert(2, _text(wrapped_command(f"{resume} {shlex.quote(status.run)}", width)))
+    return texts
 
 
 def _left(status: SweepStatus) -> str:
     return "" if status.seconds_left is None else f", about {_duration(status.seconds_left)} left"
 
 
-def _activity(status: SweepStatus, resume: str) -> str:
+def _activity(status: SweepStatus) -> str:
     place = "" if status.host is None else f" on {status.host}"
     process = "" if status.pid is None else f" (process {status.pid})"
     report = "" if status.report_s is None else f"last report {_duration(status.report_s)} ago"
@@ -67,35 +89,52 @@ def _activity(status: SweepStatus, resume: str) -> str:
     if place:  # it left its file behind
         seen = "" if status.seen_s is None else f", last seen {_duration(status.seen_s)} ago"
         line += f": the one{place}{process} was killed{seen}"
-    return f"{', '.join(filter(None, [line, report]))}; resume it with {resume} {shlex.quote(status.run)}"
+    return f"{', '.join(filter(None, [line, report]))}; resume it with"
 
 
-def _studies(studies: list[StudyStatus]) -> Table:
-    shown = [status for status in BEST_FIRST if status in ALWAYS or any(study.trials[status] for study in studies)]
-    table = _table("study", *shown, "best", col.LOSS)
+def _studies(studies: list[StudyStatus], most: int) -> FittedTable:
+    statuses = [status for status in BEST_FIRST if status in ALWAYS or any(study.trials[status] for study in studies)]
+    names = ["study", *statuses, "best", col.LOSS]
+    table = FittedTable([Column(name, RANKS.get(name, 0), name not in ("study", "best")) for name in names], JSON)
     # Each confirmation below the search that it confirms, whose id its own begins with.
-    for study in sorted(studies, key=lambda one: [each.study for each in studies].index(_search_of(one))):
+    ordered = sorted(studies, key=lambda one: [each.study for each in studies].index(_search_of(one)))
+    for study in ordered[:most]:
         name = study.study if study.phase == col.SEARCH else "  confirmed"
         best, loss = ("none", "") if study.leader is None else (study.leader.setting, f"{study.leader.loss:.4f}")
         if study.leader is not None and study.leader.half is not None:
             loss = f"{study.leader.loss:.3f} +- {study.leader.half:.3f}"
-        table.add_row(name, *(str(study.trials[status]) for status in shown), best, loss)
-    return table
+        table.add(name, *(str(study.trials[one]) for one in statuses), best, loss)
+    return _counted(table, len(ordered) - most)
 
 
 def _search_of(study: StudyStatus) -> str:
     return study.study.removesuffix(f"-{col.CONFIRM}") if study.phase == col.CONFIRM else study.study
 
 
-def _running(running: list[TrialStatus], most: int, driver: bool) -> Table:
-    table = _table("running trial" if driver else "unfinished trial", "step", col.LOSS)
-    shown = running if len(running) <= most else running[: most - 1]
-    for trial in shown:
+def _running(running: list[TrialStatus], most: int, driver: bool) -> FittedTable:
+    name = "running trial" if driver else "unfinished trial"
+    table = FittedTable([Column(name), Column("step", right=True), Column(col.LOSS, right=True)], JSON)
+    for trial in running[:most]:
         loss = "" if trial.loss is None else f"{trial.loss:.4f}"
-        table.add_row(trial.trial, f"{trial.step or 0} of {trial.steps or '?'}", loss)
-    if len(shown) < len(running):
-        table.add_row(f"and {len(running) - len(shown)} more", "", "")
+        table.add(trial.trial, f"{trial.step or 0} of {trial.steps or '?'}", loss)
+    return _counted(table, len(running) - most)
+
+
+def _failures(failures: list[Failure], most: int, width: int) -> list[Text]:
+    texts = [_text(wrapped(f"  {_failure(failure)}", width, "    "), "red") for failure in failures[:most]]
+    left = len(failures) - most
+    return [Text("did not finish", "bold"), *texts, *([Text(f"  and {left} more")] if left > 0 else [])]
+
+
+def _counted(table: FittedTable, left: int) -> FittedTable:
+    """The table, with a row that says how many more there are."""
+    if left > 0:
+        table.add(f"and {left} more", *[""] * (len(table.columns) - 1))
     return table
+
+
+def _text(text: str, style: str = "") -> Text:
+    return Text(text, style, no_wrap=True, overflow="ignore")
 
 
 def _failure(failure: Failure) -> str:
@@ -103,14 +142,6 @@ def _failure(failure: Failure) -> str:
     some = failure.trials[:3]
     more = f", and {failure.number - len(some)} more" if failure.number > len(some) else ""
     return f"{failure.number} {failure.status}: {failure.message} ({', '.join(some)}{more})"
-
-
-def _table(*headings: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for heading in headings:
-        left = heading in ("study", "best") or heading.endswith("trial")
-        table.add_column(heading, overflow="fold", justify="left" if left else "right")
-    return table
 
 
 def _hours(hours: float) -> str:

@@ -118,7 +118,7 @@ HEADINGS = {
 """By column; the heading of other columns is their name without underscores."""
 
 OTHER_RANK = 50  # of settings that a sweep searches
-CONSTANT_RANK = 40  # is added
+CONSTANT_RANK = 10  # is added
 RANKS = {
     "verdict": 4,
     "n": 5,

@@ -81,6 +81,31 @@ def wrapped(text: str, width: int, hanging: str = "") -> str:
     return "\n".join(lines)
 
 
+def wrapped_command(command: str, width: int, indent: int = 2) -> str:
+    """A command to copy: where it is longer than `width`, its lines are joined by backslashes, as a shell reads them.
+
+    >>> print(wrapped_command("lmsweep run --resume runs/quick", 26))
+      lmsweep run --resume \\
+          runs/quick
+    """
+    first, rest = " " * indent, " " * (indent + 4)
+    lines = textwrap.wrap(
+        command,
+        width - 2,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
+    return first + command if len(first + command) <= width else " \\\n".join(lines)
+
+
+def print_prose(text: str, hanging: str = "") -> None:
+    """Print a line: broken at spaces on a terminal, in one piece to a file or pipe."""
+    width = output_width()
+    print(wrapped(text, width, hanging) if sys.stdout.isatty() else text)
+
+
 def short_digests(text: str) -> str:
     """The text with its fingerprints and commits cut to the first 12 digits.
 

@@ -4,26 +4,40 @@ Parameter counts, tokens, FLOPs and memory follow from the config alone: no data
 long the sweep takes depends on the machine, and is told if the speed of a trial is given or measured.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+from rich.text import Text
 
 from lmcore.config import RunSpec
 from lmcore.measure.detectable import ASSUMED_NOISE, CONFIDENCE, POWER, detectable_difference
 from lmcore.memory import estimate_memory
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
+from lmcore.terminal.console import output_console, print_out, wrapped
+from lmcore.terminal.table import Column, FittedTable
 from sweeps.cli.rates import Rates, engines_here, trials_in
 from sweeps.spec.cost import COST_FIELDS, TIED, costliest
 from sweeps.spec.duration import show_duration
 from sweeps.spec.space import choices_at, grid_values, owners_of
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 
-UNLIMITED = 240
-"""Characters of a line in a file or a pipe."""
+UNLIMITED = 10_000
+"""Characters of a line in a file or a pipe, where no column is left out: no other file has them."""
+ELSEWHERE = "a pipe"
+RANKS = {
+    "tied": 1,
+    "trials": 1,
+    "params exact": 2,
+    "confirmation runs": 2,
+    "device-hours": 3,
+    "memory, MB (estimate)": 4,
+    "train FLOPs": 5,
+    "tokens": 6,
+    "non-embedding": 7,
+    "params estimate": 8,
+}
+"""By heading: of columns that do not fit into the terminal, the one with the highest rank is left out first."""
 
 
 @dataclass(frozen=True)
@@ -99,14 +113,27 @@ def plan(spec: SweepSpec) -> Plan:
     return Plan(tuple(trials), tuple(sizes))
 
 
-def print_plan(spec: SweepSpec, file: TextIO | None = None, rates: Rates | None = None) -> None:
-    """Print the resolved config and its cost to `file` (default: stdout). On a terminal, long cells are folded.
+def print_plan(
+    spec: SweepSpec, file: TextIO | None = None, rates: Rates | None = None, width: int | None = None
+) -> None:
+    """Print the resolved config and its cost to `file` (default: stdout).
 
-    `rates` say how fast trials train; without them it is printed how to give them.
+    `rates` say how fast trials train; without them it is printed how to give them. On a terminal, or with a `width` in
+    characters, lines are broken and tables leave out columns that do not fit.
     """
-    console = Console(file=file, highlight=False, markup=False)
-    if not console.is_terminal:
+    console = output_console(file, width)
+    if not console.is_terminal and width is None:
         console.width = UNLIMITED
+
+    def say(text: str, hanging: str = "") -> None:
+        lines = text if console.width == UNLIMITED else wrapped(text, console.width, hanging)
+        console.print(Text(lines, no_wrap=True, overflow="ignore"), crop=False)
+
+    def show(title: str, table: FittedTable) -> None:
+        say("")
+        console.print(Text(title, "bold"))
+        print_out(table, file, console.width)
+
     console.print(dump_yaml(spec), soft_wrap=True)
     experiments = spec.search.method == "experiments"
     notes = list(spec.notes)
@@ -119,31 +146,31 @@ def print_plan(spec: SweepSpec, file: TextIO | None = None, rates: Rates | None 
     if varied and not experiments:
         notes.append(f"the space varies {', '.join(varied)}; the cost is that of the most expensive values")
     for note in notes:
-        console.print(f"Note: {note}.", soft_wrap=True)
+        say(f"Note: {note}.", "  ")
 
     costs = plan(spec)
-    rows = [
-        (
+    names = ["size", "experiment", "tied"] if experiments else ["size", "tied"]
+    numbers = ["params estimate", "params exact", "non-embedding", "tokens", "train FLOPs", "memory, MB (estimate)"]
+    table = _table(names, numbers)
+    for cost in costs.trials:
+        table.add(
             cost.size,
-            *([cost.experiment] if experiments else []),
+            *([cost.experiment or ""] if experiments else []),
             ("yes" if cost.tied else "no") + ("" if cost.planned else " (not run)"),
             *(f"{n:,}" for n in (cost.params_estimate, cost.params_exact, cost.params_non_embedding, cost.tokens)),
             f"{cost.train_flops:.3g}",
             f"{cost.memory_bytes / 1e6:,.0f}",
+            style="" if cost.planned else "dim",
         )
-        for cost in costs.trials
-    ]
-    names = ["size", "experiment", "tied"] if experiments else ["size", "tied"]
-    numbers = ["params estimate", "params exact", "non-embedding", "tokens", "train FLOPs", "memory, MB (estimate)"]
-    console.print(_table("One trial", names, numbers, rows))
-
+    show("One trial", table)
     if costs.sizes:
-        console.print(_all_trials(spec, costs.sizes, rates))
+        show("All trials, at most (no early stopping)", _all_trials(spec, costs.sizes, rates))
+    say("")
     for line in (*_time_lines(spec, costs, rates), _seeds_line(spec)):
-        console.print(line, soft_wrap=True)
+        say(line, "  ")
 
 
-def _all_trials(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None) -> Table:
+def _all_trials(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None) -> FittedTable:
     """The cost of all trials by size and in all, with device-hours if the rates are known."""
 
     confirmed = any(size.confirmations for size in sizes)
@@ -155,13 +182,13 @@ def _all_trials(spec: SweepSpec, sizes: Sequence[SizeCost], rates: Rates | None)
     counts = ["trials", *(["confirmation runs"] if confirmed else [])]
     numbers = [*counts, "tokens", "train FLOPs", *([] if rates is None else ["device-hours"])]
     hours = _device_hours(spec, sizes, rates)
-    rows = [(s.size, *cells(s.trials, s.confirmations, s.tokens, s.train_flops, hours[s.size])) for s in sizes]
-    table = _table("All trials, at most (no early stopping)", ["size"], numbers, rows)
+    table = _table(["size"], numbers)
+    for s in sizes:
+        table.add(s.size, *cells(s.trials, s.confirmations, s.tokens, s.train_flops, hours[s.size]))
     if len(sizes) > 1:
         names = ("trials", "confirmations", "tokens", "train_flops")
         trials, confirmations, tokens, flops = (sum(getattr(size, name) for size in sizes) for name in names)
-        table.add_section()
-        table.add_row("in all", *cells(trials, confirmations, tokens, flops, sum(hours.values())))
+        table.add("in all", *cells(trials, confirmations, tokens, flops, sum(hours.values())), style="bold")
     return table
 
 
@@ -230,16 +257,10 @@ def _seeds_line(spec: SweepSpec) -> str:
     )
 
 
-def _table(title: str, names: Sequence[str], numbers: Sequence[str], rows: Iterable[Sequence[str | None]]) -> Table:
+def _table(names: Sequence[str], numbers: Sequence[str]) -> FittedTable:
     """A table of columns of text, `names`, and columns of right-aligned `numbers`."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, overflow="fold", justify="right")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    columns = [Column(name, RANKS.get(name, 0), name in numbers) for name in (*names, *numbers)]
+    return FittedTable(columns, ELSEWHERE)
 
 
 def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> TrialCost:

@@ -40,6 +40,19 @@ from lmcore.study_database import STORAGE_HELP, mask_password
 from lmcore.terminal.console import PIPE_WIDTH, as_text, output_width, print_out
 
 SCHEMA = 1
+DESCRIPTION = """\
+Tables, figures and fitted numbers of sweeps, printed and written to RUN/report: report.html, report.md, report.json, and
+every table and figure as a file.
+"""
+EXAMPLES = """\
+examples:
+  {prog} runs/quick
+      the answer, tables, figures and fits
+  {prog} runs/small runs/large
+      several runs on the same data, side by side
+  {prog} trials.csv --columns N=params,D=tokens,loss=val_loss,lr=lr
+      trials of another tool
+"""
 
 
 @dataclass(frozen=True)
@@ -213,7 +226,13 @@ def _points(arguments: argparse.Namespace) -> pd.DataFrame:
 
 
 def _parser(prog: str) -> argparse.ArgumentParser:
-    parser = OneLineParser(prog=prog, description="Tables, figures and fits of sweeps.")
+    parser = OneLineParser(
+        prog=prog,
+        usage=f"{prog} [-h] [options] RUN [RUN ...]",
+        description=DESCRIPTION,
+        epilog=EXAMPLES.format(prog=prog),
+        allow_abbrev=False,
+    )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs, runs/<name>; or a CSV file")
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
     parser.add_argument("--storage", metavar="URL", help=STORAGE_HELP)

@@ -34,6 +34,18 @@ from lmcore.terminal.console import output_console, output_width, print_out
 __all__ = ["SweepStatus", "main", "sweep_status"]
 
 SCRIPT = "python analysis/status.py"
+DESCRIPTION = """\
+Show how far a sweep is, while it runs or afterwards. The folder is only read, so any machine that sees it will do.
+"""
+EXAMPLES = """\
+examples:
+  {prog} runs/quick
+      trials by status, the best setting, failures, time left and the cost so far
+  {prog} runs/quick --watch
+      the same, again and again until the sweep ends
+  {prog} runs/quick --json
+      all of it, for a program
+"""
 WATCH_S = 5.0
 PIPE_LINES = 50
 LEAST_LINES = 8
@@ -43,7 +55,7 @@ BUSY_SHARE = 0.01
 
 def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     """Print the status of a sweep, and return the exit code. `prog` is the command as the user typed it."""
-    parser = OneLineParser(prog=prog, description="Show how far a sweep is, while it runs or afterwards.")
+    parser = OneLineParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLES.format(prog=prog), allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")
     parser.add_argument("--storage", metavar="URL", help=STORAGE_HELP)
     how = parser.add_mutually_exclusive_group()

@@ -2,9 +2,11 @@
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
+
+from lmcore.printable import printable
 
 
 class InputError(ValueError):
@@ -21,14 +23,42 @@ class InputError(ValueError):
 class OneLineParser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line on stderr, with exit code 2, instead of the whole usage.
 
+    An unknown option names the one that was probably meant. `--help` is laid out for the terminal
+    (`lmcore.terminal.help`): in a description and an epilog, indented lines stay lines.
+
     >>> parser = OneLineParser(prog="demo")
     >>> _ = parser.add_argument("--steps", type=number_type(int, "a whole number >= 1", lambda n: n >= 1))
     >>> parser.parse_args(["--steps", "5"]).steps
     5
     """
 
+    def format_help(self) -> str:
+        from lmcore.terminal.help import HelpFormatter  # rich is imported only where it is needed
+
+        self.formatter_class = HelpFormatter
+        return super().format_help()
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> argparse.Namespace:
+        """The options; an unknown one is an error that says what was probably meant."""
+        values, rest = self.parse_known_args(args, namespace)
+        if rest:
+            self.error(self.mistyped(rest))
+        return values
+
+    def mistyped(self, words: Sequence[str]) -> str:
+        """What to say about words that are neither options nor arguments of this command."""
+        from lmcore.terminal.mistyped import nearest_option
+
+        option = next((word for word in words if word.startswith("-")), None)
+        meant = option and nearest_option(option, self._option_string_actions)
+        if option is None or meant is None:
+            return f"unrecognized arguments: {' '.join(words)}"
+        return f"{option.partition('=')[0]} is not an option; did you mean {meant}?"
+
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{message}; see --help\n")
+        self.exit(2, f"{printable(message)}; see --help\n")
 
 
 def number_type(kind: type[int] | type[float], rule: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:

@@ -4,7 +4,6 @@ Whoever can connect to a Ray cluster can run any code on it, and `ray start` ask
 RAY_AUTH_MODE=token. See docs/howto/cluster-by-hand.md.
 """
 
-import argparse
 import shlex
 import socket
 import sys
@@ -20,13 +19,20 @@ Make the token of a Ray cluster, once, and print the commands that start a clust
 
 With --check: find out whether a running cluster demands a token and accepts ours.
 """
+EXAMPLES = """\
+examples:
+  {prog} node7 node8
+      make the token, and say how to copy it to two other nodes
+  {prog} --check node1:6379
+      ask a running cluster
+"""
 PORT = 6379
 """The port of the head's control service, unless `ray start --head` was given another."""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = "lmsweep cluster-token") -> int:
     """Run the command; returns its exit code: 0, 1 if the cluster is open or refuses us, 2 for wrong input."""
-    p = OneLineParser(prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = OneLineParser(prog=prog, description=DESCRIPTION, epilog=EXAMPLES.format(prog=prog))
     p.add_argument("nodes", nargs="*", metavar="NODE", help="the other nodes, by the names that ssh knows")
     p.add_argument("--check", metavar="HOST:PORT", help="the head of a running cluster")
     options = p.parse_args(argv)

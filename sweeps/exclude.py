@@ -23,13 +23,13 @@ PROG = "lmsweep exclude"
 DESCRIPTION = """\
 Exclude trials, for example those that a faulty machine has spoilt.
 
-They are kept and marked, and ignored from then on by the search, by early
-stopping, by the confirmation (with the runs that confirm them) and by all
-tables. The report says which trials are excluded, and why.
+They are kept and marked, and ignored from then on by the search, by early stopping, by the confirmation (with the runs
+that confirm them) and by all tables. The report says which trials are excluded, and why.
 """
 EXAMPLES = """\
 examples:
   {prog} runs/quick xs-0003 --because "node7 had bad memory"
+      mark a trial, and say why
   {prog} runs/quick xs-0003 --include
       take it back
 """
@@ -84,7 +84,6 @@ def _parser(prog: str) -> argparse.ArgumentParser:
         prog=prog,
         description=DESCRIPTION,
         epilog=EXAMPLES.format(prog=prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")

@@ -23,7 +23,7 @@ BUDGET = tuple(f"train.{name}" for name in BUDGET_FIELDS)
 REQUIRED = ...  # takes the place of a default for a field that has none
 
 # Names of our fields in other projects, which no spelling distance finds.
-_ALIASES = {
+ALIASES = {
     "learning_rate": "optim.lr",
     "max_lr": "optim.lr",
     "min_lr": "optim.min_lr_ratio",
@@ -70,6 +70,8 @@ _ALIASES = {
 _VALUE_ALIASES = {
     "bayes": "optuna",
     "bayesian": "optuna",
+    "bo": "optuna",
+    "hyperopt": "tpe",
     "sobol": "qmc",
     "async_hyperband": "asha",
     "successive_halving": "asha",
@@ -130,8 +132,8 @@ def nearest(path: str, known: Mapping[str, Any] = RUN_DEFAULTS) -> str | None:
     for candidate in known:
         if candidate.rpartition(".")[2] == name:
             return candidate
-    if _ALIASES.get(name) in known:
-        return _ALIASES[name]
+    if ALIASES.get(name) in known:
+        return ALIASES[name]
     # Within a section only the names are compared, because the common prefix would make all of them similar.
     siblings = _section(section, known)
     if siblings:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmcore.errors import OneLineParser
+from sweeps.cli.mistyped import SweepParser, choice_hint
 from sweeps.rundir.folder import RUNS
 from sweeps.spec.load import FLAGS
 from sweeps.spec.settings import METHODS, OFF, OPTUNA, SCHEDULERS, is_own, mask_password
@@ -25,29 +25,23 @@ CONFIGS = next(path for name in ("lmsweep_configs", "configs") if (path := _ROOT
 DEFAULT_CONFIG = CONFIGS / "quick.yaml"
 
 DESCRIPTION = """\
-Search the hyperparameters of small Transformer language models with Ray Tune and Optuna.
-
-A YAML file describes the sweep, and options change it. All results go to runs/<name>.
+Search the hyperparameters of small Transformer language models with Ray Tune and Optuna. A YAML file describes the
+sweep, options change it, and all results go to runs/<name>. Where an option is not given, the file decides.
 """
 
 EXAMPLES = """\
 examples:
   {prog} --search optuna
       the quick sweep: two model sizes, a few minutes on two CPU cores
-  {prog} --config ablation --dry-run
-      the resolved config of another shipped sweep, and what it would cost
   {prog} --set data.source=my_text.txt --set train.steps=1000 --name mine --trials 32
       your own text, longer runs, more trials
-  {prog} --set optim.lr=1e-3 --set 'space.optim.beta2=[0.9, 0.99]'
-      fix a field that the file searches, and search another one differently
   {prog} --resume runs/quick --trials 32
       continue a sweep that was stopped or killed, or add trials to it
-  {prog} --address head:6379
-      run on a Ray cluster
 
 exit codes:
-  0 a trial completed   1 no trial completed, or the disk is full or the cluster gone   2 wrong input
-  3 another process uses the run's folder   129 terminal closed   130 interrupted   143 terminated
+  0 a trial completed   2 wrong input   3 another process uses the run's folder
+  1 no trial completed, or the disk is full or the cluster gone
+  129 terminal closed   130 interrupted   143 terminated
   After 1, 129, 130 and 143 the sweep can be resumed.
 """
 
@@ -91,118 +85,90 @@ class Options:
 
 def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     """The parser of the command line. A mistake is reported in one line, with exit code 2."""
-    p = OneLineParser(
+    p = SweepParser(
         prog=prog,
+        usage=f"{prog} [-h] [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES.format(prog=prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    sweep = p.add_argument_group("the sweep")
-    sweep.add_argument(
+    start = p.add_argument_group("start or continue")
+    start.add_argument(
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"a YAML file, or the name of a shipped sweep: {', '.join(shipped_configs())} (default: quick)",
+        help=f"a YAML file, or a shipped sweep: {', '.join(shipped_configs())} (default: quick)",
     )
-    sweep.add_argument(
+    start.add_argument("--name", help="name of the run's folder in runs/")
+    start.add_argument("--runs", type=Path, metavar="DIR", help="where runs' folders are (default: runs)")
+    start.add_argument(
+        "--resume",
+        type=lambda text: AUTO if text == "auto" else Path(text),
+        metavar="RUN|auto",
+        help="continue the sweep in this folder, with --trials extend it; auto: that of runs/<name>, if there is one",
+    )
+    start.add_argument("--retry", choices=("failed",), help="with --resume: train failed trials again, as new trials")
+    start.add_argument("--start-with", metavar="RUN", help="try the best settings of this run first")
+    model = p.add_argument_group("model, data and training")
+    model.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="PATH=VALUE",
-        help="set one field, e.g. optim.lr=1e-3, search.concurrent=2 or 'sizes=[]'; repeatable; "
-        "a field that is set is no longer searched",
+        help="set any field, e.g. optim.lr=1e-3 (no longer searched), 'space.optim.beta2=[0.9, 0.99]' or 'sizes=[]'; "
+        "repeatable",
     )
-    sweep.add_argument(
-        "--resume",
-        type=lambda text: AUTO if text == "auto" else Path(text),
-        metavar="RUN|auto",
-        help="continue the sweep in this folder; with --trials, extend it to that many trials; auto: continue "
-        "runs/<name> if it holds a sweep, else start it",
-    )
-    sweep.add_argument(
-        "--retry",
-        choices=("failed",),
-        help="with --resume: train failed trials again, as new trials with the same settings",
-    )
-    sweep.add_argument("--name", help="name of the run's folder in runs/ (default: the file's)")
-    sweep.add_argument(
-        "--runs",
-        type=Path,
-        metavar="DIR",
-        help="folder for runs' folders (default: runs in the working directory)",
-    )
-    search = p.add_argument_group("the search")
+    search = p.add_argument_group("what is tried")
     search.add_argument(
         "--search",
         type=_method,
         metavar="METHOD",
-        help=f"search method: {', '.join(METHODS)}, module:Class for an Optuna sampler of yours, or hub:package; "
-        "optuna is gp for the first 300 trials, then tpe; experiments runs the list in the file (default: the file's)",
+        help=f"{', '.join(METHODS)}; or your sampler, module:Class or hub:package. optuna is gp for 300 trials, "
+        "then tpe; experiments runs the file's list",
     )
     search.add_argument(
-        "--start-with",
-        metavar="RUN",
-        help="begin every study with the best settings of this sweep: its folder, or its name in runs/",
-    )
-    search.add_argument("--scheduler", choices=SCHEDULERS, help="early stopping of trials (default: the file's)")
-    search.add_argument(
-        "--trials", type=int, metavar="N", help="number of trials, shared among the sizes (default: the file's)"
+        "--scheduler", choices=SCHEDULERS, metavar="NAME", help=f"early stopping: {', '.join(SCHEDULERS)}"
     )
     search.add_argument(
-        "--time",
-        metavar="DURATION",
-        help="wall time of the sweep, e.g. 2h, 1h30m or 45s; no trial begins that could not finish in it, and without "
-        "a number of trials there are as many as fit (default: the file's)",
+        "--compare", type=_paths, metavar="PATH[,PATH]", help="search each choice of these fields on its own"
     )
-    search.add_argument(
-        "--compare",
-        type=_paths,
-        metavar="PATH[,PATH]",
-        help="search each choice of these fields on its own, e.g. model.tie_embeddings (default: the file's)",
+    search.add_argument("--seed", type=int, metavar="N", help="seed of the search")
+    spent = p.add_argument_group("how much is spent")
+    spent.add_argument("--trials", type=int, metavar="N", help="number of trials, shared among the sizes")
+    spent.add_argument(
+        "--time", metavar="DURATION", help="wall time, e.g. 1h30m; without a number of trials, as many as fit"
     )
-    search.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
-    place = p.add_argument_group("execution and monitoring")
-    place.add_argument(
-        "--slots",
-        type=_slots,
-        metavar="auto|N",
-        help="trials that each device trains at once; auto measures how many pay off (default: the file's)",
+    spent.add_argument("--dry-run", action="store_true", help="print the resolved config and its cost, then exit")
+    spent.add_argument(
+        "--measure", action="store_true", help="with --dry-run: how long it takes, by training each size for seconds"
     )
-    place.add_argument(
-        "--address", metavar="RAY", help="address of a Ray cluster (default: RAY_ADDRESS, else this machine)"
-    )
-    place.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="do not start the Ray dashboard")
-    place.add_argument(
-        "--dashboard-host",
-        metavar="HOST",
-        default=LOOPBACK,
-        help="host that the dashboard listens on (default: reachable from this machine only)",
-    )
-    place.add_argument(
-        "--wandb",
-        choices=("off", "offline", "online"),
-        help="wandb tracking (default: online if there is an API key, else offline files)",
-    )
-    place.add_argument(
-        "--storage",
-        metavar="URL",
-        help="database of the studies (default: the file's, else study.db in the run's folder); on --resume, an "
-        "address that the folder names must be confirmed by giving it here",
-    )
-    place.add_argument("--dry-run", action="store_true", help="print the resolved config and its cost, then exit")
-    place.add_argument(
-        "--measure",
-        action="store_true",
-        help="with --dry-run: train each size for a few seconds on random tokens, and say how long the sweep takes",
-    )
-    place.add_argument(
+    spent.add_argument(
         "--tokens-per-s",
         action="append",
         default=[],
         metavar="N",
-        help="with --dry-run: say how long the sweep takes if one trial trains on N tokens per second; SIZE=N for one "
-        "size; repeatable",
+        help="with --dry-run: how long it takes at N tokens/s a trial; SIZE=N for one size; repeatable",
+    )
+    place = p.add_argument_group("where it runs")
+    place.add_argument(
+        "--slots", type=_slots, metavar="auto|N", help="trials that each device trains at once; auto measures it"
+    )
+    place.add_argument("--address", metavar="RAY", help="a Ray cluster (default: RAY_ADDRESS, else this machine)")
+    place.add_argument(
+        "--storage",
+        metavar="URL",
+        help="database of the studies (default: study.db in the run's folder); on --resume, it must be given again",
+    )
+    watch = p.add_argument_group("how it is watched")
+    watch.add_argument(
+        "--wandb",
+        choices=("off", "offline", "online"),
+        metavar="MODE",
+        help="off, offline or online (default: online if there is an API key, else offline)",
+    )
+    watch.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="do not start Ray's dashboard")
+    watch.add_argument(
+        "--dashboard-host", metavar="HOST", default=LOOPBACK, help="where it listens (default: this machine only)"
     )
     return p
 
@@ -215,7 +181,7 @@ def _method(text: str) -> str:
     if text not in METHODS and not is_own(text):
         names = ", ".join(METHODS)
         rule = f"must be one of {names}, module:Class or hub:package (got {text!r})"
-        raise argparse.ArgumentTypeError(f"{rule}; write --search {OPTUNA}")
+        raise argparse.ArgumentTypeError(rule + (choice_hint("search", text) or f"; write --search {OPTUNA}"))
     return text
 
 

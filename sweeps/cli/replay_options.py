@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcore.errors import OneLineParser, number_type
+from lmcore.errors import number_type
+from sweeps.cli.mistyped import SweepParser
 from sweeps.cli.options import DEFAULT_CONFIG, find_config
 from sweeps.rundir.folder import RUNS
 from sweeps.spec.settings import METHODS, SCHEDULERS
@@ -12,9 +13,8 @@ from sweeps.spec.settings import METHODS, SCHEDULERS
 DESCRIPTION = """\
 Try a search setting on recorded runs, in seconds and without training.
 
-The sweep of a config is run through its own search and early stopping on a
-virtual clock. A trial whose setting was recorded gets its recorded losses; any
-other gets a prediction from the recorded ones. The result is a run's folder.
+The sweep of a config is run through its own search and early stopping on a virtual clock. A trial whose setting was
+recorded gets its recorded losses; any other gets a prediction from the recorded ones. The result is a run's folder.
 """
 EXAMPLES = """\
 examples:
@@ -29,41 +29,41 @@ examples:
 
 def parser(prog: str) -> argparse.ArgumentParser:
     """The parser of the command line. A mistake is reported in one line, with exit code 2."""
-    p = OneLineParser(
+    p = SweepParser(
         prog=prog,
+        usage=f"{prog} [-h] --from SOURCE [options]",
         description=DESCRIPTION,
         epilog=EXAMPLES.format(prog=prog),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument(
+    recorded = p.add_argument_group("recorded runs")
+    recorded.add_argument(
         "--from", dest="source", required=True, type=Path, metavar="SOURCE", help="a CSV or Parquet table, or a run"
     )
-    p.add_argument(
+    recorded.add_argument(
         "--column",
         action="append",
         default=[],
         metavar="PATH=COLUMN",
-        help="the table's column for a field of a run, or for run, step, val_loss, final_val_loss, size or seed; "
-        "repeatable",
+        help="the table's column for a field, or for run, step, val_loss, final_val_loss, size or seed; repeatable",
     )
-    p.add_argument("--config", type=Path, metavar="FILE", help="a YAML file, or a shipped sweep (default: quick)")
-    p.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field; repeatable")
-    p.add_argument("--search", choices=METHODS, help="search method (default: the file's)")
-    p.add_argument("--scheduler", choices=SCHEDULERS, help="early stopping of trials (default: the file's)")
-    p.add_argument("--trials", type=int, metavar="N", help="number of trials (default: the file's)")
-    p.add_argument("--seed", type=int, metavar="N", help="seed of the search (default: the file's)")
-    p.add_argument("--name", help="name of the run's folder in runs/ (default: the file's, followed by -replay)")
-    p.add_argument("--runs", type=Path, metavar="DIR", default=RUNS, help="folder for runs' folders (default: runs)")
+    sweep = p.add_argument_group("the sweep")
+    sweep.add_argument("--config", type=Path, metavar="FILE", help="a YAML file, or a shipped sweep (default: quick)")
+    sweep.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="set one field; repeatable")
+    sweep.add_argument("--search", choices=METHODS, metavar="METHOD", help=", ".join(METHODS))
+    sweep.add_argument(
+        "--scheduler", choices=SCHEDULERS, metavar="NAME", help=f"early stopping: {', '.join(SCHEDULERS)}"
+    )
+    sweep.add_argument("--trials", type=int, metavar="N", help="number of trials")
+    sweep.add_argument("--seed", type=int, metavar="N", help="seed of the search")
+    sweep.add_argument("--name", help="name of the run's folder in runs/ (default: the file's, followed by -replay)")
+    sweep.add_argument("--runs", type=Path, metavar="DIR", default=RUNS, help="where runs' folders are (default: runs)")
+    clock = p.add_argument_group("the virtual clock")
     whole = number_type(int, "a whole number >= 1", lambda n: n >= 1)
-    p.add_argument("--slots", type=whole, metavar="N", default=1, help="trials at a time (default: 1)")
+    clock.add_argument("--slots", type=whole, metavar="N", default=1, help="trials at a time (default: 1)")
     positive = number_type(float, "a number > 0", lambda n: n > 0)
-    p.add_argument(
-        "--flops-per-s",
-        type=positive,
-        metavar="N",
-        default=1e11,
-        help="speed of one slot, from which virtual seconds follow (default: 1e11)",
+    clock.add_argument(
+        "--flops-per-s", type=positive, metavar="N", default=1e11, help="speed of one slot (default: 1e11)"
     )
     return p
 

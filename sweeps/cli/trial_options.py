@@ -3,7 +3,6 @@
 Imports neither torch nor Optuna, so that a mistake is reported at once.
 """
 
-import argparse
 from pathlib import Path
 
 from lmcore.errors import OneLineParser
@@ -25,7 +24,6 @@ class TrialParser(OneLineParser):
             prog=prog,
             description=description,
             epilog=examples.format(prog=prog),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
         self.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")

@@ -1,7 +1,7 @@
-"""Words of wandb's sweeps and of Ray Tune in an entry of the space, and how to say it here."""
+"""Words of wandb's sweeps, Ray Tune and other tools: in an entry of the space, and for methods and schedulers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lmcore.runfile.paths import show
@@ -38,6 +38,26 @@ OURS = {
     "lognormal": LOG_RANGE,
 }
 """What to write in place of each word."""
+
+_BAYES, _TPE, _QMC, _ASHA, _HYPERBAND = ("gp", "optuna"), ("tpe",), ("qmc",), ("asha",), ("hyperband",)
+METHOD_WORDS: dict[str, Sequence[str]] = {
+    **dict.fromkeys(("bayes", "bayesian", "bo", "bayesopt", "skopt", "ax", "botorch", "gaussianprocess"), _BAYES),
+    **dict.fromkeys(("hyperopt", "parzen", "bohb", "nevergrad"), _TPE),
+    **dict.fromkeys(("sobol", "halton", "lhs", "latinhypercube", "quasirandom"), _QMC),
+    **dict.fromkeys(("cma", "evolution", "evolutionary", "genetic", "es"), ("cmaes",)),
+    **dict.fromkeys(("rs", "randomsearch", "uniform", "basicvariant"), ("random",)),
+    **dict.fromkeys(("gridsearch", "bruteforce", "exhaustive"), ("grid",)),
+    **dict.fromkeys(("ablation", "ablations", "list"), ("experiments",)),
+    **dict.fromkeys(("auto", "default", "optunasearch"), ("optuna",)),
+}
+"""By a search method's name elsewhere, in lower case without dashes: the names of ours."""
+SCHEDULER_WORDS: dict[str, Sequence[str]] = {
+    **dict.fromkeys(("sha", "halving", "successivehalving", "asynchyperband", "asyncsuccessivehalving"), _ASHA),
+    **dict.fromkeys(("hb", "bohb", "hyperbandforbohb"), _HYPERBAND),
+    **dict.fromkeys(("medianstopping", "medianstoppingrule", "percentile"), ("median",)),
+    **dict.fromkeys(("off", "no", "false", "nop", "fifo", "null", "never"), ("none",)),
+}
+"""The same for schedulers."""
 
 
 def rule_for(value: Any) -> str | None:

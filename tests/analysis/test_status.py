@@ -256,7 +256,7 @@ def test_a_sweep_that_has_not_begun_its_first_trial_is_waited_for(tmp_path):
 
 @pytest.mark.parametrize("prog", ["python analysis/status.py", "lmsweep status"])
 def test_the_tables_fit_80_columns(folder, capsys, monkeypatch, prog):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "80")
     assert main([str(folder.path)], prog) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80

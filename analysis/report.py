@@ -37,12 +37,12 @@ from analysis.tables.formatting import markdown_table, markdown_text
 from lmcore.errors import OneLineParser
 from lmcore.printable import printable
 from lmcore.study_database import STORAGE_HELP, mask_password
-from lmcore.terminal.console import PIPE_WIDTH, as_text, output_width, print_out
+from lmcore.terminal.console import PIPE_WIDTH, as_text, print_out, prose_width
 
 SCHEMA = 1
 DESCRIPTION = """\
-Tables, figures and fitted numbers of sweeps, printed and written to RUN/report: report.html, report.md, report.json, and
-every table and figure as a file.
+Tables, figures and fitted numbers of sweeps, printed and written to RUN/report: report.html, report.md, report.json,
+and every table and figure as a file.
 """
 EXAMPLES = """\
 examples:
@@ -171,13 +171,13 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
         rule = f"RUN must be readable and --out writable, but {error.filename} is not ({error.strerror})"
         print(f"{rule}; change its permissions or give another --out", file=sys.stderr)
         return 2
-    print_out(report.body(output_width()))
+    print_out(report.body(prose_width()))
     files = "tables as CSV, MD and TEX" if arguments.brief else "tables, figures, report.html, report.md, report.json"
     print(f"\nWritten to {out}: {files}")
     if arguments.brief:
         storage = [] if arguments.storage is None else ["--storage", mask_password(arguments.storage)]
         print(f"Figures and fits: {prog} {shlex.join([*map(str, arguments.runs), *storage])}")
-    answer = report.conclusion(output_width())
+    answer = report.conclusion(prose_width())
     if answer.renderables:
         print()
         print_out(answer)

@@ -9,7 +9,7 @@ from analysis.tables.formatting import FLOP_SUFFIXES, count
 from analysis.tables.sweep_status import Failure, StudyStatus, SweepStatus, TrialStatus
 from analysis.tables.trials import BEST_FIRST
 from lmcore import columns as col
-from lmcore.terminal.console import as_text, wrapped, wrapped_command
+from lmcore.terminal.console import PROSE_WIDTH, as_text, wrapped, wrapped_command
 from lmcore.terminal.table import Column, FittedTable
 
 ALWAYS = (col.COMPLETE, col.PRUNED, col.RUNNING)
@@ -67,7 +67,7 @@ def _head(status: SweepStatus, resume: str, width: int) -> list[Text]:
     spent += [] if cost.peak_share is None else [f"{cost.peak_share:.0%} of peak"]
     if spent:
         lines.append(f"cost so far: {', '.join(spent)}")
-    texts = [_text(wrapped(line, width, "  ")) for line in lines]
+    texts = [_text(wrapped(line, min(width, PROSE_WIDTH), "  ")) for line in lines]
     if not status.driver and not status.over:
         texts.insert(2, _text(wrapped_command(f"{resume} {shlex.quote(status.run)}", width)))
     return texts
@@ -121,7 +121,9 @@ def _running(running: list[TrialStatus], most: int, driver: bool) -> FittedTable
 
 
 def _failures(failures: list[Failure], most: int, width: int) -> list[Text]:
-    texts = [_text(wrapped(f"  {_failure(failure)}", width, "    "), "red") for failure in failures[:most]]
+    texts = [
+        _text(wrapped(f"  {_failure(failure)}", min(width, PROSE_WIDTH), "    "), "red") for failure in failures[:most]
+    ]
     left = len(failures) - most
     return [Text("did not finish", "bold"), *texts, *([Text(f"  and {left} more")] if left > 0 else [])]
 

@@ -34,6 +34,11 @@ def output_width(file: TextIO | None = None) -> int:
     return max(MIN_WIDTH, min(MAX_WIDTH, width))
 
 
+def prose_width(file: TextIO | None = None) -> int:
+    """Characters in a line of prose: `output_width`, but at most 120."""
+    return min(PROSE_WIDTH, output_width(file))
+
+
 def output_console(file: TextIO | None = None, width: int | None = None) -> Console:
     """A console that prints text as it is: no markup, emoji or highlighting. NO_COLOR turns its colours off."""
     console = Console(file=file, highlight=False, markup=False, emoji=False)
@@ -75,9 +80,7 @@ def wrapped(text: str, width: int, hanging: str = "") -> str:
       short
       words
     """
-    lines = textwrap.wrap(
-        text, min(width, PROSE_WIDTH), subsequent_indent=hanging, break_on_hyphens=False, break_long_words=False
-    )
+    lines = textwrap.wrap(text, width, subsequent_indent=hanging, break_on_hyphens=False, break_long_words=False)
     return "\n".join(lines)
 
 
@@ -102,7 +105,7 @@ def wrapped_command(command: str, width: int, indent: int = 2) -> str:
 
 def print_prose(text: str, hanging: str = "") -> None:
     """Print a line: broken at spaces on a terminal, in one piece to a file or pipe."""
-    width = output_width()
+    width = prose_width()
     print(wrapped(text, width, hanging) if sys.stdout.isatty() else text)
 
 

@@ -14,7 +14,7 @@ from lmcore.config import RunSpec
 from lmcore.measure.detectable import ASSUMED_NOISE, CONFIDENCE, POWER, detectable_difference
 from lmcore.memory import estimate_memory
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
-from lmcore.terminal.console import output_console, print_out, wrapped
+from lmcore.terminal.console import PROSE_WIDTH, output_console, print_out, wrapped
 from lmcore.terminal.table import Column, FittedTable
 from sweeps.cli.rates import Rates, engines_here, trials_in
 from sweeps.spec.cost import COST_FIELDS, TIED, costliest
@@ -126,7 +126,7 @@ def print_plan(
         console.width = UNLIMITED
 
     def say(text: str, hanging: str = "") -> None:
-        lines = text if console.width == UNLIMITED else wrapped(text, console.width, hanging)
+        lines = text if console.width == UNLIMITED else wrapped(text, min(PROSE_WIDTH, console.width), hanging)
         console.print(Text(lines, no_wrap=True, overflow="ignore"), crop=False)
 
     def show(title: str, table: FittedTable) -> None:

@@ -36,6 +36,7 @@ from analysis.stats.estimate import Fitted, as_json
 from analysis.tables.formatting import markdown_table, markdown_text
 from lmcore.errors import OneLineParser
 from lmcore.printable import printable
+from lmcore.run_folders import run_hint
 from lmcore.study_database import STORAGE_HELP, mask_password
 from lmcore.terminal.console import PIPE_WIDTH, as_text, print_out, prose_width
 
@@ -195,7 +196,9 @@ def _check(arguments: argparse.Namespace) -> None:
         _check_links(arguments)
         for run in runs:
             if run.is_file():
-                raise RunError(f"--columns: must name the columns of a CSV file (got {run}); add N=...,D=...,loss=...")
+                rule = f"--columns: must name the columns of a CSV file (got {run}); add N=...,D=...,loss=..."
+                own = run_hint(run, "")
+                raise RunError(f"{rule}, or give the run's folder, {own}" if own else rule)
     elif arguments.storage is not None:
         raise RunError("--storage: is for a run's folder, but --columns reads a CSV file; leave one out")
     elif len(runs) > 1:

@@ -127,7 +127,7 @@ def commands() -> str:
 
 
 def _help(*command: str) -> str:
-    environment = os.environ | {"COLUMNS": "80", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {"COLUMNS": "80", "TERM": "dumb", "PYTHONPATH": str(ROOT)}
     full = [sys.executable, *command, "--help"]
     return subprocess.run(full, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 

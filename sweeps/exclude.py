@@ -13,6 +13,7 @@ from pathlib import Path
 
 from lmcore.errors import InputError, OneLineParser
 from lmcore.printable import printable
+from lmcore.run_folders import run_hint
 from lmcore.study_database import STORAGE_HELP, check_journal, confirmed_storage, mask_password
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
             raise InputError("--because: says why trials are excluded, and --include takes that back; leave one out")
         folder = RunFolder(options.run.absolute())
         if not folder.sweep_yaml.is_file():
-            raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {options.run})")
+            rule = f"must be the folder of a sweep, with its sweep.yaml (got {options.run})"
+            raise InputError(f"RUN: {rule}; give {run_hint(options.run)}")
         spec = load_kept(folder.sweep_yaml)
         place = f"{folder.display}/sweep.yaml"
         spec = _stored_at(spec, confirmed_storage(spec.search.storage, options.storage, place))

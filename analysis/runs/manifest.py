@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from lmcore import columns as col
 from lmcore.printable import printable_values
+from lmcore.run_folders import run_hint
 
 MANIFEST_SCHEMAS = (1, 2)
 STUDIES = "studies"
+A_SWEEP = "runs/<name> of a sweep"
 
 
 class RunError(ValueError):
@@ -35,13 +37,15 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises RunError if it is missing, damaged or of another schema.
     """
     if not folder.is_dir():
-        raise RunError(f"RUN must be the folder of a run, but {folder} is not a folder; give runs/<name> of a sweep")
+        raise RunError(
+            f"RUN must be the folder of a run, but {folder} is not a folder; give {run_hint(folder, A_SWEEP)}"
+        )
     path = folder / "manifest.json"
     try:
         manifest = printable_values(json.loads(path.read_bytes()))
     except FileNotFoundError:
         rule = f"a run's folder must hold manifest.json, but {folder} has none"
-        raise RunError(f"{rule}; give runs/<name> of a sweep") from None
+        raise RunError(f"{rule}; give {run_hint(folder, A_SWEEP)}") from None
     except ValueError as error:
         raise RunError(f"manifest.json must be JSON, but {path} is damaged ({error}); restore it from a copy") from None
     schema = manifest.get("schema") if isinstance(manifest, dict) else None

@@ -8,7 +8,6 @@ import difflib
 import hashlib
 import json
 import math
-import shlex
 import statistics
 from collections import Counter
 from collections.abc import Iterator
@@ -30,11 +29,12 @@ from lmcore.errors import InputError
 from lmcore.export.trained_model import TrainedModel, read_trained_model
 from lmcore.params import count_parameters
 from lmcore.printable import printable
+from lmcore.run_folders import run_hint
 from lmcore.study_database import confirmed_storage, sqlite_file, sqlite_reader
 from lmcore.trainer import with_runtime
 from sweeps.cli.trial_options import BEST
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
-from sweeps.rundir.folder import RUNS, RunFolder
+from sweeps.rundir.folder import RunFolder
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.load import load_kept
 from sweeps.spec.settings import mask_password
@@ -86,8 +86,7 @@ def select_trial(path: Path, name: str = BEST, storage: str | None = None) -> Se
     """
     folder = RunFolder(path.absolute())
     if not folder.sweep_yaml.is_file():
-        nearest = shlex.quote(str(RUNS / path)) if (RUNS / path / "sweep.yaml").is_file() else "runs/<name>"
-        raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {nearest}")
+        raise InputError(f"RUN: must be the folder of a sweep, with its sweep.yaml (got {path}); give {run_hint(path)}")
     spec = load_kept(folder.sweep_yaml)
     trials = _read_trials(spec, folder, storage)
     trial_id = _find(name, spec, trials, folder)

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from lmcore.config import flatten
 from lmcore.errors import InputError
+from lmcore.run_folders import run_hint
 from lmcore.runfile.paths import FieldError, describe, show
 from lmcore.runfile.run_file import load_run
 from sweeps.rundir.folder import RunFolder
@@ -64,7 +65,7 @@ def _folder(run: str, runs: Path) -> RunFolder:
         if folder.sweep_yaml.is_file():
             return folder
     rule = f"must be the folder of a sweep, with its sweep.yaml, or its name in {runs} (got {run})"
-    raise InputError(f"--start-with: {rule}; correct it")
+    raise InputError(f"--start-with: {rule}; give {run_hint(Path(run))}")
 
 
 def _setting_of(spec: SweepSpec, fields: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -13,10 +13,11 @@ import filelock
 
 from lmcore.durable import write_file
 from lmcore.errors import InputError
+from lmcore.run_folders import RUNS as RUNS
+from lmcore.run_folders import run_hint
 from sweeps.rundir.disk_full import MovedError
 from sweeps.rundir.lock_holder import holder_of, holding
 
-RUNS = Path("runs")
 OWNER = ".owner"
 
 
@@ -54,7 +55,7 @@ class RunFolder:
         folder = cls(path.absolute())
         if not folder.sweep_yaml.is_file():
             rule = f"must be the folder of a sweep, with its sweep.yaml (got {path})"
-            raise InputError(f"--resume: {rule}; give runs/<name>")
+            raise InputError(f"--resume: {rule}; give {run_hint(path)}")
         return folder
 
     @classmethod

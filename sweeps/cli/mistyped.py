@@ -120,6 +120,8 @@ def _meant(name: str, value: str, options: Sequence[str]) -> str | None:
         if field.startswith(start) and (path := FIELDS.get(field.removeprefix(start))):
             return _setting(path, own)
     near = {bare(option): _with_value(option, value) for option in options}
+    if name not in near and (whole := [own for own in FIELDS if f"_{own}".endswith(f"_{field}")]):  # --layers
+        return _setting(FIELDS[min(whole, key=len)], value)
     near = {**{field.replace("_", "-"): _setting(path, value) for field, path in FIELDS.items()}, **near}
     close = difflib.get_close_matches(name, near, 1, cutoff=ALIKE)
     return near[close[0]] if close else None

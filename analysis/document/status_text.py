@@ -31,7 +31,7 @@ def status_text(status: SweepStatus, resume: str, lines: int = 50, width: int = 
     """The status as tables; `resume` is the command that resumes a sweep, `lines` and `width` are those of the screen.
 
     Lists that are longer than the screen end in a line that counts the rest: first the running trials, then the
-    failures, last the studies.
+    failures, last the studies. On a very small screen, that line is all there is of the first two.
 
     >>> Console().print(status_text(sweep_status("runs/quick"), "lmsweep run --resume"))
     """
@@ -41,16 +41,20 @@ def status_text(status: SweepStatus, resume: str, lines: int = 50, width: int = 
     def shown() -> Group:
         parts: list[RenderableType] = [*_head(status, resume, width), Text("")]
         parts.append(_studies(status.studies, most["studies"]))
-        if running:
+        if most["running"]:
             parts += [Text(""), _running(running, most["running"], status.driver)]
-        if status.failures:
+        elif running:
+            parts.append(Text(f"{len(running)} {_named(status.driver)}{'s' * (len(running) > 1)}"))
+        if most["failures"]:
             parts += [Text(""), *_failures(status.failures, most["failures"], width)]
+        elif status.failures:
+            parts.append(Text(f"{sum(one.number for one in status.failures)} trials did not finish", "red"))
         return Group(*parts)
 
     for part in most:
         over = len(as_text(shown(), width).split("\n")) - lines
         if over > 0:
-            most[part] = max(1, most[part] - over - 1)  # a line says how many more there are
+            most[part] = max(part == "studies", most[part] - over - 1)  # a line says how many more there are
     return shown()
 
 
@@ -112,12 +116,15 @@ def _search_of(study: StudyStatus) -> str:
 
 
 def _running(running: list[TrialStatus], most: int, driver: bool) -> FittedTable:
-    name = "running trial" if driver else "unfinished trial"
-    table = FittedTable([Column(name), Column("step", right=True), Column(col.LOSS, right=True)], JSON)
+    table = FittedTable([Column(_named(driver)), Column("step", right=True), Column(col.LOSS, right=True)], JSON)
     for trial in running[:most]:
         loss = "" if trial.loss is None else f"{trial.loss:.4f}"
         table.add(trial.trial, f"{trial.step or 0} of {trial.steps or '?'}", loss)
     return _counted(table, len(running) - most)
+
+
+def _named(driver: bool) -> str:
+    return "running trial" if driver else "unfinished trial"
 
 
 def _failures(failures: list[Failure], most: int, width: int) -> list[Text]:

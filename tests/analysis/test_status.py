@@ -1,5 +1,6 @@
 """`lmsweep status`: how far a sweep is, as tables and as JSON, read while it runs."""
 
+import dataclasses
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from rich.console import Console
 
 from analysis.document.status_text import status_text
 from analysis.status import main, sweep_status
+from lmcore.terminal.console import as_text
 from tests.analysis.conftest import armed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -325,3 +327,46 @@ def test_the_imports_of_the_first_reading_do_not_delay_the_second(folder):
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert shown.rstrip().endswith("again in 5 s")
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (60, "4 columns are left out: pruned, paused, diverged, failed; a wider terminal or --json has them"),
+        (80, "2 columns are left out: pruned, paused; a wider terminal or --json has them"),
+        (140, ""),
+    ],
+)
+def test_at_any_width_lines_fit_and_the_command_that_resumes_can_be_copied(make_run, width, left_out):
+    run = make_run(**armed("untied", "tied", sizes=("medium",)))
+    for status in ("complete", "pruned", "diverged", "failed"):
+        run.add("medium-untied", status, 4.0, message="a reason of several words that does not fit into one line of 60")
+    run.add("medium-untied", None, None, paused_at=25)
+    status = sweep_status(run.path)
+    status = dataclasses.replace(status, run="runs/quick", planned=9)
+    text = as_text(status_text(status, "lmsweep run --resume", width=width), width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "\n  lmsweep run --resume runs/quick\n" in text
+    assert "medium-untied-0000  4.0000" in text
+    flat = " ".join(text.split())
+    assert ("left out" in flat) == bool(left_out)
+    assert left_out in flat
+
+
+@pytest.mark.parametrize("height", [8, 12, 20, 40])
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_a_long_status_is_cut_to_the_height_and_counts_what_is_cut(make_run, width, height):
+    run = make_run(**armed("untied", "tied", sizes=tuple(f"size{n}" for n in range(6))))
+    for n in range(6):
+        run.add(f"size{n}-tied", "failed", None, message=f"reason {n}")
+        for _ in range(4):
+            run.add(f"size{n}-untied", None)
+    status = dataclasses.replace(sweep_status(run.path), run="runs/quick", driver=True)
+    lines = as_text(status_text(status, "resume", height, width), width).splitlines()
+    least = 11  # the head, a study, and how many more studies, running trials and failures there are
+    assert len(lines) <= max(height, least)
+    rows = sum("0 of ?" in line or "of 100" in line for line in lines)
+    assert rows or "24 running trials" in lines
+    if height == 8:
+        assert "and 23 more" in lines  # of 12 studies and their confirmations
+        assert "6 trials did not finish" in lines

@@ -370,3 +370,26 @@ def test_help_names_every_search_scheduler_and_shipped_config_and_shows_the_comm
     assert "ablation, grid, quick, tying" in " ".join(text.split())
     assert all(name in text for name in (*METHODS, *SCHEDULERS))
     assert "examples:" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"),
+    [
+        (60, "2 columns are left out: params estimate, non-embedding; a wider terminal or a pipe has them"),
+        (80, None),
+        (120, None),
+        (200, None),
+    ],
+)
+def test_on_a_terminal_every_line_of_the_cost_fits_and_every_number_is_whole(width, left_out):
+    spec = load_spec(DEFAULT_CONFIG.with_name("tying.yaml"))
+    file = io.StringIO()
+    print_plan(spec, file, width=width)
+    text = file.getvalue().partition("One trial")[2]
+    assert max(map(len, text.splitlines())) <= width
+    flat = " ".join(text.split())
+    for cost in plan(spec).trials:
+        row = next(line for line in text.splitlines() if line.split()[:2] == [cost.size, "yes" if cost.tied else "no"])
+        assert {f"{cost.params_exact:,}", f"{cost.tokens:,}", f"{cost.train_flops:.3g}"} <= set(row.split())
+    assert ("left out" in flat) == (left_out is not None)
+    assert (left_out or "") in flat

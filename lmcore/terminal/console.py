@@ -15,6 +15,7 @@ from rich.console import Console, RenderableType
 MIN_WIDTH, MAX_WIDTH = 60, 200  # characters
 PIPE_WIDTH = 120
 PROSE_WIDTH = 120  # longer lines of prose are hard to read
+OPTION = re.compile(r"(--[\w-]+) (?!-)")
 DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,52}\b")
 
 
@@ -93,14 +94,14 @@ def wrapped_command(command: str, width: int, indent: int = 2) -> str:
     """
     first, rest = " " * indent, " " * (indent + 4)
     lines = textwrap.wrap(
-        command,
+        OPTION.sub("\\1\0", command),  # an option stays beside its value
         width - 2,
         initial_indent=first,
         subsequent_indent=rest,
         break_on_hyphens=False,
         break_long_words=False,
     )
-    return first + command if len(first + command) <= width else " \\\n".join(lines)
+    return first + command if len(first + command) <= width else " \\\n".join(lines).replace("\0", " ")
 
 
 def print_prose(text: str, hanging: str = "") -> None:

@@ -126,6 +126,7 @@ def test_a_command_that_is_broken_is_still_one_command():
     command = "lmsweep run --set data.source=my_text.txt --set train.steps=1000 --name mine --trials 32"
     text = wrapped_command(command, 60)
     assert max(map(len, text.splitlines())) <= 60
+    assert not any(line.endswith("--set \\") for line in text.splitlines())
     assert shlex.split(text.replace("\\\n", " ")) == shlex.split(command)
     assert wrapped_command("lmsweep status runs/quick", 60) == "  lmsweep status runs/quick"
 

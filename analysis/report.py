@@ -27,8 +27,10 @@ if not __package__:  # started as a script: import from the checkout, and no fil
 import pandas as pd
 
 from analysis.document.notes import notes, summary, summary_of_points
-from analysis.document.page import Section, fitted_cells, page
+from analysis.document.page import page
+from analysis.document.section import Section, fitted_cells
 from analysis.document.sections import PARAMETERS, sections_of_points, sections_of_run
+from analysis.document.trial_index import TrialIndex
 from analysis.runs.combine import load_all
 from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
@@ -64,6 +66,7 @@ class Report:
     summary: str  # how many trials there are, and how they ended
     sections: tuple[Section, ...]
     notes: tuple[str, ...]  # caveats, and the data and versions that the tables rest on
+    trials: TrialIndex | None = None  # what the page shows of a selected trial
 
     @property
     def fitted(self) -> dict[str, Fitted]:
@@ -126,16 +129,17 @@ class Report:
                 f"![{markdown_text(figure.title)}]({figure.name}.svg)\n\n{markdown_text(figure.caption)}"
                 for figure in section.figures
             ]
-            parts += [f"## {section.title}", *map(markdown_text, section.lead), _bullets(section.notes)]
+            parts += [f"## {markdown_text(section.title)}", *map(markdown_text, section.lead), _bullets(section.notes)]
             for table in section.shown_tables:
                 rows = markdown_table(table.cells) if len(table.cells) else NO_ROWS
-                parts += [f"### {table.title}", rows, markdown_text(table.caption)]
+                parts += [f"### {markdown_text(table.title)}", rows, markdown_text(table.caption)]
             if section.estimates:
                 parts += ["### Fitted numbers", markdown_table(fitted_cells(section.estimates))]
             parts += figures
-            if section.unsaid:
-                reasons = _bullets([f"{path}: {reason}" for path, reason in section.unsaid.items()])
-                parts += [f"<details><summary>{section.unsaid_title}</summary>", reasons, "</details>"]
+            if section.refusal:
+                reasons = [f"{reason}: {', '.join(paths)}" for reason, paths in section.unsaid.items()]
+                which = ["<details><summary>Which numbers</summary>", _bullets(reasons), "</details>"]
+                parts += [markdown_text(section.refusal), *which]
         if self.notes:
             parts += ["## Notes", _bullets(self.notes)]
         return "\n\n".join(part for part in parts if part) + "\n"
@@ -151,11 +155,15 @@ class Report:
         return values
 
 
-def build_report(run: Run, brief: bool = False) -> Report:
-    """The report of a run, or of several that were combined; `brief` leaves out figures and fits. Writes nothing."""
+def build_report(run: Run, brief: bool = False, folders: Sequence[Path] = ()) -> Report:
+    """The report of a run, or of several that were combined; `brief` leaves out figures and fits. Writes nothing.
+
+    The commands on the page name `folders`, those of the runs; without them, runs/ and the name of each run.
+    """
     sections = sections_of_run(run, brief)
     parameters = sections[0].tables[0].frame
-    return Report(str(run.manifest.get("name", "run")), summary(run.trials), tuple(sections), notes(run, parameters))
+    name, index = str(run.manifest.get("name", "run")), TrialIndex.of_run(run, folders)
+    return Report(name, summary(run.trials), tuple(sections), notes(run, parameters), index)
 
 
 def report_of_points(name: str, points: pd.DataFrame) -> Report:
@@ -175,7 +183,7 @@ def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path
     if brief:
         return paths
     texts = {
-        "report.html": page(report.name, report.summary, report.notes, report.sections),
+        "report.html": page(report.name, report.summary, report.notes, report.sections, trials=report.trials),
         "report.md": report.markdown(),
         "report.json": json.dumps(report.json(), indent=2, allow_nan=False) + "\n",
     }
@@ -192,7 +200,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
     try:
         _check(arguments)
         if arguments.columns is None:
-            report = build_report(load_all(arguments.runs, arguments.storage), arguments.brief)
+            report = build_report(load_all(arguments.runs, arguments.storage), arguments.brief, arguments.runs)
         else:
             report = report_of_points(first.stem, _points(arguments))
         write_report(report, out, arguments.brief)

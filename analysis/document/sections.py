@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from analysis.document.page import Section
+from analysis.document.section import Section
 from analysis.figures.registry import FigureData, figures_of
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, LR

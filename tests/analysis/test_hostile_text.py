@@ -7,8 +7,9 @@ import re
 
 import pandas as pd
 import pytest
+from browser import CHROMIUM, open_page
 from markdown_it import MarkdownIt
-from test_page import read
+from test_page import SCRIPTS, read
 
 import analysis
 from analysis import report, status
@@ -95,7 +96,7 @@ def test_the_report_shows_such_names_and_nothing_more(hostile, capsys):
         if path.suffix != ".png":
             assert terminal_safe(path.read_text()), path.name
 
-    assert "script" not in read((hostile / "report" / "report.html").read_text()).tags
+    assert read((hostile / "report" / "report.html").read_text()).tags.count("script") == SCRIPTS
     for path in (path for path in files if path.suffix == ".md"):
         rendered = MARKDOWN.render(path.read_text())
         tags = set(re.findall(r"<(\w+)", rendered))
@@ -109,6 +110,22 @@ def test_the_report_shows_such_names_and_nothing_more(hostile, capsys):
         cells = [cell for line in csv.reader(path.open(newline="")) for cell in line]
         assert not [cell for cell in cells if re.match(r"[=+@]|-(?!\d)", cell)], path.name
     json.loads((hostile / "report" / "report.json").read_text())
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome")
+def test_a_browser_shows_the_panel_of_every_such_trial_and_runs_nothing(hostile, tmp_path):
+    assert report.main([str(hostile), "--out", str(tmp_path / "out")]) == 0
+    with open_page(tmp_path / "out" / "report.html", 1280, tmp_path / "profile") as tab:
+        tab.value("window.alert = () => console.error('alert')")
+        tab.value("for (const one of document.querySelectorAll('details')) one.open = true")
+        rows = "[...document.querySelectorAll('#trials tbody tr')]"
+        titles = tab.value(f"""{rows}.map(row => {{
+            row.querySelector('a.trial')?.click();
+            return [row.dataset.trial, document.querySelector('#trial h2')?.textContent];
+        }})""")
+        assert len(titles) == 3 * len(NAMES)
+        assert all(title == trial for trial, title in titles)
+        assert tab.errors == []
 
 
 def test_status_shows_such_names_and_nothing_more(hostile, capsys):

@@ -1,5 +1,6 @@
 """report.html needs no other file, and names and messages of trials are escaped in it."""
 
+import html
 import html.parser
 import json
 import re
@@ -8,7 +9,12 @@ import pandas as pd
 import pytest
 
 import analysis
-from analysis.document.page import Section, page
+from analysis.document.page import linked, page
+from analysis.document.section import Section
+from analysis.document.thinning import FEW, thinned
+from analysis.document.trial_index import TrialIndex
+from analysis.figures.chart import Axis, Chart, Layer, Panel
+from analysis.figures.report_figure import ReportFigure
 from analysis.report import build_report, write_report
 from analysis.stats.estimate import Estimate, NotEstimable, as_json
 from analysis.tables.files import ReportTable, latex_table
@@ -25,20 +31,30 @@ def written(original, tmp_path_factory):
 class Reader(html.parser.HTMLParser):
     """Collects open tags, all tags, and the addresses that a browser would fetch."""
 
-    VOID = ("meta", "link", "img", "br")
+    VOID = ("meta", "link", "img", "br", "input")
 
     def __init__(self):
         super().__init__()
-        self.open, self.sources, self.tags = [], [], []
+        self.open, self.sources, self.tags, self.ids, self.texts = [], [], [], [], {}
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
-        self.sources += [value for name, value in attributes if name in ("src", "href")]
+        self.sources += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        self.ids += [value for name, value in attributes if name == "id"]
         if tag not in self.VOID:
             self.open.append(tag)
 
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "script":
+            self.texts[self.ids[-1]] = data
 
 
 def read(text):
@@ -48,13 +64,108 @@ def read(text):
     return reader
 
 
+SCRIPTS = 5  # three tables of data, plotly.js and the page's own
+
+
 def test_the_page_is_well_formed_and_fetches_nothing(written):
+    report, folder, names = written
+    reader = read((folder / "report.html").read_text())
+    assert reader.tags.count("script") == SCRIPTS
+    own = [source for source in reader.sources if not source.startswith(("#", "data:"))]
+    assert set(own) <= names
+    assert reader.tags.count("figure") == sum(len(section.figures) for section in report.sections) >= 6
+    assert len(reader.ids) == len(set(reader.ids))
+    assert {source[1:] for source in reader.sources if source.startswith("#")} <= set(reader.ids)
+
+
+def test_the_page_is_read_from_the_verdicts_down(written):
     report, folder, _ = written
     text = (folder / "report.html").read_text()
-    reader = read(text)
-    assert "script" not in reader.tags
-    assert all(source.startswith(("#", "data:")) for source in reader.sources)
-    assert reader.tags.count("figure") == sum(len(section.figures) for section in report.sections) >= 6
+    answer = report.sections[0]
+    places = [
+        text.index(html.escape(words))
+        for words in (report.summary, answer.lead[0].split(" (")[0], answer.tables[0].title)
+    ]
+    places += [text.index("<figure"), text.index("<details"), text.index("<h2>Notes")]
+    assert places == sorted(places)
+    assert text[: text.index("<details")].count("<figure") <= 3
+
+
+def test_what_cannot_be_estimated_is_one_sentence_grouped_by_reason():
+    few, none = NotEstimable("fewer than 3 sizes"), NotEstimable("no interior minimum")
+    fitted = {f"a.{k}": none for k in range(2)} | {f"b.{k}": few for k in range(3)} | {"c": Estimate(1.0, 0.5, 2.0, 7)}
+    section = Section("Scaling", fitted=fitted)
+    assert section.refusal == "5 numbers could not be estimated: fewer than 3 sizes (3); no interior minimum (2)."
+    assert Section("Scaling", fitted={"b": few}).refusal == "1 number could not be estimated: fewer than 3 sizes."
+    many = {f"{k}.{place}": NotEstimable(f"reason {k}") for k in range(6) for place in range(k + 1)}
+    assert Section("Scaling", fitted=many).refusal == (
+        "21 numbers could not be estimated: reason 5 (6); reason 4 (5); reason 3 (4); other reasons (6)."
+    )
+    assert Section("Scaling").refusal == ""
+    text = page("x", "x", [], [section])
+    shown = text[: text.index('<details class="paths">')]
+    assert section.refusal in shown
+    assert "<code>a.1</code>" not in shown
+    assert "<code>a.1</code>" in text
+
+
+def test_each_trial_has_its_settings_and_the_command_that_trains_it_again(written, original):
+    report, _, _ = written
+    known = report.trials.as_json()
+    assert set(known["trials"]) == set(analysis.load(original.path).trials["trial"])
+    row = dict(zip(known["fields"], known["trials"]["xs-0000"], strict=True))
+    assert (row["status"], row["size"], row["loss"], row["step"]) == ("complete", "xs", "4.2000", "100")
+    assert row["commands"] == [
+        "lmsweep run --config runs/quick/trials/xs-0000/run.yaml",
+        "lmsweep generate runs/quick 'def ' --trial xs-0000",
+        "lmsweep export runs/quick --trial xs-0000 --out xs-0000",
+    ]
+    assert "--set optim.lr=0.001" in row["options"]
+    assert "--set model.tie_embeddings=false" in row["options"]
+    assert dict(zip(known["settings"], row["values"], strict=True))["peak lr"] == "0.001"
+
+
+def test_commands_name_the_folder_of_each_run_that_was_combined(original):
+    trials = analysis.load(original.path).trials
+    index = TrialIndex(trials, {"small": "elsewhere/small", "my run": "runs/my run"})
+    assert index.command("small/xs-0003") == "lmsweep run --config elsewhere/small/trials/xs-0003/run.yaml"
+    assert index.command("my run/s-0001") == "lmsweep run --config 'runs/my run/trials/s-0001/run.yaml'"
+
+
+def test_a_trial_that_has_the_result_of_another_leads_to_its_run(make_run):
+    run = make_run()
+    run.add("xs", "complete", 4.0)
+    run.add("xs", "complete", 4.0, same_as="xs-0000")
+    known = TrialIndex.of_run(analysis.load(run.path)).as_json()
+    row = dict(zip(known["fields"], known["trials"]["xs-0001"], strict=True))
+    assert "trials/xs-0000/run.yaml" in row["commands"][0]
+
+
+def test_ids_of_trials_in_sentences_lead_to_them(written):
+    index = written[0].trials
+    link = '<a class="trial" href="#trial-xs-0003" data-trial="xs-0003">xs-0003</a>'
+    assert linked("<b> (xs-0003), xs-9999.", index) == f"&lt;b&gt; ({link}), xs-9999."
+
+
+def test_long_lines_of_unremarkable_trials_keep_their_ends_and_few_points():
+    steps = range(100)
+    frame = pd.concat(
+        [pd.DataFrame({"x": steps, "y": 1.0, "line": name, "trial": name}) for name in [f"t{k}" for k in range(100)]],
+        ignore_index=True,
+    )
+    chart = Chart("c", "C", "n = 100 trials.", [Panel(Axis(), Axis(), [Layer("line", frame)])])
+    (layer,) = (shown := thinned(chart, {"t7"})).layers()
+    lengths = layer.frame.groupby("line").size()
+    assert lengths["t7"] == 100
+    assert set(lengths.drop("t7")) == {FEW}
+    ends = layer.frame[layer.frame["line"] == "t3"]["x"]
+    assert (ends.iloc[0], ends.iloc[-1]) == (0, 99)
+    assert (
+        shown.caption
+        == "n = 100 trials. On this page, all lines but those of the 1 lowest losses are drawn through 6 points."
+    )
+    small = Chart("c", "C", "n = 3.", [Panel(Axis(), Axis(), [Layer("line", frame[:300])])])
+    assert thinned(small, set()) is small
 
 
 def test_every_figure_says_how_many_trials_it_shows_and_names_its_axes(written):
@@ -73,8 +184,23 @@ def test_a_name_cannot_break_out_of_the_page():
     evil = "</table><script>alert(1)</script>"
     cells = pd.DataFrame({"trial": [evil]})
     fitted = {"a.b": NotEstimable(evil)}
-    text = page(evil, evil, [evil], [Section(evil, [ReportTable("t", evil, cells, cells, evil)], (), fitted, [evil])])
-    assert "script" not in read(text).tags
+    point = pd.DataFrame({"x": [1.0], "y": [1.0], "trial": [evil], "hover": [evil]})
+    panel = Panel(Axis(evil), Axis(evil), [Layer("points", point, label=evil)], evil)
+    figure = ReportFigure(Chart("loss_steps", evil, evil, [panel]))
+    table = ReportTable("t", evil, cells, cells, evil)
+    reader = read(page(evil, evil, [evil], [Section(evil, [table], [figure], fitted, [evil], [evil])]))
+    assert reader.tags.count("script") == SCRIPTS
+    assert reader.tags.count("table") == 1
+
+
+def test_a_trial_cannot_break_out_of_the_data_in_the_page(make_run):
+    run = make_run()
+    evil = "</script><!--<script>alert(1)//"
+    run.add("xs", "failed", None, message=evil)
+    report = build_report(analysis.load(run.path))
+    reader = read(page(report.name, report.summary, report.notes, report.sections, report.trials))
+    assert reader.tags.count("script") == SCRIPTS
+    assert evil in json.loads(reader.texts["trial-data"])["trials"]["xs-0000"]
 
 
 def test_the_json_has_every_fitted_number_under_its_path(written):

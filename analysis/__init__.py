@@ -3,6 +3,7 @@
     import analysis
 
     run = analysis.load("runs/quick")                     # Run(trials, rows, manifest): two DataFrames and a dict
+    run.curves                                            # train loss and gradient norm, about 200 points a trial
     analysis.parameter_table(run.trials)                  # parameter count against loss
     analysis.verdicts(run.trials).sentences               # the answer, by size
     analysis.settings_table(run.trials)                   # means over seeds

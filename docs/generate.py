@@ -179,6 +179,7 @@ def benchmarks() -> str:
         _data(),
         _scale(),
         _watching(),
+        _log_every(),
         _faults(),
         _verdicts(),
         _analysis(),
@@ -361,6 +362,24 @@ def _watching() -> str:
         f"of the engines'\nCPU time on {result['hardware']['cores']} cores, all of which train. They were stopped and "
         f"continued in turn ({len(result['pairs'])} pairs of\nperiods). The goal of {100 * (result['goal'] - 1):.0f} % is "
         "not met.\n\n<!-- /watching -->\n" + _source("watching", result)
+    )
+
+
+def _log_every() -> str:
+    result = _load("log_every")
+    rows = []
+    for one in result["rows"]:
+        low, high = (100 * value for value in one["cpu_overhead_quartiles"])
+        overhead = f"{100 * one['cpu_overhead']:+.1f} % ({low:+.1f} to {high:+.1f} %)"
+        rows.append([one["model"], str(one["slots"]), f"{one['update_ms']:.1f}", f"{one['point_us']:.0f}"])
+        rows[-1] += [f"{one['share']:.2%}", overhead]
+    return (
+        "## Training curves\n\nWhat `train.log_every: 1` costs against a run that logs step 0 only, for models smaller than any that are worth\n"
+        "searching. *Share* is the processor time of a point over that of an update. The last column is the median of the\n"
+        "differences between runs that took turns, with quartiles. A report takes the driver "
+        f"{result['report_ms']:.2f} ms more. The goal\nis {result['goals']['overhead']:.0%}.\n\n"
+        + _table(["model", "slots", "update, ms", "point, us", "share", "runs in turn"], rows)
+        + _source("log_every", result)
     )
 
 

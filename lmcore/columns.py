@@ -90,6 +90,14 @@ BEST_STEP: Final = "best_step"  # the step of that evaluation
 WINDOW_COLUMNS = (WINDOW_LOSSES, BEST_WINDOW_LOSSES, BEST_STEP)
 WINDOW_DOCUMENTS: Final = "window_documents"  # number of the document that each window begins in
 
+# The training curve, finer than the rows: in rows that a trainer makes, and in curves.arrow; not in metrics.jsonl.
+POINTS: Final = "points"  # points since the previous row, each a list of the step, train_loss, grad_norm and lr
+POINT_COLUMNS = (STEP, TRAIN_LOSS, GRAD_NORM, LR)
+"""A point of the training curve. train_loss and grad_norm are those of the batch that is trained on after `step`
+updates, before it changes the weights, and lr is the rate of that update: so a curve begins at step 0."""
+CURVE_COLUMNS = (TRIAL, *POINT_COLUMNS)
+"""Every column of curves.arrow, in order."""
+
 # How an engine fares: in rows on their way to the driver; not in metrics.jsonl.
 CHECKPOINT_S: Final = "checkpoint_s"  # seconds that the engine's newest checkpoint took to write; None before the first
 DEVICE_BYTES: Final = "device_bytes"  # memory that PyTorch holds on the GPU; on a CPU, that of the engine's process
@@ -112,7 +120,7 @@ UNFINISHED = (RUNNING, PAUSED)
 
 
 class Row(TypedDict, total=False):
-    """One report of a trial. The trainer fills REPORT_COLUMNS and WINDOW_COLUMNS; the sweep adds the others.
+    """One report of a trial. The trainer fills REPORT_COLUMNS, WINDOW_COLUMNS and `points`; the sweep adds the others.
 
     >>> row: Row = {"step": 25, "val_loss": 6.31}
     >>> row[VAL_LOSS]
@@ -134,6 +142,7 @@ class Row(TypedDict, total=False):
     window_losses: list[float]
     best_window_losses: list[float] | None
     best_step: int | None
+    points: list[list[float]]
     grad_norm: float
     lr: float
     tokens_per_s: float

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 DEFAULT_VOCAB_SIZE = 2048
 DEFAULT_STEPS = 200
+DEFAULT_POINTS = 200  # of a training curve
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -165,6 +166,9 @@ class TrainConfig(Config):
     final_eval_windows: Literal["auto"] | PositiveInt = "auto"
     """Validation windows after the last update; fewer if the validation data are short. auto: as many as cost 5 % of
     the run's training in FLOPs, and no fewer than eval_windows."""
+    log_every: Literal["auto"] | PositiveInt = "auto"
+    """Updates between points of the training curve (loss, gradient norm, learning rate), of which the first is at step
+    0. auto: about 200 points a run. It changes no other number."""
     checkpoint_every: PositiveInt | None = None
     """Updates between checkpoints of a trial, which are made at reports; null: at every report."""
     seed: Seed = 0
@@ -278,6 +282,16 @@ class RunSpec(Config):
         """T_w, updates of warm-up."""
         return round(self.optim.warmup_fraction * self.steps)
 
+    @property
+    def log_every(self) -> int:
+        """Updates between points of the training curve: those of `train.log_every`.
+
+        >>> [RunSpec(train=TrainConfig(steps=steps)).log_every for steps in (10, 200, 1000)]
+        [1, 1, 5]
+        """
+        asked = self.train.log_every
+        return max(1, round(self.steps / DEFAULT_POINTS)) if asked == "auto" else asked
+
     def in_steps(self) -> "RunSpec":
         """The same run with its budget as train.steps.
 
@@ -297,9 +311,10 @@ class RunSpec(Config):
         """Equal for two runs if and only if they can be slots of one population.
 
         Runs with dropout share one whatever their rates, but not with runs without, whose program has no masks.
+        `train.log_every` may differ: what a slot logs is no matter of the program.
         """
-        fields = flatten(self)
-        shared = tuple((path, fields[path]) for path, role in FIELD_ROLES.items() if role != "slot vector")
+        fields = {path: value for path, value in flatten(self).items() if path != "train.log_every"}
+        shared = tuple((path, value) for path, value in fields.items() if FIELD_ROLES[path] != "slot vector")
         return (*shared, ("model.dropout > 0", self.model.dropout > 0))
 
 
@@ -323,7 +338,7 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Makes trials of a sweep comparable: all trials share it.
     "sweep constant": {
         "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
-        "checkpoint_every",
+        "log_every checkpoint_every",
         "data": "source val_source tokenizer vocab_size bin_dtype text_field end_of_text copy val_fraction fingerprint",
     },
 }

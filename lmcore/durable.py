@@ -39,10 +39,11 @@ def write_file(target: str | os.PathLike[str], parts: Iterable[bytes | memoryvie
             temporary.unlink()
 
 
-def append(file: io.FileIO, content: bytes) -> None:
+def append(file: io.FileIO, content: bytes, sync: bool = True) -> None:
     """Append the whole content to an unbuffered file that was opened for appending, and sync it.
 
-    If the disk refuses, leaves the file as it was and raises OSError.
+    Without `sync`, a power cut may lose what was appended since the last sync; a kill loses nothing. If the disk
+    refuses, leaves the file as it was and raises OSError.
 
     Example::
 
@@ -55,7 +56,8 @@ def append(file: io.FileIO, content: bytes) -> None:
         # A disk that is almost full accepts a part of the content first.
         while written < len(content):
             written += file.write(content[written:]) or 0
-        os.fsync(file.fileno())
+        if sync:
+            os.fsync(file.fileno())
     except OSError:
         file.truncate(end)
         raise

@@ -31,6 +31,7 @@ from lmcore.model import TransformerLM
 from lmcore.population.evaluate import ValLoss, val_loss, window_losses
 from lmcore.population.forward import forward_of, hidden_of
 from lmcore.population.graph import GraphedStep
+from lmcore.population.interval_log import IntervalLog, Trained
 from lmcore.population.population import Coefficients, Population, StepResult, mean_nll, nll_per_token
 from lmcore.population.slot import Slot
 
@@ -123,12 +124,13 @@ class Trainer:
         updates = min(slot.updates_to_report for slot in slots.values())
         began = time.perf_counter()
         with cpu_threads(int(self._train.threads)):
-            loss_sums, grad_norms = self._update(slots, updates, batched)
+            trained = self._update(slots, updates, batched)
             trained_s = time.perf_counter() - began
             for k, slot in slots.items():
                 slot.step += updates
                 slot.updates_since_report += updates
-                slot.train_loss_sum += loss_sums[k]
+                slot.train_loss_sum += trained[k].loss_sum
+                slot.points = [*slot.points, *trained[k].points]  # a new list, because snapshots have the old one
                 slot.train_s += trained_s
             due = [k for k, slot in slots.items() if slot.report_is_due]
             together = batched and len(due) == len(slots)
@@ -137,7 +139,7 @@ class Trainer:
         elapsed_s = time.perf_counter() - began
         for slot in slots.values():
             slot.elapsed_s += elapsed_s
-        return [self._report(k, slots[k], losses[k], finals.get(k), grad_norms[k]) for k in due]
+        return [self._report(k, slots[k], losses[k], finals.get(k), trained[k].grad_norm) for k in due]
 
     def load_slot(self, k: int, run: RunSpec) -> None:
         """Begin `run` in slot k, replacing what was there. Raises ValueError if its shape is not this trainer's."""
@@ -232,10 +234,9 @@ class Trainer:
         self._views |= {k: self._all.view(k) for k in slots if k not in self._views}
         return [(self._views[k], [k]) for k in slots]
 
-    def _update(self, slots: dict[int, Slot], updates: int, batched: bool) -> tuple[dict[int, float], dict[int, float]]:
-        """Make `updates` updates of `slots`; each one's sum of losses and its last gradient norm."""
-        loss_sums: dict[int, float] = {}
-        grad_norms: dict[int, float] = {}
+    def _update(self, slots: dict[int, Slot], updates: int, batched: bool) -> dict[int, Trained]:
+        """Make `updates` updates of `slots`."""
+        trained: dict[int, Trained] = {}
         for population, members in self._populations(list(slots), self._train.windows_per_pass, batched):
             # An inactive row of a batched program repeats the inputs of an active one, and its result is dropped.
             rows = [slots.get(k, next(iter(slots.values()))) for k in members]
@@ -243,15 +244,13 @@ class Trainer:
             active = None if mask.all() else self._to_device(mask)
             coefficients, max_norms = self._hyperparameters(rows, updates)
             dropouts = self._dropouts(rows, updates)
-            total = torch.zeros(len(rows), dtype=self._sum_dtype, device=self._device)
+            log = IntervalLog([slots.get(k) for k in members], updates, self._sum_dtype, self._device)
             for n in range(updates):
                 x, y = self._batches([(slot.run.data.seed, slot.step + n) for slot in rows])
-                result = self._step(population, x, y, coefficients[n], max_norms, active, dropouts[n])
-                total += result.losses
+                log.add(n, self._step(population, x, y, coefficients[n], max_norms, active, dropouts[n]))
             # The only place in an interval of updates where the host waits for the device.
-            loss_sums |= dict(zip(members, total.tolist(), strict=True))
-            grad_norms |= dict(zip(members, result.grad_norms.tolist(), strict=True))
-        return loss_sums, grad_norms
+            trained |= {k: given for k, given in zip(members, log.read(), strict=True) if given is not None}
+        return trained
 
     def _step(
         self,
@@ -367,8 +366,9 @@ class Trainer:
             col.WINDOW_LOSSES: (final or loss).windows,
             col.BEST_WINDOW_LOSSES: slot.best_window_losses,
             col.BEST_STEP: slot.best_step,
+            col.POINTS: slot.points,
         }
-        slot.updates_since_report, slot.train_loss_sum, slot.train_s = 0, 0.0, 0.0
+        slot.updates_since_report, slot.train_loss_sum, slot.train_s, slot.points = 0, 0.0, 0.0, []
         slot.last_row = row
         return row
 

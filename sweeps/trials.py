@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
+from sweeps.callbacks.curve_file import CurveFile
 from sweeps.callbacks.gauges import gauges_of
 from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.progress import Progress
@@ -65,7 +66,7 @@ def run_trials(
     """
     say = plain_lines(console)
     order, early = _order(ledger, folder)
-    rows, windows = RowFile(folder.metrics), WindowFile(folder)
+    rows, curves, windows = RowFile(folder.metrics), CurveFile(folder), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
     utilization = Utilization(len(pool.ready))
@@ -79,8 +80,8 @@ def run_trials(
             ) as progress,
             exported(gauges, folder, ledger.spec.tracking.metrics),
         ):
-            # A trial has ended once its last row is in metrics.jsonl, so its window losses are written before.
-            callbacks = Callbacks([windows, rows, files, utilization, gauges, progress])
+            # A row that is in metrics.jsonl is not repeated, so what else is written of it comes before.
+            callbacks = Callbacks([curves, windows, rows, files, utilization, gauges, progress])
 
             def give_up(trial: TrialHandle) -> None:
                 pool.release(trial.id)  # its checkpoint may still be being written, and is deleted next
@@ -101,8 +102,8 @@ def run_trials(
         if interrupted and not pool.stop(STOP_S):
             say(f"An interval did not finish within {STOP_S:.0f} s; it will be repeated.")
         pool.close()
-        rows.close()
-        windows.close()
+        for file in (rows, curves, windows):
+            file.close()
         if early is not None:
             early.close()
         problem = tracking.finish(STOP_WANDB_S) if interrupted else tracking.finish()

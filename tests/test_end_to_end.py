@@ -50,6 +50,7 @@ def test_a_real_sweep_beats_the_unigram_entropy_and_writes_every_file(tmp_path):
         "best/xs.yaml",
         "report/parameters.csv",
         "window_losses.bin",
+        "curves.arrow",
     ):
         assert (run / name).exists(), name
     assert list(run.glob("wandb/offline-run-*"))

@@ -4,6 +4,7 @@ from lmcore import columns as col
 from lmcore.device import Machine, resolve
 from lmcore.trainer import Trainer
 from sweeps.callbacks.base import Callbacks
+from sweeps.callbacks.curve_file import CurveFile
 from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.trial_files import TrialFiles
 from sweeps.callbacks.window_file import WindowFile
@@ -25,8 +26,8 @@ def train_without_ray(spec, tokens, path, trials=None, unfinished=0):
     write_inputs(spec, tokens, folder)
     trials = spec.search.trials if trials is None else trials
     ledger = Ledger(spec, open_storage(spec.search.storage, folder))
-    rows, windows = RowFile(folder.metrics), WindowFile(folder)
-    callbacks = Callbacks([windows, rows, TrialFiles(folder, ledger)])
+    rows, curves, windows = RowFile(folder.metrics), CurveFile(folder), WindowFile(folder)
+    callbacks = Callbacks([curves, windows, rows, TrialFiles(folder, ledger)])
     for number in range(trials):
         live = ledger.ask(ledger.sizes_left[0])
         callbacks.on_trial_start(live)
@@ -40,7 +41,7 @@ def train_without_ray(spec, tokens, path, trials=None, unfinished=0):
             if status != col.RUNNING:
                 break
         callbacks.on_trial_end(ledger.end(live.id))
-    rows.close()
-    windows.close()
+    for file in (rows, curves, windows):
+        file.close()
     ledger.storage.engine.dispose()
     return folder

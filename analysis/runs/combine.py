@@ -42,11 +42,13 @@ def load_all(folders: Sequence[Path], storage: str | None = None) -> Run:
     excluded = {f"{name}/{id}": why for name, run in runs.items() for id, why in run.manifest.get(EXCLUDED, {}).items()}
     marked = {EXCLUDED: excluded} if excluded else {}
     studies = [study for name, run in runs.items() for study in _studies(run.manifest, name)]
-    return Run(
+    combined = Run(
         pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True),
         pd.concat([_prefixed(run.rows, name) for name, run in runs.items()], ignore_index=True),
         {**runs[first].manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies, **marked},
     )
+    combined.curve_files = {f"{name}/": path for name, run in runs.items() for path in run.curve_files.values()}
+    return combined
 
 
 def _studies(manifest: dict[str, Any], run: str) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
 """A run's folder as two DataFrames: the trials of its Optuna studies, and the report rows of metrics.jsonl.
 
 `load` reads these files in turn: manifest.json names the studies of the run; the studies say which trials exist and
-how each ended; metrics.jsonl holds the curves, and says how far a running trial has got; window_losses.bin, where there
-is one, has the losses of single validation windows. Once a trial has ended, only the study counts. Loading neither
-creates nor changes a file, so it is safe while the sweep is running; and it follows no address that the folder names.
+how each ended; metrics.jsonl holds the reports, and says how far a running trial has got; window_losses.bin, where
+there is one, has the losses of single validation windows, and curves.arrow the training curves. Once a trial has ended,
+only the study counts. Loading neither creates nor changes a file, so it is safe while the sweep is running; and it
+follows no address that the folder names.
 
 Nothing is aggregated or judged here: `analysis.tables.trials` does that.
 """
@@ -11,15 +12,19 @@ Nothing is aggregated or judged here: `analysis.tables.trials` does that.
 import json
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.json
 
+from analysis.runs.curve_file import NAME as CURVES
+from analysis.runs.curve_file import read_curves
 from analysis.runs.manifest import RunError, read_manifest
 from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.runs.studies import Studied, read_studies, status_of
@@ -45,8 +50,8 @@ STRINGS = {col.TRIAL, col.SIZE, col.ARM, col.PHASE, col.OF, col.STATUS, col.EXPE
 INTEGERS = {*col.COUNT_COLUMNS, col.STEP, col.TOKENS, col.RETRIES, col.FINAL_WINDOWS}
 
 
-class Run(NamedTuple):
-    """The contents of a run's folder: `trials, rows, manifest = load("runs/quick")`."""
+class Tables(NamedTuple):
+    """What a `Run` unpacks to."""
 
     trials: pd.DataFrame
     """One row per trial, by size in the manifest's order, searches first, then by arm and number. Columns: trial, size,
@@ -61,6 +66,33 @@ class Run(NamedTuple):
     """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then by step."""
     manifest: dict[str, Any]
     """manifest.json; `excluded` has the trials that the user has excluded, which are not in the tables, and why."""
+
+
+class Run(Tables):
+    """The contents of a run's folder: `trials, rows, manifest = load("runs/quick")`, and `curves` beside them.
+
+    >>> run = load("runs/quick")
+    >>> run.curves.pivot(index="step", columns="trial", values="train_loss").plot(logx=True)
+    """
+
+    curve_files: Mapping[str, Path] = MappingProxyType({})
+    """Files that `curves` reads, by what the ids of their trials have in front in `trials`."""
+
+    @cached_property
+    def curves(self) -> pd.DataFrame:
+        """Points of the training curves, about 200 a trial, finer than `rows`: one row per (trial, step) of the trials
+        in `trials`, in their order, then by step. Read when first used; empty for runs of versions that kept none.
+
+        Columns: trial, step, tokens, and train_loss, grad_norm and lr, which are those of the batch that is trained on
+        after `step` updates, before it changes the weights. So a curve begins at step 0, and a trial with the last
+        update n has no point at n. A number that is not finite is NaN or infinite, as it was.
+        """
+        return read_curves(self.curve_files, self.trials)
+
+    def _replace(self, **changes: Any) -> Self:
+        run = super()._replace(**changes)
+        vars(run).update({name: value for name, value in vars(self).items() if name != "curves"})
+        return run
 
 
 def load(folder: str | Path, storage: str | None = None) -> Run:
@@ -89,7 +121,9 @@ def load(folder: str | Path, storage: str | None = None) -> Run:
     rows = rows[~rows[col.TRIAL].isin(list(excluded))].reset_index(drop=True) if excluded else rows
     windows = read_window_losses(folder / NAME)
     bytes_per_token = manifest.get("data", {}).get("bytes_per_token")
-    return Run(_trials_frame(studied, rows, windows, bytes_per_token), rows, manifest)
+    run = Run(_trials_frame(studied, rows, windows, bytes_per_token), rows, manifest)
+    run.curve_files = {"": folder / CURVES}
+    return run
 
 
 def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ a slot are in its population (`lmcore.population.population`).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lmcore.columns import Row
 from lmcore.config import RunSpec
@@ -34,6 +34,7 @@ class Slot:
     best_val_loss: float = math.inf  # lowest finite validation loss of all reports
     best_step: int | None = None  # of that report
     best_window_losses: list[float] | None = None  # of that report
+    points: list[list[float]] = field(default_factory=list)  # since the last report; a list that is never changed
     last_row: Row | None = None  # the last report; whoever resumes from a checkpoint can repeat it in case it was lost
 
     @property
@@ -61,6 +62,16 @@ class Slot:
     def max_norm(self) -> float:
         """Gradient norm to clip at; infinite without clipping."""
         return self.run.optim.clip_norm or math.inf
+
+    def logged_steps(self, updates: int) -> range:
+        """Steps at which the curve has a point, of those that the next `updates` updates begin at.
+
+        >>> from lmcore.config import TrainConfig
+        >>> list(Slot(RunSpec(train=TrainConfig(log_every=20)), step=25).logged_steps(50))
+        [40, 60]
+        """
+        every = self.run.log_every
+        return range(self.step + -self.step % every, self.step + updates, every)
 
     def lr(self, update: int) -> float:
         """Learning rate of update number `update`, counted from 1, so that none has learning rate 0."""

@@ -21,6 +21,7 @@ SCHEDULE = "because the schedule of earlier trials ends there and ended trials a
 FREE = (
     *(f"search.{name}" for name in ("trials", "time", "stop_at", "slots", "hung_after_s")),
     *(f"search.{name}" for name in ("seed", "startup_trials", "scheduler", "grace_steps", "reduction_factor")),
+    "train.log_every",
     "confirm",
     *(f"tracking.{name}" for name in TrackingConfig.model_fields),
     "notes",

@@ -40,6 +40,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"  # every report row; append-only
         self.early = path / "early.jsonl"  # of a reproducible sweep: rows that arrived before their turn; append-only
         self.window_losses = path / "window_losses.bin"  # losses of single windows of trials that ended; append-only
+        self.curves = path / "curves.arrow"  # points of the training curves, finer than the rows; append-only
         self.tokens = path / "tokens"  # the tokens that the trials train on
         self.best = path / "best"  # one config per size, which trains the winner
         self.wandb = path / "wandb"  # wandb's offline files

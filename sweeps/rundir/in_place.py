@@ -29,7 +29,7 @@ class InPlace:
     def __init__(self, folder: RunFolder) -> None:
         self._label = folder.display
         # A file that is open keeps its number in every file system; folders of some network file systems do not.
-        self._paths = (folder.lock, folder.metrics, folder.window_losses, folder.study_db)
+        self._paths = (folder.lock, folder.metrics, folder.curves, folder.window_losses, folder.study_db)
         self._known: dict[Path, tuple[int, int]] = {}
 
     def problem(self) -> str | None:

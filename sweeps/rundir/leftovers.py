@@ -36,7 +36,7 @@ def holds_nothing(folder: RunFolder) -> bool:
         if holds_nothing(folder):
             clear_leftovers(folder)
     """
-    if any(_has_bytes(file) for file in (folder.metrics, folder.window_losses)):
+    if any(_has_bytes(file) for file in _written(folder)):
         return False
     if any(_has_files(folder.path / name) for name in RESULTS):
         return False
@@ -49,8 +49,8 @@ def clear_leftovers(folder: RunFolder) -> None:
     The folder's id stays, because empty studies in a database may be claimed for it.
     """
     # sweep.yaml is the first to go and the last to be written by a start: with it, the rest is resumed.
-    for name in (*STARTED, folder.metrics.name, folder.window_losses.name):
-        (folder.path / name).unlink(missing_ok=True)
+    for file in (*(folder.path / name for name in STARTED), *_written(folder)):
+        file.unlink(missing_ok=True)
     for unfinished in folder.path.glob(".*.tmp"):
         unfinished.unlink(missing_ok=True)
     for data in (folder.tokens, *folder.path.glob(".tokens.*")):
@@ -66,6 +66,11 @@ def is_whole(sweep_yaml: Path) -> bool:
         return "tracking" in read_yaml(sweep_yaml).values
     except (InputError, OSError):
         return False
+
+
+def _written(folder: RunFolder) -> tuple[Path, ...]:
+    """The files that trials are written to, which are empty before the first report."""
+    return folder.metrics, folder.curves, folder.window_losses
 
 
 def _has_bytes(file: Path) -> bool:

@@ -16,6 +16,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
 from lmcore import columns as col
+from lmcore.curve_batches import HEADER, encode_batch
 from lmcore.window_records import encode_record
 
 BASE = {
@@ -154,6 +155,12 @@ class RunFolder:
     def windows(self, trial: str, losses: Any, evaluation: str = "last", **header: Any) -> None:
         """Append the losses of windows to window_losses.bin."""
         self._record({"trial": trial, "step": 100, "set": "final", "evaluation": evaluation, **header}, losses)
+
+    def points(self, trial: str, points: Any) -> None:
+        """Append points (step, train_loss, grad_norm, lr) of a trial to curves.arrow."""
+        path = self.path / "curves.arrow"
+        with path.open("ab") as file:
+            file.write((b"" if path.stat().st_size else HEADER) + encode_batch(trial, points))
 
     def documents(self, numbers: Any, context_length: int = 32) -> None:
         """Append the documents of windows to window_losses.bin."""

@@ -7,6 +7,7 @@ import analysis
 from analysis.report import build_report, main
 from analysis.runs.combine import load_all
 from analysis.runs.load import RunError
+from lmcore.curve_batches import HEADER, encode_batch
 
 
 @pytest.fixture
@@ -34,6 +35,15 @@ def test_trials_of_several_runs_are_combined_under_the_names_of_their_runs(two):
     report = build_report(run)
     assert report.name == "a + b"
     assert report.summary.startswith("2 trials: 2 complete")
+
+
+def test_curves_of_several_runs_have_the_names_of_their_runs(two):
+    folders = two()
+    content = HEADER + encode_batch("xs-0000", [[0, 5.5, 1.0, 1e-3]])
+    (folders[1] / "curves.arrow").write_bytes(content)
+    assert load_all(folders).curves[["trial", "step"]].to_numpy().tolist() == [["b/xs-0000", 0]]
+    (folders[0] / "curves.arrow").write_bytes(content)
+    assert load_all(folders).curves["trial"].tolist() == ["a/xs-0000", "b/xs-0000"]
 
 
 def test_one_run_is_loaded_as_it_is(two):

@@ -280,7 +280,14 @@ def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(fold
     modules = json.loads(done.stdout)
     assert not {"torch", "ray", "wandb", "sweeps", "pydantic"} & set(modules)
     assert [name for name in modules if name.split(".")[0] == "lmcore"] == [
-        *("lmcore", "lmcore.columns", "lmcore.errors", "lmcore.measure", "lmcore.measure.seed_noise"),
+        *(
+            "lmcore",
+            "lmcore.columns",
+            "lmcore.curve_batches",
+            "lmcore.errors",
+            "lmcore.measure",
+            "lmcore.measure.seed_noise",
+        ),
         *("lmcore.measure.window_difference", "lmcore.printable", "lmcore.study_database", "lmcore.window_records"),
     ]
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from lmcore import columns as col
 from lmcore.cores import cores
+from lmcore.curve_batches import read_batches
 from lmcore.window_records import read_records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +161,15 @@ def windows_of(folder):
         (header["trial"], header["evaluation"]): (header["step"], header["set"], losses.tolist())
         for header, losses, _ in records
         if "trial" in header
+    }
+
+
+def points_of(folder):
+    """Points of the training curves by trial, sorted; those that a resume repeated are the same, and are there once."""
+    batches = [points for points, _ in read_batches((folder / "curves.arrow").read_bytes()) if points is not None]
+    points = [tuple(point.values()) for batch in batches for point in batch.to_pylist()]
+    return {
+        trial: sorted({repr(point[1:]) for point in points if point[0] == trial}) for trial in {p[0] for p in points}
     }
 
 

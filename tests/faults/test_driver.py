@@ -10,6 +10,7 @@ from sweeping import (
     curves,
     descendants,
     kill,
+    points_of,
     resume_command,
     rows_of,
     run,
@@ -46,6 +47,7 @@ def test_a_driver_that_is_killed_and_resumed_ends_with_the_rows_of_one_that_was_
     assert resumed.returncode == 0, out + error
     assert curves(folder) == control.curves
     assert windows_of(folder) == windows_of(control.folder)
+    assert points_of(folder) == points_of(control.folder)
     assert table_of(folder) == control.table
     ended = sum(trial[-1][col.STATUS] != col.RUNNING for trial in before.values())
     assert f"Resumed: {ended} trials have ended, " in out
@@ -95,6 +97,7 @@ def test_a_driver_that_is_killed_at_eight_moments_ends_as_one_that_was_not(searc
     run(resume_command("killed"), tiny, check=0)
     assert curves(folder) == wanted  # of TPE: the same suggestions led to the same curves
     assert windows_of(folder) == windows
+    assert points_of(folder) == points_of(whole)
     assert table_of(folder) == table
     driver.survived(KILLS, time.monotonic() - began)
 

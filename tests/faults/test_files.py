@@ -32,10 +32,12 @@ from sweeping import (
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens, load_tokens, save_tokens
+from lmcore.curve_batches import read_batches
 from lmcore.durable import append
 from lmcore.errors import InputError
 from lmcore.trainer import Trainer
 from lmcore.window_records import read_records
+from sweeps.callbacks.curve_file import CurveFile
 from sweeps.callbacks.metrics_file import RowFile, last_rows
 from sweeps.callbacks.window_file import WindowFile
 from sweeps.engine.trainers import Trainers
@@ -135,6 +137,50 @@ def test_a_writer_of_window_losses_killed_at_any_moment_leaves_the_records_befor
 
     crash = fault("window losses' writer killed at every write and sync")
     moments = killed_at_every_moment(lambda: folder.window_losses.write_bytes(content[:end]), write, check)
+    crash.injected(moments)
+    assert moments >= 3
+    crash.survived(moments)
+
+
+@pytest.mark.smoke
+def test_curves_cut_at_every_byte_of_the_last_batch_lose_that_batch_at_most(whole, tmp_path, fault):
+    content = (whole / "curves.arrow").read_bytes()
+    _, *before, last = list(read_batches(content))[:5]
+    content, start = content[: last.end], before[-1].end
+    folder = RunFolder(tmp_path)
+    torn = fault("curves.arrow cut at every byte of its last batch")
+    for kept in range(start, last.end):
+        torn.injected()
+        folder.curves.write_bytes(content[:kept])
+        assert [batch.points for batch in read_batches(content[:kept])][1:] == [batch.points for batch in before]
+        file = CurveFile(folder)
+        assert folder.curves.read_bytes() == content[:start]
+        if kept % 20 == 0:
+            append(file._file, content[start:])
+            assert folder.curves.read_bytes() == content
+        file.close()
+        torn.survived()
+
+
+@pytest.mark.smoke
+def test_a_writer_of_curves_killed_at_any_moment_leaves_the_batches_before(whole, tmp_path, fault):
+    content = (whole / "curves.arrow").read_bytes()
+    _, before, last = list(read_batches(content))[:3]
+    content, end = content[: last.end], before.end
+    folder = RunFolder(tmp_path)
+
+    def write():
+        file = CurveFile(folder)
+        append(file._file, content[end:])
+        file.close()
+
+    def check():
+        assert len(list(read_batches(folder.curves.read_bytes()))) in (2, 3)
+        CurveFile(folder).close()
+        assert folder.curves.read_bytes() in (content[:end], content)
+
+    crash = fault("curves' writer killed at every write and sync")
+    moments = killed_at_every_moment(lambda: folder.curves.write_bytes(content[:end]), write, check)
     crash.injected(moments)
     assert moments >= 3
     crash.survived(moments)

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from hosts import Hosts
 from striking import MOMENTS, SITE
-from sweeping import ROOT, curves, resume_command, run, start_on, sweep_command, windows_of, write_tokens
+from sweeping import ROOT, curves, points_of, resume_command, run, start_on, sweep_command, windows_of, write_tokens
 
 from lmcore import columns as col
 from sweeps.rundir.checkpoints import checkpoint_files
@@ -81,6 +81,7 @@ def check(folder, struck, undisturbed, victim):
     assert outcome(folder) == outcome(undisturbed)
     assert curves(folder) == curves(undisturbed)
     assert windows_of(folder) == windows_of(undisturbed)
+    assert points_of(folder) == points_of(undisturbed)
 
 
 @pytest.mark.ray
@@ -146,6 +147,7 @@ def test_a_verdict_is_final_whenever_the_node_dies_that_trains_the_trial(tiny, u
     assert outcome(tiny / "runs" / "struck") == outcome(undisturbed)
     assert curves(tiny / "runs" / "struck") == curves(undisturbed)
     assert windows_of(tiny / "runs" / "struck") == windows_of(undisturbed)
+    assert points_of(tiny / "runs" / "struck") == points_of(undisturbed)
     struck.survived(len(NAMES))
 
 

@@ -79,6 +79,7 @@ ACCEPTED = [
     (EXPERIMENTS, ("experiments=[{name: a, optim.lr: 0.1}, {name: b, optim.lr: 0.2}]",)),
     ({}, ("confirm.top=2", "confirm.seeds=4")),
     ({}, ("tracking.wandb=off", "notes=[hello]")),
+    ({}, ("train.log_every=3",)),
 ]
 
 

@@ -126,6 +126,7 @@ def test_names_are_those_of_the_design(folder, in_tmp, monkeypatch):
         "manifest": "manifest.json",
         "study_db": "study.db",
         "metrics": "metrics.jsonl",
+        "curves": "curves.arrow",
         "tokens": "tokens",
         "best": "best",
         "wandb": "wandb",

@@ -18,6 +18,7 @@ def folder(in_tmp):
     folder = RunFolder.named("quick")
     with folder.claimed():
         folder.metrics.write_text("{}\n")
+        folder.curves.touch()
         yield folder
 
 
@@ -44,8 +45,9 @@ def rows_replaced(folder):
         (replaced_by_a_copy, ".lock is another file now"),
         (rows_replaced, "metrics.jsonl is another file now"),
         (lambda folder: folder.metrics.unlink(), "metrics.jsonl is gone"),
+        (lambda folder: folder.curves.unlink(), "curves.arrow is gone"),
     ],
-    ids=["moved", "deleted", "replaced by a copy", "rows replaced", "rows deleted"],
+    ids=["moved", "deleted", "replaced by a copy", "rows replaced", "rows deleted", "curves deleted"],
 )
 def test_nothing_is_written_to_studies_of_a_folder_that_is_not_in_place(happening, found, folder, tmp_path):
     import optuna

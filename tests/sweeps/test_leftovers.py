@@ -65,7 +65,9 @@ def test_a_start_that_was_killed_may_be_followed_by_one_with_other_settings_and_
     assert (folder.tokens / "meta.json").exists()
 
 
-@pytest.mark.parametrize("name", ["sweep.yaml", ".sweep.yaml.x.tmp", "study.db", "metrics.jsonl", ".lock", ".owner"])
+@pytest.mark.parametrize(
+    "name", ["sweep.yaml", ".sweep.yaml.x.tmp", "study.db", "metrics.jsonl", "curves.arrow", ".lock", ".owner"]
+)
 def test_any_file_of_a_start_may_be_empty(in_tmp, small_tokens, name):
     folder = RunFolder.named("batch")
     folder.path.mkdir(parents=True)
@@ -108,7 +110,7 @@ def test_a_folder_with_anything_computed_is_never_emptied(in_tmp, small_tokens):
         shutil.rmtree(folder.path)
         shutil.copytree(kept, folder.path)
 
-    for path in ("metrics.jsonl", "window_losses.bin", "trials/xs-0000/run.yaml", "best/xs.yaml"):
+    for path in ("metrics.jsonl", "curves.arrow", "window_losses.bin", "trials/xs-0000/run.yaml", "best/xs.yaml"):
         again()
         (folder.path / path).parent.mkdir(parents=True, exist_ok=True)
         (folder.path / path).write_text("x")

@@ -15,6 +15,7 @@ from rich.console import Console
 from lmcore import columns as col
 from lmcore.config import RunSpec
 from lmcore.corpus.tokens import load_tokens
+from lmcore.curve_batches import read_batches
 from lmcore.trainer import Trainer
 from sweeps.cli.interrupts import Interrupts
 from sweeps.rundir.folder import RunFolder
@@ -66,6 +67,22 @@ def rows_of(folder):
     return by_trial
 
 
+def points_of(folder):
+    """Points of curves.arrow by trial and step. A step that was repeated has the same numbers."""
+    found = {}
+    for batch, _ in read_batches((folder / "curves.arrow").read_bytes()):
+        for trial, *point in (tuple(one.values()) for one in (batch.to_pylist() if batch else ())):
+            kept = found.setdefault(trial, {}).setdefault(point[0], as_kept(point))
+            assert kept == as_kept(point)
+    return found
+
+
+def as_kept(point):
+    """A point as text, in which NaN equals NaN; the file has float32."""
+    step, loss, grad_norm, lr = point
+    return repr((step, float(np.float32(loss)), float(np.float32(grad_norm)), lr))
+
+
 def curve(rows):
     return [[row[name] for name in CURVE] for row in rows]
 
@@ -73,12 +90,13 @@ def curve(rows):
 def assert_each_trial_equals_its_run_alone(folder, rows):
     import yaml
 
-    tokens = load_tokens(folder / "tokens")
+    tokens, logged = load_tokens(folder / "tokens"), points_of(folder)
     for trial, reported in rows.items():
         alone = yaml.safe_load((folder / "trials" / trial / "run.yaml").read_text())
         run = RunSpec.model_validate({part: alone[part] for part in ("data", "model", "train", "optim")})
-        expected = curve(Trainer([run], tokens))
-        assert curve(reported) == expected[: len(reported)], trial
+        alone = list(Trainer([run], tokens))[: len(reported)]
+        assert curve(reported) == curve(alone), trial
+        assert logged[trial] == {point[0]: as_kept(point) for row in alone for point in row[col.POINTS]}, trial
 
 
 def test_one_slot_and_four_give_bitwise_the_same_losses_to_every_trial_of_two_sizes(sweep):

@@ -17,12 +17,19 @@ async function loadPlotly() {
   document.head.append(script);
 }
 
+// The colour that a CSS variable stands for just now.
 function colourOf(name) {
-  return getComputedStyle(document.documentElement).getPropertyValue(name);
+  const probe = document.createElement('i');
+  probe.style.color = `var(${name})`;
+  document.body.append(probe);
+  const colour = getComputedStyle(probe).color;
+  probe.remove();
+  return colour;
 }
 
-// A copy of plain data, with the colours of a dark page.
+// A copy of plain data, with the colours of a dark page. Heat maps keep theirs, which the text in their cells fits.
 function dyed(value, dark) {
+  if (value?.type === 'heatmap') return {...value, colorbar: dyed(value.colorbar, dark)};
   if (Array.isArray(value)) return typeof value.at(-1) === 'number' ? value : value.map(one => dyed(one, dark));
   if (value && typeof value === 'object') {
     return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, dyed(one, dark)]));
@@ -44,6 +51,7 @@ function hoverText(id) {
 
 // What the mouse shows of each point: its own text, and its trial.
 function addHover(trace) {
+  if (trace.type === 'bar') trace.textposition = 'none';  // the text is for the mouse
   const joined = (id, own) => [own, id && hoverText(id)].filter(Boolean).join('<br>');
   if (trace.customdata) {
     const own = trace.text;
@@ -67,7 +75,6 @@ function stack(layout) {
     layout[name.replace('x', 'y')].domain = [Math.max(0, top - each), top];
   });
   layout.height = 300 * names.length + 110;
-  layout.legend.y = -0.18 / names.length;
 }
 
 // Points of the trial in each pair of axes, with a gap between those of different traces.
@@ -124,7 +131,7 @@ function adapted(chart, width) {
   }
   Object.assign(layout, {uirevision: 'kept', dragmode: touch ? false : 'zoom'});
   layout.font = {...layout.font, family: 'system-ui, "DejaVu Sans", sans-serif', size: narrow ? 12 : 13};
-  layout.legend = {...layout.legend, itemclick: 'toggleothers', itemdoubleclick: 'toggle'};
+  layout.legend = {orientation: 'h', yref: 'container', y: 0, yanchor: 'bottom', x: 0, itemclick: 'toggleothers', itemdoubleclick: 'toggle'};
   layout.modebar = {bgcolor: 'rgba(0,0,0,0)', color: colourOf('--soft'), activecolor: colourOf('--accent')};
   layout.hoverlabel = {
     bgcolor: colourOf('--paper'), bordercolor: colourOf('--soft'), align: 'left',

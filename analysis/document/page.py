@@ -40,8 +40,10 @@ RESULTS = ("loss", "seeds", "peak lr", OPTIMAL_LR, NOT_TOLD_APART)
 LESS_IMPORTANT = ("tokens/s", "elapsed s", "tokens", "train loss", "est.", "non-emb", "ppl", "bpb", "FLOPs", "message")
 """Columns that paper leaves out first, in this order, if a table is too wide."""
 WORD = re.compile(r"([\w./+-]*\w)")
-GROUP = re.compile(r'<g id="[^"]*">')
-"""Groups of matplotlib that nothing refers to."""
+COLOUR = re.compile("#[0-9a-f]{6}")
+STYLE = re.compile('style="[^"]*"')
+ID = re.compile(r' id="([^"]*)"')
+REFERENCE = re.compile(r'(?:href="#|url\(#)([^")]+)')
 
 
 def page(
@@ -92,16 +94,23 @@ def inline_svg(figure: ReportFigure) -> Markup:
     head, _, body = svg.partition(">")
     box = re.search(r'viewBox="[\d. -]+"', head)
     assert box is not None, "matplotlib writes a viewBox"
-    body = re.sub(r"#[0-9a-f]{6}\b", lambda found: _variable(found[0]), GROUP.sub("<g>", body))
+    needed = set(REFERENCE.findall(body))
+    body = ID.sub(lambda found: found[0] if found[1] in needed else "", body)  # the others are those of every figure
+    body = STYLE.sub(_with_variables, body)
     head = f'<svg class="static" role="img" aria-labelledby="title-{_anchor(figure.name)}" {box[0]}'
     return Markup(f'{head} xmlns:xlink="http://www.w3.org/1999/xlink">{body}')
 
 
-def _variable(colour: str) -> str:
-    """The CSS variable of a colour that a dark page changes."""
-    if colour in DARK:
-        return f"var(--c{colour[1:]})"
-    return "var(--paper)" if colour == "#ffffff" else colour
+def _with_variables(style: re.Match[str]) -> str:
+    """A style with CSS variables in place of the colours that a dark page changes. White words stay white."""
+
+    def variable(found: re.Match[str]) -> str:
+        colour = found[0]
+        if colour in DARK:
+            return f"var(--c{colour[1:]})"
+        return "var(--paper)" if colour == "#ffffff" and "font:" not in style[0] else colour
+
+    return COLOUR.sub(variable, style[0])
 
 
 def linked(text: str, trials: TrialIndex | None) -> Markup:

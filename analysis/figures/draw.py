@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 
 from analysis.figures import style
 from analysis.figures.chart import Axis, Chart, ColourBar, Dash, Layer, Look, Panel
-from analysis.figures.colours import GREY, INK, ORDERED
+from analysis.figures.colours import GREY, INK, ORDERED, text_on
 
 LINE_STYLES: dict[Dash, Any] = {
     "solid": "-",
@@ -151,7 +151,8 @@ def _draw_cells(axes: Axes, frame: pd.DataFrame, bar: ColourBar) -> None:
     axes.pcolormesh(x, y, np.ma.masked_invalid(table.to_numpy(float)), cmap=shown[0], norm=shown[1], zorder=1)
     for row in frame.itertuples():
         if getattr(row, "text", ""):
-            axes.text(row.x, row.y, row.text, color="white", ha="center", va="center", fontsize=8.5, zorder=3)
+            colour = text_on(bar_colour(bar, row.value))
+            axes.text(row.x, row.y, row.text, color=colour, ha="center", va="center", fontsize=8.5, zorder=3)
 
 
 def edges(places: Any, log: bool) -> np.ndarray:
@@ -170,6 +171,11 @@ def edges(places: Any, log: bool) -> np.ndarray:
 def colour_map(bar: ColourBar) -> colors.Colormap:
     """The colours of a colour bar."""
     return colors.LinearSegmentedColormap.from_list("ordered", ORDERED[::-1] if bar.reverse else ORDERED)
+
+
+def bar_colour(bar: ColourBar, value: float) -> str:
+    """The colour of a value, as `#rrggbb`; of one that is not finite, that of the page."""
+    return colors.to_hex(colour_map(bar)(_norm(bar)(value))) if np.isfinite(value) else "#ffffff"
 
 
 def _norm(bar: ColourBar) -> colors.Normalize:

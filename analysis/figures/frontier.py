@@ -42,7 +42,7 @@ def frontier_of_run(run: Run) -> ReportFigure | None:
     models = pd.DataFrame({**known, GROUP: complete[col.SIZE], TRIAL: complete[col.TRIAL]})
     trials = run.trials[run.trials[col.STATUS] != col.DIVERGED].set_index(col.TRIAL)
     rows = run.rows[run.rows[col.TRIAL].isin(trials.index) & np.isfinite(run.rows[col.VAL_LOSS])]
-    per_token = rows[col.TRIAL].map(trials[col.FLOPS_PER_TOKEN].astype("float64"))
+    per_token = rows[col.TRIAL].map(trials[col.FLOPS_PER_TOKEN]).astype("float64")  # also where there are no rows
     reached = {FLOPS: per_token * rows[col.TOKENS].astype("float64"), LOSS: rows[col.VAL_LOSS]}
     curves = pd.DataFrame({**reached, GROUP: rows[col.TRIAL].map(trials[col.SIZE])})
     looks = {name: replace(look, size=4.5, hollow=True) for name, look in looks_of(models[GROUP]).items()}

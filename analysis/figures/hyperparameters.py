@@ -28,8 +28,9 @@ def hyperparameter_figure(run: Run) -> ReportFigure | None:
     rung = common_rung(trials, run.rows)
     shown = at_rung(trials, rung)
     encoding, paths = encode(run.trials), searched_paths(trials)
-    seen = {LR_PATH, *encoding.fields}
-    if shown.empty or set(paths) <= seen or trials[col.EXPERIMENT].notna().any():
+    by_label = shown.groupby(shown[col.TRIAL].map(encoding.labels))
+    unseen = [path for path in paths if path != LR_PATH and by_label[path].nunique().gt(1).any()]
+    if not unseen or trials[col.EXPERIMENT].notna().any():
         return None
     space, limits = space_of(run.manifest), loss_limits(shown[col.LOSS])
     panels = [_panel(shown, encoding, path, scale_of(path, shown[path], space.get(path)), limits) for path in paths]

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.chart import Axis, Chart, ColourBar, Layer, Panel
-from analysis.figures.colours import GREY, INK, ORDERED, RULE
-from analysis.figures.draw import with_gaps
+from analysis.figures.colours import GREY, INK, ORDERED, RULE, text_on
+from analysis.figures.draw import bar_colour, with_gaps
 
 SYMBOLS = {
     **{"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross", "X": "x"},
@@ -46,7 +46,7 @@ def interactive(chart: Chart) -> dict[str, Any]:
         for layer in panel.layers:
             data += _traces(layer, names, panel, chart.colour_bar, named)
             layout["shapes"] += _shapes(layer, names)
-            layout["annotations"] += _texts(layer, names, panel)
+            layout["annotations"] += _texts(layer, names, panel, chart.colour_bar)
         if panel.title:
             place = {
                 "xref": f"{names[0]} domain",
@@ -80,12 +80,20 @@ def _domain(place: int, of: int) -> list[float]:
 def _axes(panel: Panel, names: tuple[str, str], x_domain: list[float], y_domain: list[float]) -> dict[str, Any]:
     x_name, y_name = (f"{name[0]}axis{name[1:]}" for name in names)
     return {
-        x_name: {**_axis(panel.x), "domain": x_domain, "anchor": names[1]},
-        y_name: {**_axis(panel.y), "domain": y_domain, "anchor": names[0]},
+        x_name: {**_axis(panel.x, _highest(panel, "x")), "domain": x_domain, "anchor": names[1]},
+        y_name: {**_axis(panel.y, _highest(panel, "y")), "domain": y_domain, "anchor": names[0]},
     }
 
 
-def _axis(axis: Axis) -> dict[str, Any]:
+def _highest(panel: Panel, which: str) -> float:
+    """The highest value that a panel shows along an axis."""
+    axis: Axis = getattr(panel, which)
+    if axis.limits is not None:
+        return max(axis.limits)
+    return max((float(layer.frame[which].max()) for layer in panel.layers if which in layer.frame), default=1.0)
+
+
+def _axis(axis: Axis, highest: float) -> dict[str, Any]:
     shown: dict[str, Any] = {"title": {"text": _escaped(axis.label)}, "type": "log" if axis.log else "linear"}
     shown |= {"gridcolor": RULE, "linecolor": GREY, "zeroline": False, "automargin": True, "exponentformat": "SI"}
     if axis.limits is not None:
@@ -93,7 +101,8 @@ def _axis(axis: Axis) -> dict[str, Any]:
     if axis.ticks:
         shown |= {"tickmode": "array", "tickvals": list(axis.ticks), "ticktext": [*map(_escaped, axis.ticks.values())]}
     elif axis.log:
-        shown |= {"dtick": "D2", "tickformat": ".3~s"}
+        # SI would write 0.002 as 2m.
+        shown |= {"dtick": "D2", "tickformat": ".3~s" if highest >= 1 else "~e"}
     return shown
 
 
@@ -237,7 +246,7 @@ def _shapes(layer: Layer, names: tuple[str, str]) -> list[dict[str, Any]]:
     return shapes
 
 
-def _texts(layer: Layer, names: tuple[str, str], panel: Panel) -> list[dict[str, Any]]:
+def _texts(layer: Layer, names: tuple[str, str], panel: Panel, bar: ColourBar | None) -> list[dict[str, Any]]:
     """Annotations; on a logarithmic axis their places are exponents."""
     if layer.kind not in ("text", "cells") or "text" not in layer.frame:
         return []
@@ -248,7 +257,8 @@ def _texts(layer: Layer, names: tuple[str, str], panel: Panel) -> list[dict[str,
             "x": math.log10(row.x) if panel.x.log else row.x,
             "y": math.log10(row.y) if panel.y.log else row.y,
         }
-        look = {"showarrow": False, "font": {"color": "#ffffff" if centred else layer.look.colour}}
+        colour = text_on(bar_colour(bar, row.value)) if centred and bar is not None else layer.look.colour
+        look = {"showarrow": False, "font": {"color": colour}}
         high: dict[str, Any] = {"yanchor": "middle"} if layer.look.beside else {"yanchor": "bottom", "yshift": 2}
         where = {} if centred else {"xanchor": "left", "xshift": 4, **high}
         found.append({"xref": names[0], "yref": names[1], "text": _escaped(row.text), **place, **look, **where})

@@ -24,6 +24,7 @@ from analysis.tables.trials import LR_PATH
 from lmcore import columns as col
 
 MOST_SENTENCES = 6
+MOST_TICKS = 9  # learning rates of a grid, each with a tick
 FEWEST_AT_THE_END = 3  # complete trials of a group for a panel of their own, beside that of the common rung
 JOIN_WIDTH, FIT_WIDTH = 1.2, 2.2
 
@@ -44,8 +45,10 @@ def learning_rate_figure(run: Run) -> ReportFigure | None:
     complete = trials.loc[trials[col.STATUS] == col.COMPLETE, col.TRIAL].map(encoding.labels)
     if not rung.is_end and complete.value_counts().max() >= FEWEST_AT_THE_END:
         rungs.append(end_of_training(trials))
-    limits = _lr_limits(trials[LR_PATH])
-    drawn = [_panel(at_rung(trials, one), encoding, one, limits, len(rungs) > 1) for one in rungs]
+    rates = trials[LR_PATH].unique()
+    ticks = {float(rate): f"{rate:.2g}" for rate in sorted(rates)} if len(rates) <= MOST_TICKS else {}
+    x = Axis(LEARNING_RATE, log=True, ticks=ticks, limits=_lr_limits(trials[LR_PATH]))
+    drawn = [_panel(at_rung(trials, one), encoding, one, x, len(rungs) > 1) for one in rungs]
     panels = [panel for panel, _ in drawn]
     caption = _caption(shown, rung, drawn[0][1], len(rungs) > 1)
     chart = Chart("loss_lr", "Loss against the learning rate", caption, panels, columns=2, panel_height_in=3.4)
@@ -53,13 +56,13 @@ def learning_rate_figure(run: Run) -> ReportFigure | None:
 
 
 def _panel(
-    shown: pd.DataFrame, encoding: Encoding, rung: Rung, limits: tuple[float, float], titled: bool
+    shown: pd.DataFrame, encoding: Encoding, rung: Rung, x: Axis, titled: bool
 ) -> tuple[Panel, dict[str, UCurve]]:
     y_limits = loss_limits(shown[col.LOSS])
     layers: list[Layer] = []
     diverged = shown[shown[col.STATUS] == col.DIVERGED]
     if len(diverged):
-        region = pd.DataFrame({"x_low": [diverged[LR_PATH].min()], "x_high": [limits[1]]})
+        region = pd.DataFrame({"x_low": [diverged[LR_PATH].min()], "x_high": x.limits[1:] if x.limits else []})
         layers.append(Layer("span", region, Look(RED, opacity=0.07), "diverging rates"))
     curves = {label: u_curve(own) for label, _, own in encoding.groups(shown)}
     optima: list[Layer] = []
@@ -78,7 +81,7 @@ def _panel(
     drawn = [*points, *optima] if len(shown) > MANY else [*optima, *points]
     layers += [*drawn, *diverged_layers(diverged, LR_PATH, y_limits[1])]
     title = f"{rung.name[0].upper()}{rung.name[1:]}" if titled else ""
-    panel = Panel(Axis(LEARNING_RATE, log=True, limits=limits), Axis(LOSS, limits=y_limits), layers, title)
+    panel = Panel(x, Axis(LOSS, limits=y_limits), layers, title)
     return panel, curves
 
 

@@ -45,7 +45,7 @@ def parallel_figure(run: Run) -> ReportFigure | None:
     ticks = {float(place): name for place, name in enumerate([*names, "rank of loss"])}
     x = Axis("", ticks=ticks, limits=(-0.15, len(paths) + 0.4))
     top = ABOVE if np.isnan(rank).any() else 1.0
-    y = Axis(ticks={0.0: "lowest", 1.0: "highest"}, limits=(-0.05, top + 0.06))
+    y = Axis("value", ticks={0.0: "lowest", 1.0: "highest"}, limits=(-0.05, top + 0.06))
     panel = Panel(x, y, [Layer("rule", axes, Look(GREY, width=0.8)), *layers])
     caption = (
         f"Every trial as a line through the values of all searched hyperparameters, n = {len(shown)} "

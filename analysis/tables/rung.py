@@ -74,7 +74,9 @@ def common_rung(trials: pd.DataFrame, rows: pd.DataFrame) -> Rung:
         return end_of_training(trials)
     steps = alive.set_index(col.TRIAL)[STEPS_PATH].astype("float64")
     own = rows[rows[col.TRIAL].isin(steps.index) & np.isfinite(rows[col.VAL_LOSS])]
-    own = own.assign(fraction=(own[col.STEP].astype("float64") / own[col.TRIAL].map(steps)).round(DECIMALS))
+    own = own.assign(
+        fraction=(own[col.STEP].astype("float64") / own[col.TRIAL].map(steps).astype("float64")).round(DECIMALS)
+    )
     reached = own.groupby("fraction")[col.TRIAL].nunique()
     enough = reached[reached >= MOST * len(alive)]
     if enough.empty:

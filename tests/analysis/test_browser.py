@@ -51,24 +51,28 @@ PALE_TEXTS = f"""(() => {{
     let seen = 0;
     while (walker.nextNode()) {{
         const one = walker.currentNode.parentElement;
-        if (!walker.currentNode.data.trim() || !one.checkVisibility() || one.closest('script, style')) continue;
+        if (!walker.currentNode.data.trim() || !one.checkVisibility()) continue;
+        if (one.closest('script, style, .annotation')) continue;  // text in cells has their colour behind it
         seen++;
         const found = judged(one, one instanceof SVGElement ? 'fill' : 'color');
         if (found < 4.5) pale.push([walker.currentNode.data.trim().slice(0, 40), found.toFixed(2)]);
     }}
     return [seen, pale];
 }})()"""
+CONTEXT_PX = 1.1
+"""Thinner lines are the faint background of others: all trials behind the best ones."""
 PALE_MARKS = f"""(() => {{
     {CONTRAST}
     const marks = [...document.querySelectorAll('.plot .scatterlayer .js-line, .plot .scatterlayer .point')];
     return [marks.length, marks.flatMap(one => {{
         const found = Math.max(...['stroke', 'fill'].map(name =>
             getComputedStyle(one)[name] === 'none' ? 0 : judged(one, name)));
-        return found < 3 ? [[one.closest('figure').id, one.getAttribute('style'), found.toFixed(2)]] : [];
+        const isContext = one.matches('.js-line') && parseFloat(getComputedStyle(one).strokeWidth) < {CONTEXT_PX};
+        return found < 3 && !isContext ? [[one.closest('figure').id, one.getAttribute('style'), found.toFixed(2)]] : [];
     }})];
 }})()"""
 WHERE = """(() => {
-    const box = document.querySelector('#loss_steps .plot'), frame = box.querySelector('.nsewdrag');
+    const box = document.querySelector('#figure-loss_steps .plot'), frame = box.querySelector('.nsewdrag');
     box.scrollIntoView({block: 'center'});
     const trace = box.data.find(one => one.customdata?.some(Boolean) && one.mode === 'lines');
     const k = trace.customdata.findIndex(Boolean), layout = box._fullLayout, place = frame.getBoundingClientRect();
@@ -150,8 +154,8 @@ def test_hovering_shows_the_trial_and_its_settings_and_a_click_selects_it(tab):
     opened(tab)
     trial, x, y = tab.value(WHERE)
     tab.move(x, y)
-    tab.wait("document.querySelector('#loss_steps .hoverlayer text')")
-    shown = tab.value("document.querySelector('#loss_steps .hoverlayer').textContent")
+    tab.wait("document.querySelector('#figure-loss_steps .hoverlayer text')")
+    shown = tab.value("document.querySelector('#figure-loss_steps .hoverlayer').textContent")
     assert trial in shown
     assert "peak lr" in shown
 
@@ -184,7 +188,7 @@ def test_a_link_to_a_trial_unfolds_its_row_and_shows_its_panel(browser_tab, writ
 
 
 def test_a_click_on_the_legend_leaves_one_entry(tab):
-    tab.value("document.getElementById('loss_lr')?.closest('details')?.setAttribute('open', '')")
+    tab.value("document.getElementById('figure-loss_lr')?.closest('details')?.setAttribute('open', '')")
     opened(tab)
     named = tab.value(
         "[...document.querySelectorAll('figure.live')].find(one => one.querySelector('.legendtoggle')).id"

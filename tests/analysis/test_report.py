@@ -93,7 +93,8 @@ def test_the_answer_leads_the_markdown_and_what_is_not_estimable_is_folded(folde
     markdown = report_of(folder).markdown()
     assert markdown.index("## Answer\n\nxs: 4.200 nats") < markdown.index("### Parameters and loss")
     assert "not estimable" not in markdown
-    assert "<details><summary>5 numbers could not be estimated</summary>" in markdown
+    assert "5 numbers could not be estimated: " in markdown
+    assert "<details><summary>Which numbers</summary>" in markdown
 
 
 def test_the_report_says_why_trials_ended_early_and_what_the_numbers_rest_on(folder):

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.tables.formatting import FLOP_SUFFIXES, count
-from analysis.tables.sweep_status import Failure, StudyStatus, SweepStatus, TrialStatus
+from analysis.tables.sweep_status import Cost, Failure, StudyStatus, SweepStatus, TrialStatus
 from analysis.tables.trials import BEST_FIRST
 from lmcore import columns as col
 
@@ -31,7 +31,7 @@ def status_text(status: SweepStatus, resume: str, lines: int = 50) -> Group:
         parts.append(_running(running, max(LEAST_RUNNING, lines - used), status.driver))
     if status.failures:
         parts.append(Text(" did not finish"))
-        parts += [Text(f"  {_failure(failure)}") for failure in status.failures]
+        parts += [Text(f"  {failure_text(failure)}") for failure in status.failures]
     return Group(*parts)
 
 
@@ -42,13 +42,17 @@ def _head(status: SweepStatus, resume: str) -> list[str]:
     if status.driver and status.slots is not None:
         queued = f", {status.queued} queued" if status.queued else ""
         lines.append(f"{status.slots_in_use} of {status.slots} slots in use{queued}")
-    cost = status.cost
+    if spent := cost_text(status.cost):
+        lines.append(spent)
+    return lines
+
+
+def cost_text(cost: Cost) -> str:
+    """`cost so far: 0.102 device-hours, 3.62T FLOPs, 23% of peak`; "" if nothing is known."""
     spent = [] if cost.device_hours is None else [f"{_hours(cost.device_hours)} device-hours"]
     spent += [] if cost.flops is None else [f"{count(cost.flops, FLOP_SUFFIXES)} FLOPs"]
     spent += [] if cost.peak_share is None else [f"{cost.peak_share:.0%} of peak"]
-    if spent:
-        lines.append(f"cost so far: {', '.join(spent)}")
-    return lines
+    return f"cost so far: {', '.join(spent)}" if spent else ""
 
 
 def _left(status: SweepStatus) -> str:
@@ -98,7 +102,7 @@ def _running(running: list[TrialStatus], most: int, driver: bool) -> Table:
     return table
 
 
-def _failure(failure: Failure) -> str:
+def failure_text(failure: Failure) -> str:
     """`2 diverged: loss is nan at step 3 (xs-0003, xs-0007)`."""
     some = failure.trials[:3]
     more = f", and {failure.number - len(some)} more" if failure.number > len(some) else ""

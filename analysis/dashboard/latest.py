@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analysis.dashboard.answer_part import AnswerCache
 from analysis.dashboard.snapshot import snapshot
 from analysis.runs.driver import driver_of
 from analysis.runs.manifest import RunError
@@ -18,7 +19,7 @@ from analysis.runs.manifest import RunError
 FILES = ("manifest.json", "metrics.jsonl", "curves.arrow", "study.db", "study.db-wal", "window_losses.bin")
 PAUSE_S = 2.0
 """The shortest time between two looks at the folder."""
-BUSY_SHARE = 0.1
+BUSY_SHARE = 0.2
 """Largest share of a core that snapshots use on average, so that the sweep on the same machine keeps its cores."""
 STALE_S = 30.0
 """After that time a snapshot is computed again, as the time left changes without a report while a driver lives."""
@@ -45,7 +46,7 @@ class Latest:
 
     def __init__(self, folder: Path, storage: str | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder, self._storage, self._clock = folder, storage, clock
-        self._lock = threading.Lock()
+        self._lock, self._answers = threading.Lock(), AnswerCache()
         self._series, self._number = secrets.token_hex(4), 0  # a page that outlives a server sees another series
         self._seen: tuple[Any, ...] | None = None
         self._answer: Answer | None = None
@@ -70,7 +71,7 @@ class Latest:
 
     def _content(self) -> dict[str, Any]:
         try:
-            return snapshot(self._folder, self._storage)
+            return snapshot(self._folder, self._storage, self._answers)
         except RunError as error:
             return {"error": str(error)}
         except Exception as error:  # the next report may well be shown again

@@ -7,7 +7,6 @@ import pandas as pd
 
 from analysis.figures.chart import Axis, Chart
 from analysis.figures.curves import curve_figure, curve_panels
-from analysis.figures.differences import difference_figure
 from analysis.figures.encoding import encode, lr_bar
 from analysis.figures.learning_rate import learning_rate_figure
 from analysis.figures.line_layers import Lines
@@ -16,7 +15,6 @@ from analysis.figures.marks import loss_limits
 from analysis.figures.report_figure import ReportFigure
 from analysis.figures.search_progress import progress_figure
 from analysis.runs.load import Run
-from analysis.stats.verdicts import Verdicts
 from lmcore import columns as col
 
 DRAWN: tuple[Callable[[Run], ReportFigure | None], ...] = (
@@ -30,16 +28,15 @@ DRAWN: tuple[Callable[[Run], ReportFigure | None], ...] = (
 FEWEST_POINTS = 2
 
 
-def live_figures(run: Run, answer: Verdicts) -> list[ReportFigure]:
+def live_figures(run: Run) -> list[ReportFigure]:
     """The figures that there is something to draw for; none before the first report.
 
-    >>> [figure.name for figure in live_figures(run, verdicts(run.trials))]
+    >>> [figure.name for figure in live_figures(run)]
     ['loss_steps', 'loss_lr', 'search_progress', 'train_loss']
     """
     if run.rows.empty:
         return []
-    found = [draw(run) for draw in DRAWN] + [difference_figure(answer)]
-    return [figure for figure in found if figure is not None]
+    return [figure for draw in DRAWN if (figure := draw(run)) is not None]
 
 
 def train_loss_figure(run: Run) -> ReportFigure | None:

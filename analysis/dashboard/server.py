@@ -88,7 +88,11 @@ class Handler(BaseHTTPRequestHandler):
         self.close_connection = True  # a body may follow, which nobody reads
         self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"" if self.command == "HEAD" else b"read only\n")
 
-    do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_OPTIONS = do_TRACE = do_CONNECT = _refuse
+    def __getattr__(self, name: str) -> Any:
+        """The base class looks for `do_POST` and the like: whatever is not GET is refused."""
+        if name.startswith("do_"):
+            return self._refuse
+        raise AttributeError(name)
 
     def _send(
         self,

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.dashboard.answer_part import AnswerCache, AnswerPart
 from analysis.dashboard.live_figures import live_figures
 from analysis.dashboard.timeline import NAME as TIMELINE
 from analysis.dashboard.timeline import timeline
@@ -16,52 +17,58 @@ from analysis.document.thinning import thinned
 from analysis.document.trial_index import TrialIndex
 from analysis.figures.interactive import interactive
 from analysis.runs.load import EXCLUDED, Run, load
-from analysis.stats.verdicts import Verdicts, verdicts
-from analysis.tables.differences import difference_cells
-from analysis.tables.formatting import MISSING, parameter_cells, table_cells
+from analysis.tables.formatting import MISSING, table_cells
 from analysis.tables.sweep_status import StudyStatus, SweepStatus, status_of
-from analysis.tables.trials import BEST_FIRST, parameter_table, trials_table
+from analysis.tables.trials import BEST_FIRST, trials_table
 from lmcore import columns as col
 
 NOT_SHOWN = (
     *(col.SIZE, col.FINAL_VAL_LOSS, col.FINAL_VAL_LOSS_SE, col.VAL_LOSS, col.VAL_LOSS_SE),
     *(col.TOKENS, col.ELAPSED_S, col.MESSAGE, col.STEP),
 )
-"""Columns of the report's table of trials that are not in this one, which has the quoted loss. Most are in the panel."""
+"""Columns of the report's table of trials that are not in this one, which has the quoted loss."""
 WAITING = "No trial has reported yet."
 ALWAYS = (col.COMPLETE, col.PRUNED, col.RUNNING)
 
 Table = dict[str, Any]
 
 
-def snapshot(folder: Path, storage: str | None = None) -> dict[str, Any]:
+def snapshot(folder: Path, storage: str | None = None, answers: AnswerCache | None = None) -> dict[str, Any]:
     """What the page shows: `status`, sentences, `tables`, `figures` and `trials`; plain values without NaN.
 
     >>> snapshot(Path("runs/quick"))["status"]["ended"]
     36
 
-    Timestamps are seconds since the epoch. Raises RunError as `analysis.load`.
+    Timestamps are seconds since the epoch. `answers` is kept from one snapshot of a run to the next. Raises RunError as
+    `analysis.load`.
     """
     run = load(folder, storage)
-    status, answer = status_of(run, folder), verdicts(run.trials)
+    status, answer = status_of(run, folder), (answers or AnswerCache()).of(run.trials)
     index = TrialIndex.of_run(run, [folder])
-    figures = {}
-    for figure in live_figures(run, answer):
-        chart = thinned(figure.chart, index.remarkable)
-        figures[figure.name] = {"title": chart.title, "caption": chart.caption, **interactive(chart)}
-    if (bars := timeline(run)) is not None:
-        figures[TIMELINE] = bars
-    complete = (run.trials[col.STATUS] == col.COMPLETE).any()
     return {
         "name": str(run.manifest.get("name", folder.name)),
         "status": _status(status, run),
-        "waiting": WAITING if run.rows.empty and not complete else "",
-        "lead": list(answer.sentences) if complete else [],
-        "notes": _notes(status, answer if complete else None, run),
-        "tables": _tables(status, answer, run),
-        "figures": figures,
+        "waiting": WAITING if run.rows.empty and not answer.lead else "",
+        "lead": list(answer.lead),
+        "notes": _notes(status, answer, run),
+        "tables": {
+            "studies": _table("Studies", study_cells(status.studies)),
+            **{name: _table(title, cells) for name, title, cells in answer.tables},
+            "trials": trial_rows(run),
+        },
+        "figures": _figures(run, answer, index),
         "trials": index.as_json(),
     }
+
+
+def _figures(run: Run, answer: AnswerPart, index: TrialIndex) -> dict[str, Any]:
+    """By name: title, caption, and what plotly draws."""
+    remarkable = index.remarkable
+    charts = [figure.chart for figure in live_figures(run)] + ([answer.figure.chart] if answer.figure else [])
+    charts = [thinned(chart, remarkable) for chart in charts]
+    shown = {chart.name: {"title": chart.title, "caption": chart.caption, **interactive(chart)} for chart in charts}
+    bars = timeline(run)
+    return shown if bars is None else {**shown, TIMELINE: bars}
 
 
 def _status(status: SweepStatus, run: Run) -> dict[str, Any]:
@@ -81,29 +88,14 @@ def _status(status: SweepStatus, run: Run) -> dict[str, Any]:
     }
 
 
-def _notes(status: SweepStatus, answer: Verdicts | None, run: Run) -> list[str]:
+def _notes(status: SweepStatus, answer: AnswerPart, run: Run) -> list[str]:
     notes = [f"Did not finish: {failure_text(failure)}." for failure in status.failures]
     if excluded := run.manifest.get(EXCLUDED):
         what = "trial is" if len(excluded) == 1 else "trials are"
         notes.append(f"{len(excluded)} {what} excluded and not shown: {', '.join(excluded)}.")
     if col.REPLAY in run.manifest:
         notes.append("This is a replay: its losses were recorded, nothing was trained, and its times are virtual.")
-    return notes if answer is None else [*answer.settings, *answer.notes, *notes]
-
-
-def _tables(status: SweepStatus, answer: Verdicts, run: Run) -> dict[str, Table]:
-    tables = {"studies": _table("Studies", study_cells(status.studies))}
-    if (run.trials[col.STATUS] == col.COMPLETE).any():
-        leaders = parameter_cells(parameter_table(run.trials))
-        tables["leaders"] = _table("Parameters and loss: the leading setting of each arm", leaders)
-    if any(size.differences for size in answer.sizes):
-        differences = answer.table()
-        known = differences[differences["refused"].isna()]
-        if len(known):
-            cells = difference_cells(differences, answer.of_experiments)
-            tables["differences"] = _table(f"Differences from {answer.baseline or 'the baseline'}", cells)
-    tables["trials"] = trial_rows(run)
-    return tables
+    return [*answer.notes, *notes]
 
 
 def study_cells(studies: list[StudyStatus]) -> pd.DataFrame:
@@ -116,7 +108,9 @@ def study_cells(studies: list[StudyStatus]) -> pd.DataFrame:
         loss = MISSING if leader is None else f"{leader.loss:.4f}"
         loss = loss if leader is None or half is None else f"{leader.loss:.3f} +- {half:.3f}"
         counts = {status: str(study.trials[status]) for status in shown}
-        rows.append({"study": study.study, **counts, "best": MISSING if leader is None else leader.setting, "loss": loss})
+        rows.append(
+            {"study": study.study, **counts, "best": MISSING if leader is None else leader.setting, "loss": loss}
+        )
     return pd.DataFrame(rows)
 
 

@@ -139,7 +139,7 @@ def _clock(timestamp: float) -> str:
 def _caption(found: pd.DataFrame, slots: int) -> str:
     share = utilization(found)
     trials = found[col.TRIAL].nunique()
-    parts = [f"A bar for each stretch in which a slot trained a trial, n = {len(found)} of {trials} trials."]
+    parts = [f"A bar for each stretch in which a slot trained a trial: n = {len(found)}, of {trials} trials."]
     if share is not None:
         used = "The slot" if slots == 1 else f"The {slots} slots"
         parts.append(f"{used} trained {share:.0%} of the time until the last report.")

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 COMMANDS = {
     "run": ("sweeps.run", "search hyperparameters, or resume a search"),
     "status": ("analysis.status", "show how far a sweep is, while it runs or afterwards"),
+    "dashboard": ("analysis.dashboard.__main__", "show a sweep on a local page, while it runs or afterwards"),
     "report": ("analysis.report", "write tables, figures and fitted scaling laws"),
     "export": ("sweeps.export", "save a trial's model as a Hugging Face Llama folder"),
     "generate": ("sweeps.generate", "sample text from a trial's model"),

@@ -80,8 +80,9 @@ def test_the_wheel_has_every_module_the_configs_the_template_and_the_command(tmp
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         [entry_points] = (archive.read(name).decode() for name in archive.namelist() if "entry_points" in name)
-    page = ("template.html.jinja", "page.css", "page.js", "tables.js", "trials.js", "figures.js")
-    expected = {"lmsweep.py", "lmcore/py.typed", *(f"analysis/document/{name}" for name in page)}
+    expected = {"lmsweep.py", "lmcore/py.typed"}
+    for suffix in ("jinja", "css", "js"):
+        expected |= {str(path.relative_to(source)) for path in (source / "analysis").rglob(f"*.{suffix}")}
     for part in ("lmcore", "sweeps", "analysis"):
         expected |= {str(path.relative_to(source)) for path in (source / part).rglob("*.py")}
     configs = [path for path in (source / "configs").rglob("*") if path.is_file()]

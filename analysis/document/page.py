@@ -31,7 +31,7 @@ from analysis.tables.trials import TIED
 from lmcore import columns as col
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("tables.js", "trials.js", "figures.js", "page.js")
+SCRIPTS = ("tables.js", "trials.js", "figures.js", "theme.js", "page.js")
 PRINTED_CHARACTERS = 118
 """Of a row of a table, on A4 in 8 pt."""
 PRINTED_ROWS = 60

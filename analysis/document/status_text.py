@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from analysis.tables.formatting import FLOP_SUFFIXES, count
-from analysis.tables.sweep_status import Failure, StudyStatus, SweepStatus, TrialStatus
+from analysis.tables.sweep_status import Cost, Failure, StudyStatus, SweepStatus, TrialStatus
 from analysis.tables.trials import BEST_FIRST
 from lmcore import columns as col
 from lmcore.terminal.console import PROSE_WIDTH, as_text, wrapped, wrapped_command
@@ -65,16 +65,20 @@ def _head(status: SweepStatus, resume: str, width: int) -> list[Text]:
     if status.driver and status.slots is not None:
         queued = f", {status.queued} queued" if status.queued else ""
         lines.append(f"{status.slots_in_use} of {status.slots} slots in use{queued}")
-    cost = status.cost
-    spent = [] if cost.device_hours is None else [f"{_hours(cost.device_hours)} device-hours"]
-    spent += [] if cost.flops is None else [f"{count(cost.flops, FLOP_SUFFIXES)} FLOPs"]
-    spent += [] if cost.peak_share is None else [f"{cost.peak_share:.0%} of peak"]
-    if spent:
-        lines.append(f"cost so far: {', '.join(spent)}")
+    if spent := cost_text(status.cost):
+        lines.append(spent)
     texts = [_text(wrapped(line, min(width, PROSE_WIDTH), "  ")) for line in lines]
     if not status.driver and not status.over:
         texts.insert(2, _text(wrapped_command(f"{resume} {shlex.quote(status.run)}", width)))
     return texts
+
+
+def cost_text(cost: Cost) -> str:
+    """`cost so far: 0.102 device-hours, 3.62T FLOPs, 23% of peak`; "" if nothing is known."""
+    spent = [] if cost.device_hours is None else [f"{_hours(cost.device_hours)} device-hours"]
+    spent += [] if cost.flops is None else [f"{count(cost.flops, FLOP_SUFFIXES)} FLOPs"]
+    spent += [] if cost.peak_share is None else [f"{cost.peak_share:.0%} of peak"]
+    return f"cost so far: {', '.join(spent)}" if spent else ""
 
 
 def _left(status: SweepStatus) -> str:
@@ -129,7 +133,8 @@ def _named(driver: bool) -> str:
 
 def _failures(failures: list[Failure], most: int, width: int) -> list[Text]:
     texts = [
-        _text(wrapped(f"  {_failure(failure)}", min(width, PROSE_WIDTH), "    "), "red") for failure in failures[:most]
+        _text(wrapped(f"  {failure_text(failure)}", min(width, PROSE_WIDTH), "    "), "red")
+        for failure in failures[:most]
     ]
     left = len(failures) - most
     return [Text("did not finish", "bold"), *texts, *([Text(f"  and {left} more")] if left > 0 else [])]
@@ -146,7 +151,7 @@ def _text(text: str, style: str = "") -> Text:
     return Text(text, style, no_wrap=True, overflow="ignore")
 
 
-def _failure(failure: Failure) -> str:
+def failure_text(failure: Failure) -> str:
     """`2 diverged: loss is nan at step 3 (xs-0003, xs-0007)`."""
     some = failure.trials[:3]
     more = f", and {failure.number - len(some)} more" if failure.number > len(some) else ""

@@ -52,8 +52,10 @@ function makeSortable(table) {
   });
 }
 
+// A bar of filters above the table; the function that it returns applies them to rows that came since.
 function makeFilters(table) {
-  const rows = [...table.tBodies[0].rows];
+  const rows = () => [...table.tBodies[0].rows];
+  const valuesOf = key => [...new Set(rows().map(row => row.dataset[key] ?? ''))].filter(Boolean);
   const bar = document.createElement('div');
   bar.className = 'filters';
   const text = document.createElement('input');
@@ -61,30 +63,39 @@ function makeFilters(table) {
   text.placeholder = 'Filter: words that a row must have';
   text.setAttribute('aria-label', 'Filter trials by words');
   const choices = ['status', 'size', 'arm', 'experiment'].map(key => {
-    const values = [...new Set(rows.map(row => row.dataset[key] ?? ''))].filter(Boolean);
-    if (values.length < 2) return null;
     const select = document.createElement('select');
     select.dataset.key = key;
     select.setAttribute('aria-label', `Filter trials by ${key}`);
-    select.append(new Option(`any ${key}`, ''), ...values.map(value => new Option(value, value)));
+    select.append(new Option(`any ${key}`, ''));
     return select;
-  }).filter(Boolean);
+  });
   const shown = document.createElement('span');
   shown.setAttribute('role', 'status');
-  const words = new Map(rows.map(row => [row, row.textContent.toLowerCase()]));
   const apply = () => {
     const needed = text.value.toLowerCase().split(/\s+/).filter(Boolean);
-    let count = 0;
-    for (const row of rows) {
-      const fits = needed.every(word => words.get(row).includes(word))
+    let count = 0, of = 0;
+    for (const row of rows()) {
+      const words = needed.length ? row.textContent.toLowerCase() : '';
+      const fits = needed.every(word => words.includes(word))
         && choices.every(select => !select.value || row.dataset[select.dataset.key] === select.value);
       row.hidden = !fits;
       count += fits;
+      of++;
     }
-    shown.textContent = `${count} of ${rows.length}`;
+    shown.textContent = `${count} of ${of}`;
+  };
+  const refresh = () => {
+    for (const select of choices) {
+      const known = new Set([...select.options].map(option => option.value));
+      const values = valuesOf(select.dataset.key);
+      select.append(...values.filter(value => !known.has(value)).map(value => new Option(value, value)));
+      select.hidden = select.options.length < 3;
+    }
+    apply();
   };
   for (const control of [text, ...choices]) control.addEventListener('input', apply);
   bar.append(text, ...choices, shown);
   table.closest('.scroll').before(bar);
-  apply();
+  refresh();
+  return refresh;
 }

@@ -115,8 +115,11 @@ def sweep_status(folder: str | Path, storage: str | None = None) -> SweepStatus:
 
     Raises RunError if the folder is not a sweep's, is damaged, or no trial has started yet.
     """
-    folder = Path(folder)
-    run = load(folder, storage)
+    return status_of(load(folder, storage), Path(folder))
+
+
+def status_of(run: Run, folder: Path) -> SweepStatus:
+    """The status of the sweep in `folder`, which `run` was just loaded from."""
     now = time.time()
     driver = driver_of(folder, now)
     trials, search = run.trials, run.manifest.get("search", {})

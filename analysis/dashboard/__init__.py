@@ -1,0 +1,1 @@
+"""`lmsweep dashboard`: a local page that shows a sweep while it runs."""

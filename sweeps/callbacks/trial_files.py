@@ -14,7 +14,7 @@ from sweeps.study.ledger import Ledger
 from sweeps.study.trial_handle import TrialHandle
 
 KEPT = 3
-"""Trials of a study that keep their weights, or more if more are confirmed."""
+"""Trials of a study that keep their weights, or more if more are confirmed; of experiments, one each."""
 
 
 class TrialFiles(Callback):
@@ -27,7 +27,7 @@ class TrialFiles(Callback):
     def __init__(self, folder: RunFolder, ledger: Ledger) -> None:
         self._folder = folder
         self._ledger = ledger
-        self._kept = max(KEPT, ledger.spec.confirm.top)
+        self._kept = max(KEPT, ledger.spec.confirm.top, len(ledger.spec.experiments))
         self._written: dict[str, RunSpec] = {}  # to best/, by size and arm
         self._fingerprint: str | None = None  # of the tokens, once it is known
 

@@ -69,6 +69,24 @@ def test_the_best_three_of_each_size_keep_their_weights_at_every_moment(ledger, 
     assert all(len(checkpoint_files(folder.trial(trial))) == 2 for trial in kept(folder))
 
 
+def test_every_experiment_keeps_weights_that_can_be_exported(folder):
+    names = ("baseline", "tied", "slow", "fast", "late")
+    spec = SweepSpec.model_validate(
+        {
+            "name": "ablation",
+            "data": {"source": "stdlib", "vocab_size": 300},
+            "model": {"vocab_size": 300},
+            "train": {"steps": 40, "eval_every": 10},
+            "search": {"method": "experiments", "scheduler": "none"},
+            "experiments": [{"name": name, "optim.lr": 1e-3 * place} for place, name in enumerate(names, start=1)],
+        }
+    )
+    ledger = Ledger(spec, optuna.storages.InMemoryStorage())
+    files = TrialFiles(folder, ledger)
+    trials = [run_next(ledger, files, folder, loss).id for loss in (5.0, 4.0, 3.0, 2.0, 1.0)]
+    assert kept(folder) == set(trials)
+
+
 def test_trials_that_did_not_complete_keep_no_weights_but_an_interrupted_one_keeps_its_own(ledger, folder):
     files = TrialFiles(folder, ledger)
     run_next(ledger, files, folder, float("nan"), step=20)

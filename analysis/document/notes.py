@@ -1,6 +1,7 @@
 """The sentences of a report: caveats without which its tables would be misread, and the data and versions behind it."""
 
 import itertools
+import json
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,8 @@ from analysis.tables.formatting import count, decimal, tally
 from analysis.tables.trials import BEST_FIRST, TIED, TIED_PATH, TYING, failures, status_counts
 from lmcore import columns as col
 
+CHANGES = "changes"
+"""Entry of a manifest (`sweeps.provenance.history`)."""
 LISTED_MESSAGES = 10  # of failed and diverged trials; the table of failures has all
 
 
@@ -38,6 +41,7 @@ def notes(run: Run, parameters: pd.DataFrame) -> tuple[str, ...]:
     """Sentences about the run and its parameter table."""
     found = (
         _replay_note(run.manifest),
+        _change_note(run.manifest),
         _excluded_notes(run.manifest),
         _missing_notes(run, parameters),
         _failure_notes(run.trials),
@@ -59,6 +63,31 @@ def _replay_note(manifest: dict[str, Any]) -> Iterator[str]:
         f"{f' (R2 of final losses, leaving one out: {quality})' if quality else ''}. Source: {replay.get('source')}, "
         f"fingerprint {replay.get('fingerprint')}. Times are virtual. Intervals leave out the errors of predictions."
     )
+
+
+def _change_note(manifest: dict[str, Any]) -> Iterator[str]:
+    """What was changed of the sweep when it was resumed, so that its trials are not all of one search."""
+    changes = manifest.get(CHANGES)
+    if not isinstance(changes, list) or not changes:
+        return
+    times: dict[tuple[str, str], list[str]] = {}
+    for one in changes:
+        trials = one.get("trials") or {}
+        start = ", ".join(f"{study} {number}" for study, number in trials.items())
+        times.setdefault((str(one.get("when", ""))[:10], start), []).append(
+            f"{one.get('path')} from {_shown(one.get('before'))} to {_shown(one.get('after'))}"
+        )
+    parts = [
+        f"{', '.join(what)} ({when}; trials of each study before: {start or 'none'})"
+        for (when, start), what in times.items()
+    ]
+    yield f"The sweep was changed when it was resumed: {'; '.join(parts)}."
+
+
+def _shown(value: Any) -> str:
+    """A value of sweep.yaml as short text."""
+    text = value if isinstance(value, str) else "nothing" if value is None else json.dumps(value)
+    return textwrap.shorten(text, 100)
 
 
 def _missing_notes(run: Run, parameters: pd.DataFrame) -> Iterator[str]:

@@ -123,9 +123,8 @@ def linked(text: str, trials: TrialIndex | None) -> Markup:
         return escape(text)
     ids = trials.ids
     link = Markup('<a class="trial" href="#trial-{}" data-trial="{}">{}</a>')
-    parts = (
-        link.format(quote(_anchor(part)), part, part) if part in ids else escape(part) for part in WORD.split(text)
-    )
+    words = [text] if text in ids else WORD.split(text)
+    parts = (link.format(quote(_anchor(word)), word, word) if word in ids else escape(word) for word in words)
     return Markup("").join(parts)
 
 

@@ -19,7 +19,7 @@ def thinned(chart: Chart, remarkable: Set[str]) -> Chart:
 
     The caption says so. The first and the last point of every line are kept.
     """
-    lines = [layer for kind in ("line", "steps") for layer in chart.layers(kind) if "trial" in layer.frame]  # type: ignore[arg-type]
+    lines = [layer for kind in ("line", "steps") for layer in chart.layers(kind) if "trial" in layer.frame]
     if sum(len(layer.frame) for layer in lines) <= MOST_POINTS:
         return chart
     panels = [replace(panel, layers=[_thinned(layer, remarkable) for layer in panel.layers]) for panel in chart.panels]

@@ -141,6 +141,22 @@ def test_a_trial_that_has_the_result_of_another_leads_to_its_run(make_run):
     assert "trials/xs-0000/run.yaml" in row["commands"][0]
 
 
+def test_a_sweep_that_was_changed_says_so_in_one_sentence(make_run):
+    space = {"low": 0.001, "high": 0.1}
+    when = {"when": "2026-01-03T04:05:06+00:00", "trials": {"xs": 4, "s": 3}}
+    changes = [
+        {**when, "path": "search.method", "before": "optuna", "after": "random"},
+        {**when, "path": "space.optim.lr", "before": None, "after": space},
+    ]
+    run = make_run(changes=changes)
+    run.add("xs", "complete", 4.0)
+    found = [note for note in build_report(analysis.load(run.path), brief=True).notes if "changed" in note]
+    assert found == [
+        "The sweep was changed when it was resumed: search.method from optuna to random, space.optim.lr from nothing "
+        'to {"low": 0.001, "high": 0.1} (2026-01-03; trials of each study before: xs 4, s 3).'
+    ]
+
+
 def test_ids_of_trials_in_sentences_lead_to_them(written):
     index = written[0].trials
     link = '<a class="trial" href="#trial-xs-0003" data-trial="xs-0003">xs-0003</a>'

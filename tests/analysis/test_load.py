@@ -288,7 +288,8 @@ def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(fold
             "lmcore.measure",
             "lmcore.measure.seed_noise",
         ),
-        *("lmcore.measure.window_difference", "lmcore.printable", "lmcore.study_database", "lmcore.window_records"),
+        *("lmcore.measure.window_difference", "lmcore.printable", "lmcore.run_folders", "lmcore.study_database"),
+        *("lmcore.terminal", "lmcore.terminal.console", "lmcore.terminal.table", "lmcore.window_records"),
     ]
 
 

@@ -22,7 +22,7 @@ from analysis.tables.formatting import FLOP_SUFFIXES, count
 
 MAX_LEVELS = 8
 MARKERS = "osD^vP*X"
-MIN_SIZES, MIN_RANGE = 3, 1.5
+MIN_SIZES, MIN_RANGE = 4, 1.5
 EXTRAPOLATED = 4.0
 """How far beyond the largest model a law is drawn, as a factor of N."""
 UNITS = {"lr": "learning rate", "batch": "batch (tokens per update)"}
@@ -43,7 +43,7 @@ class Law:
 def size_figure(scaling: Scaling) -> ReportFigure | None:
     """Loss against N, by D, with curves of L(N, D), or else of L(N) for the most common D.
 
-    None with fewer than three sizes, or if they are all but the same: then loss against parameters says as much.
+    None with fewer than four sizes, or if they are all but the same: then loss against parameters says as much.
 
     A second panel has the residuals, if there is a law.
 

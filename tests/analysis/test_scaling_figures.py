@@ -69,14 +69,14 @@ def test_at_one_token_count_the_line_is_that_of_sizes_alone():
     assert len(figure.chart.panels[1].layers[-1].frame) == 8
 
 
-def test_without_a_law_there_are_points_alone_and_with_two_sizes_nothing():
-    few = models(np.array([1e7, 1e8, 1e9]), np.full(3, 1e9))
+def test_without_a_law_there_are_points_alone_and_with_three_sizes_nothing():
+    few = models(np.array([1e7, 5e7, 1e8, 1e9]), np.full(4, 1e9))
     figure = drawable(size_figure(fit_scaling(few, resamples=20)))
     assert len(figure.chart.panels) == 1
     assert {layer.kind for layer in figure.chart.layers()} == {"points"}
     assert "No law is drawn" in figure.caption
-    assert size_figure(fit_scaling(few.iloc[:2], resamples=20)) is None
-    assert size_figure(fit_scaling(few.assign(N=[1e6, 1.01e6, 1.02e6]), resamples=20)) is None
+    assert size_figure(fit_scaling(few.iloc[:3], resamples=20)) is None
+    assert size_figure(fit_scaling(few.assign(N=[1e6, 1.01e6, 1.02e6, 1.03e6]), resamples=20)) is None
 
 
 def test_isoflop_curves_have_their_minima_in_red():

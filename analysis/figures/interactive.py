@@ -22,7 +22,7 @@ SYMBOLS = {
 DASHES = {"solid": "solid", "dashed": "dash", "dotted": "dot", "dashdot": "dashdot"}
 DIGITS = 6
 """Significant digits of coordinates: more than a screen can show."""
-PANEL_PX, MARGIN_PX = 320, 110
+PX_PER_IN, MARGIN_PX = 100, 110
 POINT_PX = 96 / 72
 GAP = 0.14
 """Between panels, as a part of the width or height of the figure."""
@@ -59,7 +59,7 @@ def interactive(chart: Chart) -> dict[str, Any]:
     if chart.colour_bar is not None and not chart.layers("cells"):
         data.append(_scale(chart.colour_bar))
     layout |= {
-        "height": PANEL_PX * rows + MARGIN_PX,
+        "height": round(PX_PER_IN * chart.panel_height_in) * rows + MARGIN_PX,
         "margin": {"l": 64, "r": 16, "t": 24, "b": 48},
         "hovermode": "closest",
         "showlegend": len(named) > 1,

@@ -24,7 +24,7 @@ from analysis.tables.trials import complete_trials
 from lmcore import columns as col
 
 MIN_RANGE = 1.1  # of the FLOPs of trained models; with less there is one budget
-HIGHEST = 1.5  # loss that is shown, as a multiple of the lowest: what failed would hide the rest
+HIGHEST = 1.5  # loss that is shown, as a multiple of the frontier's at its compute: what failed would hide the rest
 ALONG = (
     " Lines: the lowest loss of any trial of a size at each compute, before the learning rate has decayed; a run that "
     "was planned for this compute would reach a lower one. All losses are on the small set of every report."
@@ -96,24 +96,27 @@ def _frontier(models: pd.DataFrame, curves: pd.DataFrame, looks: Mapping[str, Lo
     every = pd.concat([models, curves[curves[GROUP].isin(list(looks))]], ignore_index=True)
     corners = every.iloc[hull(every[FLOPS].to_numpy(float), every[LOSS].to_numpy(float))]
     layers = [Layer("line", _places(corners), Look(GREY, width=4.5), "frontier")] if len(corners) > 1 else []
-    top = HIGHEST * float(every[LOSS].min())
-    shown = models[models[LOSS] <= top]
+    shown, near = _near(models, corners), _near(curves, corners)
     for name, look in looks.items():
-        best = lowest_so_far(curves[curves[GROUP] == name])
+        best = lowest_so_far(near[near[GROUP] == name])
         if len(best) > 1:
             layers.append(Layer("line", _places(best), look, name))
         layers.append(Layer("points", _points(shown[shown[GROUP] == name]), look, name))
     above = len(models) - len(shown)
-    text = f"; {above} of them, with a loss above {top:.2f}, are not shown" if above else ""
+    text = f"; {above} of them, with a loss above {HIGHEST:g} times the frontier's, are not shown" if above else ""
     caption = (
         f"Validation loss against training FLOPs, n = {len(models)} models that were trained to their end{text}. Grey: "
         f"the frontier, the lower left of the convex hull in logs.{ALONG if len(curves) else ''}"
     )
     x, y = Axis("training FLOPs", log=True, suffixes=FLOP_SUFFIXES), Axis(style.LOSS, log=True)
-    if above or (curves[LOSS] > top).any():
-        y = replace(y, limits=(0.98 * float(every[LOSS].min()), top))
     chart = Chart("frontier", "Loss against compute", caption, [Panel(x, y, layers)], panel_height_in=3.6)
     return ReportFigure(chart)
+
+
+def _near(rows: pd.DataFrame, corners: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose loss is at most HIGHEST times that of the frontier at their compute."""
+    at = np.interp(*(np.log(column.to_numpy(float)) for column in (rows[FLOPS], corners[FLOPS], corners[LOSS])))
+    return rows[np.log(rows[LOSS].to_numpy(float)) <= at + np.log(HIGHEST)]
 
 
 def _places(rows: pd.DataFrame) -> pd.DataFrame:

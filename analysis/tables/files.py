@@ -18,7 +18,7 @@ LATEX = str.maketrans(
 )
 LATEX_PAIRS = (("--", "-{}-"), ("--", "-{}-"), ("''", "'{}'"), ("''", "'{}'"))
 """Pairs that a font joins to one character; twice, because a run of three has two pairs."""
-LATEX_NUMBER = re.compile(r"(?<![\w.])-(?=\d)")
+LATEX_NUMBER = re.compile(r"(?<![\w.+-])-(?=[\d.]+(?:$|[\s,)]))")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """How a text begins that a spreadsheet takes for a formula, and executes."""
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import time
 
 import pandas as pd
 import pytest
@@ -283,9 +284,11 @@ def test_a_pdf_of_the_folded_page_has_all_sections_and_nothing_is_cut_off(tab, t
 def test_without_scripts_the_page_shows_its_figures_and_leads_to_trials(written, tmp_path):
     with open_page(written, 1280, tmp_path / "profile") as tab:
         tab.call("Emulation.setScriptExecutionDisabled", value=True)
-        tab.call("Page.reload")
-        tab.call("Page.navigate", url=f"{written.as_uri()}#trial-xs-0003")
-        tab.value("1")
+        tab.call("Page.navigate", url=f"{written.as_uri()}?plain#trial-xs-0003")  # a query makes it load anew
+        for _ in range(200):
+            time.sleep(0.05)
+            if tab.value("location.search === '?plain' && document.readyState === 'complete'"):
+                break
         assert tab.value("document.querySelector('#answer svg.static').checkVisibility()")
         assert tab.value("document.querySelector('#answer svg.static text') !== null")
         assert tab.value("document.getElementById('theme').hidden")

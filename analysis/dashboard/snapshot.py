@@ -108,9 +108,8 @@ def study_cells(studies: list[StudyStatus]) -> pd.DataFrame:
         loss = MISSING if leader is None else f"{leader.loss:.4f}"
         loss = loss if leader is None or half is None else f"{leader.loss:.3f} +- {half:.3f}"
         counts = {status: str(study.trials[status]) for status in shown}
-        rows.append(
-            {"study": study.study, **counts, "best": MISSING if leader is None else leader.setting, "loss": loss}
-        )
+        best = MISSING if leader is None else leader.setting
+        rows.append({"study": study.study, "loss": loss, "best": best, **counts})
     return pd.DataFrame(rows)
 
 
@@ -120,9 +119,9 @@ def trial_rows(run: Run) -> Table:
     known = run.trials.set_index(col.TRIAL).loc[table[col.TRIAL]]
     steps = known.get(f"{col.PARAMS_PREFIX}train.steps", pd.Series(float("nan"), known.index))
     cells = table_cells(table.drop(columns=[name for name in NOT_SHOWN if name in table]))
-    place = list(cells.columns).index(col.STATUS) + 1
-    cells.insert(place, "loss", [f"{loss:.4f}" if pd.notna(loss) else MISSING for loss in known[col.LOSS]])
-    cells.insert(place + 1, "updates", [_progress(*pair) for pair in zip(known[col.STEP], steps, strict=True)])
+    cells.insert(1, col.STATUS, cells.pop(col.STATUS))
+    cells.insert(2, "loss", [f"{loss:.4f}" if pd.notna(loss) else MISSING for loss in known[col.LOSS]])
+    cells.insert(3, "updates", [_progress(*pair) for pair in zip(known[col.STEP], steps, strict=True)])
     keys = [name for name in (col.STATUS, col.SIZE, col.ARM, col.EXPERIMENT) if known[name].notna().any()]
     groups = known[keys].astype("object").where(known[keys].notna(), "")
     return {**_table("Trials", cells), "ids": list(known.index), "groups": groups.to_dict("records")}

@@ -172,8 +172,8 @@ class Tab:
 
 
 @contextmanager
-def open_page(page: Path, width: int, profile: Path, scheme: str = "light") -> Iterator[Tab]:
-    """A tab that shows `page` in a window of `width` pixels, in a browser with a new `profile`."""
+def open_page(page: Path | str, width: int, profile: Path, scheme: str = "light") -> Iterator[Tab]:
+    """A tab that shows `page`, a file or an address, `width` pixels wide, in a browser with a new `profile`."""
     browser = subprocess.Popen(
         [str(CHROMIUM), *QUIET, f"--user-data-dir={profile}"], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
@@ -190,7 +190,7 @@ def open_page(page: Path, width: int, profile: Path, scheme: str = "light") -> I
             tab.call(f"{domain}.enable")
         tab.resize(width)
         tab.emulate(scheme)
-        tab.goto(page.resolve().as_uri())
+        tab.goto(page if isinstance(page, str) else page.resolve().as_uri())
         yield tab
     finally:
         if session is not None:

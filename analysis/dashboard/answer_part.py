@@ -5,10 +5,12 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.document.page import leading
 from analysis.figures.differences import difference_figure
 from analysis.figures.report_figure import ReportFigure
 from analysis.stats.verdicts import verdicts
 from analysis.tables.differences import difference_cells
+from analysis.tables.files import ReportTable
 from analysis.tables.formatting import parameter_cells
 from analysis.tables.trials import parameter_table
 from lmcore import columns as col
@@ -56,7 +58,9 @@ def answer_part(trials: pd.DataFrame) -> AnswerPart:
     if not (trials[col.STATUS] == col.COMPLETE).any():
         return AnswerPart()
     answer = verdicts(trials)
-    tables = [("leaders", LEADERS, parameter_cells(parameter_table(trials)))]
+    parameters = parameter_table(trials)
+    leaders = leading(ReportTable("leaders", LEADERS, parameters, parameter_cells(parameters)))
+    tables = [(leaders.name, leaders.title, leaders.cells)]
     differences = answer.table()
     if differences["refused"].isna().any():
         cells = difference_cells(differences, answer.of_experiments)

@@ -63,7 +63,6 @@ class Handler(BaseHTTPRequestHandler):
     """Answers GET of `/`, `/data.json` and `/plotly.js`."""
 
     server: DashboardServer
-    protocol_version = "HTTP/1.1"
     server_version, sys_version = "lmsweep", ""
     timeout = TIMEOUT_S
 
@@ -85,7 +84,6 @@ class Handler(BaseHTTPRequestHandler):
         return self._send(HTTPStatus.NOT_FOUND, b"not found\n")
 
     def _refuse(self) -> None:
-        self.close_connection = True  # a body may follow, which nobody reads
         self._send(HTTPStatus.METHOD_NOT_ALLOWED, b"" if self.command == "HEAD" else b"read only\n")
 
     def __getattr__(self, name: str) -> Any:

@@ -128,6 +128,7 @@ function adapted(chart, width) {
   if (narrow) {
     stack(layout);
     layout.margin = {...layout.margin, l: 48, r: 8};
+    layout.annotations = (layout.annotations || []).filter(one => one.name !== 'cell');
   }
   Object.assign(layout, {uirevision: 'kept', dragmode: touch ? false : 'zoom'});
   layout.font = {...layout.font, family: 'system-ui, "DejaVu Sans", sans-serif', size: narrow ? 12 : 13};

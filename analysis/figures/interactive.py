@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures.chart import Axis, Chart, ColourBar, Layer, Panel
-from analysis.figures.colours import GREY, INK, ORDERED, RULE
-from analysis.figures.draw import with_gaps
+from analysis.figures.colours import GREY, INK, ORDERED, RULE, text_on
+from analysis.figures.draw import bar_colour, with_gaps
 
 SYMBOLS = {
     **{"o": "circle", "s": "square", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross", "X": "x"},
@@ -24,6 +24,8 @@ DIGITS = 6
 """Significant digits of coordinates: more than a screen can show."""
 PX_PER_IN, MARGIN_PX = 100, 110
 POINT_PX = 96 / 72
+IN_CELL = "cell"
+"""Name of the annotations in cells: a narrow page has no room for them, and shows the values by touch."""
 GAP = 0.14
 """Between panels, as a part of the width or height of the figure."""
 
@@ -46,7 +48,7 @@ def interactive(chart: Chart) -> dict[str, Any]:
         for layer in panel.layers:
             data += _traces(layer, names, panel, chart.colour_bar, named)
             layout["shapes"] += _shapes(layer, names)
-            layout["annotations"] += _texts(layer, names, panel)
+            layout["annotations"] += _texts(layer, names, panel, chart.colour_bar)
         if panel.title:
             place = {
                 "xref": f"{names[0]} domain",
@@ -246,7 +248,7 @@ def _shapes(layer: Layer, names: tuple[str, str]) -> list[dict[str, Any]]:
     return shapes
 
 
-def _texts(layer: Layer, names: tuple[str, str], panel: Panel) -> list[dict[str, Any]]:
+def _texts(layer: Layer, names: tuple[str, str], panel: Panel, bar: ColourBar | None) -> list[dict[str, Any]]:
     """Annotations; on a logarithmic axis their places are exponents."""
     if layer.kind not in ("text", "cells") or "text" not in layer.frame:
         return []
@@ -257,9 +259,10 @@ def _texts(layer: Layer, names: tuple[str, str], panel: Panel) -> list[dict[str,
             "x": math.log10(row.x) if panel.x.log else row.x,
             "y": math.log10(row.y) if panel.y.log else row.y,
         }
-        look = {"showarrow": False, "font": {"color": "#ffffff" if centred else layer.look.colour}}
+        colour = text_on(bar_colour(bar, row.value)) if centred and bar is not None else layer.look.colour
+        look = {"showarrow": False, "font": {"color": colour}}
         high: dict[str, Any] = {"yanchor": "middle"} if layer.look.beside else {"yanchor": "bottom", "yshift": 2}
-        where = {} if centred else {"xanchor": "left", "xshift": 4, **high}
+        where = {"name": IN_CELL} if centred else {"xanchor": "left", "xshift": 4, **high}
         found.append({"xref": names[0], "yref": names[1], "text": _escaped(row.text), **place, **look, **where})
     return found
 

@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 INK, GREY, RED, GREEN, RULE = "#22262b", "#6c737d", "#c0392b", "#1f7a4f", "#e4e6ea"
 PALETTE = ("#4a38c8", "#e56f17", "#1c0d5d", "#967ff5", "#935267", "#5b2700")
-DARK_PALETTE = ("#91a5e1", "#e88e59", "#63fdf4", "#6f66f0", "#b06b82", "#fce343")
+DARK_PALETTE = ("#91a5e1", "#e88e59", "#63fdf4", "#6057e7", "#9c5a6f", "#fce343")
 LEVELS = 16
 """Colours that stand for a number. A reader does not tell more of them apart, and lines of one colour are one layer."""
 
@@ -26,7 +26,7 @@ def _sampled(low: float, high: float) -> tuple[str, ...]:
     return tuple(to_hex(mpl.colormaps["viridis"](low + (high - low) * level / (LEVELS - 1))) for level in range(LEVELS))
 
 
-ORDERED = _sampled(0.0, 0.62)
+ORDERED = _sampled(0.0, 0.59)
 DARK_ORDERED = _sampled(0.38, 1.0)
 DARK = {
     INK: "#e6e8eb",

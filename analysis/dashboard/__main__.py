@@ -22,11 +22,19 @@ from lmcore.study_database import STORAGE_HELP, confirmed_storage
 
 SCRIPT = "python -m analysis.dashboard"
 HIGHEST_PORT = 65535
+EXAMPLES = """\
+examples:
+  {prog} runs/quick
+      prints the page's address, and shows it until Ctrl-C
+  {prog} runs/quick --port 8300 --open
+      always at the same address, and opened at once
+"""
 
 
 def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
     """Serve the page until Ctrl-C, and return the exit code. `prog` is the command as the user typed it."""
-    parser = OneLineParser(prog=prog, description="Show a sweep on a local page, while it runs or afterwards.")
+    description = "Show a sweep on a local page, while it runs or afterwards."
+    parser = OneLineParser(prog=prog, description=description, epilog=EXAMPLES.format(prog=prog), allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="the sweep's folder: runs/<name>")
     parser.add_argument("--port", type=_port, default=0, metavar="N", help="port on 127.0.0.1 (default: a free one)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser of this machine")

@@ -47,8 +47,9 @@ def end_attributes(status: str, message: str | None, last_row: Row | None, run: 
     attributes: dict[str, Any] = {}
     if last_row is not None:
         last = finite_row({name: value for name, value in last_row.items() if name in col.LAST_COLUMNS})
-        flops = flops_per_token(run.model) * last_row[col.TOKENS]
-        attributes = {col.LAST: last, col.STEP: last[col.STEP], col.TOKENS: last[col.TOKENS], col.TRAIN_FLOPS: flops}
+        tokens = last[col.STEP] * run.tokens_per_step
+        flops = flops_per_token(run.model) * tokens
+        attributes = {col.LAST: last, col.STEP: last[col.STEP], col.TOKENS: tokens, col.TRAIN_FLOPS: flops}
     if message is not None:
         attributes[col.MESSAGE] = message
     return {**attributes, col.STATUS: status}

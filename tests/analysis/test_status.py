@@ -276,7 +276,7 @@ def test_a_stopped_sweep_names_the_command_that_resumes_it(make_run, capsys):
     run.add("xs", "complete", 4.0)
     for prog, command in {"lmsweep status": "lmsweep run", "python analysis/status.py": "python sweeps/run.py"}.items():
         assert main([str(run.path)], prog) == 0
-        text = "".join(capsys.readouterr().out.split())
+        text = "".join(capsys.readouterr().out.replace("\\\n", "").split())  # a long command is continued
         assert "1of4trialshaveended" in text
         assert f"resumeitwith {command} --resume {run.path}".replace(" ", "") in text
 

@@ -19,6 +19,7 @@ from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.tokens import Tokens, load_tokens, save_tokens
 from sweeps import export, generate
 from sweeps.cli.select_trial import select_trial
+from sweeps.rundir.checkpoints import drop_checkpoints
 from sweeps.spec.sweep_spec import SweepSpec
 from tests.training import train_without_ray
 
@@ -33,7 +34,7 @@ SPEC = {
         {"name": "untied", "optim.lr": 0.03},
         {"name": "tied", "optim.lr": 0.03, "model.tie_embeddings": True},
         {"name": "gelu", "optim.lr": 0.003, "model.ffn": "gelu"},
-        {"name": "idle", "optim.lr": 1e-9},  # the worst: its weights are dropped
+        {"name": "idle", "optim.lr": 1e-9},  # the worst: its weights are deleted
     ],
 }
 
@@ -53,7 +54,10 @@ def text_tokens(tmp_path_factory):
 @pytest.fixture(scope="module")
 def original(text_tokens, tmp_path_factory):
     torch.set_num_threads(1)
-    return train(tmp_path_factory.mktemp("sweep") / "runs" / "small", text_tokens)
+    folder = train(tmp_path_factory.mktemp("sweep") / "runs" / "small", text_tokens)
+    for size in ("xs", "s"):
+        drop_checkpoints(folder.trial(f"{size}-0003"))
+    return folder
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from test_resume import Killed, MortalStorage, assert_every_kill_is_survived, ou
 from test_resume import drive as drive_with_rows
 
 from lmcore import columns as col
-from sweeps.callbacks.progress import _end_line
+from sweeps.callbacks.progress import _end
 from sweeps.spec.space import grid
 from sweeps.study.ledger import Ledger
 from sweeps.study.retry import retry_failed
@@ -157,8 +157,8 @@ def test_a_failed_trial_is_retried_with_its_computed_and_conditional_values(meth
 
 def test_the_line_of_an_ended_trial_shows_the_rate_that_it_trained_with():
     live = drive(linked(trials=1))[0]
-    assert f"lr {live.run.optim.lr:.3g}" in _end_line(live)
-    assert f"width {live.trial.params['width']}" in _end_line(live)
+    assert f"lr {live.run.optim.lr:.3g}" in _end(live)[2]
+    assert f"width {live.trial.params['width']}" in _end(live)[2]
 
 
 @pytest.mark.parametrize("method", ["cmaes", "gp", "tpe", "optuna.samplers:TPESampler"])

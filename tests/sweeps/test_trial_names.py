@@ -15,7 +15,7 @@ from sweeps.cli.recorded_trials import read_trials
 from sweeps.cli.select_trial import Purpose, select_trial
 from sweeps.cli.trial_names import Scope, resolve
 from sweeps.provenance.manifest import sweep_entries
-from sweeps.rundir.checkpoints import checkpoint_files
+from sweeps.rundir.checkpoints import checkpoint_files, drop_checkpoints
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
@@ -37,7 +37,7 @@ ABLATION = {
         {"name": "post", "optim.lr": 0.1, "model.norm": "post"},  # leads
         {"name": "baseline", "optim.lr": 0.05},
         {"name": "gelu", "optim.lr": 0.02, "model.ffn": "gelu"},
-        {"name": "slow", "optim.lr": 1e-9},  # last: its weights are not kept
+        {"name": "slow", "optim.lr": 1e-9},  # last: its weights are deleted below
     ],
 }
 EXPERIMENTS = {**ABLATION, "model": {}, "train": {"steps": 20, "eval_every": 10, "batch_size": 4}, "data": {}}
@@ -80,7 +80,13 @@ def test_the_leaders_are_those_of_the_reports_table(case, in_tmp):
 @pytest.fixture
 def ablation(in_tmp, small_tokens):
     """The folder of an ablation that was trained and confirmed."""
-    return train_without_ray(SweepSpec.model_validate(ABLATION), small_tokens, in_tmp / "runs" / "ablation", trials=12)
+    folder = train_without_ray(
+        SweepSpec.model_validate(ABLATION), small_tokens, in_tmp / "runs" / "ablation", trials=12
+    )
+    trials = read_trials(SweepSpec.model_validate(ABLATION), folder)
+    for one in ("main-0003", *(one for one, trial in trials.items() if trial.of == "main-0003")):
+        drop_checkpoints(folder.trial(one))
+    return folder
 
 
 def test_an_experiment_is_exported_by_its_name_and_best_is_the_best_that_can_be(ablation, capsys):

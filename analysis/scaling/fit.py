@@ -67,7 +67,7 @@ def points_of(trials: pd.DataFrame) -> pd.DataFrame:
     batch = sequences * context
     loss = ended[col.LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
     size, lr = ended[col.PARAMS_NON_EMBEDDING].astype("float64"), ended[LR_PATH].astype("float64")
-    reported = ended[col.TRIAL].map(_reported_losses(trials)).where(np.isfinite(loss))
+    reported = ended[col.TRIAL].map(_reported_losses(trials)).astype("float64").where(np.isfinite(loss))
     points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch, REPORTED: reported}
     return pd.DataFrame({**points, col.SIZE: ended[col.SIZE]}).reset_index(drop=True)
 

@@ -11,7 +11,7 @@ import pytest
 
 import analysis
 from analysis.document.report_text import PRINTED_TRIALS
-from analysis.report import build_report, main
+from analysis.report import build_report, main, write_report
 from analysis.tables.formatting import FLOP_SUFFIXES, beta, count, loss, markdown_table, number, scientific
 from analysis.tables.trials import parameter_table, trials_table
 from lmcore.terminal.console import PIPE_WIDTH, as_text
@@ -132,6 +132,15 @@ def test_all_diverged_or_failed_is_a_report_that_says_so(make_run, capsys):
     assert "xs untied: no row, because no trial has a validation loss (1 diverged)." in printed
     assert "xs tied: no row, because no trial has a validation loss (1 failed)." in printed
     assert "s: no trial has begun." in printed
+
+
+def test_a_run_whose_only_trial_failed_before_it_reported_has_a_report(make_run, tmp_path):
+    made = make_run()
+    made.add("xs", "failed", None, message="MemoryError: 3 GB", last=None)
+    report = build_report(analysis.load(made.path))
+    assert "1 trials: 0 complete" in report.summary
+    write_report(report, tmp_path / "report")
+    assert "MemoryError: 3 GB" in (tmp_path / "report" / "report.html").read_text()
 
 
 def test_csv_files_hold_the_tables_in_full_precision(folder, tmp_path):

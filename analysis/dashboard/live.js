@@ -217,13 +217,6 @@ async function pollForever() {
   }
 }
 
-document.addEventListener('click', event => {
-  const link = event.target.closest('a.trial');
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  event.preventDefault();
-  select(link.dataset.trial);
-});
-document.addEventListener('keydown', event => { if (event.key === 'Escape' && selected !== null) select(null); });
 document.addEventListener('visibilitychange', poll);
 addEventListener('hashchange', followAddress);
 addEventListener('resize', () => {

@@ -4,14 +4,6 @@ for (const table of document.querySelectorAll('table')) if (table.tBodies[0]?.ro
 const trialTable = document.getElementById('trials');
 if (trialTable) makeFilters(trialTable);
 
-document.addEventListener('click', event => {
-  const link = event.target.closest('a.trial');
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
-  event.preventDefault();
-  select(link.dataset.trial);
-});
-document.addEventListener('keydown', event => { if (event.key === 'Escape' && selected !== null) select(null); });
-
 let closed = [];
 addEventListener('beforeprint', () => {
   closed = [...document.querySelectorAll('details.section:not([open])')];

@@ -33,7 +33,7 @@ from lmcore import columns as col
 FOLDER = Path(__file__).parent
 SCRIPTS = ("tables.js", "trials.js", "figures.js", "theme.js", "page.js")
 PRINTED_CHARACTERS = 118
-"""Of a row of a table, on A4 in 8 pt."""
+"""Characters that fit in a table row on A4 paper, in 8 pt."""
 PRINTED_ROWS = 60
 RESULTS = ("loss", "seeds", "peak lr", OPTIMAL_LR, NOT_TOLD_APART)
 """Columns of the leading table that come first."""

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis.figures.chart import Chart, Layer
 
 MOST_POINTS = 6000
-"""Of the lines of a chart; with more they are thinned."""
+"""A chart whose lines have more points is thinned."""
 FEW = 6
 """Points that a thinned line keeps."""
 

@@ -156,3 +156,11 @@ function followAddress() {
     showRow(target.dataset.trial);
   } else target.scrollIntoView();
 }
+
+document.addEventListener('click', event => {
+  const link = event.target.closest('a.trial');
+  if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  event.preventDefault();
+  select(link.dataset.trial);
+});
+document.addEventListener('keydown', event => { if (event.key === 'Escape' && selected !== null) select(null); });

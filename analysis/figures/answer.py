@@ -1,26 +1,23 @@
 """Loss against parameters: a line per arm through its sizes, with 95 % intervals from seeds."""
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.chart import Axis, Chart, Dash, Layer, Look, Panel
-from analysis.figures.colours import PALETTE, colours
+from analysis.figures.chart import Axis, Chart, Layer, Panel
+from analysis.figures.encoding import looks_of
 from analysis.figures.report_figure import ReportFigure
 from analysis.tables.formatting import count
 from analysis.tables.settings import HALF
 from analysis.tables.trials import SEEDS, TIED, TYING
 from lmcore import columns as col
 
-MARKERS = "osD^vPX*"
-DASHES: tuple[Dash, ...] = ("solid", "dashed", "dotted", "dashdot")
-
 
 def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
-    """The rows of `analysis.tables.trials.parameter_table`; None for a single size, or if no row is complete.
+    """The rows of `analysis.tables.trials.parameter_table`; None for a single size, for sizes of one number of
+    parameters, or if no row is complete.
 
     Without arms, tied and untied models are the lines; experiments are a line each. Rows that are not complete are
     hollow and without interval.
@@ -29,7 +26,7 @@ def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
     """
     shown = parameters[np.isfinite(parameters[col.LOSS])]
     final = shown[col.STATUS] == col.COMPLETE
-    if not final.any() or shown[col.SIZE].nunique() < 2:
+    if not final.any() or min(shown[col.SIZE].nunique(), shown[col.PARAMS_EXACT].nunique()) < 2:
         return None
     names = _names(shown)
     layers: list[Layer] = []
@@ -49,18 +46,6 @@ def parameters_figure(parameters: pd.DataFrame) -> ReportFigure | None:
     caption = f"{start}, n = {n} complete runs. {bars}{'' if final.all() else ' Hollow: not trained to the end.'}"
     panel = Panel(Axis("parameters (all)", log=True), Axis(style.LOSS), layers)
     return ReportFigure(Chart("loss_parameters", "Loss against parameters", caption, [panel], panel_height_in=3.6))
-
-
-def looks_of(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name, in the order of their first appearance; colours repeat after six, with another dash.
-
-    >>> looks_of(["tied", "untied"])["untied"].marker
-    's'
-    """
-    return {
-        name: Look(colour, MARKERS[place % len(MARKERS)], 5.5, dash=DASHES[place // len(PALETTE) % len(DASHES)])
-        for place, (name, colour) in enumerate(colours(names).items())
-    }
 
 
 def _points(rows: pd.DataFrame) -> pd.DataFrame:

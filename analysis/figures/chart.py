@@ -53,7 +53,7 @@ class Look:
     hollow: bool = False
     dash: Dash = "solid"
     width: float = 1.2
-    """Of lines, in points."""
+    """Line width, in points."""
     opacity: float = 1.0
     beside: bool = False
     """Whether words stand to the right of their place, and not above it."""
@@ -124,7 +124,7 @@ class Chart:
     """
 
     name: str
-    """Of its files, without extension."""
+    """File name without extension."""
     title: str
     caption: str
     """What is shown, and of how many trials."""

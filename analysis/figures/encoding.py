@@ -7,14 +7,14 @@ such as learning rates, are no fields; `colour_on` gives them the colours of a c
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from analysis.figures.chart import ColourBar, Dash, Look
-from analysis.figures.colours import PALETTE, ordered
+from analysis.figures.colours import PALETTE, colours, ordered
 from analysis.figures.style import LEARNING_RATE
 from analysis.tables.formatting import number
 from analysis.tables.searched import BATCH_PATH, choices_and_ranges
@@ -67,6 +67,18 @@ def encode(trials: pd.DataFrame, without: Sequence[str] = ()) -> Encoding:
     labels = _combined(words, fields, known)
     labels.index = pd.Index(known[col.TRIAL])
     return Encoding(tuple(fields), labels, _looks(words, fields, labels))
+
+
+def looks_of(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each name, in the order of their first appearance; colours repeat after six, with another dash.
+
+    >>> looks_of(["tied", "untied"])["untied"].marker
+    's'
+    """
+    return {
+        name: Look(colour, MARKERS[place % len(MARKERS)], dash=DASHES[place // len(PALETTE) % len(DASHES)])
+        for place, (name, colour) in enumerate(colours(names).items())
+    }
 
 
 def colour_on(bar: ColourBar, value: float) -> str:
@@ -126,15 +138,14 @@ def _looks(words: dict[str, pd.Series], fields: Sequence[str], labels: pd.Series
     if not fields:
         return {"": Look(PALETTE[0])}
     first = list(words[fields[0]])
+    if len(fields) == 1:
+        return looks_of(first)
     rest = [row[1:] for row in zip(*(words[field] for field in fields), strict=True)]
-    colours = {name: place for place, name in enumerate(dict.fromkeys(first))}
+    by_name = colours(first)
     shapes = {name: place for place, name in enumerate(dict.fromkeys(rest))}
     looks: dict[str, Look] = {}
     for label, name, other in zip(labels, first, rest, strict=True):
-        place, shape = colours[name], shapes[other]
-        if len(fields) == 1:  # colours repeat after six: the dash then differs
-            marker, dash = MARKERS[place % len(MARKERS)], DASHES[place // len(PALETTE) % len(DASHES)]
-        else:
-            marker, dash = MARKERS[shape % len(MARKERS)], DASHES[shape % len(DASHES)]
-        looks.setdefault(label, Look(PALETTE[place % len(PALETTE)], marker, dash=dash))
+        shape = shapes[other]
+        look = Look(by_name[name], MARKERS[shape % len(MARKERS)], dash=DASHES[shape % len(DASHES)])
+        looks.setdefault(label, look)
     return looks

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.figures import style
-from analysis.figures.answer import looks_of
 from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
 from analysis.figures.colours import GREY
+from analysis.figures.encoding import looks_of
 from analysis.figures.report_figure import ReportFigure
 from analysis.figures.scaling import levels
 from analysis.runs.load import Run
@@ -84,7 +84,7 @@ def _turns_left(a: int, b: int, c: int, x: Array, y: Array) -> bool:
 
 
 def lowest_so_far(curves: pd.DataFrame) -> pd.DataFrame:
-    """Of the rows of one group: where a lower loss than ever is reached at the least compute, by rising FLOPs."""
+    """The rows of one group that reach a lower loss than all rows with fewer FLOPs, by rising FLOPs."""
     ordered = curves.sort_values([FLOPS, LOSS], kind="stable")
     return ordered[ordered[LOSS] < ordered[LOSS].cummin().shift(fill_value=np.inf)]
 

@@ -7,13 +7,13 @@ import pandas as pd
 
 from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
 from analysis.figures.colours import GREEN, GREY, INK, RED, colours
+from analysis.figures.encoding import MARKERS
 from analysis.figures.report_figure import ReportFigure
 from analysis.stats.comparison import BETTER, SAME, TIE, WORSE, Comparison, Matched
 from analysis.stats.estimate import Estimate, Fitted
 from lmcore import columns as col
 
 VERDICTS = {BETTER: (GREEN, "o"), WORSE: (RED, "s"), TIE: (INK, "D"), SAME: (INK, "D")}
-MARKERS = "osD^vPX*"
 ROW_IN, LINE_IN, FRAME_IN = 0.28, 0.16, 0.75
 LINE_CHARACTERS = 32
 

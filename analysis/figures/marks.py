@@ -19,7 +19,7 @@ ENDS = {
     col.DIVERGED: Look(RED, "x", 5),
     col.FAILED: Look(GREY, "+", 5),
 }
-"""Of trials that were not trained to their end."""
+"""Marks of trials that were not trained to their end, by status."""
 WORDS = {col.PRUNED: "stopped early", col.RUNNING: "running", col.PAUSED: "paused", col.DIVERGED: "diverged"}
 MANY = 120  # points of a panel
 MARGIN = 0.08  # of the range of losses, below the lowest, and above the highest, where diverged trials are drawn

@@ -13,6 +13,7 @@ import pandas as pd
 from analysis.figures import style
 from analysis.figures.chart import Axis, Chart, Layer, Look, Panel
 from analysis.figures.colours import INK, RED, ordered
+from analysis.figures.encoding import MARKERS
 from analysis.figures.report_figure import ReportFigure
 from analysis.runs.trial_csv import LOSS, D, N
 from analysis.scaling.fit import Scaling
@@ -21,7 +22,6 @@ from analysis.stats.estimate import Estimate
 from analysis.tables.formatting import FLOP_SUFFIXES, count
 
 MAX_LEVELS = 8
-MARKERS = "osD^vP*X"
 MIN_SIZES, MIN_RANGE = 4, 1.5
 EXTRAPOLATED = 4.0
 """How far beyond the largest model a law is drawn, as a factor of N."""

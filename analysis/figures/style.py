@@ -4,25 +4,21 @@ Figures are made without pyplot, so there is no global state and no window opens
 figures of a report.
 """
 
-from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from matplotlib.typing import ColorType, RcKeyType
+from matplotlib.typing import RcKeyType
 from numpy.typing import ArrayLike
 
 from analysis.figures.colours import GREY, INK, RULE
 from analysis.stats.bootstrap import Array
 from analysis.tables.formatting import COUNT_SUFFIXES, count
 
-WIDTH_IN, HEIGHT_IN = 6.0, 3.8
+WIDTH_IN = 6.0
 LEGEND_CHARACTERS, KEY_CHARACTERS = 66, 7  # per line of a legend, and of these the key in front of each label
 LOSS = "validation loss (nats per token)"
 LEARNING_RATE = "learning rate (peak)"
@@ -58,12 +54,6 @@ def report_style() -> AbstractContextManager[None]:
     return mpl.rc_context(STYLE)
 
 
-def new_figure(height_in: float = HEIGHT_IN) -> tuple[Figure, Axes]:
-    """An empty figure and its axes; call it inside `report_style`."""
-    figure = Figure(figsize=(WIDTH_IN, height_in))
-    return figure, figure.subplots()
-
-
 def error_bars(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> Array:
     """Lengths [2, n] of the bars below and above, for `xerr` or `yerr`."""
     value, low, high = (np.atleast_1d(np.asarray(x, float)) for x in (value, low, high))
@@ -83,31 +73,3 @@ def plain_numbers(axis: Axis, suffixes: tuple[str, ...] = COUNT_SUFFIXES) -> Non
     """Give a linear axis few tick labels, those of 1000 and more with a suffix."""
     axis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(lambda value, _: count(value, suffixes) if abs(value) >= 1000 else f"{value:g}")
-
-
-def log_axes(axes: Axes, x_label: str, y_label: str) -> None:
-    """Two logarithmic axes with round tick labels."""
-    axes.set(xscale="log", yscale="log", xlabel=x_label, ylabel=y_label)
-    round_numbers(axes.xaxis)
-    round_numbers(axes.yaxis)
-
-
-def colour_handles(palette: Mapping[str, ColorType], unit: str = "", **look: Any) -> list[Line2D]:
-    """Legend entries for `colours`."""
-    return [Line2D([], [], color=colour, label=f"{name}{unit}", **look) for name, colour in palette.items()]
-
-
-def status_handles(statuses: Iterable[str], looks: Mapping[str, dict[str, Any]]) -> list[Line2D]:
-    """Legend entries for the statuses that occur, in the order of `looks`, each drawn with its look."""
-    present = set(statuses)
-    return [Line2D([], [], label=name, markersize=5, **look) for name, look in looks.items() if name in present]
-
-
-def legend(axes: Axes, handles: list[Line2D], most: int = 14) -> None:
-    """A legend below the axes, where it hides nothing; none if it has more than `most` entries, or just one."""
-    if 1 < len(handles) <= most:
-        longest = max(len(str(handle.get_label())) for handle in handles)
-        columns = max(1, min(4, len(handles), LEGEND_CHARACTERS // (longest + KEY_CHARACTERS)))
-        figure = axes.get_figure(root=True)
-        assert figure is not None, "axes belong to a figure"
-        figure.legend(handles=handles, loc="outside lower center", ncols=columns)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from lmcore import columns as col
+from lmcore.errors import InputError
+from lmcore.runfile.yaml_file import parse_yaml
 
 
 def space_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -22,9 +22,8 @@ def space_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if not isinstance(text, str):
         return {}
     try:
-        sweep = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, RecursionError):
+        space = parse_yaml(text, "sweep.yaml").values.get("space")
+    except InputError:
         return {}
-    space = sweep.get("space") if isinstance(sweep, dict) else None
     found = space if isinstance(space, dict) else {}
     return {f"{col.PARAMS_PREFIX}{path}": one for path, one in found.items() if isinstance(one, dict)}

@@ -141,12 +141,12 @@ def _merged(*weights: Tensor) -> Tensor:
 
 
 def _gain(norm: Module) -> Tensor | None:
-    """Of an RMSNorm; None if there is none."""
+    """The gain of an RMSNorm [D]; None if the layer has no norm."""
     return norm.weight[0].detach() if isinstance(norm, SlotRMSNorm) else None
 
 
 def _head_gains(attn: Attention, heads: int, kv_heads: int) -> Tensor | None:
-    """Of all query heads, then all key heads."""
+    """The gains of all query heads, then of all key heads; None without QK norm."""
     if attn.q_norm is None or attn.k_norm is None:
         return None
     q, k = attn.q_norm.weight[0].detach(), attn.k_norm.weight[0].detach()

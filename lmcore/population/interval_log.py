@@ -39,7 +39,7 @@ class IntervalLog:
     def __init__(
         self, slots: Sequence[Slot | None], updates: int, dtype: torch.dtype, device: torch.device | str
     ) -> None:
-        self._slots = slots
+        self._slots, self._updates = slots, updates
         self._logged = [range(0) if slot is None else slot.logged_steps(updates) for slot in slots]
         numbers = {
             step - slot.step
@@ -54,7 +54,8 @@ class IntervalLog:
     def add(self, n: int, result: StepResult) -> None:
         """Take the result of update n = 0, 1, ... of the interval. The host does not wait for a GPU here."""
         self._kept[-1, 0] += result.losses
-        self._kept[-1, 1] = result.grad_norms
+        if n + 1 == self._updates:
+            self._kept[-1, 1] = result.grad_norms
         if (place := self._places.get(n)) is not None:
             # Copied, because the next replay of a CUDA graph overwrites the result.
             self._kept[place, 0] = result.losses

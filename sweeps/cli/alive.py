@@ -43,7 +43,7 @@ class Alive:
 
     @property
     def text(self) -> str:
-        """What is going on, without a full stop. To set it starts the clock that is shown again."""
+        """What is going on, without a full stop. Setting it restarts the clock that is shown."""
         return self._text
 
     @text.setter

@@ -31,12 +31,12 @@ class RecordedTrial(NamedTuple):
     status: str
     """As in the study: `running` also for a trial whose sweep was stopped."""
     loss: float
-    """That trials are ranked by, nats per token; inf if there is none."""
+    """The loss by which trials are ranked, in nats per token; inf if there is none."""
     run: dict[str, Any]
     """Its `RunSpec` as nested dicts, not yet validated."""
     experiment: str | None = None
     of: str | None = None
-    """Of a confirmation trial: the trial whose setting it repeats."""
+    """The trial whose setting this one repeats; None if it is not a confirmation run."""
     leads: bool = False
     """Whether a confirmation that is over named this trial's setting as the result of its size and arm."""
 

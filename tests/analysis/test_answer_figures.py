@@ -8,10 +8,11 @@ import pytest
 from conftest import armed
 
 import analysis
-from analysis.figures.answer import looks_of, parameters_figure
+from analysis.figures.answer import parameters_figure
 from analysis.figures.chart import Look
 from analysis.figures.colours import GREEN, GREY, INK, RED
 from analysis.figures.differences import difference_figure
+from analysis.figures.encoding import looks_of
 from analysis.figures.frontier import frontier_of_points, frontier_of_run, hull
 from analysis.figures.interactive import interactive
 from analysis.figures.intervals import comparison_forest, importance_forest
@@ -152,6 +153,7 @@ def test_loss_against_parameters_has_a_line_per_arm_and_bars_from_seeds(make_run
     assert "n = 8 complete runs. Bars: 95 % intervals from seeds." in figure.caption
     assert parameters_figure(table.assign(status="pruned")) is None
     assert parameters_figure(table[table["size"] == "xs"]) is None  # a single size
+    assert parameters_figure(table.assign(params_exact=1100)) is None  # sizes that differ in something else
 
 
 def test_a_row_that_is_not_final_is_hollow_and_not_joined(make_run):

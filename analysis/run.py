@@ -40,16 +40,21 @@ class Run(loaded.Run):
     trials (42 rows), rows (312 rows), curves, manifest; report() writes the report>
     """
 
-    folder: Path | None = None
-    """Where it was loaded from; of several runs, the first. None if it was made in another way."""
+    folders: Sequence[Path] = ()
+    """Where it was loaded from, one folder for each run; empty if it was made in another way."""
 
     @classmethod
-    def of(cls, run: loaded.Run, folder: Path | None) -> Self:
-        """The same run, with the folder that it is from."""
+    def of(cls, run: loaded.Run, folders: Sequence[Path]) -> Self:
+        """The same run, with the folders that it is from."""
         found = cls(*run)
         vars(found).update(getattr(run, "__dict__", {}))
-        found.folder = folder
+        found.folders = folders
         return found
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder that it was loaded from; of several runs, the first."""
+        return self.folders[0] if self.folders else None
 
     def report(self, out: str | Path | None = None, brief: bool = False) -> Report:
         """Write the report, and return it; a notebook shows its answer and a link to the page.
@@ -58,7 +63,7 @@ class Run(loaded.Run):
         <Report quick: 42 trials: 30 complete, 12 pruned; written to runs/quick/report>
 
         Args:
-            out: folder to write to; by default `report` in the run's folder.
+            out: folder to write to; by default `report` in the run's folder, or in that of the first run.
             brief: tables only, without figures and fits.
 
         Raises RunError if `out` is needed, and OSError if it cannot be written.
@@ -68,7 +73,7 @@ class Run(loaded.Run):
                 raise RunError("out: must be given for a run that was not loaded from a folder; give a folder")
             out = self.folder / "report"
             check_links(out)
-        report = build_report(self, brief)
+        report = build_report(self, brief, self.folders)
         write_report(report, Path(out), brief)
         return replace(report, folder=Path(out))
 
@@ -115,7 +120,7 @@ def load(folder: str | Path, storage: str | None = None) -> Run:
     `storage` is the address of the studies' database, if they are in another one than the folder's study.db; see
     `analysis.runs.load.load`. Raises RunError if the folder cannot be read.
     """
-    return Run.of(loaded.load(folder, storage), Path(folder))
+    return Run.of(loaded.load(folder, storage), [Path(folder)])
 
 
 def load_all(folders: Sequence[str | Path], storage: str | None = None) -> Run:
@@ -128,7 +133,7 @@ def load_all(folders: Sequence[str | Path], storage: str | None = None) -> Run:
     have one name, or their data differ.
     """
     paths = [Path(folder) for folder in folders]
-    return Run.of(load_plain_all(paths, storage), paths[0])
+    return Run.of(load_plain_all(paths, storage), paths)
 
 
 def leading_cells(trials: pd.DataFrame) -> pd.DataFrame:

@@ -205,7 +205,7 @@ def _newest_model(trial_id: str, trials: Trials, folder: RunFolder) -> tuple[Tra
     of_size = [name for name, trial in trials.items() if trial.plan == trials[trial_id].plan]
     kept = [name for name in of_size if checkpoint_files(folder.trial(name))]
     if kept:
-        remedy = f"only the best three of a study keep theirs: give {' or '.join(kept[:3])}, or {remedy}"
+        remedy = f"only the best of a study keep theirs: give {' or '.join(kept[:3])}, or {remedy}"
     rule = f"{trial_id}: must have weights, but has none (it is {trials[trial_id].status})"
     raise _NoModelError(f"{rule}; {remedy}", "no weights")
 

@@ -107,7 +107,8 @@ def test_several_runs_are_one_whose_columns_are_in_the_same_order(folder, tmp_pa
 def test_a_run_writes_its_report_and_shows_the_answer_with_a_link(run, monkeypatch):
     monkeypatch.chdir(run.folder.parent)
     report = run.report()
-    assert (run.folder / "report" / "report.html").is_file()
+    page = (run.folder / "report" / "report.html").read_text()
+    assert f"lmsweep run --config {run.folder}/trials/xs-0000/run.yaml" in page  # wherever the notebook is
     shown = report._repr_html_()
     assert 'href="quick/report/report.html"' in shown
     assert analysis.verdicts(run.trials).sentences[0] in text_of(shown)

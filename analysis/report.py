@@ -38,7 +38,7 @@ from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
 from analysis.stats.estimate import Fitted, as_json
 from analysis.tables.formatting import markdown_table, markdown_text
-from lmcore.errors import OneLineParser
+from lmcore.errors import OneLineParser, print_error
 from lmcore.notebook import html_card, html_lines, html_text
 from lmcore.printable import printable
 from lmcore.run_folders import run_hint
@@ -196,11 +196,11 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
             report = report_of_points(first.stem, _points(arguments))
         write_report(report, out, arguments.brief)
     except RunError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     except OSError as error:
         rule = f"RUN must be readable and --out writable, but {error.filename} is not ({error.strerror})"
-        print(f"{rule}; change its permissions or give another --out", file=sys.stderr)
+        print_error(f"{rule}; change its permissions or give another --out")
         return 2
     print_out(report.body(prose_width()))
     files = "tables as CSV, MD and TEX" if arguments.brief else "tables, figures, report.html, report.md, report.json"

@@ -27,7 +27,7 @@ from analysis.document.status_text import status_text
 from analysis.runs.driver import driver_of
 from analysis.runs.manifest import RunError
 from analysis.tables.sweep_status import SweepStatus, sweep_status
-from lmcore.errors import OneLineParser
+from lmcore.errors import OneLineParser, print_error
 from lmcore.study_database import STORAGE_HELP
 from lmcore.terminal.console import output_console, output_width, print_out
 
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
             return 0
         status = sweep_status(options.run, options.storage)
     except RunError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     if options.json:
         print(json.dumps(asdict(status), indent=2, allow_nan=False))

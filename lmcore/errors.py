@@ -2,11 +2,14 @@
 
 import argparse
 import math
+import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NoReturn
 
 from lmcore.printable import printable
+from lmcore.terminal.width import terminal_width
 
 
 class InputError(ValueError):
@@ -58,7 +61,20 @@ class OneLineParser(argparse.ArgumentParser):
         return f"{option.partition('=')[0]} is not an option; did you mean {meant}?"
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{printable(message)}; see --help\n")
+        print_error(f"{printable(message)}; see --help")
+        self.exit(2)
+
+
+def print_error(error: object) -> None:
+    """Print an error to stderr: in one line, which a terminal that is too narrow shows broken between words.
+
+    >>> print_error(InputError("optim.lr must be > 0 (got -1.0); choose a positive number"))
+    """
+    width = terminal_width(sys.stderr)
+    lines = [str(error)]
+    if width is not None:
+        lines = textwrap.wrap(str(error), width, break_on_hyphens=False, break_long_words=False)
+    print("\n".join(lines), file=sys.stderr)
 
 
 def number_type(kind: type[int] | type[float], rule: str, is_valid: Callable[[float], bool]) -> Callable[[str], float]:

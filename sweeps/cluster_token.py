@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
-from lmcore.errors import InputError, OneLineParser
+from lmcore.errors import InputError, OneLineParser, print_error
 from sweeps.cli.supported import check_system
 from sweeps.cluster.auth import find_token, make_token
 from sweeps.cluster.token_check import admits
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "lmsweep cluster-token")
         print(instructions(options.nodes), end="")
         return 0
     except InputError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
 
 

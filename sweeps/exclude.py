@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmcore.errors import InputError, OneLineParser
+from lmcore.errors import InputError, OneLineParser, print_error
 from lmcore.printable import printable
 from lmcore.run_folders import run_hint
 from lmcore.study_database import STORAGE_HELP, check_journal, confirmed_storage, mask_password
@@ -59,13 +59,13 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         with end_sweep_if_unwritable(), folder.claimed(resume=True):
             _change(spec, folder, options.trials, options.include, options.because or "")
     except InputError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     except FolderInUseError as error:
         print(f"{str(error).partition(';')[0]}; stop the sweep first", file=sys.stderr)
         return 3
     except UnwritableError as error:
-        print(error.line(folder.path), file=sys.stderr)
+        print_error(error.line(folder.path))
         return 1
     except KeyboardInterrupt:
         return 130

@@ -10,7 +10,7 @@ from pathlib import Path
 if not __package__:  # started as a script: see run.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lmcore.errors import InputError
+from lmcore.errors import InputError, print_error
 from sweeps.cli.trial_options import TrialParser
 
 SCRIPT = "python sweeps/export.py"
@@ -72,12 +72,12 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         except OSError as error:
             raise InputError(_unwritable(options.out, error)) from None
     except InputError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         return 130
     for note in selected.notes:
-        print(f"Note: {note}", file=sys.stderr)
+        print_error(f"Note: {note}")
     print(selected.title)
     print(f"Written to {options.out}: {', '.join(files)}")
     if selected.tokenizer_json is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 if not __package__:  # started as a script: see run.py
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from lmcore.errors import InputError, number_type
+from lmcore.errors import InputError, number_type, print_error
 from lmcore.printable import printable
 from sweeps.cli.trial_options import TrialParser
 
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         finally:
             print(flush=True)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -16,7 +16,7 @@ from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.device import training_flops
 from lmcore.durable import write_file
-from lmcore.errors import InputError
+from lmcore.errors import InputError, print_error
 from lmcore.printable import printable
 from lmcore.runfile.paths import show
 from lmcore.terminal.console import print_prose
@@ -191,14 +191,14 @@ def main(argv: Sequence[str] | None = None, prog: str = PROG) -> int:
         with end_sweep_if_unwritable(), folder.claimed():
             replayed = replay_into(folder, spec, source, options.slots, options.flops_per_s)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     except FolderInUseError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 3
     except UnwritableError as error:
         assert folder is not None
-        print(error.line(folder.path), file=sys.stderr)
+        print_error(error.line(folder.path))
         return 1
     except KeyboardInterrupt:
         return 130

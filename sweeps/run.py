@@ -18,12 +18,13 @@ if not __package__:  # started as a script: import from the checkout, and no fil
 from rich.console import Console
 
 from lmcore.columns import STORAGE_VARIABLE
-from lmcore.errors import InputError
+from lmcore.errors import InputError, print_error
+from lmcore.terminal.width import terminal_width
 from sweeps.cli.alive import Alive
 from sweeps.cli.dry_run import print_plan
 from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
-from sweeps.cli.output import RESUME, fit_hint, lasting_output, plain_lines, terminal_width
+from sweeps.cli.output import RESUME, fit_hint, lasting_output, plain_lines
 from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cli.start_with import start_with_run
 from sweeps.cli.supported import check_system
@@ -106,13 +107,13 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         print_table(folder, prog, spec.search.storage, console)
         return outcome.exit_code
     except InputError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     except RayStartError as error:
         print(f"{error}{resume_hint()}", file=sys.stderr)
         return 1
     except FolderInUseError as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 3
     except UnwritableError as error:
         assert folder is not None

@@ -17,7 +17,7 @@ from analysis.dashboard.server import LOOPBACK, make_server
 from analysis.runs.driver import driver_of
 from analysis.runs.load import load
 from analysis.runs.manifest import RunError, read_manifest
-from lmcore.errors import InputError, OneLineParser
+from lmcore.errors import InputError, OneLineParser, print_error
 from lmcore.study_database import STORAGE_HELP, confirmed_storage
 
 SCRIPT = "python -m analysis.dashboard"
@@ -44,11 +44,11 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         check(options.run, options.storage)
         server = make_server(options.run, options.storage, options.port)
     except (RunError, InputError) as error:
-        print(error, file=sys.stderr)
+        print_error(error)
         return 2
     except OSError as error:
         rule = f"--port must be a free port of {LOOPBACK} that you may use, but {options.port} is not"
-        print(f"{rule} ({error.strerror}); choose another, or leave it out for a free one", file=sys.stderr)
+        print_error(f"{rule} ({error.strerror}); choose another, or leave it out for a free one")
         return 2
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt), server:

@@ -12,6 +12,8 @@ from typing import TextIO
 
 from rich.console import Console, RenderableType
 
+from lmcore.terminal.width import terminal_width
+
 MIN_WIDTH, MAX_WIDTH = 60, 200  # characters
 PIPE_WIDTH = 120
 PROSE_WIDTH = 120  # longer lines of prose are hard to read
@@ -27,11 +29,8 @@ def output_width(file: TextIO | None = None) -> int:
     file = file or sys.stdout
     columns = os.environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and int(columns) else PIPE_WIDTH
-    if not columns.isdecimal() and file.isatty():
-        try:
-            width = os.get_terminal_size(file.fileno()).columns or PIPE_WIDTH
-        except (OSError, ValueError):  # no terminal, or its size is unknown
-            width = PIPE_WIDTH
+    if not columns.isdecimal():
+        width = terminal_width(file) or PIPE_WIDTH
     return max(MIN_WIDTH, min(MAX_WIDTH, width))
 
 

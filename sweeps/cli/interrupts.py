@@ -26,7 +26,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
-from sweeps.cli.output import fit_hint, terminal_width
+from lmcore.terminal.width import terminal_width
+from sweeps.cli.output import fit_hint
 
 REPEAT_S = 1.0
 SHOW_CURSOR = "\x1b[?25h"  # the live table hides it

@@ -74,14 +74,6 @@ def plain_lines(console: Console, soft_wrap: bool | None = None) -> Callable[[st
     return functools.partial(console.print, markup=False, emoji=False, highlight=False, soft_wrap=soft_wrap)
 
 
-def terminal_width(file: TextIO) -> int | None:
-    """Columns of the terminal that a file is; None if it is none, or has no size."""
-    try:
-        return os.get_terminal_size(file.fileno()).columns or None if file.isatty() else None
-    except (OSError, ValueError):
-        return None
-
-
 def fit_hint(line: str, width: int | None) -> str:
     """A line that ends in RESUME and a command, for a terminal: if it is too long, the command has lines of its own.
 

@@ -285,7 +285,7 @@ def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(fold
         *("lmcore.measure.window_difference", "lmcore.notebook", "lmcore.printable", "lmcore.run_folders"),
         *("lmcore.runfile", "lmcore.runfile.yaml_file"),
         *("lmcore.study_database", "lmcore.terminal", "lmcore.terminal.console", "lmcore.terminal.table"),
-        "lmcore.window_records",
+        *("lmcore.terminal.width", "lmcore.window_records"),
     ]
 
 

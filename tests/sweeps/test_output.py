@@ -10,7 +10,8 @@ import termios
 
 from rich.console import Console
 
-from sweeps.cli.output import fit_hint, plain_lines, terminal_width
+from lmcore.terminal.width import terminal_width
+from sweeps.cli.output import fit_hint, plain_lines
 
 SCRIPT = """
 import os, sys, time

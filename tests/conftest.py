@@ -1,6 +1,7 @@
 """Fixtures of all tests: one torch thread, no network, and a small corpus of real text."""
 
 import os
+import signal
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before numpy: several processes share two cores
 
@@ -20,6 +21,10 @@ os.environ["ONEDNN_MAX_CPU_ISA"] = "AVX512_CORE_VNNI"
 os.environ.setdefault("RAY_worker_niceness", "0")
 # As sweeps.cluster.auth settles it for a sweep. Ray reads it once, whichever test comes to Ray first.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# nohup and a shell's `&` leave these ignored, also in the processes that tests start and interrupt.
+for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, handler)
 
 
 def pytest_addoption(parser):

@@ -15,8 +15,8 @@ parameter exceeds the shuffles is not estimable.
 """
 
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ import optuna
 import pandas as pd
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.importance import BaseImportanceEvaluator, FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
-from optuna.trial import create_trial
+from optuna.storages import BaseStorage, InMemoryStorage
+from optuna.trial import FrozenTrial, TrialState
 
 from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.stats.bootstrap import Array
@@ -174,26 +175,45 @@ def _ranked_losses(usable: pd.DataFrame) -> Array:
     return np.asarray(behind.fillna(usable[col.LOSS]), dtype=float)
 
 
+class _GivenTrials(optuna.Study):
+    """A study of these trials. Adding them to a study copies and checks each: most of the time of a bootstrap."""
+
+    def __init__(self, empty: optuna.Study, storage: BaseStorage, trials: list[FrozenTrial]) -> None:
+        super().__init__(empty.study_name, storage)
+        self._given = trials
+
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return [trial for trial in self._given if states is None or trial.state in states]
+
+
 class _Sample:
-    """The trials of one size as Optuna trials, from which in-memory studies are made; no database is opened."""
+    """The trials of one size as Optuna trials, from which studies are made; no database is opened."""
 
     def __init__(self, values: pd.DataFrame, losses: Array, evaluator: BaseImportanceEvaluator) -> None:
         self._paths, self._losses, self._evaluator = list(values), losses, evaluator
         ranges, points = zip(*(_axis(values[path]) for path in values), strict=True)
         distributions = dict(zip(values, ranges, strict=True))
         params = [dict(zip(values, point, strict=True)) for point in zip(*points, strict=True)]
-        self._trials = [create_trial(params=one, distributions=distributions, value=0.0) for one in params]
-
-    def study(self, rows: npt.NDArray[np.intp]) -> optuna.Study:
-        """An in-memory study of the trials `rows`, without their losses."""
+        self._points = [{"params": one, "distributions": distributions} for one in params]
+        self._storage = InMemoryStorage()
         verbosity = optuna.logging.get_verbosity()
         optuna.logging.set_verbosity(optuna.logging.WARNING)  # creating a study is logged otherwise
         try:
-            study = optuna.create_study()
+            self._empty = optuna.create_study(storage=self._storage)
         finally:
             optuna.logging.set_verbosity(verbosity)
-        study.add_trials([self._trials[row] for row in rows])
-        return study
+
+    def study(self, rows: npt.NDArray[np.intp]) -> optuna.Study:
+        """A study of the trials `rows`, numbered in this order, without their losses."""
+        nothing: dict[str, Any] = {
+            **dict.fromkeys(("datetime_start", "datetime_complete")),
+            **{name: {} for name in ("user_attrs", "system_attrs", "intermediate_values")},
+        }
+        trials = [
+            FrozenTrial(number, TrialState.COMPLETE, value=0.0, trial_id=number, **self._points[row], **nothing)
+            for number, row in enumerate(rows)
+        ]
+        return _GivenTrials(self._empty, self._storage, trials)
 
     def evaluate(self, study: optuna.Study, losses_of: npt.NDArray[np.intp]) -> Array:
         """Unnormalised importance of each parameter [P], when trial i of the study has the loss of losses_of[i]."""

@@ -49,27 +49,44 @@ class Scaling(ShowsFitted):
 
 
 def points_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """`search_points`, with the column `reported`: the loss that a law may be fitted to.
+
+    That is the mean over seeds of the trial's setting; in an arm that was confirmed, the mean over the confirmation of
+    its leader, and missing for all other settings; +inf where the confirmation ended without a leader.
+    """
+    trials = with_quoted_loss(trials)
+    points, ended = search_points(trials), _ended(trials)
+    losses = ended[col.TRIAL].map(_reported_losses(_of_first_arm(trials))).astype("float64").to_numpy()
+    points.insert(points.columns.get_loc(BATCH) + 1, REPORTED, np.where(np.isfinite(points[LOSS]), losses, np.nan))
+    return points
+
+
+def search_points(trials: pd.DataFrame) -> pd.DataFrame:
     """Complete and diverged trials of the search as points; N counts non-embedding parameters.
 
     If the sweep compares arms, only the first one counts. A trial that was stopped early has no final loss and is
-    left out. Tied and untied models of a size have the same N, as is usual for scaling laws. The column `reported` is
-    the loss that a law may be fitted to: the mean over seeds of the trial's setting; in an arm that was confirmed, the
-    mean over the confirmation of its leader, and missing for all other settings; +inf where the confirmation ended
-    without a leader.
+    left out. Tied and untied models of a size have the same N, as is usual for scaling laws.
     """
-    trials = with_quoted_loss(trials)
-    if (arm := first_arm(trials)) is not None:
-        trials = trials[trials[col.ARM] == arm]
-    ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
-    ended = ended[(ended[col.PHASE] == col.SEARCH) & ended[col.SAME_AS].isna()]  # a copy of a trial is no second one
+    ended = _ended(with_quoted_loss(trials))
     fields = ("train.steps", "train.batch_size", "model.context_length")
     steps, sequences, context = (ended[f"{col.PARAMS_PREFIX}{field}"].astype("float64") for field in fields)
     batch = sequences * context
     loss = ended[col.LOSS].where(ended[col.STATUS] == col.COMPLETE).fillna(np.inf)
     size, lr = ended[col.PARAMS_NON_EMBEDDING].astype("float64"), ended[LR_PATH].astype("float64")
-    reported = ended[col.TRIAL].map(_reported_losses(trials)).astype("float64").where(np.isfinite(loss))
-    points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch, REPORTED: reported}
+    points = {N: size, D: steps * batch, LOSS: loss, LR: lr, BATCH: batch}
     return pd.DataFrame({**points, col.SIZE: ended[col.SIZE]}).reset_index(drop=True)
+
+
+def _of_first_arm(trials: pd.DataFrame) -> pd.DataFrame:
+    arm = first_arm(trials)
+    return trials if arm is None else trials[trials[col.ARM] == arm]
+
+
+def _ended(trials: pd.DataFrame) -> pd.DataFrame:
+    """Complete and diverged trials of the search, of the first arm."""
+    trials = _of_first_arm(trials)
+    ended = trials[trials[col.STATUS].isin((col.COMPLETE, col.DIVERGED)) & trials[LR_PATH].notna()]
+    return ended[(ended[col.PHASE] == col.SEARCH) & ended[col.SAME_AS].isna()]  # a copy of a trial is no second one
 
 
 def first_arm(trials: pd.DataFrame) -> str | None:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from analysis.runs.trial_csv import BATCH, LOSS, LR
 from analysis.scaling.bracket import bracket
-from analysis.scaling.fit import points_of
+from analysis.scaling.fit import search_points
 from analysis.scaling.optimum import find_optima
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable
 from analysis.tables.searched import BATCH_PATH, varies_only_in_lr
@@ -47,7 +47,7 @@ def peak_lr_optimum(trials: pd.DataFrame) -> Fitted:
     A grid of learning rates shows its minimum to the eye also where its trials are too few for an interval; the reason
     then says between which of them it is.
     """
-    points = points_of(trials)
+    points = search_points(trials)
     fitted = find_optima({LR: points[LR], BATCH: points[BATCH]}, points[LOSS])[LR]
     if isinstance(fitted, Estimate) or (sentence := bracket_sentence(trials)) is None:
         return fitted
@@ -62,7 +62,7 @@ def bracket_sentence(trials: pd.DataFrame) -> str | None:
 
     None if more than the learning rate varies, or the lowest loss is at an edge of the grid.
     """
-    points = points_of(trials)
+    points = search_points(trials)
     if not np.isfinite(points[LOSS]).any():
         return None
     best = points.loc[points[LOSS].idxmin(), BATCH]

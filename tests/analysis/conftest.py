@@ -202,10 +202,11 @@ def original(tmp_path_factory):
     run.add("xs", "pruned", 4.00, step=25, tokens=6400)  # lower than any complete one, but not final
     run.add("xs", "diverged", None, message="loss is nan at step 3", optim__lr=0.09)
     run.add("xs", "failed", None, message="MemoryError: 3 GB | 2 GB", last=None)
-    run.add("s", "complete", 3.90, model__d_model=128)
-    run.add("s", "complete", 3.50, model__d_model=128, optim__beta1=0.8)  # s-0001, ahead by far more than the noise
-    run.add("s", "pruned", 4.10, model__d_model=128, model__tie_embeddings=True, step=25, tokens=6400)
-    running = run.add("s", None, model__d_model=128, model__tie_embeddings=True)  # s-0003
+    large = {"model__d_model": 128, "params_exact": 4000}
+    run.add("s", "complete", 3.90, **large)
+    run.add("s", "complete", 3.50, optim__beta1=0.8, **large)  # s-0001, ahead by far more than the noise
+    run.add("s", "pruned", 4.10, **large, model__tie_embeddings=True, step=25, tokens=6400)
+    running = run.add("s", None, **large, model__tie_embeddings=True)  # s-0003
     run.row(running, 25, 4.4)
     run.row(running, 50, 4.0)
     return run

@@ -13,8 +13,8 @@ from analysis.tables.trials import parameter_table
 from lmcore.terminal.console import as_text
 
 LEFT_OUT = {
-    60: "8 columns are left out: est., exact, non-emb, tokens, FLOPs, ppl, bpb, warmup",
-    80: "6 columns are left out: est., exact, non-emb, FLOPs, ppl, bpb",
+    60: "8 columns are left out: est., non-emb, tokens, FLOPs, ppl, bpb, beta2, warmup",
+    80: "6 columns are left out: est., non-emb, FLOPs, ppl, bpb, warmup",
     120: "",
     200: "",
 }

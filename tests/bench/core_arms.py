@@ -31,25 +31,42 @@ def dtype_on(device: str) -> Dtype:
     return "bfloat16" if device == "cuda" else "float32"
 
 
+def sized(d: int, layers: int, heads: int, vocab: int, context: int) -> ModelConfig:
+    """A model whose feed-forward network is as large as nanoGPT's (3 D F = 8 D^2, F a multiple of 16)."""
+    d_ff = round(8 * d / 3 / 16) * 16
+    return ModelConfig(
+        d_model=d, num_layers=layers, num_heads=heads, d_ff=d_ff, vocab_size=vocab, context_length=context
+    )
+
+
 def step_trainer(
-    model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int, dtype: Dtype | None = None
+    model: ModelConfig,
+    batch_size: int,
+    compiled: bool,
+    device: str,
+    threads: int,
+    dtype: Dtype | None = None,
+    slots: int = 1,
+    graphs: bool = True,
 ) -> Trainer:
-    """A trainer with one slot, whose run never ends; by default in the dtype of the device."""
+    """A trainer of runs that never end; by default in the dtype of the device. `graphs` matters on a GPU only."""
     train = TrainConfig(
         batch_size=batch_size, steps=10**9, eval_every=10**9, compile=compiled, threads=threads
-    ).model_copy(update={"device": device, "dtype": dtype or dtype_on(device)})
+    ).model_copy(
+        update={"device": device, "dtype": dtype or dtype_on(device), "cuda_graphs": graphs and device == "cuda"}
+    )
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 2**18, dtype=np.uint16)
-    return Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**14], model.vocab_size))
+    return Trainer([RunSpec(model=model, train=train)] * slots, Tokens.of(ids, ids[: 2**14], model.vocab_size))
 
 
-def trainer_step(trainer: Trainer) -> Arm:
-    """An update of the slot of `trainer`, including its batch and schedule."""
-    slot = trainer.slots[0]
-    assert slot is not None
+def trainer_step(trainer: Trainer, updates: int = 1) -> Arm:
+    """Updates of all slots of `trainer`, including their batches and schedules; a GPU is waited for after the last."""
+    slots = {k: slot for k, slot in enumerate(trainer.slots) if slot is not None}
 
     def arm() -> None:
-        trainer._update({0: slot}, 1, batched=True)
-        slot.step += 1
+        trainer._update(slots, updates, batched=True)
+        for slot in slots.values():
+            slot.step += updates
 
     return arm
 
@@ -69,6 +86,16 @@ def our_step(
 ) -> Arm:
     """An update of a trainer with K = 1; by default in the dtype of the device."""
     return trainer_step(step_trainer(model, batch_size, compiled, device, threads, dtype))
+
+
+def repeated(arm: Arm, times: int) -> Arm:
+    """`arm`, called so many times."""
+
+    def several() -> None:
+        for _ in range(times):
+            arm()
+
+    return several
 
 
 def windows(model: ModelConfig, batch_size: int, device: str) -> tuple[Tensor, Tensor]:
@@ -156,6 +183,25 @@ def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[
         return arm
 
     return {name: both_ways(loss) for name, loss in losses.items()}
+
+
+def peak_bytes(arm: Arm, device: str) -> int:
+    """Peak memory of `arm` beyond what is allocated before, gradients included."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        arm()
+        return torch.cuda.max_memory_allocated() - before
+    arm()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        arm()
+    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
+    held = lowest = highest = 0
+    for event in sorted(events, key=lambda one: one.start_ns()):
+        held += event.nbytes()
+        lowest = min(lowest, held)  # the gradients of the call before may or may not be seen to be freed
+        highest = max(highest, held - lowest)
+    return highest
 
 
 def our_update(model: ModelConfig, slots: int, device: str, compiled: bool = False) -> Arm:

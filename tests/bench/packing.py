@@ -12,7 +12,7 @@ Each process lives as long as its size is measured, and holds the trainers of al
 else the machine does meets all of them. All processes of an arm begin at once; its rate is all their tokens over the
 time until the last is done. Evaluation is not counted. Ratios are of arms in the same round; medians are over rounds.
 
-Needs lmcore alone: with `PYTHONPATH=.` a checkout is enough. The JSON is written again after each round; other keys of
+Needs lmcore alone, and a checkout of it is enough. The JSON is written again after each round; other keys of
 the file are kept (`uncompiled`, `compiled`), so that both can lie side by side.
 """
 
@@ -23,16 +23,16 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout is enough, nothing need be installed
 
 import numpy as np
 import torch
@@ -45,8 +45,8 @@ from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample, average_sample
 from lmcore.measure.throughput import is_out_of_memory, measure_doubling
 from lmcore.params import count_parameters
 from lmcore.trainer import Trainer
+from tests.bench.circumstances import commit, package_version, processor, write_json
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAIN_TOKENS = 2**19
 SMALL = 200_000  # parameters, below which packing has a goal of its own on a CPU
 MEDIUM, LARGE = 11e6, 1e8  # parameters: goals on a GPU are for those up to the one, and from the other
@@ -408,42 +408,10 @@ def circumstances(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def processor() -> str | None:
-    """The processor's name as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-
-
-def package_version(package: str) -> str | None:
-    """Version of an installed package; None if it is not installed under this name."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The checkout's commit, with `+changes` where files differ from it; None where there is no git."""
-    try:
-        head, changes = (
-            subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head}+changes" if changes else head
-
-
 def write(out: Path, key: str, result: dict[str, Any]) -> None:
     """Put `result` under `key` of the file, whole or not at all."""
     known = json.loads(out.read_text()) if out.exists() else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(known | {key: result}, indent=2) + "\n")
-    part.replace(out)
+    write_json(out, known | {key: result})
 
 
 def arguments() -> argparse.Namespace:

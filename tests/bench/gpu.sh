@@ -34,6 +34,7 @@ if [ "${1:-}" = --wheels ]; then
     exit 0
 fi
 
+"$python" -c "import torch" 2>/dev/null || { echo "$python has no torch: name one that has with PYTHON=..." >&2; exit 2; }
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 for package in "${!distributions[@]}"; do
@@ -47,12 +48,12 @@ for package in "${!distributions[@]}"; do
         }
         files+=("$file")
     done
-    "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
+    PIP_ROOT_USER_ACTION=ignore "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
         --target "$scratch/site" --upgrade "${files[@]}"
 done
-"$python" -c "import torch" 2>/dev/null || { echo "$python has no torch: name one that has with PYTHON=..." >&2; exit 2; }
 
 # Each process that compiles ahead starts so many compilers.
 export TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-4}
+export KINETO_LOG_LEVEL=${KINETO_LOG_LEVEL:-99}  # torch's profiler, by which memory is measured, logs to stderr
 export PYTHONUNBUFFERED=1 PYTHONPATH=$scratch/site:$root${PYTHONPATH:+:$PYTHONPATH}
 "$python" -P -m tests.bench.gpu "$@"

@@ -12,12 +12,13 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tests.bench.circumstances import ROOT
 from tests.bench.gpu.cases import GPU, QUICK
-from tests.bench.gpu.clock import Clock, OutOfTimeError
+from tests.bench.gpu.clock import Clock, OutOfTime
 from tests.bench.gpu.form_checks import check_forms
 from tests.bench.gpu.goals import goals
 from tests.bench.gpu.gpu_tests import start_gpu_tests
@@ -126,8 +127,10 @@ class Run:
         self.record.row(group, name, row)
 
     def _packing(self, name: str, until: float) -> None:
+        row: dict[str, Any] = {}
         for row in packing_rows(self._cases.packing[name], self._cases, self._device, until):
-            self.record.row("packing", name, row)
+            self.record.row("packing", name, row, done=False)
+        self.record.row("packing", name, row)
 
     def _group(self, name: str, seconds: float, body: Callable[[float], None]) -> None:
         """Run `body` with the time at which it should be done."""
@@ -138,7 +141,7 @@ class Run:
         try:
             with self._clock.limit(seconds) as until:
                 body(until)
-        except OutOfTimeError:
+        except OutOfTime:
             self.record.left_out(name, "was cut short, its time was over")
         except Exception:
             if time.perf_counter() > until:  # torch.compile wraps what it is interrupted by

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class OutOfTimeError(Exception):
+class OutOfTime(Exception):  # noqa: N818 -- nothing is wrong
     """The group's time is over."""
 
 
@@ -18,7 +18,7 @@ class Clock:
 
         clock = Clock(540)
         with clock.limit(120):  # or what is left, if that is less
-            measure()  # is interrupted by OutOfTimeError
+            measure()  # is interrupted by OutOfTime
     """
 
     def __init__(self, seconds: float) -> None:
@@ -31,7 +31,7 @@ class Clock:
 
     @contextmanager
     def limit(self, seconds: float) -> Iterator[float]:
-        """The time, of `time.perf_counter`, at which the body should be done. OutOfTimeError is raised in it a little later.
+        """The time, of `time.perf_counter`, at which the body should be done. OutOfTime is raised in it a little later.
 
         Only the main thread can be interrupted, and only between two lines of Python.
         """
@@ -46,4 +46,4 @@ class Clock:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise OutOfTimeError
+    raise OutOfTime

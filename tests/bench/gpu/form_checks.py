@@ -18,8 +18,9 @@ FLOAT32 = 1e-6
 """Relative error of float32 arithmetic, which the textbook update in float32 has too."""
 LOSS_FLOAT32 = 1e-5
 PARTS = ("losses", "gradient of hidden states", "gradient of the head")
-PLAIN_TIMES = 1.2
-"""How much larger the error of the fused loss in bfloat16 may be than that of torch's own operations in bfloat16."""
+PLAIN_TIMES = 1.5
+"""How much larger the error of our loss in bfloat16 may be than that of torch's own operations: its gradients are
+rounded once more, when they are divided by the number of positions."""
 
 
 def check_forms(cases: Cases, device: str, record: Record) -> None:

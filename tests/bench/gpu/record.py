@@ -1,4 +1,4 @@
-"""The JSON of a run of this benchmark, written whole after every check and row, so that an interrupted run keeps them."""
+"""The JSON of a run of this benchmark, written whole after every check and row: an interrupted run keeps them."""
 
 import math
 import os
@@ -83,11 +83,12 @@ class Record:
         print(f"{self._clock()} skip  {name}: {why}", flush=True)
         self.write()
 
-    def row(self, group: str, name: str, row: dict[str, Any]) -> None:
-        """Keep and print a row of measurements."""
+    def row(self, group: str, name: str, row: dict[str, Any], done: bool = True) -> None:
+        """Keep a row of measurements, and print it when it is done."""
         self.rows.setdefault(group, {})[name] = row
-        shown = {key: value for key, value in row.items() if not isinstance(value, dict | list)}
-        print(f"{self._clock()} {group} {name}: {shown}", flush=True)
+        if done:
+            shown = {key: value for key, value in row.items() if not isinstance(value, dict | list)}
+            print(f"{self._clock()} {group} {name}: {shown}", flush=True)
         self.write()
 
     def left_out(self, what: str, why: str) -> None:

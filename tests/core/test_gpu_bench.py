@@ -1,0 +1,99 @@
+"""`tests/bench/gpu.sh` on a CPU with tiny models, so that it works on the day when there is a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.gpu.cases import GPU, QUICK
+from tests.bench.gpu.packing_rows import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests" / "bench" / "gpu.sh"
+NEEDS_A_GPU = {"tests", "graphs", "float32"}
+CHECKS = {
+    *NEEDS_A_GPU,
+    *("packed", "visible", "refill neighbours", "refill newcomer", "nan", "restored", "resumed"),
+    *("compiled", "compiled, packed", "update of slots", "compiled update"),
+    *(f"{form} loss, {dtype}" for form in ("chunked", "fused") for dtype in ("float32", "bfloat16")),
+}
+
+
+def run_script(folder, *arguments, **environment):
+    """From another directory, with this interpreter."""
+    return subprocess.run(
+        ["bash", SCRIPT, *arguments],
+        cwd=folder,
+        env=os.environ | {"PYTHON": sys.executable} | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_on_a_cpu_no_check_fails_and_every_row_is_measured(tmp_path):
+    done = run_script(tmp_path, "--device", "cpu", "--quick", "--out", "gpu.json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["checks"].keys() == CHECKS
+    assert {name for name, check in found["checks"].items() if check["passed"] is None} == NEEDS_A_GPU
+    assert {name for name, check in found["checks"].items() if check["passed"] is False} == set()
+    for name in ("packed", "refill neighbours", "refill newcomer", "nan", "resumed", "compiled, packed"):
+        assert found["checks"][name]["tolerance"] == 0  # bit for bit
+    assert {group: set(rows) for group, rows in found["rows"].items()} == {
+        "peak": {"device"},
+        "packing": {"tiny"},
+        "step": {"tiny"},
+        "refill": {"tiny"},
+        "loss": {"V128"},
+        "update": {"K1", "K2"},
+    }
+    assert set(found["rows"]["packing"]["tiny"]["arms"]) == {"graphed", "eager", "compiled", "packed 2", "packed 4"}
+    assert set(found["rows"]["step"]["tiny"]["ms"]) == {"ours", "ours compiled"}
+    assert (found["ended"], found["errors"], set(found["left_out"])) == (True, {}, {"nanoGPT"})
+    assert len(found["goals"]) == 4
+    assert done.stdout.splitlines()[-1].startswith("15 checks passed, 0 failed, 3 skipped; 0 errors; ")
+
+
+def test_a_gpu_gets_every_row_that_a_cpu_gets_and_all_slot_counts():
+    assert set(vars(GPU)) == set(vars(QUICK))
+    assert list(GPU.steps) == ["1.3M", "10M", "30M", "124M"]
+    assert list(GPU.packing) == ["0.5M", "1.3M", "5M", "10M"]
+    assert {setting.slots for setting in settings(GPU).values()} == {1, 2, 4, 8, 16, 32, 64}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--device", "cpu"], "needs --quick"),
+        (["--device", "cpu", "--quick"], "--out: must be given"),
+        (["--device", "cpu", "--quick", "--out", "x.json", "--nanogpt", "nowhere"], "must be a folder with nanoGPT's"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_measured(tmp_path, arguments, said):
+    done = run_script(tmp_path, *arguments)
+    assert (done.returncode, said in done.stderr) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+NEEDED = """
+import sys
+import torch
+before = {name.split(".")[0] for name in sys.modules}
+sys.path.insert(0, sys.argv[1])
+import tests.bench.gpu.__main__
+after = {name.split(".")[0] for name in sys.modules} - before - set(sys.stdlib_module_names)
+print(*sorted(name for name in after if "site-packages" in (getattr(sys.modules[name], "__file__", None) or "")))
+"""
+
+
+def test_it_imports_no_package_but_torch_and_those_that_it_can_carry():
+    """A machine with a GPU may have nothing else."""
+    command = [sys.executable, "-c", NEEDED, str(ROOT)]
+    found = set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    lines = [line.strip() for line in SCRIPT.read_text().splitlines() if line.strip().startswith("[")]
+    carried = {name for line in lines for name in line.split("=", 1)[1].strip('"').split()}
+    assert {"pydantic", "safetensors"} <= found <= carried | {"torch", "torchgen"}

@@ -22,6 +22,7 @@ declare -A distributions=(
 
 if [ "${1:-}" = --wheels ]; then
     version=${2:-3.12}
+    rm -f "$wheels"/*.whl
     pins=()
     for distribution in ${distributions[*]}; do
         pins+=("$(grep -i -E "^${distribution//_/[-_]}==" "$root/constraints.txt")")
@@ -48,8 +49,8 @@ for package in "${!distributions[@]}"; do
         }
         files+=("$file")
     done
-    PIP_ROOT_USER_ACTION=ignore "$python" -m pip install --quiet --no-index --no-deps --no-compile --no-cache-dir --disable-pip-version-check \
-        --target "$scratch/site" --upgrade "${files[@]}"
+    PIP_ROOT_USER_ACTION=ignore PIP_DISABLE_PIP_VERSION_CHECK=1 "$python" -m pip install --quiet \
+        --no-index --no-deps --no-compile --no-cache-dir --target "$scratch/site" --upgrade "${files[@]}"
 done
 
 # Each process that compiles ahead starts so many compilers.

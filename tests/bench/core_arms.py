@@ -1,7 +1,9 @@
 """The arms that `tests/bench/core.py` races: each function returns one, which does its work once when called."""
 
+import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import lmcore.init
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens
 from lmcore.loss import linear_cross_entropy
@@ -57,6 +60,17 @@ def step_trainer(
     )
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 2**18, dtype=np.uint16)
     return Trainer([RunSpec(model=model, train=train)] * slots, Tokens.of(ids, ids[: 2**14], model.vocab_size))
+
+
+@contextmanager
+def weights_made_once() -> Iterator[None]:
+    """Slots of one seed are drawn once: 64 times 10M weights take a CPU longer than it takes a GPU to time them."""
+    before = lmcore.init.init_tensor
+    lmcore.init.init_tensor = functools.cache(before)
+    try:
+        yield
+    finally:
+        lmcore.init.init_tensor = before
 
 
 def trainer_step(trainer: Trainer, updates: int = 1) -> Arm:

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.bench.gpu import tables
 from tests.bench.gpu.cases import GPU, QUICK
+from tests.bench.gpu.clock import Clock, OutOfTime
 from tests.bench.gpu.packing_rows import settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,6 +59,13 @@ def test_on_a_cpu_no_check_fails_and_every_row_is_measured(tmp_path):
     assert set(found["rows"]["step"]["tiny"]["ms"]) == {"ours", "ours compiled"}
     assert (found["ended"], found["errors"], set(found["left_out"])) == (True, {}, {"nanoGPT"})
     assert len(found["goals"]) == 4
+    found["hardware"] |= {"gpu": "NVIDIA Test", "gpu_bytes": 80 * 2**30}
+    section = tables.section(found)
+    assert "One NVIDIA Test (80 GiB)" in section
+    assert section.count("| passed |") == 15
+    assert re.search(r"^\| tiny \| \d+\.\d+x \| \d+\.\d+x \| packed [24] \|", section, flags=re.MULTILINE)
+    assert re.search(r"tokens/s as one by one with CUDA graphs; 15 of 15 checks pass", tables.sentence(found))
+    assert set(tables.core_rows(found)) == {"loss", "update"}
     assert done.stdout.splitlines()[-1].startswith("15 checks passed, 0 failed, 3 skipped; 0 errors; ")
 
 
@@ -77,6 +88,22 @@ def test_wrong_options_are_refused_before_anything_is_measured(tmp_path, argumen
     done = run_script(tmp_path, *arguments)
     assert (done.returncode, said in done.stderr) == (2, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_group_that_overruns_is_interrupted_and_the_next_one_has_its_time():
+    clock = Clock(100.0)
+    with pytest.raises(OutOfTime), clock.limit(1.0):
+        time.sleep(30)
+    assert 0.9 < 100.0 - clock.left_s < 5
+    with clock.limit(1.0):
+        pass
+    time.sleep(1.2)  # nothing interrupts what is not in a group
+
+
+def test_without_a_result_the_documentation_says_that_nothing_was_run_on_a_gpu():
+    assert "It has not been run on a GPU yet" in tables.section(None)
+    assert tables.sentence(None).startswith("Nothing has been run on a GPU yet")
+    assert tables.core_rows(None) == {}
 
 
 NEEDED = """

@@ -9,7 +9,7 @@ from torch import Tensor
 from lmcore.loss import linear_cross_entropy
 from lmcore.model import TransformerLM
 from lmcore.optim import adamw_coefficients, adamw_update_
-from lmcore.population.population import Population
+from lmcore.population.population import Population, State
 from tests.bench.gpu.cases import Cases
 from tests.bench.gpu.record import Record
 
@@ -42,22 +42,21 @@ def update_error(cases: Cases, device: str, compiled: bool) -> float:
     """Largest relative error of weights and moments after a few updates of slots with hyperparameters of their own."""
     model = TransformerLM(cases.checked, SLOTS, seeds=range(SLOTS)).to(device)
     population = Population(model, compiled=compiled)
-    state = {"weights": dict(model.named_parameters()), **population.state}
-    exact = {part: {name: t.detach().double() for name, t in named.items()} for part, named in state.items()}
-    moments = exact["exp_avg"], exact["exp_avg_sq"]
+    weights = {name: p.detach() for name, p in model.named_parameters()}
+    state: State = {"weights": weights, **population.state}
+    exact = {part: {name: tensor.double() for name, tensor in named.items()} for part, named in state.items()}
+    theta, m, v = exact.values()
     generator = torch.Generator().manual_seed(0)
     for step in range(1, UPDATES + 1):
         rows = [adamw_coefficients(1e-3 * (k + 1), (0.8 + k / 20, 0.95), 1e-8, 0.1, step) for k in range(SLOTS)]
-        grads = {name: torch.randn(p.shape, generator=generator).to(device) for name, p in model.named_parameters()}
+        grads = {name: torch.randn(p.shape, generator=generator).to(device) for name, p in weights.items()}
         for name, grad in grads.items():
             for k, row in enumerate(rows):
-                adamw_update_(exact["weights"][name][k], grad[k].double(), *(one[name][k] for one in moments), row)
-        unclipped = torch.full((SLOTS,), torch.inf, device=device)
+                adamw_update_(theta[name][k], grad[k].double(), m[name][k], v[name][k], row)
+        unclipped = torch.ones(SLOTS, device=device)
         with torch.no_grad():
-            population._update_slots_at_once(grads, torch.tensor(rows).T.to(device), torch.ones_like(unclipped), None)
-    return max(
-        _error(tensor.detach(), exact[part][name]) for part, named in state.items() for name, tensor in named.items()
-    )
+            population._update_slots_at_once(grads, torch.tensor(rows).T.to(device), unclipped, None)
+    return max(_error(tensor, exact[part][name]) for part, named in state.items() for name, tensor in named.items())
 
 
 def _check_loss(cases: Cases, device: str, record: Record, dtype: torch.dtype) -> None:

@@ -1,5 +1,6 @@
 """The tests of the suite that need a GPU, which other machines skip, run by pytest in a process beside the checks."""
 
+import atexit
 import importlib.util
 import os
 import re
@@ -28,14 +29,14 @@ class GpuTests:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+        atexit.register(self._end)
 
     def finish(self, seconds: float, record: Record) -> None:
         """Wait, at most so long, and keep the outcome as a check."""
         try:
             code = self._process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+            self._end()
             record.skip("tests", SENTENCE, "they did not end in time")
             return
         self._log.seek(0)
@@ -44,6 +45,11 @@ class GpuTests:
         record.check(
             "tests", SENTENCE, float(code != 0 or skipped), 0.0, last_lines=lines[-30:] if code else lines[-1:]
         )
+
+    def _end(self) -> None:
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 def start_gpu_tests(device: str, record: Record) -> GpuTests | None:

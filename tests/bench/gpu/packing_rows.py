@@ -4,17 +4,14 @@ The ways are `eager` (every kernel launched), `graphed` (a CUDA graph), and `com
 are CUDA graphs too, and compiled if their name says so. Each arm takes turns with `graphed`, and is freed afterwards.
 """
 
-import functools
 import statistics
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import lmcore.init
 from lmcore.measure.throughput import is_out_of_memory
 from lmcore.params import count_parameters
-from tests.bench.core_arms import step_trainer, trainer_step
+from tests.bench.core_arms import step_trainer, trainer_step, weights_made_once
 from tests.bench.gpu.cases import Cases, Timed
 from tests.bench.race import Arm, forget, race
 
@@ -40,7 +37,7 @@ def settings(cases: Cases) -> dict[str, Setting]:
 def packed_arm(timed: Timed, setting: Setting, device: str) -> Arm:
     """`timed.updates` updates of all slots."""
     slots, compiled, graphs = setting
-    with _weights_made_once():
+    with weights_made_once():
         trainer = step_trainer(timed.model, timed.batch_size, compiled, device, threads=1, slots=slots, graphs=graphs)
     return trainer_step(trainer, timed.updates)
 
@@ -94,17 +91,6 @@ def _ratios(arms: dict[str, dict[str, Any]]) -> dict[str, Any]:
     ratios = {f"vs_{name}": arms[best]["tokens_per_s"] / arms[name]["tokens_per_s"] for name in SERIAL if name in arms}
     ratios[f"vs_{BASELINE}"] = arms[best][f"vs_{BASELINE}"]  # of the same rounds
     return {"best": best, **{name: round(ratio, 3) for name, ratio in ratios.items()}, "arms": arms}
-
-
-@contextmanager
-def _weights_made_once() -> Iterator[None]:
-    """All slots have one seed here; drawing 64 times 10M weights from it on a CPU would take longer than the row."""
-    before = lmcore.init.init_tensor
-    lmcore.init.init_tensor = functools.cache(before)
-    try:
-        yield
-    finally:
-        lmcore.init.init_tensor = before
 
 
 def _times(

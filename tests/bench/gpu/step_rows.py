@@ -7,7 +7,7 @@ from lmcore.config import RunSpec, TrainConfig
 from lmcore.measure.peak import copy_bytes_per_s, matmul_flops_per_s
 from lmcore.params import count_parameters, flops_per_token
 from lmcore.profile.roofline import update_operations
-from tests.bench.core_arms import dtype_on, nanogpt_step, repeated, step_trainer, trainer_step
+from tests.bench.core_arms import dtype_on, nanogpt_step, repeated, step_trainer, trainer_step, weights_made_once
 from tests.bench.gpu.cases import Cases, Timed
 from tests.bench.race import Arm, compared, race
 
@@ -31,12 +31,11 @@ def step_arms(timed: Timed, device: str, nanogpt: Path | None, quick: bool) -> d
     """Arms of `timed.updates` updates each. Quick runs leave out what is compiled without need."""
     model, batch_size, updates = timed
 
-    def ours(compiled: bool, graphs: bool = True) -> Arm:
-        return trainer_step(step_trainer(model, batch_size, compiled, device, THREADS, graphs=graphs), updates)
+    def ours(compiled: bool) -> Arm:
+        return trainer_step(step_trainer(model, batch_size, compiled, device, THREADS), updates)
 
-    arms = {"ours": ours(False), "ours compiled": ours(True)}
-    if device == "cuda":
-        arms["ours launched"] = ours(False, graphs=False)
+    with weights_made_once():
+        arms = {"ours": ours(False), "ours compiled": ours(True)}
     if nanogpt is not None:
         arms["nanoGPT"] = repeated(nanogpt_step(nanogpt, model, batch_size, False, device), updates)
         if not quick:

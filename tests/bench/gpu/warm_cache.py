@@ -4,6 +4,7 @@ A model compiles for 10 to 60 seconds, and there are two dozen. The processes ru
 timed. What they do not finish is compiled when it is needed.
 """
 
+import atexit
 import os
 import signal
 import subprocess
@@ -22,7 +23,8 @@ from tests.bench.race import Arm, forget
 
 LANES = {"large nanoGPT": 0.28, "large": 0.28, "checks": 0.06, "nanoGPT": 0.07, "packed": 0.07, "others": 0.07}
 """Shares of the GPU's memory that the processes may use at the same time; the checks need some of the rest."""
-LARGE = 20_000_000
+LARGE = 1_000_000
+"""Slots times width times context from which a packed program needs the memory of a large lane."""
 
 
 def jobs(cases: Cases, device: str, nanogpt: Path | None) -> dict[str, list[Callable[[], Arm]]]:
@@ -46,8 +48,8 @@ def jobs(cases: Cases, device: str, nanogpt: Path | None) -> dict[str, list[Call
     for timed in cases.packing.values():
         lanes["others"].append(ours(timed))
         for slots in cases.compiled_slots:
-            much = slots * timed.model.d_model * timed.model.context_length > LARGE // 10
-            lanes["large nanoGPT" if much else "packed"].append(ours(timed, slots))
+            large = slots * timed.model.d_model * timed.model.context_length >= LARGE
+            lanes["large nanoGPT" if large else "packed"].append(ours(timed, slots))
     return lanes
 
 
@@ -77,13 +79,14 @@ class WarmCache:
     """
 
     def __init__(self, arguments: list[str]) -> None:
-        command = [sys.executable, "-m", "tests.bench.gpu", *arguments, "--compile-lane"]
+        command = [sys.executable, "-P", "-m", "tests.bench.gpu", *arguments, "--compile-lane"]
         self._processes = {
             lane: subprocess.Popen(
                 [*command, lane], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
             )
             for lane in LANES
         }
+        atexit.register(self.wait, 0.0)  # also if this process is interrupted
 
     def wait(self, seconds: float) -> dict[str, list[str]]:
         """Wait for them, at most so long, then end them -> the lines of each lane."""
@@ -97,8 +100,8 @@ class WarmCache:
         for lane, process in self._processes.items():
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)  # and the processes that compile for it
-            assert process.stdout is not None
             lines[lane] = process.communicate()[0].splitlines()
+        self._processes = {}
         return lines
 
 

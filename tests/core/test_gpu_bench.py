@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from lmcore.clip import slot_grad_norms
 from tests.bench.gpu import tables
 from tests.bench.gpu.cases import GPU, QUICK
 from tests.bench.gpu.clock import Clock, OutOfTime
+from tests.bench.gpu.goals import goals
 from tests.bench.gpu.packing_rows import settings
+from tests.bench.gpu.record import Record, exit_code
+from tests.bench.gpu.slot_checks import SlotChecks
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "bench" / "gpu.sh"
@@ -67,6 +71,30 @@ def test_on_a_cpu_no_check_fails_and_every_row_is_measured(tmp_path):
     assert re.search(r"tokens/s as one by one with CUDA graphs; 15 of 15 checks pass", tables.sentence(found))
     assert set(tables.core_rows(found)) == {"loss", "update"}
     assert done.stdout.splitlines()[-1].startswith("15 checks passed, 0 failed, 3 skipped; 0 errors; ")
+
+
+def test_a_check_fails_if_slots_mix(tmp_path, monkeypatch):
+    def mixed(grads):
+        norms = slot_grad_norms(grads)
+        return norms.mean().expand_as(norms)
+
+    monkeypatch.setattr("lmcore.population.population.slot_grad_norms", mixed)
+    record = Record(tmp_path / "gpu.json", "cpu", "", None)
+    SlotChecks(QUICK, "cpu", record)._packing()
+    assert {name: check["passed"] for name, check in record.checks.items()} == {"packed": False, "visible": True}
+    assert exit_code(record) == 1
+    assert json.loads((tmp_path / "gpu.json").read_text())["checks"]["packed"]["figure"] > 0
+
+
+def test_a_goal_that_is_missed_or_not_measured_fails_nothing(tmp_path):
+    rows = {
+        "packing": {"1M": {"vs_graphed": 2.9, "vs_eager": 8.0}},
+        "step": {"1M": {"ratio": None, "share_of_bound": 1}},
+    }
+    assert [goal["met"] for goal in goals(rows)] == [False, True, None, True]
+    record = Record(tmp_path / "gpu.json", "cpu", "", None)
+    record.document["goals"] = goals(rows)
+    assert exit_code(record) == 0
 
 
 def test_a_gpu_gets_every_row_that_a_cpu_gets_and_all_slot_counts():

@@ -125,7 +125,7 @@ class Run:
 
     def _step_seconds(self, name: str) -> float:
         """Large models take longer to make and to compile, also from the cache."""
-        return SHARES_S["step"] + count_parameters(self._cases.steps[name].model) / PARAMETERS_A_SECOND
+        return SHARES_S["step"] + int(count_parameters(self._cases.steps[name].model)) / PARAMETERS_A_SECOND
 
     def _single(self, group: str, name: str, limits: Ceilings, until: float) -> None:
         cases, device = self._cases, self._device

@@ -9,12 +9,14 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmcore.clip import slot_grad_norms
 from tests.bench.gpu import tables
 from tests.bench.gpu.cases import GPU, QUICK
 from tests.bench.gpu.clock import Clock, OutOfTime
 from tests.bench.gpu.goals import goals
+from tests.bench.gpu.gpu_tests import FILES, GpuTests
 from tests.bench.gpu.packing_rows import settings
 from tests.bench.gpu.record import Record, exit_code
 from tests.bench.gpu.slot_checks import SlotChecks
@@ -126,6 +128,20 @@ def test_a_group_that_overruns_is_interrupted_and_the_next_one_has_its_time():
     with clock.limit(1.0):
         pass
     time.sleep(1.2)  # nothing interrupts what is not in a group
+
+
+def test_the_tests_that_need_a_gpu_are_those_of_the_files_that_it_runs():
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    marked = {file.name for file in files if "pytest.mark.gpu\n" in file.read_text()}
+    assert marked == set(FILES)
+
+
+def test_where_tests_are_skipped_for_want_of_a_gpu_the_check_of_them_fails(tmp_path):
+    record = Record(tmp_path / "gpu.json", "cpu", "", None)
+    GpuTests().finish(120.0, record)
+    check = record.checks["tests"]
+    assert check["passed"] is torch.cuda.is_available()
+    assert torch.cuda.is_available() or re.search("[1-9] skipped", check["last_lines"][-1])
 
 
 def test_without_a_result_the_documentation_says_that_nothing_was_run_on_a_gpu():

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmcore.params import count_parameters
-from tests.bench.core_arms import loss_arms, our_update, peak_bytes, torch_update
+from tests.bench.core_arms import loss_arms, our_update, peak_bytes, torch_update, weights_made_once
 from tests.bench.gpu.cases import Cases
 from tests.bench.gpu.step_rows import Ceilings
 from tests.bench.race import compared, race
@@ -32,11 +32,13 @@ def loss_row(shape: tuple[int, int, int], cases: Cases, device: str, limits: Cei
 
 def update_row(slots: int, cases: Cases, device: str, limits: Ceilings, until: float) -> dict[str, Any]:
     """Milliseconds, ratio to torch's clipping and fused AdamW model after model, and share of the bandwidth."""
-    arms = {"ours": our_update(cases.optimizer, slots, device), "torch": torch_update(cases.optimizer, slots, device)}
-    if device == "cuda":
-        arms["ours compiled"] = our_update(cases.optimizer, slots, device, compiled=True)
+    model = cases.optimizer
+    with weights_made_once():
+        arms = {"ours": our_update(model, slots, device), "torch": torch_update(model, slots, device)}
+        if device == "cuda":
+            arms["ours compiled"] = our_update(model, slots, device, compiled=True)
     times = race(arms, cases.rounds, device, cases.turn_s, until)
     found = compared(times, tuple(arm for arm in arms if arm != "torch"), ("torch",))
-    parameters = slots * int(count_parameters(cases.optimizer))
+    parameters = slots * int(count_parameters(model))
     bytes_per_s = UPDATE_BYTES * parameters / (found["ms"][found["ours"]] / 1e3)
     return found | {"parameters": parameters, "share_of_bandwidth": round(bytes_per_s / limits.bytes_per_s, 3)}

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from lmcore.params import count_parameters
-from tests.bench.core_arms import step_trainer, trainer_step
+from tests.bench.core_arms import step_trainer, trainer_step, weights_made_once
 from tests.bench.gpu.cases import Cases, Timed
 from tests.bench.race import Arm
 
@@ -23,7 +23,8 @@ def refill_row(timed: Timed, cases: Cases, device: str, until: float) -> dict[st
     Also the least that an update of one slot takes while its neighbours pause, which no CUDA graph serves.
     """
     slots = cases.refill_slots
-    trainer = step_trainer(timed.model, timed.batch_size, False, device, threads=1, slots=slots)
+    with weights_made_once():
+        trainer = step_trainer(timed.model, timed.batch_size, False, device, threads=1, slots=slots)
     first = trainer.slots[0]
     assert first is not None
     for _ in range(3):

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from lmcore.trainer import Trainer
-from tests.bench.core_arms import nanogpt_step, step_trainer, trainer_step
+from tests.bench.core_arms import loss_arms, nanogpt_step, our_update, step_trainer, trainer_step, weights_made_once
 from tests.bench.gpu.cases import Cases, Timed
 from tests.bench.gpu.loss_curves import Mode, chain_tokens, run_of
 from tests.bench.race import Arm, forget
@@ -50,21 +51,32 @@ def jobs(cases: Cases, device: str, nanogpt: Path | None) -> dict[str, list[Call
         for slots in cases.compiled_slots:
             large = slots * timed.model.d_model * timed.model.context_length >= LARGE
             lanes["large nanoGPT" if large else "packed"].append(ours(timed, slots))
+    fused = "ours fused" if device == "cuda" else "ours"
+    lanes["nanoGPT"] += [partial(_loss, *shape, device, fused) for shape in cases.losses.values()]
+    lanes["large"] += [partial(our_update, cases.optimizer, k, device, compiled=True) for k in cases.optimizer_slots]
     return lanes
+
+
+def _loss(positions: int, width: int, vocabulary: int, device: str, name: str) -> Arm:
+    return loss_arms(positions, width, vocabulary, device)[name]
 
 
 def compile_lane(lane: str, cases: Cases, device: str, nanogpt: Path | None) -> None:
     """In a process of its own: run each job of the lane once, and print a line for it."""
     if device == "cuda":
         torch.cuda.set_per_process_memory_fraction(LANES[lane])
+    arm: Arm | None = None
     for number, job in enumerate(jobs(cases, device, nanogpt)[lane]):
         began = time.perf_counter()
         try:
-            job()()
+            with weights_made_once():
+                arm = job()
+            arm()
             outcome = "done"
         except Exception as error:  # whatever it is, the row will meet it too, and say so
             outcome = repr(error)[:200]
         print(f"{number} {time.perf_counter() - began:.1f} s {outcome}", flush=True)
+        arm = None
         forget()
 
 

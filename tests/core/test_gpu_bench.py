@@ -1,5 +1,6 @@
 """`tests/bench/gpu.sh` on a CPU with tiny models, so that it works on the day when there is a GPU."""
 
+import dataclasses
 import json
 import os
 import re
@@ -20,6 +21,7 @@ from tests.bench.gpu.gpu_tests import FILES, GpuTests
 from tests.bench.gpu.packing_rows import settings
 from tests.bench.gpu.record import Record, exit_code
 from tests.bench.gpu.slot_checks import SlotChecks
+from tests.bench.gpu.warm_cache import LANES, jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "bench" / "gpu.sh"
@@ -142,6 +144,15 @@ def test_where_tests_are_skipped_for_want_of_a_gpu_the_check_of_them_fails(tmp_p
     check = record.checks["tests"]
     assert check["passed"] is torch.cuda.is_available()
     assert torch.cuda.is_available() or re.search("[1-9] skipped", check["last_lines"][-1])
+
+
+def test_what_is_compiled_ahead_are_arms_of_every_kind():
+    lanes = jobs(dataclasses.replace(QUICK, compiled_slots=(2,)), "cpu", None)
+    assert lanes.keys() == LANES.keys()
+    assert sum(LANES.values()) < 0.9  # of the GPU's memory
+    arms = [job() for lane in lanes.values() for job in lane]
+    assert len(arms) == 8  # checks packed and alone, step, packing at K = 1 and 2, loss, update at K = 1 and 2
+    assert all(map(callable, arms))
 
 
 def test_without_a_result_the_documentation_says_that_nothing_was_run_on_a_gpu():

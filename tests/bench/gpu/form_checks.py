@@ -80,13 +80,14 @@ def _check_loss(cases: Cases, device: str, record: Record, dtype: torch.dtype) -
 
     exact = _with_gradients(plain, hidden.double(), weight.double())
     simple = _with_gradients(plain, hidden, weight)
+    kind = str(dtype).removeprefix("torch.")
     for name, form in (("chunked", chunked), ("fused", fused)):
         errors = [_error(mine, truth) for mine, truth in zip(_with_gradients(form, hidden, weight), exact, strict=True)]
         plain_errors = [_error(theirs, truth) for theirs, truth in zip(simple, exact, strict=True)]
         allowed = [max(LOSS_FLOAT32, PLAIN_TIMES * error) for error in plain_errors]
         record.check(
-            f"{name} loss, {str(dtype).removeprefix('torch.')}",
-            "the errors of loss and gradients against float64, over what torch's own operations explain",
+            f"{name} loss, {kind}",
+            f"errors of the {name} loss in {kind} and its gradients against float64, over what torch's own explain",
             max(error / most for error, most in zip(errors, allowed, strict=True)),
             1.0,
             errors=dict(zip(PARTS, errors, strict=True)),

@@ -24,6 +24,7 @@ def loss_row(shape: tuple[int, int, int], cases: Cases, device: str, limits: Cei
     bound_s = max(products / limits.flops_per_s, moved / limits.bytes_per_s)
     logits = element * positions * vocabulary
     return found | {
+        "rounds": len(times[ours[0]]),
         "shape": {"positions": positions, "width": width, "vocabulary": vocabulary},
         "share_of_bound": round(1e3 * bound_s / found["ms"][found["ours"]], 3),
         "peak_over_logits": {arm: round(peak_bytes(arms[arm], device) / logits, 3) for arm in arms},
@@ -41,4 +42,8 @@ def update_row(slots: int, cases: Cases, device: str, limits: Ceilings, until: f
     found = compared(times, tuple(arm for arm in arms if arm != "torch"), ("torch",))
     parameters = slots * int(count_parameters(model))
     bytes_per_s = UPDATE_BYTES * parameters / (found["ms"][found["ours"]] / 1e3)
-    return found | {"parameters": parameters, "share_of_bandwidth": round(bytes_per_s / limits.bytes_per_s, 3)}
+    return found | {
+        "rounds": len(times["ours"]),
+        "parameters": parameters,
+        "share_of_bandwidth": round(bytes_per_s / limits.bytes_per_s, 3),
+    }

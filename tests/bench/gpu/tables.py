@@ -22,10 +22,14 @@ def core_rows(result: dict[str, Any] | None) -> dict[str, Any]:
     """The rows that race peers, as tests/bench/core.py keeps them: by row, what was measured and about what."""
     if result is None:
         return {}
-    about = {"hardware": result["hardware"]["gpu"], "threads": 1, "torch": result["versions"]["torch"], "rounds": 1}
+    about = {"hardware": result["hardware"]["gpu"], "threads": 1, "torch": result["versions"]["torch"]}
     rows = {row: result["rows"].get(row, {}) for row in CORE_ROWS}
     raced = {row: {name: one for name, one in named.items() if one["ratio"] is not None} for row, named in rows.items()}
-    return {row: {"about": about, "measured": named} for row, named in raced.items() if named}
+    return {
+        row: {"about": about | {"rounds": min(one["rounds"] for one in named.values())}, "measured": named}
+        for row, named in raced.items()
+        if named
+    }
 
 
 def sentence(result: dict[str, Any] | None) -> str:

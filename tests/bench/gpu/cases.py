@@ -65,14 +65,14 @@ GPU = Cases(
         "10M": Timed(TEN, 16, 10),
     },
     slots=(2, 4, 8, 16, 32, 64),
-    compiled_slots=(8, 32),
+    compiled_slots=(16,),
     losses={"V2048": (2048, 128, 2048), "V8192": (8192, 256, 8192), "V50304": (16384, 768, 50304)},
     optimizer=TEN,
     optimizer_slots=(1, 8, 32),
     refill={"1.3M": Timed(ONE, 16, 25), "10M": Timed(TEN, 16, 10)},
     refill_slots=8,
-    rounds=5,
-    turn_s=0.3,
+    rounds=4,
+    turn_s=0.2,
 )
 
 TINY = ModelConfig(d_model=64, num_layers=1, num_heads=4, d_ff=128, vocab_size=128, context_length=32)

@@ -24,7 +24,7 @@ from tests.bench.race import Arm, forget
 
 LANES = {"large nanoGPT": 0.28, "large": 0.28, "checks": 0.06, "nanoGPT": 0.07, "packed": 0.07, "others": 0.07}
 """Shares of the GPU's memory that the processes may use at the same time; the checks need some of the rest."""
-LARGE = 1_000_000
+LARGE = 500_000
 """Slots times width times context from which a packed program needs the memory of a large lane."""
 
 

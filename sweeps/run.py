@@ -28,12 +28,14 @@ from sweeps.cli.output import RESUME, fit_hint, lasting_output, plain_lines
 from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cli.start_with import start_with_run
 from sweeps.cli.supported import check_system
+from sweeps.cli.timings import Timings
 from sweeps.cluster.auth import check_dashboard_host
 from sweeps.cluster.private_folder import RayStartError
 from sweeps.provenance.replayed import check_trained
 from sweeps.provenance.resume import resumed_spec
 from sweeps.provenance.same_sweep import resumed_as
 from sweeps.provenance.sweep_file import check_unedited
+from sweeps.provenance.timed import keep_timings
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
 from sweeps.rundir.kept_data import find_data, gone_note, kept_fingerprint, tokens_beside
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         argv: the arguments; by default those of this process.
         prog: the command as the user typed it, for help and hints.
     """
+    timings = Timings.of_command()
+    timings.mark("command_imported")
     try:
         options = parse(argv, prog)
     except SystemExit as stop:  # after --help, or a mistake that has been printed
@@ -70,6 +74,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
 
     try:
         spec, folder, resume = load_sweep(options)
+        timings.mark("config_read")
         kept = kept_tokens(options, folder, resume)
         retry = resume and options.retry is not None
         if options.retry is not None and not resume:
@@ -102,9 +107,14 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
                 kept,
                 retry,
                 anew=options.resume is AUTO,
+                timings=timings,
             )
         say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
         print_table(folder, prog, spec.search.storage, console)
+        timings.mark("tables_made")
+        keep_timings(folder, timings.stages)
+        if options.timings:
+            say(f"\n{timings.table()}")
         return outcome.exit_code
     except InputError as error:
         print_error(error)

@@ -76,6 +76,7 @@ class Options:
     tokens_per_s: tuple[str, ...]
     """`N` or `SIZE=N` texts; see `sweeps.cli.rates`."""
     measure: bool
+    timings: bool
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -169,6 +170,9 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     watch.add_argument("--no-dashboard", dest="dashboard", action="store_false", help="do not start Ray's dashboard")
     watch.add_argument(
         "--dashboard-host", metavar="HOST", default=LOOPBACK, help="where it listens (default: this machine only)"
+    )
+    watch.add_argument(
+        "--timings", action="store_true", help="print at the end how long each stage of the start and the end took"
     )
     return p
 

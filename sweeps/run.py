@@ -7,9 +7,6 @@ interrupted; 143 terminated. After 1, 129, 130 and 143 the sweep can be resumed.
 
 import atexit
 import gc
-import os
-import shlex
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +16,10 @@ if not __package__:  # started as a script: import from the checkout, and no fil
 
 from rich.console import Console
 
-from lmcore.columns import STORAGE_VARIABLE
 from lmcore.errors import InputError, print_error
 from lmcore.terminal.width import terminal_width
-from sweeps.cli.alive import Alive
 from sweeps.cli.dry_run import print_plan
+from sweeps.cli.final_tables import FinalTables
 from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import RESUME, fit_hint, lasting_output, plain_lines
@@ -99,22 +95,24 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         dashboard = options.dashboard_host if options.dashboard else None
         again = resume_command(options, folder.display, spec.search.storage, prog, spec.tracking.mlflow)
         interrupts.resume_hint = f"{RESUME}{again}"
-        with end_sweep_if_unwritable(full_disks_only=True):
-            outcome = run_sweep(
-                spec,
-                folder,
-                options.address,
-                dashboard,
-                console,
-                interrupts,
-                resume,
-                kept,
-                retry,
-                anew=options.resume is AUTO,
-                timings=timings,
-            )
-        say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
-        print_table(folder, prog, spec.search.storage, console)
+        with FinalTables(folder, prog, spec.search.storage, console) as tables:
+            with end_sweep_if_unwritable(full_disks_only=True):
+                outcome = run_sweep(
+                    spec,
+                    folder,
+                    options.address,
+                    dashboard,
+                    console,
+                    interrupts,
+                    resume,
+                    kept,
+                    retry,
+                    anew=options.resume is AUTO,
+                    timings=timings,
+                    on_last_trials=tables.prepare,
+                )
+            say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
+            tables.print()
         timings.mark("tables_made")
         keep_timings(folder, timings.stages)
         if options.timings:
@@ -179,49 +177,6 @@ def rates_for(spec: SweepSpec, options: Options) -> Rates | None:
     if options.measure:
         return measured_rates(spec)
     return given_rates(options.tokens_per_s, spec.size_names) if options.tokens_per_s else None
-
-
-def print_table(folder: RunFolder, prog: str, storage: str | None, console: Console | None = None) -> None:
-    """Print and save the tables of the report. They need pandas, so another process makes them.
-
-    On a terminal, `console` shows that they are being made.
-
-    No file has the password of the studies' database, so that process gets the URL in its environment, which nobody but
-    the user can read.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if prog == SCRIPT:
-        report, command = "python analysis/report.py", [f"{root}/analysis/report.py"]
-    else:
-        report, command = "lmsweep report", [f"{root}/lmsweep.py", "report"]
-    environment = os.environ if storage is None else os.environ | {STORAGE_VARIABLE: storage}
-    command = [sys.executable, *command, "--brief", folder.display]
-    if _run_shown(command, dict(environment), console):
-        print(f"The table could not be made; try {report} {shlex.quote(folder.display)}", file=sys.stderr)
-
-
-def _run_shown(command: Sequence[str], environment: dict[str, str], console: Console | None) -> int:
-    """Run a command whose output is for the terminal, and return its exit code. Until it prints, it is shown to run.
-
-    It has a session of its own: Ctrl-C goes to this process alone, which ends it.
-    """
-    interactive = console is not None and console.is_interactive
-    if interactive:
-        assert console is not None
-        # Rich then writes into the pipe as if it were the terminal.
-        environment |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(console.width), "LINES": str(console.height)}
-    pipe = subprocess.PIPE if interactive else None
-    with subprocess.Popen(command, env=environment, stdout=pipe, text=True, start_new_session=True) as process:
-        try:
-            if console is not None and process.stdout is not None:
-                with Alive(console, "making the tables"):
-                    first = process.stdout.read(1)
-                sys.stdout.write(first + process.stdout.read())
-                sys.stdout.flush()
-            return process.wait()
-        except BaseException:
-            process.kill()
-            raise
 
 
 if __name__ == "__main__":

@@ -108,6 +108,7 @@ def run_sweep(
     retry: bool = False,
     anew: bool = False,
     timings: Timings | None = None,
+    on_last_trials: Callable[[], None] = lambda: None,
 ) -> "Outcome":
     """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
@@ -121,6 +122,7 @@ def run_sweep(
         retry: on resume, train failed trials again.
         anew: if `resume` is false, delete what an earlier start left before it had computed anything.
         timings: is told when the stages of the sweep are reached.
+        on_last_trials: called when a slot is idle for the first time, because no trial is left that could be handed out.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
@@ -193,7 +195,7 @@ def run_sweep(
                 interrupts.install()
                 host = dashboard if cluster.local else None
                 late = stack.enter_context(LateDashboard(host, console.is_terminal, say))
-                memory = last_rows, previous_manifest, deadline, timings, late.start
+                memory = last_rows, previous_manifest, deadline, timings, late.start, on_last_trials
                 outcome = run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)
             timings.mark("Ray_down")
             return outcome
@@ -268,6 +270,7 @@ def run_on(
     deadline: Deadline | None = None,
     timings: Timings | None = None,
     on_begin: Callable[[], None] = lambda: None,
+    on_last_trials: Callable[[], None] = lambda: None,
 ) -> "Outcome":
     """Run `spec` on a connected cluster, with prepared data, in a folder that this process has claimed.
 
@@ -277,6 +280,7 @@ def run_on(
         deadline: the time limit, counted from the start of the command; by default search.time from now on.
         timings: is told when the stages of the sweep are reached.
         on_begin: called when the trials begin.
+        on_last_trials: see `run_sweep`.
     """
     from sweeps.cluster.membership import Membership
     from sweeps.engine.pool import WorkerPool
@@ -339,7 +343,8 @@ def run_on(
         say(f"Resumed: {len(ended_statuses(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
     speed = pool.expected_flops_per_s(choices)
     on_begin()
-    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, timings, speed)
+    last = on_last_trials
+    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, timings, last, speed)
 
 
 def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder, console: Console | None = None) -> str:

@@ -1,7 +1,7 @@
 """The trials of a sweep, run to their end on workers that are ready."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
 from sweeps.callbacks.curve_file import CurveFile
 from sweeps.callbacks.gauges import gauges_of
+from sweeps.callbacks.last_trials import LastTrials
 from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.progress import Progress
 from sweeps.callbacks.ray_metrics import exported
@@ -66,19 +67,21 @@ def run_trials(
     record: Mapping[str, Any],
     concurrent: int,
     timings: Timings,
+    on_last_trials: Callable[[], None] = lambda: None,
     flops_per_s: float | None = None,
 ) -> Outcome:
     """Run the ledger's trials, at most `concurrent` at a time, and stop the workers.
 
     At the end, `record` (the manifest) is written again with the utilization of the workers. `flops_per_s` is how fast
     they are expected to train, all together. `timings` are told when the first and the last trial trained.
+    `on_last_trials` is called when a slot is idle for the first time.
     """
     say = plain_lines(console)
     order, early = _order(ledger, folder)
     rows, curves, windows = RowFile(folder.metrics), CurveFile(folder), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
-    times = RowTimes()
+    times, last = RowTimes(), LastTrials(on_last_trials)
     utilization = Utilization(len(pool.ready))
     gauges = gauges_of(ledger, lambda: pool.capacity[0], record["hardware"]["peak_flops_per_s"])
     tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
@@ -90,7 +93,7 @@ def run_trials(
         ):
             # A row that is in metrics.jsonl is not repeated, so what else is written of it comes before.
             interrupts.at_stake = lambda: saving(progress.training)
-            callbacks = Callbacks([curves, windows, rows, files, utilization, gauges, progress, times])
+            callbacks = Callbacks([curves, windows, rows, files, utilization, gauges, progress, times, last])
 
             def give_up(trial: TrialHandle) -> None:
                 pool.release(trial.id)  # its checkpoint may still be being written, and is deleted next

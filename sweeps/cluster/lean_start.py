@@ -6,7 +6,7 @@ start and 1 s at the end. Ray has no options for this, so these functions replac
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 

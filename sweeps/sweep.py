@@ -122,7 +122,7 @@ def run_sweep(
         retry: on resume, train failed trials again.
         anew: if `resume` is false, delete what an earlier start left before it had computed anything.
         timings: is told when the stages of the sweep are reached.
-        on_last_trials: called when a slot is idle for the first time, because no trial is left that could be handed out.
+        on_last_trials: called when a slot is idle for the first time, because no trial can be handed out.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.

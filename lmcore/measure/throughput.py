@@ -32,8 +32,8 @@ def measure_doubling(
     run: RunSpec, tokens: Tokens, memory_bytes: int, max_slots: int = MAX_SLOTS
 ) -> list[ThroughputSample]:
     """Benchmark K = 1, 2, 4, ... up to the first K that gains less than MIN_GAIN, or that memory does not allow.
-    The device has `memory_bytes`, of which at most MEMORY_SHARE is used. A second slot is not tried on a CPU whose updates
-    of one take ALONE_S: that would cost seconds, and its outcome is known.
+    The device has `memory_bytes`, of which at most MEMORY_SHARE is used. A second slot is not tried on a CPU where
+    an update of one takes ALONE_S: that would cost seconds, and its outcome is known.
 
     >>> samples = measure_doubling(run, tokens, memory_bytes=16 * 2**30)
     >>> slots = choose_slots(samples, wanted=None)

@@ -40,9 +40,9 @@ def connect(
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
     A cluster that is started here accepts only processes of this machine that have its token. Its dashboard is to
-    listen on the host `dashboard`, once it is started (`sweeps.cluster.late_dashboard`). Its files are in a private folder, which is deleted at the end, or by
-    `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is killed. A cluster that is joined gets this
-    process's code; `say` gets a warning if it demands no token.
+    listen on the host `dashboard`, once it is started (`sweeps.cluster.late_dashboard`). Its files are in a private
+    folder, which is deleted at the end, or by `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is
+    killed. A cluster that is joined gets this process's code; `say` gets a warning if it demands no token.
     `meanwhile` is called in a thread while Ray starts, which leaves the processor idle for half of the time.
 
     Raises:

@@ -100,7 +100,7 @@ def processes_of(folder: Path, program: bytes = b"") -> list[int]:
 
 
 def kill_processes_of(folder: Path, program: bytes = b"") -> None:
-    """Kill the processes whose command line names a file in `folder`, and `program`, with all that they have started."""
+    """Kill the processes whose command line names a file in `folder`, and `program`, and all that they have started."""
     for pid in _family(set(processes_of(folder, program)), _processes()):
         _kill(pid)
 

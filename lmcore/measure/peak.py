@@ -17,8 +17,8 @@ MIN_SECONDS, MIN_REPEATS = 0.3, 5
 def matmul_flops_per_s(train: TrainConfig, min_seconds: float = MIN_SECONDS) -> float:
     """Median rate of multiplying two large n x n matrices, in FLOP/s (2 n^3 per product).
 
-    They are repeated for `min_seconds`, and MIN_REPEATS times. `train` gives the device, dtype and number of threads; it
-    must be resolved (`lmcore.device.resolve`). Other load on the machine lowers the result.
+    They are repeated for `min_seconds`, and MIN_REPEATS times. `train` gives the device, dtype and number of threads;
+    it must be resolved (`lmcore.device.resolve`). Other load on the machine lowers the result.
 
     >>> peak = matmul_flops_per_s(resolve(TrainConfig(), this_machine()))
     """

@@ -171,9 +171,7 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     watch.add_argument(
         "--dashboard-host", metavar="HOST", default=LOOPBACK, help="where it listens (default: this machine only)"
     )
-    watch.add_argument(
-        "--timings", action="store_true", help="print at the end how long each stage of the start and the end took"
-    )
+    watch.add_argument("--timings", action="store_true", help="print at the end when each stage was reached")
     return p
 
 

@@ -10,6 +10,8 @@ cannot be read or the report cannot be written.
 """
 
 import argparse
+import atexit
+import gc
 import json
 import os
 import shlex
@@ -44,6 +46,8 @@ from lmcore.printable import printable
 from lmcore.run_folders import run_hint
 from lmcore.study_database import STORAGE_HELP, mask_password
 from lmcore.terminal.console import PIPE_WIDTH, as_text, print_out, prose_width
+
+atexit.register(gc.freeze)  # or the interpreter would spend 0.6 s on the objects of pandas and Matplotlib at the end
 
 SCHEMA = 1
 DESCRIPTION = """\
@@ -186,6 +190,8 @@ def write_report(report: Report, folder: Path, brief: bool = False) -> list[Path
 def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.py") -> int:
     """Write and print the report, and return the exit code. `prog` is the command as the user typed it."""
     arguments = _parser(prog).parse_args(argv)
+    if arguments.standby and not wait_for_end():
+        return 0
     first = arguments.runs[0]
     out = arguments.out or (first / "report" if first.is_dir() else first.with_name(f"{first.stem}-report"))
     try:
@@ -213,6 +219,16 @@ def main(argv: Sequence[str] | None = None, prog: str = "python analysis/report.
         print()
         print_out(answer)
     return 0
+
+
+def wait_for_end() -> bool:
+    """Wait until a line on standard input says that the run has ended: JSON of environment variables to set, such as
+    the size of the terminal. False if that never happens, because whoever started this process has ended."""
+    line = sys.stdin.readline()
+    if not line:
+        return False
+    os.environ.update(json.loads(line))
+    return True
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -267,6 +283,7 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument("--out", metavar="DIR", type=Path, help="where to write (default: report/ in the first RUN)")
     parser.add_argument("--storage", metavar="URL", help=STORAGE_HELP)
     parser.add_argument("--brief", action="store_true", help="tables only, as at the end of a sweep")
+    parser.add_argument("--standby", action="store_true", help=argparse.SUPPRESS)  # see `wait_for_end`
     table = parser.add_argument_group("a CSV file of trials from another tool")
     table.add_argument("--columns", metavar="N=...,D=...,loss=...[,lr=...]", help="the names of its columns")
     table.add_argument("--flops-column", metavar="C", help="training FLOPs, in place of D: D = C / 6N")

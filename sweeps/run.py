@@ -5,9 +5,8 @@ Exit codes: 0 a trial completed; 1 none did, or the disk is full, or the databas
 interrupted; 143 terminated. After 1, 129, 130 and 143 the sweep can be resumed.
 """
 
-import os
-import shlex
-import subprocess
+import atexit
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,23 +16,24 @@ if not __package__:  # started as a script: import from the checkout, and no fil
 
 from rich.console import Console
 
-from lmcore.columns import STORAGE_VARIABLE
 from lmcore.errors import InputError, print_error
 from lmcore.terminal.width import terminal_width
-from sweeps.cli.alive import Alive
 from sweeps.cli.dry_run import print_plan
+from sweeps.cli.final_tables import FinalTables
 from sweeps.cli.interrupts import Interrupts, is_guest
 from sweeps.cli.options import AUTO, SCRIPT, Options, parse, resume_command
 from sweeps.cli.output import RESUME, fit_hint, lasting_output, plain_lines
 from sweeps.cli.rates import Rates, given_rates, measured_rates
 from sweeps.cli.start_with import start_with_run
 from sweeps.cli.supported import check_system
+from sweeps.cli.timings import Timings
 from sweeps.cluster.auth import check_dashboard_host
 from sweeps.cluster.private_folder import RayStartError
 from sweeps.provenance.replayed import check_trained
 from sweeps.provenance.resume import resumed_spec
 from sweeps.provenance.same_sweep import resumed_as
 from sweeps.provenance.sweep_file import check_unedited
+from sweeps.provenance.timed import keep_timings
 from sweeps.rundir.disk_full import UnwritableError, end_sweep_if_unwritable
 from sweeps.rundir.folder import FolderInUseError, RunFolder
 from sweeps.rundir.kept_data import find_data, gone_note, kept_fingerprint, tokens_beside
@@ -42,6 +42,8 @@ from sweeps.rundir.ray_job import check_lasting
 from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.sweep import run_sweep
+
+atexit.register(gc.freeze)  # or the interpreter would spend 0.6 s on the objects of Ray Tune before it exits
 
 
 @lasting_output()
@@ -52,6 +54,8 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         argv: the arguments; by default those of this process.
         prog: the command as the user typed it, for help and hints.
     """
+    timings = Timings.of_command()
+    timings.mark("command_imported")
     try:
         options = parse(argv, prog)
     except SystemExit as stop:  # after --help, or a mistake that has been printed
@@ -70,6 +74,7 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
 
     try:
         spec, folder, resume = load_sweep(options)
+        timings.mark("config_read")
         kept = kept_tokens(options, folder, resume)
         retry = resume and options.retry is not None
         if options.retry is not None and not resume:
@@ -90,21 +95,28 @@ def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
         dashboard = options.dashboard_host if options.dashboard else None
         again = resume_command(options, folder.display, spec.search.storage, prog, spec.tracking.mlflow)
         interrupts.resume_hint = f"{RESUME}{again}"
-        with end_sweep_if_unwritable(full_disks_only=True):
-            outcome = run_sweep(
-                spec,
-                folder,
-                options.address,
-                dashboard,
-                console,
-                interrupts,
-                resume,
-                kept,
-                retry,
-                anew=options.resume is AUTO,
-            )
-        say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
-        print_table(folder, prog, spec.search.storage, console)
+        with FinalTables(folder, prog, spec.search.storage, console) as tables:
+            with end_sweep_if_unwritable(full_disks_only=True):
+                outcome = run_sweep(
+                    spec,
+                    folder,
+                    options.address,
+                    dashboard,
+                    console,
+                    interrupts,
+                    resume,
+                    kept,
+                    retry,
+                    anew=options.resume is AUTO,
+                    timings=timings,
+                    on_last_trials=tables.prepare,
+                )
+            say(f"{len(outcome.statuses)} trials in {outcome.seconds:.0f} s\n")
+            tables.print()
+        timings.mark("tables_made")
+        keep_timings(folder, timings.stages)
+        if options.timings:
+            say(f"\n{timings.table()}")
         return outcome.exit_code
     except InputError as error:
         print_error(error)
@@ -165,49 +177,6 @@ def rates_for(spec: SweepSpec, options: Options) -> Rates | None:
     if options.measure:
         return measured_rates(spec)
     return given_rates(options.tokens_per_s, spec.size_names) if options.tokens_per_s else None
-
-
-def print_table(folder: RunFolder, prog: str, storage: str | None, console: Console | None = None) -> None:
-    """Print and save the tables of the report. They need pandas, so another process makes them.
-
-    On a terminal, `console` shows that they are being made.
-
-    No file has the password of the studies' database, so that process gets the URL in its environment, which nobody but
-    the user can read.
-    """
-    root = Path(__file__).resolve().parents[1]
-    if prog == SCRIPT:
-        report, command = "python analysis/report.py", [f"{root}/analysis/report.py"]
-    else:
-        report, command = "lmsweep report", [f"{root}/lmsweep.py", "report"]
-    environment = os.environ if storage is None else os.environ | {STORAGE_VARIABLE: storage}
-    command = [sys.executable, *command, "--brief", folder.display]
-    if _run_shown(command, dict(environment), console):
-        print(f"The table could not be made; try {report} {shlex.quote(folder.display)}", file=sys.stderr)
-
-
-def _run_shown(command: Sequence[str], environment: dict[str, str], console: Console | None) -> int:
-    """Run a command whose output is for the terminal, and return its exit code. Until it prints, it is shown to run.
-
-    It has a session of its own: Ctrl-C goes to this process alone, which ends it.
-    """
-    interactive = console is not None and console.is_interactive
-    if interactive:
-        assert console is not None
-        # Rich then writes into the pipe as if it were the terminal.
-        environment |= {"TTY_COMPATIBLE": "1", "COLUMNS": str(console.width), "LINES": str(console.height)}
-    pipe = subprocess.PIPE if interactive else None
-    with subprocess.Popen(command, env=environment, stdout=pipe, text=True, start_new_session=True) as process:
-        try:
-            if console is not None and process.stdout is not None:
-                with Alive(console, "making the tables"):
-                    first = process.stdout.read(1)
-                sys.stdout.write(first + process.stdout.read())
-                sys.stdout.flush()
-            return process.wait()
-        except BaseException:
-            process.kill()
-            raise
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,10 @@ from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import Interrupts
 from sweeps.cli.introduction import introduce
 from sweeps.cli.output import fit_hint, plain_lines
+from sweeps.cli.timings import Timings
 from sweeps.cluster.dashboard import dashboard_line
 from sweeps.cluster.joining import check_address
+from sweeps.cluster.late_dashboard import LateDashboard
 from sweeps.cluster.reaper import reaped
 from sweeps.provenance.history import change_line, changes_of, note_changes
 from sweeps.provenance.resume import check_data, differences, manifest_of, resumed_manifest, resumed_tokens
@@ -104,6 +107,8 @@ def run_sweep(
     kept: Path | None = None,
     retry: bool = False,
     anew: bool = False,
+    timings: Timings | None = None,
+    on_last_trials: Callable[[], None] = lambda: None,
 ) -> "Outcome":
     """Run `spec` in `folder`, or with `resume` the rest of the sweep that was started there.
 
@@ -116,12 +121,14 @@ def run_sweep(
         kept: see `with_data`.
         retry: on resume, train failed trials again.
         anew: if `resume` is false, delete what an earlier start left before it had computed anything.
+        timings: is told when the stages of the sweep are reached.
+        on_last_trials: called when a slot is idle for the first time, because no trial can be handed out.
 
     Raises:
         InputError: the user's input is wrong; nothing was started.
         FolderInUseError: another process uses the folder.
     """
-    deadline = Deadline(spec.search.time)
+    deadline, timings = Deadline(spec.search.time), timings or Timings()
     check_address(address)
     check_installed(spec.tracking)
     if is_own(spec.search.method):
@@ -158,7 +165,9 @@ def run_sweep(
             last_rows, previous_manifest = read_last_rows(folder.metrics), manifest_of(folder)
         in_place = InPlace(folder)
         with Alive(console, "opening the database of the trials"):
+            timings.mark("data_ready")
             storage = open_studies(spec, folder, last_rows, resume, say, in_place.check)
+            timings.mark("studies_open")
         if resume:
             introduce(spec, console)  # now that the folder is known to hold this sweep
         if retry:
@@ -177,18 +186,28 @@ def run_sweep(
                 stack.callback(closing.stop)
                 remove_later = stack.enter_context(reaped(interrupts.guest))
                 with Alive(console, "starting Ray, which runs the training processes"):
-                    cluster = stack.enter_context(connect(address, dashboard, say, remove_later))
+                    cluster = stack.enter_context(connect(address, dashboard, say, remove_later, _import_tune))
+                timings.mark("Ray_up")
                 stack.callback(closing.start)  # what was entered later is left earlier
                 if cluster.dashboard_url:
                     say(stack.enter_context(dashboard_line(cluster.dashboard_url, private=console.is_terminal)))
                 stack.enter_context(in_place.watched(end))
                 interrupts.install()
-                memory = last_rows, previous_manifest, deadline
-                return run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)
+                host = dashboard if cluster.local else None
+                late = stack.enter_context(LateDashboard(host, console.is_terminal, say))
+                memory = last_rows, previous_manifest, deadline, timings, late.start, on_last_trials
+                outcome = run_on(cluster, spec, tokens, folder, storage, console, interrupts, *memory)
+            timings.mark("Ray_down")
+            return outcome
         except BaseException:
             if not folder.sweep_yaml.exists():
                 release_studies(storage)
             raise
+
+
+def _import_tune() -> None:
+    """Import what runs the trials, and Ray Tune with it, which takes a second."""
+    import_module("sweeps.trials")
 
 
 def open_studies(
@@ -249,6 +268,9 @@ def run_on(
     last_rows: Mapping[str, Row] = MappingProxyType({}),
     previous_manifest: Mapping[str, Any] = MappingProxyType({}),
     deadline: Deadline | None = None,
+    timings: Timings | None = None,
+    on_begin: Callable[[], None] = lambda: None,
+    on_last_trials: Callable[[], None] = lambda: None,
 ) -> "Outcome":
     """Run `spec` on a connected cluster, with prepared data, in a folder that this process has claimed.
 
@@ -256,6 +278,9 @@ def run_on(
         last_rows: on resume, each trial's last row in metrics.jsonl.
         previous_manifest: on resume, the folder's manifest.
         deadline: the time limit, counted from the start of the command; by default search.time from now on.
+        timings: is told when the stages of the sweep are reached.
+        on_begin: called when the trials begin.
+        on_last_trials: see `run_sweep`.
     """
     from sweeps.cluster.membership import Membership
     from sweeps.engine.pool import WorkerPool
@@ -264,7 +289,7 @@ def run_on(
     from sweeps.study.ledger import Ledger
     from sweeps.study.open_study import asked_trials
 
-    say = plain_lines(console)
+    say, timings = plain_lines(console), timings or Timings()
     with Alive(console, "handing the data to the training processes"):
         # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
         membership = Membership.of(cluster, spec, folder.path, say)
@@ -277,8 +302,10 @@ def run_on(
         concurrent = min(wanted, total)
         cluster.engines(spec.train)  # there must be room for one
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
+        timings.mark("engines_asked_for")
         from sweeps.trials import ended_statuses, run_trials  # with Tune, which takes a second
 
+    timings.mark("Tune_imported")
     for change in note_changes(folder, spec, asked_trials(spec, storage)) if previous_manifest else ():
         say(f"Changed: {change_line(change)}")
     written = write_inputs(spec, tokens, folder, console)
@@ -290,10 +317,12 @@ def run_on(
     with Alive(console, "starting the training processes") as alive:
         ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
         pool.wait()
+        timings.mark("engines_up")
         alive.text = "measuring how many trials at a time are fastest"
         watchdog = Watchdog(pool, spec.search.hung_after_s, cluster.head, say=say, end=end)
         with watchdog:
             choices, peaks = pool.choices(), pool.peaks()
+        timings.mark("slots_measured")
     training, queued = pool.open(choices)
 
     # Record how the sweep runs, and describe it.
@@ -313,7 +342,9 @@ def run_on(
         paused = f", {ledger.paused} are paused" if ledger.paused else ""
         say(f"Resumed: {len(ended_statuses(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
     speed = pool.expected_flops_per_s(choices)
-    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, speed)
+    on_begin()
+    last = on_last_trials
+    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, timings, last, speed)
 
 
 def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder, console: Console | None = None) -> str:

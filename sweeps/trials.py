@@ -1,7 +1,7 @@
 """The trials of a sweep, run to their end on workers that are ready."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
 from sweeps.callbacks.curve_file import CurveFile
 from sweeps.callbacks.gauges import gauges_of
+from sweeps.callbacks.last_trials import LastTrials
 from sweeps.callbacks.metrics_file import RowFile
 from sweeps.callbacks.progress import Progress
 from sweeps.callbacks.ray_metrics import exported
+from sweeps.callbacks.row_times import RowTimes
 from sweeps.callbacks.tracking import Tracking
 from sweeps.callbacks.trial_files import TrialFiles
 from sweeps.callbacks.utilization import Utilization
@@ -21,6 +23,7 @@ from sweeps.callbacks.window_file import WindowFile
 from sweeps.cli.alive import Alive
 from sweeps.cli.interrupts import NOTHING_TO_SAVE, Interrupts
 from sweeps.cli.output import plain_lines
+from sweeps.cli.timings import Timings
 from sweeps.engine.pool import WorkerPool
 from sweeps.engine.watchdog import Watchdog
 from sweeps.rundir.folder import RunFolder, write_json
@@ -63,18 +66,22 @@ def run_trials(
     interrupts: Interrupts,
     record: Mapping[str, Any],
     concurrent: int,
+    timings: Timings,
+    on_last_trials: Callable[[], None] = lambda: None,
     flops_per_s: float | None = None,
 ) -> Outcome:
     """Run the ledger's trials, at most `concurrent` at a time, and stop the workers.
 
     At the end, `record` (the manifest) is written again with the utilization of the workers. `flops_per_s` is how fast
-    they are expected to train, all together.
+    they are expected to train, all together. `timings` are told when the first and the last trial trained.
+    `on_last_trials` is called when a slot is idle for the first time.
     """
     say = plain_lines(console)
     order, early = _order(ledger, folder)
     rows, curves, windows = RowFile(folder.metrics), CurveFile(folder), WindowFile(folder)
     files = TrialFiles(folder, ledger)
     files.catch_up()
+    times, last = RowTimes(), LastTrials(on_last_trials)
     utilization = Utilization(len(pool.ready))
     gauges = gauges_of(ledger, lambda: pool.capacity[0], record["hardware"]["peak_flops_per_s"])
     tracking = Tracking(folder, ledger.spec.tracking, folder.metrics.stat().st_size)
@@ -86,16 +93,18 @@ def run_trials(
         ):
             # A row that is in metrics.jsonl is not repeated, so what else is written of it comes before.
             interrupts.at_stake = lambda: saving(progress.training)
-            callbacks = Callbacks([curves, windows, rows, files, utilization, gauges, progress])
+            callbacks = Callbacks([curves, windows, rows, files, utilization, gauges, progress, times, last])
 
             def give_up(trial: TrialHandle) -> None:
                 pool.release(trial.id)  # its checkpoint may still be being written, and is deleted next
                 callbacks.on_trial_end(trial)
 
             ledger.on_given_up = give_up
+            timings.mark("trials_begin")
             with watchdog, interrupts.repeating():
                 while not ledger.over:  # a trial may have been requeued after the last one was asked for
                     tune_all(order, pool, callbacks, folder, concurrent)
+        timings.mark("trials_ended")
         if early is not None:
             early.remove()
         pool.stop(STOP_S)  # checkpoints may still be being written
@@ -125,6 +134,9 @@ def run_trials(
         if ledger.planned is not None:
             most = ledger.planned - ledger.excluded_confirmations  # excluded runs are in no table
             record = {**record, "search": {**record["search"], "most_trials": most}}
+        timings.mark("trackers_ended")
+        for stage, unix_s in times.stages.items():
+            timings.mark(stage, unix_s)
         write_json(folder.manifest, record)
     return Outcome(ledger.statuses(), seconds)
 

@@ -14,18 +14,18 @@ CPU_COPY_BYTES, GPU_COPY_BYTES = 2**28, 2**30  # larger than the caches of all b
 MIN_SECONDS, MIN_REPEATS = 0.3, 5
 
 
-def matmul_flops_per_s(train: TrainConfig) -> float:
+def matmul_flops_per_s(train: TrainConfig, min_seconds: float = MIN_SECONDS) -> float:
     """Median rate of multiplying two large n x n matrices, in FLOP/s (2 n^3 per product).
 
-    `train` gives the device, dtype and number of threads; it must be resolved (`lmcore.device.resolve`). Other load on
-    the machine lowers the result.
+    They are repeated for `min_seconds`, and MIN_REPEATS times. `train` gives the device, dtype and number of threads;
+    it must be resolved (`lmcore.device.resolve`). Other load on the machine lowers the result.
 
     >>> peak = matmul_flops_per_s(resolve(TrainConfig(), this_machine()))
     """
     side = CPU_SIDE if train.device == "cpu" else GPU_SIDE
     a = torch.randn(side, side, device=train.device).to(getattr(torch, train.dtype))
     out = torch.empty_like(a)
-    return 2 * side**3 / _median_s(lambda: torch.matmul(a, a, out=out), train)
+    return 2 * side**3 / _median_s(lambda: torch.matmul(a, a, out=out), train, min_seconds)
 
 
 def copy_bytes_per_s(train: TrainConfig) -> float:
@@ -39,7 +39,7 @@ def copy_bytes_per_s(train: TrainConfig) -> float:
     return 2 * size / _median_s(lambda: target.copy_(source), train)
 
 
-def _median_s(function: Callable[[], object], train: TrainConfig) -> float:
+def _median_s(function: Callable[[], object], train: TrainConfig, min_seconds: float = MIN_SECONDS) -> float:
     """Median duration of `function` in seconds, after one warm-up call."""
     waits: dict[str, Callable[[], None]] = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
     synchronize = waits.get(train.device, lambda: None)
@@ -47,7 +47,7 @@ def _median_s(function: Callable[[], object], train: TrainConfig) -> float:
     with cpu_threads(int(train.threads)):
         function()
         began = time.perf_counter()
-        while len(times) < MIN_REPEATS or time.perf_counter() - began < MIN_SECONDS:
+        while len(times) < MIN_REPEATS or time.perf_counter() - began < min_seconds:
             synchronize()
             start = time.perf_counter()
             function()

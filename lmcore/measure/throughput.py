@@ -22,13 +22,18 @@ from lmcore.trainer import Trainer
 MEMORY_SHARE = 0.8  # of the device's memory may be used
 MAX_SLOTS = 64
 MIN_SECONDS, MIN_UPDATES = 1.0, 3
+ALONE_S = 0.05
+"""An update on a CPU that takes this long is spent in arithmetic. Doubling the slots saves what does not depend on
+their number, about 4 ms an update, so it gains less than 5 %: MIN_GAIN needs an update of less than 25 ms. (It gained
+16 % at 16 ms, 4 % at 76 ms and nothing at 313 ms: tests/bench/results/packing-cpu.json.)"""
 
 
 def measure_doubling(
     run: RunSpec, tokens: Tokens, memory_bytes: int, max_slots: int = MAX_SLOTS
 ) -> list[ThroughputSample]:
     """Benchmark K = 1, 2, 4, ... up to the first K that gains less than MIN_GAIN, or that memory does not allow.
-    The device has `memory_bytes`, of which at most MEMORY_SHARE is used.
+    The device has `memory_bytes`, of which at most MEMORY_SHARE is used. A second slot is not tried on a CPU where
+    an update of one takes ALONE_S: that would cost seconds, and its outcome is known.
 
     >>> samples = measure_doubling(run, tokens, memory_bytes=16 * 2**30)
     >>> slots = choose_slots(samples, wanted=None)
@@ -36,6 +41,8 @@ def measure_doubling(
     used = _MemoryMeter(run).start_bytes
     few = _Probe(run, tokens, 1)
     samples = [ThroughputSample(1, few.tokens_per_s(), 1.0, used + few.bytes)]
+    if _on_cpu(run) and few.tokens_of_update / samples[0].tokens_per_s >= ALONE_S:
+        return samples
     while 2 * few.slots <= max_slots:
         try:
             many = _Probe(run, tokens, 2 * few.slots)
@@ -68,6 +75,10 @@ def measure_one(run: RunSpec, tokens: Tokens) -> float:
     return statistics.median(rates)
 
 
+def _on_cpu(run: RunSpec) -> bool:
+    return run.train.device == "cpu" or (run.train.device == "auto" and not torch.cuda.is_available())
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the host ran out of memory; on the CPU torch raises a plain RuntimeError.
 
@@ -86,6 +97,8 @@ class _Probe:
         reports = {"eval_every": 1, "eval_tokens": None, "eval_windows": 1, "checkpoint_every": None}
         train = run.in_steps().train.model_copy(update={"steps": 2**40, "compile": False, **reports})
         self.slots = slots
+        self.tokens_of_update = run.tokens_per_step
+        """Of one slot."""
         memory = _MemoryMeter(run)
         self._trainer = Trainer([run.model_copy(update={"train": train})] * slots, tokens)
         self.tokens_per_s()  # warm-up: allocates memory and reads the data for the first time

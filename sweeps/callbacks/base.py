@@ -30,6 +30,10 @@ class Callback:
         `trial.paused_at` is not None.
         """
 
+    def on_idle(self) -> None:
+        """A slot is free, and no trial can be handed out now: all have been, and none is to be promoted yet. Called
+        again and again, and not where no slot is free."""
+
 
 class Callbacks(Callback):
     """Calls all callbacks, in the given order.
@@ -47,6 +51,10 @@ class Callbacks(Callback):
     def on_report(self, trial: TrialHandle, row: Row) -> None:
         for callback in self._callbacks:
             callback.on_report(trial, row)
+
+    def on_idle(self) -> None:
+        for callback in self._callbacks:
+            callback.on_idle()
 
     def on_trial_end(self, trial: TrialHandle) -> None:
         for callback in self._callbacks:

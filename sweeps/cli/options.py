@@ -76,6 +76,7 @@ class Options:
     tokens_per_s: tuple[str, ...]
     """`N` or `SIZE=N` texts; see `sweeps.cli.rates`."""
     measure: bool
+    timings: bool
 
     @property
     def flags(self) -> dict[str, Any]:
@@ -170,6 +171,7 @@ def parser(prog: str = SCRIPT) -> argparse.ArgumentParser:
     watch.add_argument(
         "--dashboard-host", metavar="HOST", default=LOOPBACK, help="where it listens (default: this machine only)"
     )
+    watch.add_argument("--timings", action="store_true", help="print at the end when each stage was reached")
     return p
 
 

@@ -15,6 +15,7 @@ from lmcore.errors import InputError
 from sweeps.cluster.auth import require_token
 from sweeps.cluster.checkout import python_path, runtime_env
 from sweeps.cluster.joining import dashboard_address, join
+from sweeps.cluster.lean_start import connect_soon
 from sweeps.cluster.local_ray import QUIET, local_ray, why_not_started
 from sweeps.cluster.private_folder import RayStartError
 from sweeps.cluster.token_check import warning_if_open
@@ -34,13 +35,15 @@ def connect(
     dashboard: str | None,
     say: Callable[[str], None] = print,
     remove_later: Callable[[Path], None] = lambda _: None,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator["Cluster"]:
     """Join the cluster at `address` (or RAY_ADDRESS), or start one on this machine; shut Ray down at the end.
 
-    A cluster that is started here accepts only processes of this machine that have its token. Its dashboard listens on
-    the host `dashboard`; None means no dashboard. Its files are in a private folder, which is deleted at the end, or by
-    `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is killed. A cluster that is joined gets this
-    process's code; `say` gets a warning if it demands no token.
+    A cluster that is started here accepts only processes of this machine that have its token. Its dashboard is to
+    listen on the host `dashboard`, once it is started (`sweeps.cluster.late_dashboard`). Its files are in a private
+    folder, which is deleted at the end, or by `remove_later` (see `sweeps.cluster.reaper.reaped`) if this process is
+    killed. A cluster that is joined gets this process's code; `say` gets a warning if it demands no token.
+    `meanwhile` is called in a thread while Ray starts, which leaves the processor idle for half of the time.
 
     Raises:
         InputError: nothing answers at the address, or this process uses Ray already.
@@ -64,7 +67,8 @@ def connect(
         context = join(address, {**QUIET, "runtime_env": runtime_env()})
     else:
         require_token()
-        context = stack.enter_context(local_ray(dashboard, remove_later, say))
+        connect_soon()
+        context = stack.enter_context(local_ray(dashboard, remove_later, say, meanwhile))
     # Ray reads the authentication mode once, when it is imported.
     import ray
 
@@ -79,7 +83,7 @@ def connect(
             # Ray does not know of limits that are set outside of a container's outermost group.
             limit = memory_limit() or nodes[0].memory_bytes
             nodes = [replace(node, cores=cores(), memory_bytes=min(limit, node.memory_bytes)) for node in nodes]
-        url = dashboard and context.dashboard_url
+        url = context.dashboard_url if address and dashboard else None
         yield Cluster(
             tuple(nodes),
             dashboard_url=dashboard_address(url, head) if url else None,

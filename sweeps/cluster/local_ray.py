@@ -9,6 +9,7 @@ import logging
 import re
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lmcore.runfile.paths import one_line
+from sweeps.cluster.lean_start import lean_start
 from sweeps.cluster.private_folder import RayStartError, private_folder
 from sweeps.cluster.reaper import kill_processes_of, processes_of
 
@@ -40,17 +42,21 @@ OTHERWISE = "run it again, and read the logs if it repeats itself"
 
 @contextmanager
 def local_ray(
-    dashboard: str | None, remove_later: Callable[[Path], None], say: Callable[[str], None] = print
+    dashboard: str | None,
+    remove_later: Callable[[Path], None],
+    say: Callable[[str], None] = print,
+    meanwhile: Callable[[], object] = lambda: None,
 ) -> Iterator[Any]:
     """Start Ray with its files in a private folder; stop it and delete the folder at the end. Yields Ray's context.
 
-    `sweeps.cluster.auth.require_token` comes first. The arguments are those of `sweeps.cluster.connect`.
+    `sweeps.cluster.auth.require_token` comes first. The arguments are those of `sweeps.cluster.connect`. The dashboard
+    is not started yet: see `sweeps.cluster.late_dashboard`.
 
     Raises:
         RayStartError: it did not start, or there is no safe place for its files.
     """
     with ExitStack() as running:
-        yield _start(running, dashboard, remove_later, say)
+        yield _start(running, dashboard, remove_later, say, meanwhile)
 
 
 def why_not_started(error: BaseException) -> str:
@@ -66,13 +72,17 @@ def why_not_started(error: BaseException) -> str:
 
 
 def _start(
-    running: ExitStack, dashboard: str | None, remove_later: Callable[[Path], None], say: Callable[[str], None]
+    running: ExitStack,
+    dashboard: str | None,
+    remove_later: Callable[[Path], None],
+    say: Callable[[str], None],
+    meanwhile: Callable[[], object],
 ) -> Any:
     """Start Ray, at the second try if need be; what ends it is left to `running`."""
     for number in range(1, TRIES + 1):
         try:
             with ExitStack() as attempt:
-                context = _init(attempt, attempt.enter_context(private_folder(remove_later)), dashboard)
+                context = _init(attempt, attempt.enter_context(private_folder(remove_later)), dashboard, meanwhile)
                 running.push(attempt.pop_all())
                 return context
         except RayStartError as error:
@@ -84,13 +94,14 @@ def _start(
     raise AssertionError
 
 
-def _init(attempt: ExitStack, folder: Path, dashboard: str | None) -> Any:
+def _init(attempt: ExitStack, folder: Path, dashboard: str | None, meanwhile: Callable[[], object]) -> Any:
     """`ray.init`; whatever it raises becomes a RayStartError."""
     try:
         import ray
 
         attempt.callback(ray.shutdown)
-        with hangups_delayed(), patience(folder):
+        threading.Thread(target=meanwhile, name="meanwhile", daemon=True).start()
+        with hangups_delayed(), patience(folder), lean_start():
             # With address="local" Ray never joins a cluster that somebody else started on this machine.
             return ray.init(
                 address="local",

@@ -24,7 +24,7 @@ class Cluster:
     """What a sweep may use of a Ray cluster; see `sweeps.cluster.connect`."""
 
     nodes: tuple[Node, ...]
-    dashboard_url: str | None = None  # None if the dashboard is off
+    dashboard_url: str | None = None  # of a cluster that was joined; None if it has none, or it is not wanted
     local: bool = True  # whether this process started the cluster
     head: str = ""  # host:port of Ray's control service
     cpu_bfloat16: bool = False  # whether all of its CPUs are known to have bfloat16 instructions

@@ -99,9 +99,9 @@ def processes_of(folder: Path, program: bytes = b"") -> list[int]:
     return found
 
 
-def kill_processes_of(folder: Path) -> None:
-    """Kill the processes whose command line names a file in `folder`, with all that they have started."""
-    for pid in _family(set(processes_of(folder)), _processes()):
+def kill_processes_of(folder: Path, program: bytes = b"") -> None:
+    """Kill the processes whose command line names a file in `folder`, and `program`, and all that they have started."""
+    for pid in _family(set(processes_of(folder, program)), _processes()):
         _kill(pid)
 
 

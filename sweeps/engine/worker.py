@@ -72,6 +72,10 @@ FETCH_S = 10.0
 than a minute; they are in the run's folder as well."""
 
 
+PEAK_S = 0.1
+"""How long the peak is measured: every second of the start counts."""
+
+
 class SlotWorker:
     """Trains trials on this process's device.
 
@@ -154,7 +158,7 @@ class SlotWorker:
         """FLOP/s of matrix products on this device, for the manifest."""
         from lmcore.measure.peak import matmul_flops_per_s
 
-        return await self._loop.device.run(matmul_flops_per_s, train)
+        return await self._loop.device.run(matmul_flops_per_s, train, PEAK_S)
 
     async def submit(self, trial: str, title: str, run: RunSpec, shared: Shared, worker_deaths: int = 0) -> bool:
         """Queue a trial, to continue from its newest checkpoint if it has one.

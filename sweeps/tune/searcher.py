@@ -37,6 +37,7 @@ class StudySearcher(Searcher):
         when there are no trials left."""
         sizes = self._order.sizes
         if not sizes:
+            self._callbacks.on_idle()
             return None if self._order.more_may_come else Searcher.FINISHED
         if (offer := self._engines.offer(sizes)) is None:
             return None

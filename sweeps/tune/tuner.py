@@ -3,8 +3,11 @@
 import logging
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from ray import tune
+from ray.air._internal import usage
 from ray.tune.experiment import Trial
 
 from lmcore import columns as col
@@ -44,7 +47,7 @@ def tune_all(order: Order, engines: WorkerPool, callbacks: Callbacks, folder: Ru
     # `tune.with_parameters` would put them into the object store: after the loss of a node that had fetched them, Ray
     # waited up to 70 s for its copy before a new proxy began. The resources of a proxy: see StudyScheduler.
     trainable = type(TrialTrainable.__name__, (TrialTrainable,), {"shared": engines.shared})
-    tune.Tuner(
+    tuner = tune.Tuner(
         trainable,
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(order, engines, callbacks),
@@ -66,7 +69,21 @@ def tune_all(order: Order, engines: WorkerPool, callbacks: Callbacks, folder: Ru
             # proxy dies meanwhile. A trial has checkpoints of its own.
             checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
         ),
-    ).fit()
+    )
+    with _callbacks_not_counted():
+        tuner.fit()
+
+
+@contextmanager
+def _callbacks_not_counted() -> Iterator[None]:
+    """A block in which Tune does not count its callbacks for Ray's usage statistics, which are off: in order to know
+    them, it would import wandb and MLflow wherever these are installed, for a second."""
+    count = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = count
 
 
 def _trial_id(trial: Trial) -> str:

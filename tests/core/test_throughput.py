@@ -52,6 +52,23 @@ def test_a_gain_is_the_median_ratio_of_alternating_updates_so_that_other_load_ca
     assert (first.slots, second.slots, second.gain) == (1, 2, 1.5)
 
 
+@pytest.mark.parametrize(("update_s", "device", "slots"), [(0.04, "cpu", 2), (0.06, "cpu", 1), (0.06, "cuda", 2)])
+def test_a_second_slot_is_not_tried_where_the_arithmetic_of_one_takes_long(
+    update_s, device, slots, monkeypatch, small_tokens
+):
+    class Scripted:
+        def __init__(self, run, tokens, slots):
+            self.slots, self.bytes, self.tokens_of_update = slots, 1, run.tokens_per_step
+
+        def tokens_per_s(self):
+            return self.tokens_of_update / update_s
+
+    monkeypatch.setattr(throughput, "_Probe", Scripted)
+    monkeypatch.setattr(throughput, "MIN_SECONDS", 0.0)
+    run = TINY.model_copy(update={"train": TINY.train.model_copy(update={"device": device})})
+    assert [sample.slots for sample in measure_doubling(run, small_tokens, 2**40)] == [1, 2][:slots]
+
+
 def test_throughput_counts_the_tokens_of_all_slots(small_tokens):
     """Reference: the wall clock around updates of the same population, in turn with what is measured."""
     wide = TINY.model_copy(update={"train": TrainConfig(steps=50, batch_size=4, eval_every=50, eval_windows=1)})

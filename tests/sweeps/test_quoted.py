@@ -6,10 +6,9 @@ import sys
 import pytest
 
 from lmcore.errors import InputError
-from sweeps import run as module
+from sweeps.cli.final_tables import FinalTables
 from sweeps.cli.options import parse, resume_command
 from sweeps.cluster.joining import dashboard_address
-from sweeps.run import print_table
 from sweeps.rundir.folder import RunFolder
 from sweeps.spec.load import load_spec
 
@@ -36,10 +35,10 @@ def test_so_is_that_for_a_folder_that_holds_a_sweep_already(in_tmp):
     assert word_after(str(error.value), "--resume") == folder.display
 
 
-def test_so_is_that_for_a_table_that_could_not_be_made(in_tmp, monkeypatch, capsys):
+def test_so_is_that_for_a_table_that_could_not_be_made(in_tmp, capsys):
     folder = RunFolder(in_tmp / HOSTILE)
-    monkeypatch.setattr(module.subprocess, "run", lambda *command, **options: type("Done", (), {"returncode": 1}))
-    print_table(folder, "lmsweep run", None)
+    with FinalTables(folder, "lmsweep run", None) as tables:
+        tables.print()
     assert word_after(capsys.readouterr().err, "lmsweep report") == folder.display
 
 

@@ -43,7 +43,7 @@ class CompileWork(NamedTuple):
         """
         comparison = "at least" if self.pays else "less than"
         state = {0: "cold cache", self.programs: "warm cache"}.get(self.warm)
-        state = state or f"{self.warm} of {self.programs} shapes in the cache"
+        state = state or f"{self.warm} of {self.programs} shapes cached"
         each, least = self.flops / self.programs, self._break_even / self.programs
         return f"{each:.1e} FLOPs for each engine and shape, {comparison} {least:.2g} ({state})"
 

@@ -1,4 +1,4 @@
-"""`CompileOnce`: one process of this machine compiles a program while the others wait for it (`lmcore.program_cache`)."""
+"""`CompileOnce`: one process of this machine compiles a program, for which the others wait (`lmcore.program_cache`)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -64,6 +64,8 @@ def decide(
     """
     asked, resolved = spec.train, resolve(spec.train, cluster.machine)
     engines = min(most, cluster.engines(resolved))
+    if spec.search.reproducible:
+        engines = most  # the machine has no say
     if asked.compile == "auto" and resolved.device == "cpu":
         work = compile_work(spec, resolved, engines, cache=cluster.local)
         resolved = resolve(asked, cluster.machine, work)

@@ -20,7 +20,7 @@ def test_gains_and_costs_are_added_up_over_the_shapes():
         (CompileWork(9e11, warm=1), "9.0e+11 FLOPs for each engine and shape, less than 1e+12 (warm cache)"),
         (
             CompileWork(8e12, 4, 3),
-            "2.0e+12 FLOPs for each engine and shape, at least 2e+12 (3 of 4 shapes in the cache)",
+            "2.0e+12 FLOPs for each engine and shape, at least 2e+12 (3 of 4 shapes cached)",
         ),
     ],
 )

@@ -6,7 +6,7 @@ program depends on. Whoever deletes the cache deletes these files, too. Loads wi
 
 Processes that want the same program at the same time would each compile it, for tens of seconds of all their cores.
 Here one of them holds a lock while it compiles, the others wait for its file and then load the program. The system
-frees the lock of a process that dies, and nobody waits for longer than WAIT_S.
+frees the lock of a process that dies, and nobody waits for longer than WAIT_S. Who waits can compile another program.
 """
 
 import getpass
@@ -17,8 +17,8 @@ import platform
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -85,54 +85,57 @@ def note_compiled(name: str) -> None:
 
 
 @contextmanager
-def compiled_once(name: str, wait_s: float = WAIT_S) -> Iterator[None]:
+def compiled_once(name: str, wait_s: float = WAIT_S, meanwhile: Callable[[], object] = lambda: None) -> Iterator[None]:
     """Let one process at a time compile the program of this name, until one has noted it; then all load it at once.
 
         with compiled_once(name):
             first_step()
             note_compiled(name)
 
-    Returns without the lock after `wait_s`, and at once where there are no locks of files.
+    Who has to wait calls `meanwhile` once. Nobody waits for longer than `wait_s`, or where files cannot be locked.
     """
-    lock = _wait_for_lock(name, wait_s)
-    try:
+    with ExitStack() as stack:
+        if not is_compiled(name) and (lock := _open_lock(name)) is not None:
+            stack.callback(os.close, lock)
+            _wait(lock, name, wait_s, meanwhile)
+            if is_compiled(name):
+                stack.close()
         yield
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
-def _wait_for_lock(name: str, wait_s: float) -> int | None:
-    """The open file that holds the lock; None if the program is there, or the lock is not to be had."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    if is_compiled(name):
-        return None
+def _open_lock(name: str) -> int | None:
+    """The open file to lock; None if it cannot be written."""
     try:
         folder = cache_folder() / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         # Never deleted: a process could then lock the file that is gone, and another one its successor.
-        lock = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        return os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError:
         return None
-    until = time.monotonic() + wait_s
-    while time.monotonic() < until:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+
+
+def _wait(lock: int, name: str, wait_s: float, meanwhile: Callable[[], object]) -> None:
+    """Return with the lock, or as soon as the program is there, or after `wait_s`."""
+    until, asked = time.monotonic() + wait_s, False
+    while not _locks(lock) and not is_compiled(name) and time.monotonic() < until:
+        if asked:
             time.sleep(POLL_S)
-        except OSError:  # a file system without locks
-            break
         else:
-            if not is_compiled(name):
-                return lock
-            break
-        if is_compiled(name):
-            break
-    os.close(lock)
-    return None
+            asked = True
+            meanwhile()
+
+
+def _locks(lock: int) -> bool:
+    """Whether this process now has the lock, or files cannot be locked here."""
+    try:
+        import fcntl
+
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):  # Windows, and file systems without locks
+        return True
+    return True
 
 
 @cache

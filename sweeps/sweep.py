@@ -314,7 +314,9 @@ def run_on(
         paused = f", {ledger.paused} are paused" if ledger.paused else ""
         say(f"Resumed: {len(ended_statuses(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
     expected = pool.expected_flops_per_s(choices)
-    speed = CompiledSpeed(pool.runs, choices, mode.compiled, say) if spec.train.device == "cpu" else None
+    before = previous_manifest.get(MODE, {}).get("tokens_per_s", {})
+    on_cpu = spec.train.device == "cpu"
+    speed = CompiledSpeed(pool.runs, choices, mode.compiled, say, before) if on_cpu else None
     return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, expected, speed)
 
 

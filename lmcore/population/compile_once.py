@@ -1,6 +1,6 @@
 """`CompileOnce`: one process of this machine compiles a program, for which the others wait (`lmcore.program_cache`)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -29,8 +29,13 @@ class CompileOnce:
         self._ran: set[tuple[int, int, str, bool]] = set()
 
     @contextmanager
-    def __call__(self, model: TransformerLM, slots: int, windows: int) -> Iterator[None]:
-        """For one call of the program that takes tokens of shape [slots, windows, T]."""
+    def __call__(
+        self, model: TransformerLM, slots: int, windows: int, meanwhile: Callable[[], object] = lambda: None
+    ) -> Iterator[None]:
+        """For one call of the program that takes tokens of shape [slots, windows, T].
+
+        Whoever has to wait for it calls `meanwhile` first, which may compile another program.
+        """
         gradients = torch.is_grad_enabled()
         program = (slots, windows, model.tying, gradients)
         if not self._compiles or program in self._ran:
@@ -39,7 +44,7 @@ class CompileOnce:
         self._ran.add(program)
         train, tying = self._train, model.tying
         name = program_name(model.config, train, slots=slots, tying=tying, windows=windows, gradients=gradients)
-        with compiled_once(name):
+        with compiled_once(name, meanwhile=meanwhile):
             kept, lost = _counted()
             yield
             now_kept, now_lost = _counted()

@@ -6,6 +6,7 @@ Uncompiled updates are timed when the number of slots is chosen, compiled ones a
 import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from lmcore import columns as col
 from lmcore.columns import Row
@@ -29,6 +30,7 @@ class CompiledSpeed(Callback):
         choices: what was measured.
         compiled: whether the trials are compiled.
         say: called once for each size.
+        before: on resume, the `tokens_per_s` of the manifest, which hold until there are newer ones.
     """
 
     def __init__(
@@ -37,15 +39,17 @@ class CompiledSpeed(Callback):
         choices: Iterable[SlotChoice],
         compiled: bool,
         say: Callable[[str], None] = print,
+        before: Mapping[str, Mapping[str, float | None]] = MappingProxyType({}),
     ) -> None:
         self._signatures = {size: run.static_signature for size, run in runs.items()} if compiled else {}
         self._choices = {choice.size: choice for choice in choices}
         self._say = say
+        self._before = before
         self._begun: set[tuple[str, int]] = set()  # sizes, and engines that have compiled them
         self._compiled: dict[str, list[float]] = defaultdict(list)  # tokens/s of all slots of an engine, by size
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        size = row[col.SIZE]
+        size = trial.size
         signature = self._signatures.get(size)
         if signature is None or row[col.WIDTH] != self._choices[size].slots:
             return
@@ -62,13 +66,13 @@ class CompiledSpeed(Callback):
     @property
     def tokens_per_s(self) -> dict[str, dict[str, float | None]]:
         """Tokens per second of all slots of one engine by size, None where not measured, for the manifest."""
-        return {
-            size: {
-                "eager": choice.tokens_per_s,
-                "compiled": statistics.median(self._compiled[size]) if size in self._compiled else None,
-            }
-            for size, choice in self._choices.items()
-        }
+        rates: dict[str, dict[str, float | None]] = {}
+        for size, choice in self._choices.items():
+            compiled = statistics.median(self._compiled[size]) if size in self._compiled else None
+            measured = {"eager": choice.tokens_per_s, "compiled": compiled}
+            before = self._before.get(size, {})
+            rates[size] = {name: before.get(name) if rate is None else rate for name, rate in measured.items()}
+        return rates
 
     def _line(self, size: str) -> str:
         rates = self.tokens_per_s[size]

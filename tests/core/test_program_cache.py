@@ -111,6 +111,17 @@ def test_those_who_wait_go_on_together_once_the_program_is_there(cache):
         holder.kill()
 
 
+def test_who_waits_does_something_else_first_and_who_does_not_wait_does_not(cache):
+    done = []
+    with compiled_once("slow", meanwhile=lambda: done.append("alone")):
+        assert done == []
+    with python(HOLD) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with compiled_once("slow", wait_s=0.2, meanwhile=lambda: done.append("waiting")):
+            assert done == ["waiting"]
+        holder.kill()
+
+
 def test_a_cache_that_cannot_be_written_is_used_without_a_lock(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file"))

@@ -12,7 +12,7 @@ TWO_SLOTS = [SlotChoice("xs", 2, [ThroughputSample(1, 800.0, 1.0, 0), Throughput
 
 
 def row(tokens_per_s, engine=0, width=2):
-    return {"size": "xs", "engine": engine, "width": width, "tokens_per_s": tokens_per_s}
+    return {"engine": engine, "width": width, "tokens_per_s": tokens_per_s}
 
 
 def speed(said, compiled=True, choices=TWO_SLOTS):
@@ -23,9 +23,9 @@ def test_the_median_of_the_rows_is_that_of_all_slots_of_an_engine_without_the_ro
     said: list[str] = []
     measured = speed(said)
     for of_one_slot, engine in ((10, 0), (600, 0), (20, 1), (590, 1), (610, 0)):
-        measured.on_report(SimpleNamespace(run=RUN), row(of_one_slot, engine))
+        measured.on_report(SimpleNamespace(size="xs", run=RUN), row(of_one_slot, engine))
     assert said == []
-    measured.on_report(SimpleNamespace(run=RUN), row(600))
+    measured.on_report(SimpleNamespace(size="xs", run=RUN), row(600))
     assert said == ["Speed of xs on each engine: 1,200 tokens/s, 1,000 without compilation: 1.20x"]
     assert measured.tokens_per_s == {"xs": {"eager": 1000.0, "compiled": 1200.0}}
 
@@ -33,9 +33,9 @@ def test_the_median_of_the_rows_is_that_of_all_slots_of_an_engine_without_the_ro
 def test_rows_of_another_shape_or_width_do_not_count():
     measured = speed([])
     for of_one_slot in (10, 600):
-        measured.on_report(SimpleNamespace(run=RUN), row(of_one_slot))
-    measured.on_report(SimpleNamespace(run=OTHER), row(9000))
-    measured.on_report(SimpleNamespace(run=RUN), row(9000, width=1))
+        measured.on_report(SimpleNamespace(size="xs", run=RUN), row(of_one_slot))
+    measured.on_report(SimpleNamespace(size="xs", run=OTHER), row(9000))
+    measured.on_report(SimpleNamespace(size="xs", run=RUN), row(9000, width=1))
     assert measured.tokens_per_s["xs"]["compiled"] == 1200.0
 
 
@@ -43,9 +43,14 @@ def test_a_size_that_was_not_measured_or_is_not_compiled_says_so():
     said: list[str] = []
     unmeasured = speed(said, choices=[SlotChoice("xs", 1, [])])
     for of_one_slot in (10, 600, 600, 600, 600):
-        unmeasured.on_report(SimpleNamespace(run=RUN), row(of_one_slot, width=1))
+        unmeasured.on_report(SimpleNamespace(size="xs", run=RUN), row(of_one_slot, width=1))
     assert said == ["Speed of xs on each engine: 600 tokens/s"]
     uncompiled = speed(said, compiled=False)
-    uncompiled.on_report(SimpleNamespace(run=RUN), row(500))
+    uncompiled.on_report(SimpleNamespace(size="xs", run=RUN), row(500))
     assert uncompiled.tokens_per_s == {"xs": {"eager": 1000.0, "compiled": None}}
     assert len(said) == 1
+
+
+def test_a_resumed_sweep_keeps_what_was_measured_until_it_has_measured_again():
+    resumed = CompiledSpeed({"xs": RUN}, TWO_SLOTS, True, print, {"xs": {"eager": 900.0, "compiled": 1300.0}})
+    assert resumed.tokens_per_s == {"xs": {"eager": 1000.0, "compiled": 1300.0}}

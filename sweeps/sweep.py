@@ -316,7 +316,8 @@ def run_on(
     expected = pool.expected_flops_per_s(choices)
     before = previous_manifest.get(MODE, {}).get("tokens_per_s", {})
     on_cpu = spec.train.device == "cpu"
-    speed = CompiledSpeed(pool.runs, choices, mode.compiled, say, before) if on_cpu else None
+    measured = {choice.size: (choice.slots, choice.tokens_per_s) for choice in choices}
+    speed = CompiledSpeed(pool.runs, measured, mode.compiled, say, before) if on_cpu else None
     return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, expected, speed)
 
 

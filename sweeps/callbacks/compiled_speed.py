@@ -5,14 +5,13 @@ Uncompiled updates are timed when the number of slots is chosen, compiled ones a
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
 from sweeps.callbacks.base import Callback
-from sweeps.engine.pool import SlotChoice
 from sweeps.study.trial_handle import TrialHandle
 
 ENOUGH = 4
@@ -27,7 +26,7 @@ class CompiledSpeed(Callback):
 
     Args:
         runs: the run of each size that was measured.
-        choices: what was measured.
+        measured: by size, the slots of an engine, and the tokens/s of all of them uncompiled; None if unknown.
         compiled: whether the trials are compiled.
         say: called once for each size.
         before: on resume, the `tokens_per_s` of the manifest, which hold until there are newer ones.
@@ -36,13 +35,13 @@ class CompiledSpeed(Callback):
     def __init__(
         self,
         runs: Mapping[str, RunSpec],
-        choices: Iterable[SlotChoice],
+        measured: Mapping[str, tuple[int, float | None]],
         compiled: bool,
         say: Callable[[str], None] = print,
         before: Mapping[str, Mapping[str, float | None]] = MappingProxyType({}),
     ) -> None:
         self._signatures = {size: run.static_signature for size, run in runs.items()} if compiled else {}
-        self._choices = {choice.size: choice for choice in choices}
+        self._measured = measured
         self._say = say
         self._before = before
         self._begun: set[tuple[str, int]] = set()  # sizes, and engines that have compiled them
@@ -51,7 +50,7 @@ class CompiledSpeed(Callback):
     def on_report(self, trial: TrialHandle, row: Row) -> None:
         size = trial.size
         signature = self._signatures.get(size)
-        if signature is None or row[col.WIDTH] != self._choices[size].slots:
+        if signature is None or row[col.WIDTH] != self._measured[size][0]:
             return
         if trial.run.static_signature != signature:
             return
@@ -67,9 +66,9 @@ class CompiledSpeed(Callback):
     def tokens_per_s(self) -> dict[str, dict[str, float | None]]:
         """Tokens per second of all slots of one engine by size, None where not measured, for the manifest."""
         rates: dict[str, dict[str, float | None]] = {}
-        for size, choice in self._choices.items():
+        for size, (_, eager) in self._measured.items():
             compiled = statistics.median(self._compiled[size]) if size in self._compiled else None
-            measured = {"eager": choice.tokens_per_s, "compiled": compiled}
+            measured = {"eager": eager, "compiled": compiled}
             before = self._before.get(size, {})
             rates[size] = {name: before.get(name) if rate is None else rate for name, rate in measured.items()}
         return rates

@@ -8,11 +8,13 @@ after the other, as torch keeps programs on disk (`lmcore.program_cache`).
 from typing import NamedTuple
 
 COLD_FLOPS = 5e12
-"""FLOPs of one process from which on compiling a program pays that is not in torch's cache. At 1.33M parameters, one
-thread each and two processes on two cores, compiling takes 31 s, and then 37 GFLOP/s become 1.15 to 1.27 times as
-many: two to three minutes of training."""
+"""FLOPs of one process from which on compiling a program pays that is not in torch's cache.
+
+It is C F / (1 - 1 / R), if compiling takes C seconds, and then F FLOP/s become R F. At 1.33M parameters, with two
+processes of one thread on two cores, C is 26 s, F 4e10 to 6e10 and R 1.15 to 1.27: this is the lower end.
+"""
 WARM_FLOPS = 1e12
-"""The same for a program that is in the cache, which takes 5 s to load."""
+"""The same for a program that is in the cache: C is 4 s."""
 
 
 class CompileWork(NamedTuple):

@@ -180,7 +180,9 @@ class TrainConfig(Config):
     """Type of the matrix products; weights and optimizer state stay float32. auto: bfloat16 on cuda and on a cpu with
     instructions for it (avx512_bf16, amx_bf16), else float32."""
     compile: Literal["auto"] | bool = "auto"
-    """torch.compile everything but head and loss. auto: on cuda, and on cpu for runs long enough to gain from it."""
+    """torch.compile everything but head and loss. auto: on cuda, and on a cpu if compiling pays for what each engine of
+    the sweep is expected to train, all its trials of a shape together; a sweep that is resumed keeps what it began
+    with."""
     cuda_graphs: Literal["auto"] | bool = "auto"
     """Replay training steps as CUDA graphs. auto: on cuda, the only device that has them."""
     threads: Literal["auto"] | PositiveInt = "auto"

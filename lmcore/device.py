@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from lmcore.compile_work import CompileWork
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.errors import InputError
 from lmcore.params import flops_per_token
@@ -17,9 +18,7 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """CPU flags, as Linux spells them, of bfloat16 multiplication. A CPU without them is slower in bfloat16."""
 ISAS_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 """Values of ONEDNN_MAX_CPU_ISA that disable oneDNN's bfloat16 kernels, which torch uses."""
-COMPILE_FLOPS = 2e13
-"""FLOPs of a run above which `compile: auto` compiles on a CPU: about ten minutes of training. Compiling takes most
-of a minute and saves about a tenth of the training time (tests/bench/results/core-cpu.json)."""
+NO_WORK = CompileWork(0.0)
 
 
 class Machine(NamedTuple):
@@ -54,14 +53,14 @@ def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def resolve(train: TrainConfig, machine: Machine, flops: float = 0.0) -> TrainConfig:
+def resolve(train: TrainConfig, machine: Machine, work: CompileWork = NO_WORK) -> TrainConfig:
     """`train` with every `auto` replaced by what suits `machine`.
 
     >>> resolve(TrainConfig(), Machine(cuda=False)).dtype
     'float32'
 
-    `flops` are those of the whole run, or of the longest of several: short runs are not compiled on a CPU. An Apple GPU
-    is used only where `train.device` is mps. Raises InputError for a device that is not there.
+    On a CPU, runs are compiled if that pays for the `work` of one process. An Apple GPU is used only where
+    `train.device` is mps. Raises InputError for a device that is not there.
     """
     if train.device == "cuda" and not machine.cuda:
         raise InputError("train.device: cuda needs a GPU and there is none; use device: auto or device: cpu")
@@ -81,7 +80,7 @@ def resolve(train: TrainConfig, machine: Machine, flops: float = 0.0) -> TrainCo
         update={
             "device": "cuda" if on_cuda else "cpu",
             "dtype": best_dtype if train.dtype == "auto" else train.dtype,
-            "compile": (on_cuda or flops >= COMPILE_FLOPS) if train.compile == "auto" else train.compile,
+            "compile": (on_cuda or work.pays) if train.compile == "auto" else train.compile,
             "cuda_graphs": on_cuda and train.cuda_graphs is not False,
             "threads": 1 if train.threads == "auto" else train.threads,
         }
@@ -89,8 +88,11 @@ def resolve(train: TrainConfig, machine: Machine, flops: float = 0.0) -> TrainCo
 
 
 def resolve_run(run: RunSpec, machine: Machine) -> RunSpec:
-    """`run` with its train config resolved."""
-    return run.model_copy(update={"train": resolve(run.train, machine, training_flops(run))})
+    """`run` with its train config resolved for a process that trains nothing else.
+
+    What torch's cache holds has no say: runs that are resolved one after the other must come to the same.
+    """
+    return run.model_copy(update={"train": resolve(run.train, machine, CompileWork(training_flops(run)))})
 
 
 def training_flops(run: RunSpec) -> float:
@@ -98,8 +100,8 @@ def training_flops(run: RunSpec) -> float:
     return float(flops_per_token(run.model)) * run.tokens_per_step * run.steps
 
 
-def why_compile(asked: TrainConfig, resolved: TrainConfig, flops: float) -> str:
-    """Whether runs of up to `flops` are compiled, and why, in a few words for the user."""
+def why_compile(asked: TrainConfig, resolved: TrainConfig, work: CompileWork) -> str:
+    """Whether runs are compiled, and why, in a few words for the user; `work` is what `resolve` was given."""
     said = "compiled" if resolved.compile else "not compiled"
     if asked.compile != "auto":
         return f"{said}, as train.compile says"
@@ -107,5 +109,4 @@ def why_compile(asked: TrainConfig, resolved: TrainConfig, flops: float) -> str:
         return f"{said}, as auto does on a GPU"
     if resolved.device == "mps":
         return f"{said}, as auto does on an Apple GPU"
-    comparison = "at least" if resolved.compile else "less than"
-    return f"{said}, as the longest run has {flops:.1e} FLOPs, {comparison} {COMPILE_FLOPS:.0e}"
+    return f"{said}: {work.reason}"

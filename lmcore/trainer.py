@@ -28,6 +28,7 @@ from lmcore.device import resolve_run, this_machine
 from lmcore.dropout import Dropout, dropout_key, dropout_rates
 from lmcore.errors import InputError
 from lmcore.model import TransformerLM
+from lmcore.population.compile_once import CompileOnce
 from lmcore.population.evaluate import ValLoss, val_loss, window_losses
 from lmcore.population.forward import forward_of, hidden_of
 from lmcore.population.graph import GraphedStep
@@ -78,6 +79,7 @@ class Trainer:
         self._views: dict[int, Population] = {}  # slots as populations of their own, made when needed
         self._graphs: dict[str, GraphedStep] = {}  # by model.tying
 
+        self._once = CompileOnce(self._train)
         hidden = hidden_of(self._train)
         fused = bool(self._train.compile) and self._device.type == "cuda"
         self._mean_nll = forward_of(partial(mean_nll, fused=fused), hidden, self._train)
@@ -264,12 +266,19 @@ class Trainer:
     ) -> StepResult:
         """One update; as a CUDA graph if the run wants it and the whole population takes part."""
         if not self._train.cuda_graphs or population is not self._all:
-            return population.step(self._mean_nll, x, y, c, max_norms, active, dropout)
+            evaluate = partial(self._evaluate_once, population)
+            with self._once(population.model, len(x), self._train.windows_per_pass, evaluate):
+                return population.step(self._mean_nll, x, y, c, max_norms, active, dropout)
         assert isinstance(c, Tensor)  # graphs are for GPUs
         tying = self.model.tying  # the only thing besides tensors that a step depends on
         if tying not in self._graphs:
             self._graphs[tying] = GraphedStep(population, self._mean_nll, x, y, c, max_norms, dropout)
         return self._graphs[tying](x, y, c, max_norms, active, dropout)
+
+    def _evaluate_once(self, population: Population) -> None:
+        """Evaluate on one batch of windows and drop the result, so that the program for it is there."""
+        x, y = (part[: self._train.windows_per_pass] for part in self._windows)
+        window_losses([population.model], self._nll_per_token, [(x, y)])
 
     def _hyperparameters(self, rows: Sequence[Slot], updates: int) -> tuple[Sequence[Coefficients], Tensor]:
         """Optimizer coefficients of each update, and clipping norms [K]. A GPU gets them in one piece."""

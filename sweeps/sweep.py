@@ -21,7 +21,7 @@ from lmcore.columns import Row
 from lmcore.corpus.prepare import prepare_tokens
 from lmcore.corpus.text import Report, no_report
 from lmcore.corpus.tokens import Tokens, check_windows, load_tokens, save_tokens
-from lmcore.device import resolve, this_machine, training_flops, why_compile
+from lmcore.device import resolve, this_machine
 from lmcore.errors import InputError
 from sweeps.callbacks.tracking import check_installed
 from sweeps.cli.alive import Alive
@@ -286,6 +286,7 @@ def run_on(
     from sweeps.engine.pool import WorkerPool
     from sweeps.engine.watchdog import Watchdog
     from sweeps.provenance.manifest import manifest
+    from sweeps.study.compile_decision import MODE, decide
     from sweeps.study.ledger import Ledger
     from sweeps.study.open_study import asked_trials
 
@@ -294,15 +295,14 @@ def run_on(
         # Start the workers. They measure their throughput while this process imports Tune and writes the folder.
         membership = Membership.of(cluster, spec, folder.path, say)
         cluster = replace(cluster, nodes=tuple(membership.nodes))
-        requested = spec.train
-        flops = max(training_flops(spec.run_for(size, {})) for size in spec.size_names)
-        spec = spec.model_copy(update={"train": resolve(requested, cluster.machine, flops)})
         total = spec.most_trials
         wanted = spec.search.virtual_slots if spec.search.reproducible else spec.search.concurrent or total
         concurrent = min(wanted, total)
-        cluster.engines(spec.train)  # there must be room for one
+        train, mode = decide(spec, cluster, concurrent, previous_manifest.get(MODE))
+        spec = spec.model_copy(update={"train": train})
         pool = WorkerPool(cluster, spec, tokens, folder, concurrent, membership, say)
         timings.mark("engines_asked_for")
+        from sweeps.callbacks.compiled_speed import CompiledSpeed
         from sweeps.trials import ended_statuses, run_trials  # with Tune, which takes a second
 
     timings.mark("Tune_imported")
@@ -327,24 +327,31 @@ def run_on(
 
     # Record how the sweep runs, and describe it.
     with Alive(console, "counting the validation tokens"):
-        record = manifest(spec, tokens, cluster, peaks, choices) | {ENTRY: sweep_entry(written)}
+        record = manifest(spec, tokens, cluster, peaks, choices) | {ENTRY: sweep_entry(written), MODE: mode.entry}
     if previous_manifest:
         for line in differences(previous_manifest, record):
             say(f"Note: {line}; unfinished trials may differ from what they would have been.")
         record = resumed_manifest(previous_manifest, record) | changes_of(folder)
     write_json(folder.manifest, record)
-    compiled = f", {why_compile(requested, spec.train, flops)}" if spec.train.compile else ""
+    if mode.line:
+        say(mode.line)
     say(
-        f"Training {training} at a time on {spec.train.device} in {spec.train.dtype}{compiled}; "
+        f"Training {training} at a time on {spec.train.device} in {spec.train.dtype}{mode.clause}; "
         f"on each of {len(pool.ready)} engines {', '.join(map(str, choices))}{f'; {queued} queued' if queued else ''}"
     )
     if previous_manifest:
         paused = f", {ledger.paused} are paused" if ledger.paused else ""
         say(f"Resumed: {len(ended_statuses(ledger))} trials have ended, {ledger.unfinished} are unfinished{paused}")
-    speed = pool.expected_flops_per_s(choices)
+    expected = pool.expected_flops_per_s(choices)
+    before = previous_manifest.get(MODE, {}).get("tokens_per_s", {})
+    on_cpu = spec.train.device == "cpu"
+    measured = {choice.size: (choice.slots, choice.tokens_per_s) for choice in choices}
+    speed = CompiledSpeed(pool.runs, measured, mode.compiled, say, before) if on_cpu else None
     on_begin()
     last = on_last_trials
-    return run_trials(ledger, pool, watchdog, folder, console, interrupts, record, concurrent, timings, last, speed)
+    return run_trials(
+        ledger, pool, watchdog, folder, console, interrupts, record, concurrent, timings, last, expected, speed
+    )
 
 
 def write_inputs(spec: SweepSpec, tokens: Tokens, folder: RunFolder, console: Console | None = None) -> str:

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from lmcore import columns as col
 from sweeps.callbacks.base import Callbacks
+from sweeps.callbacks.compiled_speed import CompiledSpeed
 from sweeps.callbacks.curve_file import CurveFile
 from sweeps.callbacks.gauges import gauges_of
 from sweeps.callbacks.last_trials import LastTrials
@@ -27,6 +28,7 @@ from sweeps.cli.timings import Timings
 from sweeps.engine.pool import WorkerPool
 from sweeps.engine.watchdog import Watchdog
 from sweeps.rundir.folder import RunFolder, write_json
+from sweeps.study.compile_decision import MODE
 from sweeps.study.early_rows import EarlyRows
 from sweeps.study.ledger import Ledger
 from sweeps.study.order import ArrivalOrder, Order
@@ -69,12 +71,13 @@ def run_trials(
     timings: Timings,
     on_last_trials: Callable[[], None] = lambda: None,
     flops_per_s: float | None = None,
+    speed: CompiledSpeed | None = None,
 ) -> Outcome:
     """Run the ledger's trials, at most `concurrent` at a time, and stop the workers.
 
-    At the end, `record` (the manifest) is written again with the utilization of the workers. `flops_per_s` is how fast
-    they are expected to train, all together. `timings` are told when the first and the last trial trained.
-    `on_last_trials` is called when a slot is idle for the first time.
+    At the end, `record` (the manifest) is written again with the utilization of the workers, and with their `speed`.
+    `flops_per_s` is how fast they are expected to train, all together. `timings` are told when the first and the last
+    trial trained. `on_last_trials` is called when a slot is idle for the first time.
     """
     say = plain_lines(console)
     order, early = _order(ledger, folder)
@@ -93,7 +96,8 @@ def run_trials(
         ):
             # A row that is in metrics.jsonl is not repeated, so what else is written of it comes before.
             interrupts.at_stake = lambda: saving(progress.training)
-            callbacks = Callbacks([curves, windows, rows, files, utilization, gauges, progress, times, last])
+            measures = [utilization] if speed is None else [utilization, speed]
+            callbacks = Callbacks([curves, windows, rows, files, *measures, gauges, progress, times, last])
 
             def give_up(trial: TrialHandle) -> None:
                 pool.release(trial.id)  # its checkpoint may still be being written, and is deleted next
@@ -131,6 +135,8 @@ def run_trials(
         if utilization.share is not None:
             say(f"Until the last trial started, engines trained {utilization.share:.0%} of the time")
             record = {**record, "utilization": utilization.share}
+        if speed is not None:
+            record = {**record, MODE: {**record[MODE], "tokens_per_s": speed.tokens_per_s}}
         if ledger.planned is not None:
             most = ledger.planned - ledger.excluded_confirmations  # excluded runs are in no table
             record = {**record, "search": {**record["search"], "most_trials": most}}

@@ -65,14 +65,20 @@ def measure_at(run: RunSpec, tokens: Tokens, slots: int) -> list[ThroughputSampl
     return _compare(one, _Probe(run, tokens, slots), ThroughputSample(1, 0.0, 1.0, used + one.bytes), used)
 
 
-def measure_one(run: RunSpec, tokens: Tokens) -> float:
-    """Tokens per second of one slot, the median over MIN_SECONDS and at least MIN_UPDATES updates."""
+def measure_single(run: RunSpec, tokens: Tokens) -> ThroughputSample:
+    """Benchmark one slot: the median over MIN_SECONDS and at least MIN_UPDATES updates."""
+    used = _MemoryMeter(run).start_bytes
     probe = _Probe(run, tokens, 1)
     rates: list[float] = []
     began = time.perf_counter()
     while len(rates) < MIN_UPDATES or time.perf_counter() - began < MIN_SECONDS:
         rates.append(probe.tokens_per_s())
-    return statistics.median(rates)
+    return ThroughputSample(1, statistics.median(rates), 1.0, used + probe.bytes)
+
+
+def measure_one(run: RunSpec, tokens: Tokens) -> float:
+    """Tokens per second of `measure_single`."""
+    return measure_single(run, tokens).tokens_per_s
 
 
 def _on_cpu(run: RunSpec) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from lmcore.config import TrainConfig
 from lmcore.dropout import Dropout, Masks, dropout_masks
 from lmcore.model import TransformerLM
+from lmcore.population.compile_once import CompileOnce
 from lmcore.population.population import Forward
 
 Hidden = Callable[[TransformerLM, Tensor, Dropout | None], Tensor]
@@ -43,7 +44,12 @@ def hidden_of(train: TrainConfig) -> Hidden:
         model_hidden = torch.compile(TransformerLM.hidden, dynamic=False)
         make_masks = torch.compile(dropout_masks, dynamic=False)
 
+    once = CompileOnce(train)
+
     def hidden(model: TransformerLM, x: Tensor, dropout: Dropout | None) -> Tensor:
+        if not torch.is_grad_enabled():  # evaluation; whoever makes updates guards them as a whole
+            with once(model, *x.shape[:2]):
+                return model_hidden(model, x, None)
         if dropout is None:
             return model_hidden(model, x, None)
         return model_hidden(model, x, make_masks(dropout, model.dropout_sites, x.shape[2], model.config.d_model))

@@ -96,7 +96,8 @@ class WorkerPool:
         # Passed to actors as a list: Ray would replace a bare reference by its value.
         self.shared: list[Any] = [ray.put(tokens.for_other_processes())]
         self._slots = None if spec.search.slots == "auto" else spec.search.slots
-        self._runs = {size: spec.run_for(size, {}) for size in spec.size_names}
+        self.runs = {size: spec.run_for(size, {}) for size in spec.size_names}
+        """By size, the run with which the slots are measured."""
         self._lock = threading.RLock()
         self._pausing: dict[str, ray.ObjectRef[None]] = {}  # by trial: the end of `SlotWorker.pause`
         self._placement: Placement | None = None
@@ -105,7 +106,7 @@ class WorkerPool:
         first = [engine for engine in self._fleet.engines.values() if engine.has_room]
         self._measuring: dict[str, list[ray.ObjectRef[list[ThroughputSample]]]] = {
             size: [engine.handle.measure.remote(run, list(self.shared)) for engine in first]
-            for size, run in self._runs.items()
+            for size, run in self.runs.items()
         }
         self._peaks: list[ray.ObjectRef[float]] = [engine.handle.peak.remote(spec.train) for engine in first]
 
@@ -168,14 +169,14 @@ class WorkerPool:
         for choice in choices:
             if choice.tokens_per_s is None:
                 return None
-            speeds.append(choice.tokens_per_s * flops_per_token(self._runs[choice.size].model))
+            speeds.append(choice.tokens_per_s * flops_per_token(self.runs[choice.size].model))
         training, _ = self.capacity
         workers = min(len(self.ready), training)
         return workers * sum(speeds) / len(speeds)
 
     def open(self, choices: Sequence[SlotChoice]) -> tuple[int, int]:
         """Allow trials from now on; return how many train at a time, and how many are queued for the next free slot."""
-        samples = {self._runs[choice.size].static_signature: choice.samples for choice in choices if choice.samples}
+        samples = {self.runs[choice.size].static_signature: choice.samples for choice in choices if choice.samples}
         self.shared = [*self.shared, samples]
         with self._lock:
             self._placement = Placement({choice.size: choice.slots for choice in choices})

@@ -19,7 +19,7 @@ from lmcore.config import RunSpec
 from lmcore.corpus.tokens import Tokens
 from lmcore.device import resolve_run, this_machine
 from lmcore.measure.slot_count import ThroughputSample, choose_slots, speedup
-from lmcore.measure.throughput import is_out_of_memory, measure_at, measure_doubling
+from lmcore.measure.throughput import is_out_of_memory, measure_at, measure_doubling, measure_single
 from lmcore.reports import previous_report, tokens_between_reports
 from lmcore.trainer import Trainer, with_runtime
 from sweeps.engine.device_memory import device_bytes
@@ -90,6 +90,8 @@ class Trainers:
 
     def _measure_at(self, run: RunSpec, slots: int) -> list[ThroughputSample]:
         """Throughput of one slot and of `slots`, or of as many as fit into memory."""
+        if slots == 1 and run.train.compile and run.train.device == "cpu":  # to be compared with that of the trials
+            return [measure_single(run, self._tokens)]
         while slots > 1:
             try:
                 return measure_at(run, self._tokens, slots)

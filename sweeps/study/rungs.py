@@ -40,6 +40,18 @@ def expected_training(n: int, ends: Sequence[int], factor: int) -> int:
     return sum(max(1, n // factor**r) * length for r, length in enumerate(lengths))
 
 
+def expected_rest(step: int, ends: Sequence[int], factor: int) -> float:
+    """Updates that a trial trains on average after `step`, if one trial in `factor` goes on at each of `ends`.
+
+    The last of `ends` is the end of the trial.
+
+    >>> expected_rest(0, (50, 100, 200), factor=2), expected_rest(60, (50, 100, 200), factor=2)
+    (100.0, 90.0)
+    """
+    bounds = [step, *(end for end in ends if end > step)]
+    return sum((end - begin) / float(factor) ** n for n, (begin, end) in enumerate(itertools.pairwise(bounds)))
+
+
 def bracket_of(number: int, costs: Sequence[float]) -> int:
     """The bracket of trial `number`, given what a trial of each bracket is expected to cost.
 

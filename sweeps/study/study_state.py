@@ -27,8 +27,9 @@ from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.attributes import ENDED, run_attributes, set_attributes
 from sweeps.study.distinct import TriedSettings
 from sweeps.study.divergence import set_constraint
+from sweeps.study.expected_share import study_ladder
 from sweeps.study.open_study import open_study
-from sweeps.study.promotion import Ladder, Promotion
+from sweeps.study.promotion import Promotion
 from sweeps.study.retry import RETRY_OF, first_attempts
 from sweeps.study.samplers import AskedTrial, complete_suggestion, sampler_for, suggest_conditional
 from sweeps.study.schedulers import EarlyStopping, decides_between, step_in_study
@@ -118,10 +119,7 @@ class StudyState:
 
     def _promotion(self, trials: list[FrozenTrial], last_steps: Mapping[int, int]) -> Promotion | None:
         """The rungs of the study; None if its scheduler pauses no trials."""
-        search, size = self.spec.search, self.plan.size
-        longest = costliest(self.spec, size)
-        every, steps = longest.train.eval_every, comparable_step(longest, longest.steps)
-        ladder = Ladder.of(search.scheduler, self.spec.grace_steps(size), steps, search.reduction_factor, every)
+        ladder = study_ladder(self.spec, self.plan.size)
         if ladder is None or self.plan.phase == col.CONFIRM:
             return None
         trained = [trial for trial in trials if col.SAME_AS not in trial.user_attrs]

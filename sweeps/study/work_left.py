@@ -9,31 +9,18 @@ Trials that were not asked for yet count, too, with the early stopping that is e
 - Confirmation runs count in full, also those that may be left out because their setting is beaten.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmcore import columns as col
 from lmcore.device import training_flops
 from sweeps.study.ledger import Ledger
-from sweeps.study.rungs import rung_steps
+from sweeps.study.rungs import expected_rest, rung_steps
 from sweeps.study.study_state import StudyState
 from sweeps.study.trial_handle import TrialHandle
 
 EXPECTED_COUNTS = 4
 """As many ended trials as the share that is expected beforehand weighs."""
-
-
-def expected_rest(step: int, ends: Sequence[int], factor: int) -> float:
-    """Updates that a trial trains on average after `step`, if one trial in `factor` goes on at each of `ends`.
-
-    The last of `ends` is the end of the trial.
-
-    >>> expected_rest(0, (50, 100, 200), factor=2), expected_rest(60, (50, 100, 200), factor=2)
-    (100.0, 90.0)
-    """
-    bounds = [step, *(end for end in ends if end > step)]
-    return sum((end - begin) / float(factor) ** n for n, (begin, end) in enumerate(itertools.pairwise(bounds)))
 
 
 @dataclass

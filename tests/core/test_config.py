@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from lmcore.compile_work import COLD_FLOPS, CompileWork
 from lmcore.config import FIELD_ROLES, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
-from lmcore.device import COMPILE_FLOPS, Machine, resolve, resolve_run, training_flops, why_compile
+from lmcore.device import NO_WORK, Machine, resolve, resolve_run, training_flops, why_compile
 from lmcore.errors import InputError
 from lmcore.params import flops_per_token
 
@@ -73,19 +74,18 @@ def test_auto_becomes_what_suits_the_device_and_explicit_choices_stay(cuda, expe
     assert resolve(chosen, Machine(cuda)) == chosen
 
 
-def test_long_runs_are_compiled_on_a_cpu_and_the_decision_is_explained():
+def test_a_run_alone_is_compiled_on_a_cpu_if_it_is_long_enough_and_the_decision_is_explained():
     short, long = RunSpec(), RunSpec(train=TrainConfig(steps=10_000))
     assert training_flops(short) == pytest.approx(flops_per_token(ModelConfig()) * 200 * 16 * 128)
-    assert training_flops(short) < COMPILE_FLOPS < training_flops(long)
-    for run, said in ((short, "not compiled, as the longest run has 2.9e+12"), (long, "compiled, as the longest run")):
+    assert training_flops(short) < COLD_FLOPS < training_flops(long)
+    for run, said in ((short, "not compiled: 2.9e+12 FLOPs"), (long, "compiled: 1.5e+14 FLOPs")):
         resolved = resolve_run(run, Machine(cuda=False)).train
         assert resolved.compile == (run is long)
-        assert why_compile(run.train, resolved, training_flops(run)).startswith(said)
+        assert why_compile(run.train, resolved, CompileWork(training_flops(run))).startswith(said)
     chosen = TrainConfig(compile=True)
-    assert why_compile(chosen, resolve(chosen, Machine(cuda=False)), 1.0) == "compiled, as train.compile says"
-    assert (
-        why_compile(TrainConfig(), resolve(TrainConfig(), Machine(cuda=True)), 1.0) == "compiled, as auto does on a GPU"
-    )
+    assert why_compile(chosen, resolve(chosen, Machine(cuda=False)), NO_WORK) == "compiled, as train.compile says"
+    on_gpu = resolve(TrainConfig(), Machine(cuda=True))
+    assert why_compile(TrainConfig(), on_gpu, NO_WORK) == "compiled, as auto does on a GPU"
 
 
 def test_device_cuda_needs_a_gpu():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lmcore.compile_work import CompileWork
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.device import Machine, resolve, this_machine, why_compile
 from lmcore.errors import InputError
@@ -12,10 +13,10 @@ ASKED = TrainConfig(device="mps")
 
 
 def test_it_trains_in_float32_neither_compiled_nor_as_graphs():
-    resolved = resolve(ASKED, MAC, flops=1e20)
+    resolved = resolve(ASKED, MAC, CompileWork(1e20))
     assert (resolved.device, resolved.dtype, resolved.compile, resolved.cuda_graphs) == ("mps", "float32", False, False)
     assert resolve(resolved, MAC) == resolved
-    assert why_compile(ASKED, resolved, 1e20) == "not compiled, as auto does on an Apple GPU"
+    assert why_compile(ASKED, resolved, CompileWork(1e20)) == "not compiled, as auto does on an Apple GPU"
 
 
 def test_auto_leaves_it_alone():

@@ -6,6 +6,7 @@
 | reference/commands.md   | the `--help` of every command                                        |
 | reference/columns.md    | the comments in `lmcore/columns.py`                                  |
 | benchmarks.md           | the JSON files that scripts under `tests/bench/` have written        |
+| ../README.md            | between `<!-- gpu -->` and `<!-- /gpu -->`: one of these files       |
 
 The pages are committed, so that they can be read on the web without a build; a test fails when they are out of date.
 """
@@ -166,14 +167,16 @@ def benchmarks() -> str:
     """Tables of every committed measurement; how each was made stands under it."""
     import performance
 
+    from tests.bench.gpu import tables as gpu_tables
+
     parts = [
         MADE + "# Benchmarks\n\n"
         "Every number on this page comes from a JSON file in `tests/bench/results`, which the script that is named\n"
-        "wrote, with command, hardware, versions and commit. Ratios are medians of alternating runs. No GPU has been\n"
-        "measured yet.\n",
+        "wrote, with command, hardware, versions and commit. Ratios are medians of alternating runs.\n",
         "## The core\n\n`python tests/bench/core.py --nanogpt DIR` races the core with its peers in one process, taking\n"
         "turns. Above 1, lmsweep is faster.\n\n" + performance.table(),
         _packing(),
+        gpu_tables.section(gpu_tables.load()),
         _search(),
         _sweeps(),
         _control(),
@@ -491,11 +494,23 @@ def _analysis() -> str:
     )
 
 
+# The README
+
+
+def readme() -> str:
+    """The README with its sentence about GPUs."""
+    from tests.bench.gpu import tables as gpu_tables
+
+    text = f"<!-- gpu -->{gpu_tables.sentence(gpu_tables.load())}<!-- /gpu -->"
+    return re.sub("<!-- gpu -->.*?<!-- /gpu -->", lambda _: text, (ROOT / "README.md").read_text(), flags=re.DOTALL)
+
+
 PAGES = {
     "reference/sweep-file.md": sweep_file,
     "reference/commands.md": commands,
     "reference/columns.md": columns,
     "benchmarks.md": benchmarks,
+    "../README.md": readme,
 }
 
 

@@ -41,6 +41,11 @@ def pytest_addoption(parser):
 def pytest_collection_modifyitems(items):
     """The longest first, so that no process is left alone with them."""
     items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    for item in items:
+        if item.get_closest_marker("gpu") is not None:
+            import torch
+
+            item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
 
 
 @pytest.hookimpl(optionalhook=True)

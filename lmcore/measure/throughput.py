@@ -69,8 +69,14 @@ def measure_one(run: RunSpec, tokens: Tokens) -> float:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or the host ran out of memory; on the CPU torch raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    """Whether a device or the host ran out of memory; on the CPU torch raises a plain RuntimeError.
+
+    Errors that were raised while that one was handled count too: if memory runs out in the capture of a CUDA graph, the
+    capture ends with an error of its own.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+        return True
+    return error.__context__ is not None and is_out_of_memory(error.__context__)
 
 
 class _Probe:

@@ -20,7 +20,6 @@ ours is faster. results/core-<device>.json is written after each row, and keeps 
 """
 
 import argparse
-import gc
 import json
 import os
 import statistics
@@ -55,20 +54,14 @@ from tests.bench.core_arms import (
     nanogpt_step,
     our_step,
     our_update,
+    peak_bytes,
+    sized,
     torch_update,
 )
 from tests.bench.per_core import race_per_core
-from tests.bench.race import Arm, compared, race
+from tests.bench.race import compared, forget, race
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def sized(d: int, layers: int, heads: int, vocab: int, context: int) -> ModelConfig:
-    """A model whose feed-forward network is as large as nanoGPT's (3 D F = 8 D^2, F a multiple of 16)."""
-    d_ff = round(8 * d / 3 / 16) * 16
-    return ModelConfig(
-        d_model=d, num_layers=layers, num_heads=heads, d_ff=d_ff, vocab_size=vocab, context_length=context
-    )
 
 
 STEPS: dict[str, dict[str, tuple[ModelConfig, int]]] = {  # model, B
@@ -189,7 +182,7 @@ def steps(options: argparse.Namespace) -> dict[str, Any]:
             table[f"{name}, ours in bfloat16"] = compared(
                 race(half | peers, options.rounds, "cpu"), tuple(half), tuple(peers)
             )
-        _forget()
+        forget()
     return table
 
 
@@ -204,7 +197,7 @@ def modules(options: argparse.Namespace) -> dict[str, Any]:
             }
             times = race(arms, options.rounds, options.device)
             table[f"d{name} {'compiled' if compiled else 'eager'}"] = compared(times, ("ours",), ("nn.Module",))
-            _forget()
+            forget()
     return table
 
 
@@ -225,27 +218,8 @@ def losses(options: argparse.Namespace) -> dict[str, Any]:
             "peak_over_logits": {arm: round(peak, 3) for arm, peak in peaks.items()},
             "peak_without_gradients_over_logits": {arm: round(peak - gradients, 3) for arm, peak in peaks.items()},
         }
-        _forget()
+        forget()
     return table
-
-
-def peak_bytes(arm: Arm, device: str) -> int:
-    """Peak memory of `arm` beyond what is allocated before, gradients included."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        arm()
-        return torch.cuda.max_memory_allocated() - before
-    arm()
-    with torch.profiler.profile(profile_memory=True) as profile:
-        arm()
-    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
-    held = lowest = highest = 0
-    for event in sorted(events, key=lambda one: one.start_ns()):
-        held += event.nbytes()
-        lowest = min(lowest, held)  # the gradients of the call before may or may not be seen to be freed
-        highest = max(highest, held - lowest)
-    return highest
 
 
 def updates(options: argparse.Namespace) -> dict[str, Any]:
@@ -263,7 +237,7 @@ def updates(options: argparse.Namespace) -> dict[str, Any]:
         found = compared(times, tuple(arm for arm in arms if arm != "torch"), ("torch",))
         rate = 30 * slots * int(count_parameters(model)) / (found["ms"][found["ours"]] / 1e3)
         table[f"K{slots}"] = found | {"bytes_per_s_at_30_per_parameter": round(rate)}
-        _forget()
+        forget()
     return table
 
 
@@ -323,7 +297,7 @@ def optimizers(options: argparse.Namespace) -> dict[str, Any]:
         for variant, compiled, dtype in variants:
             arms = adamw_steps(model, batch_size, compiled, options.threads, dtype)
             table[f"{name} {variant}"] = compared(race(arms, options.rounds, "cpu"), ("textbook",), ("fused",))
-            _forget()
+            forget()
     return table
 
 
@@ -337,7 +311,7 @@ def programs(options: argparse.Namespace) -> dict[str, Any]:
         }
         times = race(arms, options.rounds, options.device)
         table[f"d{name}"] = compared(times, ("ours",), ("one program",))
-        _forget()
+        forget()
     return table
 
 
@@ -352,15 +326,8 @@ def layouts(options: argparse.Namespace) -> dict[str, Any]:
             (f"update 10M K{slots}", layout_updates(STEPS["cpu"]["10M"][0], slots)),
         ):
             table[name] = compared(race(arms, options.rounds, options.device), ("tensors",), ("arenas",))
-        _forget()
+        forget()
     return table
-
-
-def _forget() -> None:
-    torch.compiler.reset()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

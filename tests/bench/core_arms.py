@@ -1,7 +1,9 @@
 """The arms that `tests/bench/core.py` races: each function returns one, which does its work once when called."""
 
+import functools
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import lmcore.init
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens
 from lmcore.loss import linear_cross_entropy
@@ -31,25 +34,53 @@ def dtype_on(device: str) -> Dtype:
     return "bfloat16" if device == "cuda" else "float32"
 
 
+def sized(d: int, layers: int, heads: int, vocab: int, context: int) -> ModelConfig:
+    """A model whose feed-forward network is as large as nanoGPT's (3 D F = 8 D^2, F a multiple of 16)."""
+    d_ff = round(8 * d / 3 / 16) * 16
+    return ModelConfig(
+        d_model=d, num_layers=layers, num_heads=heads, d_ff=d_ff, vocab_size=vocab, context_length=context
+    )
+
+
 def step_trainer(
-    model: ModelConfig, batch_size: int, compiled: bool, device: str, threads: int, dtype: Dtype | None = None
+    model: ModelConfig,
+    batch_size: int,
+    compiled: bool,
+    device: str,
+    threads: int,
+    dtype: Dtype | None = None,
+    slots: int = 1,
+    graphs: bool = True,
 ) -> Trainer:
-    """A trainer with one slot, whose run never ends; by default in the dtype of the device."""
+    """A trainer of runs that never end; by default in the dtype of the device. `graphs` matters on a GPU only."""
     train = TrainConfig(
         batch_size=batch_size, steps=10**9, eval_every=10**9, compile=compiled, threads=threads
-    ).model_copy(update={"device": device, "dtype": dtype or dtype_on(device)})
+    ).model_copy(
+        update={"device": device, "dtype": dtype or dtype_on(device), "cuda_graphs": graphs and device == "cuda"}
+    )
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 2**18, dtype=np.uint16)
-    return Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**14], model.vocab_size))
+    return Trainer([RunSpec(model=model, train=train)] * slots, Tokens.of(ids, ids[: 2**14], model.vocab_size))
 
 
-def trainer_step(trainer: Trainer) -> Arm:
-    """An update of the slot of `trainer`, including its batch and schedule."""
-    slot = trainer.slots[0]
-    assert slot is not None
+@contextmanager
+def weights_made_once() -> Iterator[None]:
+    """Slots of one seed are drawn once: 64 times 10M weights take a CPU longer than it takes a GPU to time them."""
+    before = lmcore.init.init_tensor
+    lmcore.init.init_tensor = functools.cache(before)
+    try:
+        yield
+    finally:
+        lmcore.init.init_tensor = before
+
+
+def trainer_step(trainer: Trainer, updates: int = 1) -> Arm:
+    """Updates of all slots of `trainer`, including their batches and schedules; a GPU is waited for after the last."""
+    slots = {k: slot for k, slot in enumerate(trainer.slots) if slot is not None}
 
     def arm() -> None:
-        trainer._update({0: slot}, 1, batched=True)
-        slot.step += 1
+        trainer._update(slots, updates, batched=True)
+        for slot in slots.values():
+            slot.step += updates
 
     return arm
 
@@ -69,6 +100,16 @@ def our_step(
 ) -> Arm:
     """An update of a trainer with K = 1; by default in the dtype of the device."""
     return trainer_step(step_trainer(model, batch_size, compiled, device, threads, dtype))
+
+
+def repeated(arm: Arm, times: int) -> Arm:
+    """`arm`, called so many times."""
+
+    def several() -> None:
+        for _ in range(times):
+            arm()
+
+    return several
 
 
 def windows(model: ModelConfig, batch_size: int, device: str) -> tuple[Tensor, Tensor]:
@@ -121,7 +162,7 @@ def llama_step(model: ModelConfig, batch_size: int, compiled: bool, device: str)
     """The same model as Hugging Face's Llama, with its own loss and torch's fused AdamW."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig(
+    config = LlamaConfig(  # type: ignore[call-arg]
         vocab_size=model.vocab_size,
         hidden_size=model.d_model,
         intermediate_size=model.d_ff,
@@ -130,12 +171,13 @@ def llama_step(model: ModelConfig, batch_size: int, compiled: bool, device: str)
         num_key_value_heads=model.kv_heads,
         max_position_embeddings=model.context_length,
         rms_norm_eps=model.norm_eps,
-        rope_theta=model.rope_theta,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
         tie_word_embeddings=model.tie_embeddings,
         attn_implementation="sdpa",
         use_cache=False,
     )
-    llama = LlamaForCausalLM(config).to(device)
+    llama: torch.nn.Module = LlamaForCausalLM(config)
+    llama = llama.to(device)
     forward = torch.compile(llama) if compiled else llama
     x, _ = windows(model, batch_size, device)
 
@@ -187,6 +229,25 @@ def loss_arms(positions: int, width: int, vocabulary: int, device: str) -> dict[
         return arm
 
     return {name: both_ways(loss) for name, loss in losses.items()}
+
+
+def peak_bytes(arm: Arm, device: str) -> int:
+    """Peak memory of `arm` beyond what is allocated before, gradients included."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        arm()
+        return torch.cuda.max_memory_allocated() - before
+    arm()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        arm()
+    events = [one for one in profile.profiler.kineto_results.events() if one.name() == "[memory]"]
+    held = lowest = highest = 0
+    for event in sorted(events, key=lambda one: one.start_ns()):
+        held += event.nbytes()
+        lowest = min(lowest, held)  # the gradients of the call before may or may not be seen to be freed
+        highest = max(highest, held - lowest)
+    return highest
 
 
 def our_update(model: ModelConfig, slots: int, device: str, compiled: bool = False) -> Arm:

@@ -1,18 +1,15 @@
-"""What packing gains: tokens/s of K slots that advance as one program, against other ways to train the same trials.
+"""What packing gains on a CPU: tokens/s of K slots that advance as one program, against other ways to train the trials.
 
-    python tests/bench/packing.py                            # on the CPU: results/packing-cpu.json
-    python tests/bench/packing.py --device cuda --compile    # on a GPU: results/packing-cuda.json
-
-On a CPU the other ways are (a) one trial after the other in a warm process, the other cores idle (`serial`), and
+The other ways are (a) one trial after the other in a warm process, the other cores idle (`serial`), and
 (b) one process per core (`per_core`). `packed K` is one process per core with K slots each, `looped K` the same slots
 without batching, and `auto` one process per core with as many slots as it measures to be worthwhile, as a sweep does.
-On a GPU there is one process, and the others are one trial after the other, `eager`, `graphed`, or `compiled`.
+A GPU is measured by tests/bench/gpu.sh.
 
 Each process lives as long as its size is measured, and holds the trainers of all arms, which take turns, so that what
 else the machine does meets all of them. All processes of an arm begin at once; its rate is all their tokens over the
 time until the last is done. Evaluation is not counted. Ratios are of arms in the same round; medians are over rounds.
 
-Needs lmcore alone: with `PYTHONPATH=.` a checkout is enough. The JSON is written again after each round; other keys of
+Needs lmcore alone, and a checkout of it is enough. The JSON is written again after each round; other keys of
 the file are kept (`uncompiled`, `compiled`), so that both can lie side by side.
 """
 
@@ -23,16 +20,16 @@ import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout is enough, nothing need be installed
 
 import numpy as np
 import torch
@@ -45,11 +42,12 @@ from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample, average_sample
 from lmcore.measure.throughput import is_out_of_memory, measure_doubling
 from lmcore.params import count_parameters
 from lmcore.trainer import Trainer
+from tests.bench.circumstances import commit, package_version, processor, write_json
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAIN_TOKENS = 2**19
 SMALL = 200_000  # parameters, below which packing has a goal of its own on a CPU
-MEDIUM, LARGE = 11e6, 1e8  # parameters: goals on a GPU are for those up to the one, and from the other
+BASELINES = ("serial", "per_core")
+"""Arms in which no process has more than one slot; the second is what a packed one would be with K = 1."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +82,12 @@ def model(d: int, layers: int, d_ff: int, vocab: int, context: int, heads: int =
     )
 
 
-SIZES: dict[str, dict[str, Size]] = {
-    "cpu": {
-        "0.13M": Size(model(64, 2, 176, 256, 64), 8, 10, (2, 4, 8, 16), looped=4),
-        "0.46M": Size(model(64, 4, 176, 2048, 128), 8, 5, (2, 4, 8), looped=4),
-        "1.33M": Size(model(128, 4, 352, 2048, 128), 16, 2, (2, 4), looped=4),
-    },
-    "cuda": {
-        "1.3M": Size(model(128, 4, 352, 2048, 128), 16, 50, (2, 4, 8, 16, 32)),
-        "1.3M-V8192": Size(model(64, 4, 176, 8192, 128), 16, 50, (2, 4, 8, 16, 32)),
-        "5M": Size(model(192, 4, 512, 8192, 256, heads=6), 16, 50, (2, 4, 8, 16)),
-        "10M": Size(model(256, 7, 704, 8192, 256, heads=8), 16, 25, (2, 4, 8)),
-        "124M": Size(model(768, 12, 2048, 50257, 1024, heads=12, tied=True), 8, 10, (2,)),
-    },
+SIZES: dict[str, Size] = {
+    "0.13M": Size(model(64, 2, 176, 256, 64), 8, 10, (2, 4, 8, 16), looped=4),
+    "0.46M": Size(model(64, 4, 176, 2048, 128), 8, 5, (2, 4, 8), looped=4),
+    "1.33M": Size(model(128, 4, 352, 2048, 128), 16, 2, (2, 4), looped=4),
 }
-EXTRA: dict[str, dict[str, Size]] = {
-    "cpu": {"0.16M-V2048": Size(model(32, 2, 88, 2048, 128), 8, 10, (2, 4, 8, 16), looped=4)},
-    "cuda": {},
-}
+EXTRA = {"0.16M-V2048": Size(model(32, 2, 88, 2048, 128), 8, 10, (2, 4, 8, 16), looped=4)}
 
 
 class Setting(NamedTuple):
@@ -110,7 +96,6 @@ class Setting(NamedTuple):
     slots: int
     batched: bool
     compile: bool
-    cuda_graphs: bool
 
 
 class Burst(NamedTuple):
@@ -125,18 +110,16 @@ class Burst(NamedTuple):
 class Bench:
     """The trainers of one process; its public methods are what the parent asks for."""
 
-    def __init__(self, size: Size, device: str, processes: int) -> None:
-        if device == "cpu":
-            torch.set_num_threads(1)
-        self._size, self._device = size, device
+    def __init__(self, size: Size, processes: int) -> None:
+        torch.set_num_threads(1)
+        self._size = size
         rng = np.random.default_rng(0)
         train, val = (
             rng.integers(0, size.model.vocab_size, n, dtype=np.uint16) for n in (TRAIN_TOKENS, TRAIN_TOKENS // 8)
         )
         self._tokens = Tokens.of(train, val, size.model.vocab_size)
-        self._trainers: dict[tuple[int, bool, bool], Trainer] = {}
-        ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
-        self._memory_bytes = torch.cuda.mem_get_info()[1] if device == "cuda" else ram
+        self._trainers: dict[tuple[int, bool], Trainer] = {}
+        self._memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
 
     def samples(self, setting: Setting) -> list[ThroughputSample]:
         """What an engine measures."""
@@ -176,23 +159,22 @@ class Bench:
             batch_size=self._size.batch_size,
             eval_every=self._size.updates,
             eval_windows=1,
-            device="cuda" if self._device == "cuda" else "cpu",
-            dtype="bfloat16" if self._device == "cuda" else "float32",
+            device="cpu",
+            dtype="float32",
             compile=setting.compile,
-            cuda_graphs=setting.cuda_graphs,
             threads=1,
         )
         return RunSpec(model=self._size.model, train=train)
 
 
-def _program(setting: Setting) -> tuple[int, bool, bool]:
+def _program(setting: Setting) -> tuple[int, bool]:
     """What settings share that differ only in how a trainer's slots advance."""
-    return setting.slots, setting.compile, setting.cuda_graphs
+    return setting.slots, setting.compile
 
 
-def serve(pipe: Connection, size: Size, device: str, processes: int) -> None:
+def serve(pipe: Connection, size: Size, processes: int) -> None:
     """Answer the parent's questions, `(method, *arguments)`, until it says None."""
-    bench = Bench(size, device, processes)
+    bench = Bench(size, processes)
     while (question := pipe.recv()) is not None:
         method, *arguments = question
         try:
@@ -204,13 +186,13 @@ def serve(pipe: Connection, size: Size, device: str, processes: int) -> None:
 class Processes:
     """Processes that each run a `Bench`, and are asked at the same moment."""
 
-    def __init__(self, number: int, size: Size, device: str) -> None:
+    def __init__(self, number: int, size: Size) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
         for _ in range(number):
             mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, size, device, number), daemon=True)
+            process = context.Process(target=serve, args=(theirs, size, number), daemon=True)
             process.start()
             theirs.close()  # so that the death of a process ends the wait for its answer
             self._pipes.append(mine)
@@ -235,16 +217,9 @@ class Processes:
             process.join()
 
 
-def arms_of(size: Size, device: str, processes: int, compiled: bool) -> dict[str, list[Setting]]:
+def arms_of(size: Size, processes: int, compiled: bool) -> dict[str, list[Setting]]:
     """The settings of each arm's processes, by its name; `auto` is not among them."""
-    if device == "cuda":
-        serial = {
-            "eager": [Setting(1, False, False, False)],
-            "graphed": [Setting(1, False, False, True)],
-            "compiled": [Setting(1, False, True, True)],
-        }
-        return serial | {f"packed {k}": [Setting(k, True, compiled, True)] for k in size.slots}
-    one = Setting(1, False, compiled, False)
+    one = Setting(1, False, compiled)
     arms = {"serial": [one], "per_core": [one] * processes}
     arms |= {f"packed {k}": [one._replace(slots=k, batched=True)] * processes for k in size.slots}
     if size.looped is not None:
@@ -252,33 +227,21 @@ def arms_of(size: Size, device: str, processes: int, compiled: bool) -> dict[str
     return arms
 
 
-def baselines(device: str) -> tuple[str, ...]:
-    """Arms in which no process has more than one slot."""
-    return ("eager", "graphed", "compiled") if device == "cuda" else ("serial", "per_core")
-
-
-def single(device: str, compiled: bool) -> str:
-    """The arm that is what a packed one would be with K = 1."""
-    if device == "cpu":
-        return "per_core"
-    return "compiled" if compiled else "graphed"
-
-
 class Measurement:
     """The arms of one size, round by round."""
 
     def __init__(self, name: str, size: Size, args: argparse.Namespace) -> None:
         self._name, self._size, self._args = name, size, args
-        self._number = args.processes if args.device == "cpu" else 1
+        self._number = args.processes
         self._rates: dict[str, list[float]] = {}
         self._dropped: list[str] = []
         self._intervals: dict[str, int] = {}
-        self._processes = Processes(self._number, size, args.device)
+        self._processes = Processes(self._number, size)
 
     def warm_up(self) -> None:
         """Make every arm's trainers, and find how many intervals fill the time of a round."""
-        self._arms = arms_of(self._size, self._args.device, self._number, self._args.compile)
-        one = self._arms[single(self._args.device, self._args.compile)][0]
+        self._arms = arms_of(self._size, self._number, self._args.compile)
+        one = self._arms[BASELINES[-1]][0]
         # All at once, as engines find the machine when they measure.
         self._paces = average_samples(self._processes.ask("samples", [one] * self._number))
         slots = worthwhile_slots(self._paces)
@@ -307,8 +270,8 @@ class Measurement:
 
     def result(self) -> dict[str, Any]:
         """Everything measured so far, and what follows from it."""
-        size, device = self._size, self._args.device
-        rivals = [arm for arm in baselines(device) if arm in self._rates]
+        size = self._size
+        rivals = [arm for arm in BASELINES if arm in self._rates]
         better = [max(rates) for rates in zip(*(self._rates[arm] for arm in rivals), strict=True)]
         arms: dict[str, dict[str, Any]] = {
             arm: {
@@ -332,12 +295,12 @@ class Measurement:
             "gain_of_doubling_to": gains,
             "first_k_below_min_gain": next((k for k, gain in gains.items() if gain < MIN_GAIN), None),
             "losing": [arm for arm in arms if arm.startswith("packed") and arms[arm]["vs_better"] < 1],
-            "goals": goals(size.parameters, device, arms),
+            "goals": goals(size.parameters, arms),
         }
 
     def _gains(self) -> dict[int, float]:
         """Of each K over the K before it, in tokens/s."""
-        before = self._rates[single(self._args.device, self._args.compile)]
+        before = self._rates[BASELINES[-1]]
         gains: dict[int, float] = {}
         for k in self._size.slots:
             if (rates := self._rates.get(f"packed {k}")) is None:
@@ -352,14 +315,9 @@ def ratio(rates: Sequence[float], others: Sequence[float]) -> float:
     return round(statistics.median(a / b for a, b in zip(rates, others, strict=True)), 3)
 
 
-def goals(parameters: int, device: str, arms: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def goals(parameters: int, arms: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """What was aimed at for a model of so many parameters, and whether `auto` is there."""
-    if device == "cpu":
-        aims = [("vs_better", 0.97)] + ([("vs_better", 1.3)] if parameters < SMALL else [])
-    elif parameters <= MEDIUM:
-        aims = [("vs_graphed", 3.0), ("vs_eager", 8.0)]
-    else:
-        aims = [("vs_graphed", 0.95)] if parameters >= LARGE else []
+    aims = [("vs_better", 0.97)] + ([("vs_better", 1.3)] if parameters < SMALL else [])
     auto = arms.get("auto", {})
     return [
         {"auto": name, "at_least": least, "is": auto.get(name), "met": auto.get(name, 0.0) >= least}
@@ -399,8 +357,7 @@ def circumstances(args: argparse.Namespace) -> dict[str, Any]:
             "machine": platform.machine(),
             "processor": processor(),
             "cores": cores(),
-            "processes": args.processes if args.device == "cpu" else 1,
-            "gpu": torch.cuda.get_device_name() if args.device == "cuda" else None,
+            "processes": args.processes,
         },
         "versions": {"python": platform.python_version(), **{name: package_version(name) for name in packages}},
         "commit": args.commit or commit(),
@@ -408,63 +365,30 @@ def circumstances(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def processor() -> str | None:
-    """The processor's name as Linux gives it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
-
-
-def package_version(package: str) -> str | None:
-    """Version of an installed package; None if it is not installed under this name."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def commit() -> str | None:
-    """The checkout's commit, with `+changes` where files differ from it; None where there is no git."""
-    try:
-        head, changes = (
-            subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True).stdout.strip()
-            for arguments in (["rev-parse", "HEAD"], ["status", "--porcelain"])
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{head}+changes" if changes else head
-
-
 def write(out: Path, key: str, result: dict[str, Any]) -> None:
     """Put `result` under `key` of the file, whole or not at all."""
     known = json.loads(out.read_text()) if out.exists() else {}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(json.dumps(known | {key: result}, indent=2) + "\n")
-    part.replace(out)
+    write_json(out, known | {key: result})
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--compile", action="store_true", help="train.compile in all arms (on cuda: the packed ones)")
+    parser.add_argument("--compile", action="store_true", help="train.compile in all arms")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=2.0, help="of training of an arm in a round, about")
     parser.add_argument("--sizes", nargs="+", metavar="NAME", help="some of the sizes; default: all but the extra ones")
     parser.add_argument("--extra", action="store_true", help="also the extra sizes")
-    parser.add_argument("--processes", type=int, default=cores(), help="on a CPU; default: cores")
+    parser.add_argument("--processes", type=int, default=cores(), help="default: cores")
     parser.add_argument("--commit", help="of the code, where the checkout has no git")
-    parser.add_argument("--out", type=Path, help="default: results/packing-<device>.json beside this file")
+    parser.add_argument("--out", type=Path, help="default: results/packing-cpu.json beside this file")
     args = parser.parse_args()
-    args.known = SIZES[args.device] | EXTRA[args.device]
+    args.known = SIZES | EXTRA
     if args.sizes and (unknown := set(args.sizes) - set(args.known)):
         parser.error(f"--sizes: must be of {', '.join(args.known)}, got {', '.join(sorted(unknown))}")
-    chosen = args.sizes or [*SIZES[args.device], *(EXTRA[args.device] if args.extra else ())]
+    chosen = args.sizes or [*SIZES, *(EXTRA if args.extra else ())]
     args.known = {name: args.known[name] for name in chosen}
-    args.out = args.out or Path(__file__).parent / "results" / f"packing-{args.device}.json"
+    args.out = args.out or Path(__file__).parent / "results" / "packing-cpu.json"
     return args
 
 

@@ -78,7 +78,8 @@ class Processes:
         for _, _, error in answers:
             if error is not None:
                 raise RuntimeError(error)
-        return max(ended for _, ended, _ in answers) - min(began for began, _, _ in answers)
+        seconds: float = max(ended for _, ended, _ in answers) - min(began for began, _, _ in answers)
+        return seconds
 
     def close(self) -> None:
         """End them."""

@@ -1,8 +1,16 @@
-"""The table of the core's speed, made from results/core-*.json for docs/benchmarks.md by docs/generate.py."""
+"""The table of the core's speed, made for docs/benchmarks.md by docs/generate.py.
+
+The CPU's column is results/core-cpu.json, the GPU's the same rows of results/gpu.json, if there is one.
+"""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.bench.gpu import tables as gpu_tables
 
 RESULTS = Path(__file__).parent / "results"
 DEVICES = {"cpu": "CPU", "cuda": "GPU"}
@@ -11,14 +19,13 @@ UNMEASURED = "unmeasured"
 
 def table() -> str:
     """Markdown: a line for each measurement of tests/bench/core.py, a column for each device."""
-    found = {device: _load(RESULTS / f"core-{device}.json") for device in DEVICES}
+    measured = {"cpu": _load(RESULTS / "core-cpu.json"), "cuda": gpu_tables.core_rows(gpu_tables.load())}
+    found = {device: rows for device, rows in measured.items() if rows}
     columns = {device: _cells(result) for device, result in found.items()}
     names = list(dict.fromkeys(name for cells in columns.values() for name in cells))
-    lines = [f"| times as fast as | {' | '.join(DEVICES.values())} |", f"|---|{'---|' * len(DEVICES)}"]
-    lines += [
-        f"| {name} | {' | '.join(columns[device].get(name, UNMEASURED) for device in DEVICES)} |" for name in names
-    ]
-    return "\n".join([*lines, "", *(_about(device, result) for device, result in found.items() if result)]) + "\n"
+    lines = [f"| times as fast as | {' | '.join(DEVICES[device] for device in found)} |", f"|---|{'---|' * len(found)}"]
+    lines += [f"| {name} | {' | '.join(columns[device].get(name, UNMEASURED) for device in found)} |" for name in names]
+    return "\n".join([*lines, "", *(_about(device, result) for device, result in found.items())]) + "\n"
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -68,7 +75,8 @@ def _ratio(one: dict[str, Any]) -> str:
 def _about(device: str, result: dict[str, Any]) -> str:
     abouts = [part["about"] for part in result.values()]
     about, rounds = abouts[0], min(one["rounds"] for one in abouts)
+    name = {"cpu": "core-cpu.json", "cuda": "gpu.json"}[device]
     return (
         f"{DEVICES[device]}: {about['hardware']}, {about['threads']} threads, torch {about['torch']}, medians of "
-        f"at least {rounds} rounds (range of all); [core-{device}.json](../tests/bench/results/core-{device}.json)."
+        f"at least {rounds} rounds (range of all); [{name}](../tests/bench/results/{name})."
     )

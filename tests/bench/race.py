@@ -1,5 +1,7 @@
 """Arms that take turns, so that whatever else the machine does meets all of them."""
 
+import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -10,17 +12,24 @@ import torch
 Arm = Callable[[], Any]
 
 
-def race(arms: Mapping[str, Arm], rounds: int, device: str) -> dict[str, list[float]]:
-    """Seconds of one call of each arm, in `rounds` rounds in which they take turns."""
+def race(
+    arms: Mapping[str, Arm], rounds: int, device: str, turn_s: float = 0.3, until: float = math.inf
+) -> dict[str, list[float]]:
+    """Seconds of one call of each arm, in `rounds` rounds in which they take turns of about `turn_s`.
+
+    Only the first round begins after `until`, a time of `time.perf_counter`.
+    """
     for arm in arms.values():
         for _ in range(3):
             arm()
     repeats = {}
     for name, arm in arms.items():
-        repeats[name] = max(1, round(0.3 / _seconds(arm, 1, device)))
+        repeats[name] = max(1, round(turn_s / _seconds(arm, 1, device)))
     times: dict[str, list[float]] = {name: [] for name in arms}
     names = list(arms)
     for n in range(rounds):
+        if n and time.perf_counter() > until:
+            break
         for name in names[n % len(names) :] + names[: n % len(names)]:
             times[name].append(_seconds(arms[name], repeats[name], device))
     return times
@@ -38,6 +47,14 @@ def compared(rounds: Mapping[str, list[float]], ours: tuple[str, ...], peers: tu
         "ratio": round(statistics.median(ratios), 3),
         "ratio_range": [round(min(ratios), 3), round(max(ratios), 3)],
     }
+
+
+def forget() -> None:
+    """Free the memory of arms and programs that nothing refers to."""
+    torch.compiler.reset()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _seconds(arm: Arm, repeats: int, device: str) -> float:

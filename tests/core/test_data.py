@@ -90,7 +90,7 @@ def test_device_that_is_not_there_is_an_error():
         get_batch(TOKENS, 4, 7, "cuda:99", 0, 0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_batch_on_a_gpu_is_that_of_the_cpu():
     expected = get_batch(TOKENS, 16, 7, "cpu", 0, 5)
     for tokens in (TOKENS, torch.from_numpy(TOKENS.astype(np.int64)).cuda()):

@@ -91,7 +91,7 @@ def test_a_compiled_program_makes_the_same_masks():
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("compiled", [False, True])
 def test_a_gpu_makes_the_same_masks_as_a_cpu(compiled):
     seeds = masks_of(dropout_key(0, 0), dropout_key(1, 5), rate=0.3)

@@ -1,13 +1,12 @@
 """Training through CUDA graphs against the same training without them."""
 
 import pytest
-import torch
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.trainer import Trainer
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = pytest.mark.gpu
 
 MODEL = {"vocab_size": 97, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 16}
 

@@ -5,6 +5,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -69,12 +70,24 @@ def test_doubling_ends_before_memory_would_be_exceeded(small_tokens):
     assert [p.slots for p in measure_doubling(TINY, small_tokens, memory_bytes=1)] in ([1], [1, 2])
 
 
+@contextmanager
+def _capture():
+    """As torch.cuda.graph ends when its body raises."""
+    try:
+        yield
+    finally:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+
 def test_out_of_memory_is_distinguished_from_other_errors():
     with pytest.raises(RuntimeError) as error:
         torch.empty(2**60)
     assert is_out_of_memory(error.value)
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(RuntimeError, match="capture") as error, _capture():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    assert is_out_of_memory(error.value)
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
 
 

@@ -211,9 +211,9 @@ def test_the_resolved_spec_decides_every_auto_and_loads_again(sweep):
 
 
 def test_the_sweep_says_where_its_results_go_and_how_it_trains(sweep):
-    text = sweep[1]
+    text, dtype = sweep[1], load_spec(sweep[0] / "sweep.yaml").train.dtype  # bfloat16 where the CPU multiplies it
     assert "Results: " in text
-    assert "Training 1 at a time on cpu in float32; on each of 1 engines main 1" in text
+    assert f"Training 1 at a time on cpu in {dtype}; on each of 1 engines main 1" in text
     assert "good complete final_val_loss" in text
     assert sweep[2].exit_code == 0
 

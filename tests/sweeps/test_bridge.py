@@ -20,6 +20,7 @@ from lmcore.trainer import Trainer
 from lmcore.window_records import read_records
 from sweeps.cli.interrupts import Interrupts
 from sweeps.rundir.folder import RunFolder
+from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
 from sweeps.study.storage import open_storage
 from sweeps.sweep import run_on, with_data
@@ -201,8 +202,6 @@ def test_analysis_reads_what_the_sweep_wrote(sweep):
 
 
 def test_the_resolved_spec_decides_every_auto_and_loads_again(sweep):
-    from sweeps.spec.load import load_spec
-
     spec = load_spec(sweep[0] / "sweep.yaml")
     assert "auto" not in {spec.train.device, spec.train.dtype, spec.train.compile, spec.train.threads}
     assert spec.train.device == "cpu"

@@ -119,7 +119,7 @@ class Attention(nn.Module):
         y = y.view(-1, time, proj.weight.shape[1])  # [K*B, T, heads * D/H]
         if turns is not None:
             y = turn(y, turns)
-        y = y.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        y = y.view(*y.shape[:2], -1, self.head_dim).transpose(1, 2)
         if rope is not None and turns is None:
             y = rotate(y, rope.cos, rope.sin)
         return y.to(dtype)

@@ -51,13 +51,15 @@ def turn(x: Tensor, turns: Tensor) -> Tensor:
     >>> turn(torch.tensor([[[1.0, 0.0]]]), torch.tensor([[1j]]))
     tensor([[[0., 1.]]])
     """
-    pairs = torch.view_as_complex(x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(-1, (-1, 2)))
+    floats = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs = torch.view_as_complex(floats.view(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * turns[:, : pairs.shape[-1]]).flatten(-2)
 
 
 def in_pairs(rows: Tensor, head_dim: int) -> Tensor:
     """Reorder the rows of each head from rotary pairs (i, i + half) to (2i, 2i + 1): [K, G * D/H, ...], any G."""
-    return rows.unflatten(1, (-1, 2, head_dim // 2)).transpose(2, 3).reshape(rows.shape)
+    pairs = rows.view(len(rows), -1, 2, head_dim // 2, *rows.shape[2:])
+    return pairs.transpose(2, 3).reshape(rows.shape)
 
 
 def interleaved_to_half(weight: Tensor, num_heads: int) -> Tensor:

@@ -25,13 +25,15 @@ from torch import Tensor, nn
 from lmcore.config import ModelConfig
 from lmcore.dropout import Masks, drop
 from lmcore.init import init_slot_
+from lmcore.kernels.rms_norm import rms_norm
+from lmcore.kernels.swiglu import swiglu
+from lmcore.rotary import Rotary, in_pairs, interleaved_to_half, rope_tables, rotary_of, rotate, turn
 
 __all__ = ["ModelConfig", "TransformerLM"]
 
 HEAD = "lm_head.weight"
 EMBEDDING = "token_embeddings.weight"
 
-Rope = tuple[Tensor, Tensor]  # cos and sin, [T, D/2H] each
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"swiglu": F.silu, "silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
 
@@ -68,7 +70,7 @@ class SlotRMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], eps=self.eps) * self.weight[:, None, :]
+        return rms_norm(x, self.weight, self.eps)
 
 
 def _norm(config: ModelConfig, num_slots: int, used: bool) -> nn.Module:
@@ -93,26 +95,34 @@ class Attention(nn.Module):
         self.q_norm = SlotRMSNorm(num_slots, config.head_dim, config.norm_eps) if config.qk_norm else None
         self.k_norm = SlotRMSNorm(num_slots, config.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def forward(self, x: Tensor, time: int, rope: Rope | None) -> Tensor:
-        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)  # [K, B*T, D] and twice [K, B*T, G * D/H]
-        dtype = v.dtype
-        if self.q_norm is not None and self.k_norm is not None:
-            q, k = self._normalized(q, self.q_norm), self._normalized(k, self.k_norm)
-        q, k, v = (part.view(-1, time, part.shape[-1] // self.head_dim, self.head_dim) for part in (q, k, v))
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # [K*B, H, T, D/H] and twice [K*B, G, T, D/H]
-        if rope is not None:
-            q, k = rotate(q, *rope), rotate(k, *rope)
-        q, k = q.to(dtype), k.to(dtype)
+    def forward(self, x: Tensor, time: int, rope: Rotary | None) -> Tensor:
+        q = self._heads(x, time, self.q_proj, self.q_norm, rope)  # [K*B, H, T, D/H]
+        k = self._heads(x, time, self.k_proj, self.k_norm, rope)  # [K*B, G, T, D/H]
+        v = self._heads(x, time, self.v_proj)
         if self.group_size > 1:
             # Copies, because on a CPU torch's fused kernel, unlike its slow one, wants as many key as query heads.
             k, v = k.repeat_interleave(self.group_size, 1), v.repeat_interleave(self.group_size, 1)
         heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.output_proj(heads.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
-    def _normalized(self, x: Tensor, norm: SlotRMSNorm) -> Tensor:
-        """x [K, B*T, heads * D/H], normalized within each head, at least float32."""
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return norm(x.view(len(x), -1, self.head_dim)).view(x.shape)  # type: ignore[no-any-return]
+    def _heads(
+        self, x: Tensor, time: int, proj: SlotLinear, norm: SlotRMSNorm | None = None, rope: Rotary | None = None
+    ) -> Tensor:
+        """The heads that `proj` makes of x, normalized and rotated: [K*B, heads, T, D/H] in the type of the product."""
+        turns = None if rope is None else rope.turns
+        ordered = (lambda rows: rows) if turns is None else (lambda rows: in_pairs(rows, self.head_dim))
+        y = torch.bmm(x, ordered(proj.weight).transpose(1, 2))  # [K, B*T, heads * D/H]
+        dtype = y.dtype
+        if norm is not None:
+            floats = y.to(torch.promote_types(dtype, torch.float32)).view(len(y), -1, self.head_dim)
+            y = rms_norm(floats, ordered(norm.weight), norm.eps)
+        y = y.view(-1, time, proj.weight.shape[1])  # [K*B, T, heads * D/H]
+        if turns is not None:
+            y = turn(y, turns)
+        y = y.view(*y.shape[:2], -1, self.head_dim).transpose(1, 2)
+        if rope is not None and turns is None:
+            y = rotate(y, rope.cos, rope.sin)
+        return y.to(dtype)
 
 
 class FeedForward(nn.Module):
@@ -126,10 +136,9 @@ class FeedForward(nn.Module):
         self.w3 = SlotLinear(num_slots, config.d_model, config.d_ff) if config.ffn == "swiglu" else None
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.activation(self.w1(x))
         if self.w3 is not None:
-            hidden = hidden * self.w3(x)
-        return self.w2(hidden)  # type: ignore[no-any-return]
+            return swiglu(x, self.w1.weight, self.w3.weight, self.w2.weight)
+        return self.w2(self.activation(self.w1(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -144,7 +153,7 @@ class Block(nn.Module):
         self.ln1 = _norm(config, num_slots, config.norm != "none")
         self.ln2 = _norm(config, num_slots, config.norm != "none")
 
-    def forward(self, x: Tensor, time: int, rope: Rope | None, masks: Masks | None = None) -> Tensor:
+    def forward(self, x: Tensor, time: int, rope: Rotary | None, masks: Masks | None = None) -> Tensor:
         attended = self.attn(x if self.post_norm else self.ln1(x), time, rope)
         if masks is not None:
             attended = drop(attended, masks, self.sites[0])
@@ -231,7 +240,9 @@ class TransformerLM(nn.Module):
         """
         self._check(tokens)
         time = tokens.shape[2]
-        rope = (self.rope_cos[:time], self.rope_sin[:time]) if self.config.positions == "rope" else None
+        rope = None
+        if self.config.positions == "rope":
+            rope = rotary_of(self.rope_cos[:time], self.rope_sin[:time], self.config.num_heads)
         x = self.token_embeddings(tokens)  # [K, B*T, D]
         if masks is not None:
             x = drop(x, masks, 0)
@@ -327,23 +338,3 @@ class TransformerLM(nn.Module):
 def _tying(tied: Sequence[bool]) -> Literal["none", "all", "mixed"]:
     """What a forward pass depends on. The pattern itself is a tensor, or every pattern would compile a new program."""
     return "all" if all(tied) else "mixed" if any(tied) else "none"
-
-
-def rope_tables(context_length: int, head_dim: int, theta: float) -> Rope:
-    """cos and sin [T, head_dim / 2] of position * theta^(-2i / head_dim), computed in float64 (RoFormer, eq. 15)."""
-    frequencies = theta ** (-torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
-    angles = torch.arange(context_length, dtype=torch.float64)[:, None] * frequencies
-    return angles.cos().float(), angles.sin().float()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate the pairs (i, i + half) of the last dimension of x [..., T, head_dim] by each position's angles."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
-def interleaved_to_half(weight: Tensor, num_heads: int) -> Tensor:
-    """Reorder the rows of a q or k matrix [out, in] from rotary pairs (2i, 2i + 1) to (i, i + half) in each head."""
-    d_out, d_in = weight.shape
-    pairs = weight.view(num_heads, d_out // num_heads // 2, 2, d_in)
-    return pairs.transpose(1, 2).reshape(d_out, d_in)

@@ -1,6 +1,8 @@
 """How fast the core is compared with its peers: `python tests/bench/core.py --nanogpt DIR [--rows step,loss,...]`.
 
 Rows:
+    engines    training steps as a sweep runs them, one process of one thread per core, against nanoGPT's model, the
+               same model as an ordinary nn.Module, and Hugging Face's Llama; on a CPU only
     step       training steps, against nanoGPT's model.py (read from DIR) with its own optimizer settings
     module     training steps with K = 1, against the same model as an ordinary nn.Module with torch's AdamW
     loss       head and loss, forward and backward, against torch's
@@ -56,6 +58,7 @@ from tests.bench.core_arms import (
     sized,
     torch_update,
 )
+from tests.bench.per_core import race_per_core
 from tests.bench.race import compared, forget, race
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,6 +72,7 @@ STEPS: dict[str, dict[str, tuple[ModelConfig, int]]] = {  # model, B
         "124M": (sized(768, 12, 12, 50304, 1024), 16),
     },
 }
+ENGINES = {"1.3M": STEPS["cpu"]["1.3M"]}
 MODULES = {str(d): (sized(d, 4, 4, 2048, 128), 8) for d in (32, 64, 128)}
 LOSSES = {  # N, D, V
     "V2048": (2048, 128, 2048),
@@ -82,7 +86,7 @@ def main() -> None:
     """Measure, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="a checkout of nanoGPT; without it no `step` row")
-    parser.add_argument("--rows", default="step,module,loss,update,compile,shares,optimizer,program,layout")
+    parser.add_argument("--rows", default="engines,step,module,loss,update,compile,shares,optimizer,program,layout")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--threads", type=int, default=cores(), help="CPU threads of every arm")
     parser.add_argument("--rounds", type=int, default=7)
@@ -96,6 +100,7 @@ def main() -> None:
     out = Path(__file__).parent / "results" / f"core-{options.device}.json"
     result: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     measures = {
+        "engines": engines,
         "step": steps,
         "module": modules,
         "loss": losses,
@@ -107,7 +112,7 @@ def main() -> None:
         "layout": layouts,
     }
     for row in options.rows.split(","):
-        if row in ("optimizer", "program", "layout") and options.device != "cpu":
+        if row in ("engines", "optimizer", "program", "layout") and options.device != "cpu":
             print(f"{row}: skipped, it is measured on a CPU only")
             continue
         if row == "step" and options.nanogpt is None:
@@ -139,6 +144,15 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "matmul_flops_per_s": round(matmul_flops_per_s(train)),
     }
+
+
+def engines(options: argparse.Namespace) -> dict[str, Any]:
+    """Training steps of one process per core with one thread each."""
+    table = {}
+    for name, (model, batch_size) in ENGINES.items():
+        found = race_per_core(model, batch_size, options.nanogpt, cores(), options.rounds)
+        table[name] = found | {"parameters": int(count_parameters(model))}
+    return table
 
 
 def steps(options: argparse.Namespace) -> dict[str, Any]:

@@ -153,15 +153,47 @@ def nanogpt_step(folder: Path, model: ModelConfig, batch_size: int, compiled: bo
 def module_step(model: ModelConfig, batch_size: int, compiled: bool, device: str) -> Arm:
     """The same model as an ordinary nn.Module, with torch's fused AdamW."""
     plain = PlainLM(model).to(device)
-    optimizer = torch.optim.AdamW(plain.parameters(), LR, BETAS, weight_decay=DECAY, fused=True)
     forward = torch.compile(plain) if compiled else plain
     x, y = windows(model, batch_size, device)
+    return _torch_step(plain, lambda: forward(x, y), device)
+
+
+def llama_step(model: ModelConfig, batch_size: int, compiled: bool, device: str) -> Arm:
+    """The same model as Hugging Face's Llama, with its own loss and torch's fused AdamW."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(  # type: ignore[call-arg]
+        vocab_size=model.vocab_size,
+        hidden_size=model.d_model,
+        intermediate_size=model.d_ff,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.num_heads,
+        num_key_value_heads=model.kv_heads,
+        max_position_embeddings=model.context_length,
+        rms_norm_eps=model.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": model.rope_theta},
+        tie_word_embeddings=model.tie_embeddings,
+        attn_implementation="sdpa",
+        use_cache=False,
+    )
+    llama: torch.nn.Module = LlamaForCausalLM(config)
+    llama = llama.to(device)
+    forward = torch.compile(llama) if compiled else llama
+    x, _ = windows(model, batch_size, device)
+
+    # The loss shifts the labels itself, so these are T - 1 targets a window rather than T.
+    return _torch_step(llama, lambda: forward(input_ids=x, labels=x).loss, device)
+
+
+def _torch_step(module: torch.nn.Module, loss: Callable[[], Tensor], device: str) -> Arm:
+    """A step with torch's clipping and fused AdamW."""
+    optimizer = torch.optim.AdamW(module.parameters(), LR, BETAS, weight_decay=DECAY, fused=True)
 
     def arm() -> None:
         with autocast(device):
-            loss = forward(x, y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(plain.parameters(), CLIP)
+            value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(module.parameters(), CLIP)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmcore.config import ModelConfig
-from lmcore.model import rope_tables, rotate
+from lmcore.rotary import rope_tables, rotate
 
 
 class PlainBlock(nn.Module):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from lmcore.init import init_tensor
-from lmcore.model import ModelConfig, TransformerLM, interleaved_to_half
+from lmcore.model import ModelConfig, TransformerLM
+from lmcore.rotary import interleaved_to_half
 
 SMALL = {"vocab_size": 97, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 32}
 
@@ -133,12 +134,13 @@ def test_qk_norm_divides_every_head_by_its_root_mean_square():
     with torch.no_grad():
         attention.k_norm.weight.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(0))
     keys = 100 * torch.randn(2, 5, 32, generator=torch.Generator().manual_seed(1))  # [K, N, G * D/H]
-    normalized = attention._normalized(keys, attention.k_norm)
+    attention.k_proj.weight = torch.nn.Parameter(torch.eye(32).expand(2, 32, 32))
+    normalized = attention._heads(keys, 5, attention.k_proj, attention.k_norm)  # [K * B, G, T, D/H]
     for slot in range(2):
         for head in range(2):
             own = keys[slot, :, 16 * head : 16 * head + 16]
             expected = own / (own.square().mean(-1, keepdim=True) + 1e-5).sqrt() * attention.k_norm.weight[slot]
-            torch.testing.assert_close(normalized[slot, :, 16 * head : 16 * head + 16], expected)
+            torch.testing.assert_close(normalized[slot, head], expected)
 
 
 def test_qk_norm_makes_attention_independent_of_the_scale_of_queries_and_keys():
@@ -216,7 +218,7 @@ def test_interleaved_weights_give_the_logits_of_rotating_neighbouring_channels()
         return torch.view_as_real(torch.view_as_complex(pairs) * turn[:, None]).flatten(-2)
 
     reference = torch.einsum("thd,shd->hts", rotated(q_weight), rotated(k_weight))
-    from lmcore.model import rope_tables, rotate
+    from lmcore.rotary import rope_tables, rotate
 
     tables = rope_tables(time, dim, 10_000.0)
     q, k = (

@@ -7,13 +7,13 @@ after the other, as torch keeps programs on disk (`lmcore.program_cache`).
 
 from typing import NamedTuple
 
-COLD_FLOPS = 5e12
+COLD_FLOPS = 1.5e13
 """FLOPs of one process from which on compiling a program pays that is not in torch's cache.
 
 It is C F / (1 - 1 / R), if compiling takes C seconds, and then F FLOP/s become R F. At 1.33M parameters, with two
-processes of one thread on two cores, C is 26 s, F 4e10 to 6e10 and R 1.15 to 1.27: this is the lower end.
+processes of one thread on two cores, C is 26 s, F 4e10 to 6e10 and R 1.08 to 1.18: this is the lower end.
 """
-WARM_FLOPS = 1e12
+WARM_FLOPS = 2.5e12
 """The same for a program that is in the cache: C is 4 s."""
 
 
@@ -42,7 +42,7 @@ class CompileWork(NamedTuple):
         """The comparison, in words for the user.
 
         >>> CompileWork(flops=6e13, programs=2).reason
-        '3.0e+13 FLOPs for each engine and shape, at least 5e+12 (cold cache)'
+        '3.0e+13 FLOPs for each engine and shape, at least 1.5e+13 (cold cache)'
         """
         comparison = "at least" if self.pays else "less than"
         state = {0: "cold cache", self.programs: "warm cache"}.get(self.warm)

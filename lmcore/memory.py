@@ -43,13 +43,15 @@ def estimate_memory(run: RunSpec) -> MemoryEstimate:
     counts = count_parameters(model)
     weights = counts.total - counts.head + V * D  # a tied slot has an idle head
     low = 2 if run.train.dtype == "bfloat16" else FLOAT
-    # Float32 in any case: input, normalized input and output of two norms. In the dtype of the products: q, k, v (of
-    # every query head, also if heads share them), the heads' outputs and a contiguous copy, the inputs of the products
-    # if they were cast, and the hidden layer. Of normalized queries and keys, the same as of norms.
-    norms = 0 if model.norm == "none" else 4
-    heads = 2 * (D + model.kv_width) if model.qk_norm else 0
-    cast = 2 if low < FLOAT else 0
-    hidden = 4 if model.ffn == "swiglu" else 2
+    # Float32 in any case: input and output of two norms. In the dtype of the products: q, k, v (of every query head, also
+    # if heads share them), the heads' outputs and a contiguous copy, the inputs of the products if they were cast, and
+    # the hidden layer. Of normalized queries and keys, the inputs. torch's operations, which models in bfloat16 consist
+    # of, also keep what is between the operations of a norm and of a gated layer (`lmcore.kernels`).
+    by_hand = low == FLOAT
+    norms = 0 if model.norm == "none" else 2 if by_hand else 4
+    heads = (1 if by_hand else 2) * (D + model.kv_width) if model.qk_norm else 0
+    cast = 0 if by_hand else 2
+    hidden = 4 if model.ffn == "swiglu" and not by_hand else 2
     layer = FLOAT * ((2 + norms) * D + heads) + low * ((5 + cast) * D + hidden * F)
     masks = (2 * model.num_layers + 1) * D if model.dropout else 0  # a byte for each channel
     per_token = model.num_layers * layer + FLOAT * 3 * D + masks

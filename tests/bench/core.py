@@ -118,7 +118,8 @@ def main() -> None:
         if row == "step" and options.nanogpt is None:
             print("step: skipped, it needs --nanogpt DIR")
             continue
-        result[row] = {"about": about(options), "measured": measures[row](options)}
+        measured = {row: {"about": about(options), "measured": measures[row](options)}}
+        result = {name: (result | measured)[name] for name in measures if name in result or name == row}
         print(json.dumps({row: result[row]["measured"]}, indent=2), flush=True)
         out.write_text(json.dumps(result, indent=2) + "\n")
 

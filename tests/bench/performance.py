@@ -35,7 +35,15 @@ def _load(path: Path) -> dict[str, Any]:
 def _cells(result: dict[str, Any]) -> dict[str, str]:
     """A device's column: cells by the name of their line. Rows that were not measured have none."""
     rows = {row: part["measured"] for row, part in result.items()}
-    cells = {f"nanoGPT's training step, {size}": _ratio(one) for size, one in rows.get("step", {}).items()}
+    cells = {}
+    for size, one in rows.get("engines", {}).items():
+        for ours, ratios in one["ratios"].items():
+            for peer, ratio in ratios.items():
+                how = "compiled" if ours.endswith("compiled") else "eager"
+                cells[f"{peer}, as a sweep trains ({one['processes']} processes of one thread), {size}, ours {how}"] = (
+                    _ratio(ratio)
+                )
+    cells |= {f"nanoGPT's training step, {size}": _ratio(one) for size, one in rows.get("step", {}).items()}
     for name, one in rows.get("module", {}).items():
         width, how = name.split()
         cells[f"the same model as nn.Module with fused AdamW, d = {width[1:]}, {how}"] = _ratio(one)
@@ -75,8 +83,9 @@ def _ratio(one: dict[str, Any]) -> str:
 def _about(device: str, result: dict[str, Any]) -> str:
     abouts = [part["about"] for part in result.values()]
     about, rounds = abouts[0], min(one["rounds"] for one in abouts)
+    hardware = " and ".join(dict.fromkeys(one["hardware"] for one in abouts))
     name = {"cpu": "core-cpu.json", "cuda": "gpu.json"}[device]
     return (
-        f"{DEVICES[device]}: {about['hardware']}, {about['threads']} threads, torch {about['torch']}, medians of "
+        f"{DEVICES[device]}: {hardware}, {about['threads']} threads, torch {about['torch']}, medians of "
         f"at least {rounds} rounds (range of all); [{name}](../tests/bench/results/{name})."
     )

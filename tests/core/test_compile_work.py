@@ -16,11 +16,11 @@ def test_gains_and_costs_are_added_up_over_the_shapes():
 @pytest.mark.parametrize(
     ("work", "reason"),
     [
-        (CompileWork(3.1e13), "3.1e+13 FLOPs for each engine and shape, at least 5e+12 (cold cache)"),
-        (CompileWork(9e11, warm=1), "9.0e+11 FLOPs for each engine and shape, less than 1e+12 (warm cache)"),
+        (CompileWork(3.1e13), "3.1e+13 FLOPs for each engine and shape, at least 1.5e+13 (cold cache)"),
+        (CompileWork(9e11, warm=1), "9.0e+11 FLOPs for each engine and shape, less than 2.5e+12 (warm cache)"),
         (
-            CompileWork(8e12, 4, 3),
-            "2.0e+12 FLOPs for each engine and shape, at least 2e+12 (3 of 4 shapes cached)",
+            CompileWork(2.4e13, 4, 3),
+            "6.0e+12 FLOPs for each engine and shape, at least 5.6e+12 (3 of 4 shapes cached)",
         ),
     ],
 )

@@ -11,6 +11,7 @@
 The pages are committed, so that they can be read on the web without a build; a test fails when they are out of date.
 """
 
+import itertools
 import json
 import os
 import re
@@ -253,8 +254,11 @@ def _search() -> str:
 def _sweeps() -> str:
     rows = []
     results = _load("sweep")
-    for key, label in (("16x80", "16 trials of 80 steps"), ("64x20", "64 trials of 20 steps")):
-        measured = results[f"{key} slots=auto"]
+    sweeps = {"16x80": "16 trials of 80 steps", "64x20": "64 trials of 20 steps"}
+    for peer, (key, label) in itertools.product(("", " nanoGPT"), sweeps.items()):
+        if (measured := results.get(f"{key} slots=auto{peer}")) is None:
+            continue
+        label += ", Tune around nanoGPT's model" if peer else ""
         share, refill = (
             {side: _median(value(one[side]) for one in measured["rounds"]) for side in ("ours", "plain")}
             for value in (lambda one: one["useful_share"], lambda one: one["refill_s"]["median"])
@@ -282,7 +286,7 @@ def _sweeps() -> str:
         "token. Both have their defaults, so they do not train equally long. *Best loss* is the mean over the rounds; a dash means not\n"
         "measured.\n\n"
         + _table(head, rows)
-        + "".join(_source("sweep", results[f"{key} slots=auto"]) for key in ("16x80", "64x20"))
+        + "".join(_source("sweep", one) for key, one in results.items() if key.split(" slots=")[-1].startswith("auto"))
         + f"\n`{quick['command']}` took {quick['median_seconds'] / 60:.1f} minutes on two CPU cores (runs: "
         f"{len(quick['runs'])}; quick.json).\n\nA sweep that is killed once and resumed takes "
         f"{resume['median']['extra_s']:.0f} s more than one that is left alone; start-up and one interval are "

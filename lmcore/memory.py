@@ -43,10 +43,10 @@ def estimate_memory(run: RunSpec) -> MemoryEstimate:
     counts = count_parameters(model)
     weights = counts.total - counts.head + V * D  # a tied slot has an idle head
     low = 2 if run.train.dtype == "bfloat16" else FLOAT
-    # Float32 in any case: input and output of two norms. In the dtype of the products: q, k, v (of every query head, also
-    # if heads share them), the heads' outputs and a contiguous copy, the inputs of the products if they were cast, and
-    # the hidden layer. Of normalized queries and keys, the inputs. torch's operations, which models in bfloat16 consist
-    # of, also keep what is between the operations of a norm and of a gated layer (`lmcore.kernels`).
+    # Float32 in any case: input and output of two norms. In the dtype of the products: q, k, v (of every query head,
+    # also if heads share them), the heads' outputs and a contiguous copy, the inputs of the products if they were cast,
+    # and the hidden layer. Of normalized queries and keys, the inputs. torch's operations, of which models in bfloat16
+    # consist, also keep what is between the operations of a norm and of a gated layer (`lmcore.kernels`).
     by_hand = low == FLOAT
     norms = 0 if model.norm == "none" else 2 if by_hand else 4
     heads = (1 if by_hand else 2) * (D + model.kv_width) if model.qk_norm else 0

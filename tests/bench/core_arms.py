@@ -20,6 +20,7 @@ from lmcore.model import TransformerLM
 from lmcore.optim import adamw_coefficients, adamw_fused_
 from lmcore.population.population import Population
 from lmcore.trainer import Trainer
+from tests.bench.nanogpt import nanogpt
 from tests.bench.plain_model import PlainLM
 from tests.bench.race import Arm
 
@@ -125,16 +126,14 @@ def autocast(device: str) -> torch.autocast:
 
 def nanogpt_step(folder: Path, model: ModelConfig, batch_size: int, compiled: bool, device: str) -> Arm:
     """A step as in nanoGPT's train.py: its model, its optimizer, clipping at 1."""
-    spec = importlib.util.spec_from_file_location("nanogpt_model", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    shape = {"n_layer": model.num_layers, "n_head": model.num_heads, "n_embd": model.d_model}
-    config = module.GPTConfig(
-        block_size=model.context_length, vocab_size=model.vocab_size, dropout=0.0, bias=False, **shape
-    )
-    gpt = module.GPT(config).to(device)
+    gpt = nanogpt(
+        folder,
+        layers=model.num_layers,
+        heads=model.num_heads,
+        width=model.d_model,
+        context=model.context_length,
+        vocabulary=model.vocab_size,
+    ).to(device)
     optimizer = gpt.configure_optimizers(DECAY, LR, BETAS, device)
     forward = torch.compile(gpt) if compiled else gpt
     x, y = windows(model, batch_size, device)

@@ -4,7 +4,7 @@ An ordinary script: a model of plain torch modules, torch's AdamW in its fastest
 OptunaSearch, ASHAScheduler, and Tune's defaults (result files on, a fresh actor for every trial). Each trial has one
 CPU and one thread. Its trials are those of the sweep that it is compared with: the same space, initial values, batches,
 schedule and validation windows, which it takes from lmcore, so that two trials of one setting differ by
-rounding alone.
+rounding alone. With --nanogpt the model is nanoGPT's, with its own initial values and its tied head.
 
 Shapes: B batch, T time, D width, H heads, F ffn width, V vocabulary, E validation windows.
 """
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from lmcore.data import get_batch, validation_windows
 from lmcore.init import init_tensor
 from lmcore.schedule import cosine_lr
+from tests.bench.nanogpt import nanogpt
 
 V, D, LAYERS, H, FFN, T, B, E = 2048, 128, 4, 4, 352, 128, 16, 64
 SEED = 0
@@ -91,25 +92,38 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
-def mean_loss(model: Model, x: Tensor, y: Tensor) -> Tensor:
+def mean_loss(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Mean cross-entropy in nats of y [B, T] given x [B, T]."""
-    return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+    if isinstance(model, Model):
+        return F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+    loss: Tensor = model(x, y)[1]
+    return loss
 
 
 @torch.no_grad()
-def evaluate(model: Model, x: Tensor, y: Tensor) -> float:
+def evaluate(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Mean loss over the windows x, y [E, T], B at a time."""
     parts = [mean_loss(model, *some) for some in zip(torch.split(x, B), torch.split(y, B), strict=True)]
     return torch.stack(parts).mean().item()
 
 
 def train(
-    config: dict[str, Any], train_tokens: np.ndarray, val_tokens: np.ndarray, steps: int, report_every: int
+    config: dict[str, Any],
+    train_tokens: np.ndarray,
+    val_tokens: np.ndarray,
+    steps: int,
+    report_every: int,
+    folder: Path | None = None,
 ) -> None:
-    """One trial; every report says where its time went: Unix seconds, and seconds of training and of evaluation."""
+    """One trial; every report says where its time went: Unix seconds, and seconds of training and of evaluation.
+
+    `folder` is that of nanoGPT's model.py; without it the model is `Model`.
+    """
     torch.set_num_threads(1)
     val = validation_windows(val_tokens, T, E)
-    model = Model()
+    torch.manual_seed(SEED)
+    shape = {"layers": LAYERS, "heads": H, "width": D, "context": T, "vocabulary": V}
+    model: nn.Module = Model() if folder is None else nanogpt(folder, **shape)
     betas = (config["beta1"], config["beta2"])
     optimizer = torch.optim.AdamW(model.parameters(), lr=config["lr"], betas=betas, weight_decay=0.1, fused=True)
     warmup = round(config["warmup_fraction"] * steps)
@@ -141,6 +155,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in ("train", "val", "out"):
         parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="a checkout of nanoGPT, whose model to train")
     options = parser.parse_args()
     # local: never a cluster that somebody else started on this machine
     ray.init(address="local", num_cpus=options.cpus, include_dashboard=False)
@@ -150,6 +165,7 @@ def main() -> None:
         val_tokens=np.load(options.val),
         steps=options.steps,
         report_every=options.report_every,
+        folder=options.nanogpt,
     )
     asha = ASHAScheduler(
         time_attr="step",

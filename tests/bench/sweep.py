@@ -144,13 +144,14 @@ def run_ours(workload: Workload, seed: int, tokens: Path, slots: str, compiled: 
     return with_rate(figures), manifest
 
 
-def run_plain(workload: Workload, seed: int, tokens: Path) -> Figures:
-    """One sweep of plain Ray Tune: its figures."""
+def run_plain(workload: Workload, seed: int, tokens: Path, nanogpt: Path | None) -> Figures:
+    """One sweep of plain Ray Tune, around the same model or around nanoGPT's: its figures."""
 
     def command(folder: Path) -> list[str]:
         numbers = {**workload._asdict(), "seed": seed, "cpus": CORES}
         paths = {"train": tokens / "train.npy", "val": tokens / "val.npy", "out": folder / "trials.jsonl"}
         options = [f"--{name.replace('_', '-')}={value}" for name, value in {**numbers, **paths}.items()]
+        options += [] if nanogpt is None else [f"--nanogpt={nanogpt.resolve()}"]
         return [str(Path(__file__).with_name("plain_tune.py")), *options]
 
     with tempfile.TemporaryDirectory() as name:
@@ -176,7 +177,7 @@ def run_plain(workload: Workload, seed: int, tokens: Path) -> Figures:
 def timed(command: Callable[[Path], list[str]], folder: Path) -> tuple[float, float]:
     """Run a Python command in `folder` and wait for its exit; Unix seconds of its start and its exit."""
     # A cache of compiled programs that an earlier run has filled would hide what compiling costs.
-    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor")}
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(folder / "inductor"), "PYTHONPATH": str(ROOT)}
     arguments = [sys.executable, *command(folder)]
     log = folder / "output.txt"
     with log.open("wb") as output:
@@ -346,6 +347,7 @@ def main() -> None:
     parser.add_argument("--only", choices=WORKLOADS)
     parser.add_argument("--slots", default="auto", help="of ours: auto, or so many for each engine")
     parser.add_argument("--compile", action="store_true", help="ours with train.compile, from an empty cache")
+    parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="plain Tune trains nanoGPT's model.py from there")
     # A quarter of all trials and steps, to see that both sides work.
     parser.add_argument("--quick", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "tests/bench/results/sweep.json", help=argparse.SUPPRESS)
@@ -360,13 +362,14 @@ def main() -> None:
             trials, steps, report_every, grace_steps = (n // quick_divisor for n in whole[:4])
             workload = Workload(trials, steps, report_every, grace_steps, whole.reduction_factor)
             label = "quick " if options.quick else ""
-            key = f"{label}{name} slots={options.slots}{' compiled' if options.compile else ''}"
+            peer = "" if options.nanogpt is None else " nanoGPT"
+            key = f"{label}{name} slots={options.slots}{' compiled' if options.compile else ''}{peer}"
             rounds: list[dict[str, Any]] = []
             for seed in range(options.rounds):
                 load = os.getloadavg()[0]  # of whatever else this machine did
                 ours, manifest = run_ours(workload, seed, tokens, options.slots, options.compile)
                 print(f"{key}, round {seed}: ours {ours['wall_s']:.1f} s", end="", flush=True)
-                plain = run_plain(workload, seed, tokens)
+                plain = run_plain(workload, seed, tokens, options.nanogpt)
                 print(f", plain {plain['wall_s']:.1f} s", flush=True)
                 target = min((loss for _, loss in plain["whole"]), default=math.nan)
                 sides = {"ours": with_target(ours, target), "plain": with_target(plain, target)}

@@ -6,7 +6,7 @@
 | reference/commands.md   | the `--help` of every command                                        |
 | reference/columns.md    | the comments in `lmcore/columns.py`                                  |
 | benchmarks.md           | the JSON files that scripts under `tests/bench/` have written        |
-| ../README.md            | between `<!-- gpu -->` and `<!-- /gpu -->`: one of these files       |
+| ../README.md            | between `<!-- speed -->`, `<!-- gpu -->` and their ends: these files |
 
 The pages are committed, so that they can be read on the web without a build; a test fails when they are out of date.
 """
@@ -502,11 +502,16 @@ def _analysis() -> str:
 
 
 def readme() -> str:
-    """The README with its sentence about GPUs."""
+    """The README with its sentences about speed and about GPUs."""
+    import performance
+
     from tests.bench.gpu import tables as gpu_tables
 
-    text = f"<!-- gpu -->{gpu_tables.sentence(gpu_tables.load())}<!-- /gpu -->"
-    return re.sub("<!-- gpu -->.*?<!-- /gpu -->", lambda _: text, (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    text = (ROOT / "README.md").read_text()
+    for block, said in (("speed", performance.sentence()), ("gpu", gpu_tables.sentence(gpu_tables.load()))):
+        whole = f"<!-- {block} -->{said}<!-- /{block} -->"
+        text = re.sub(f"<!-- {block} -->.*?<!-- /{block} -->", lambda _, whole=whole: whole, text, flags=re.DOTALL)
+    return text
 
 
 PAGES = {

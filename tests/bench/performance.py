@@ -28,6 +28,22 @@ def table() -> str:
     return "\n".join([*lines, "", *(_about(device, result) for device, result in found.items())]) + "\n"
 
 
+def sentence() -> str:
+    """For the README: how fast engines train, as a sweep runs them, beside the same code without lmsweep."""
+    size, one = next(iter(_load(RESULTS / "core-cpu.json")["engines"]["measured"].items()))
+    rates = one["tokens_per_s"]
+    peers = [name for name in rates if not name.endswith("compiled") and name != "ours"]
+    named = {"nn.Module": "the same model as an `nn.Module`", "Llama": "Hugging Face's Llama"}
+    others = ", ".join(
+        f"{named.get(peer, peer)} {rates[peer]:,} and {rates[f'{peer} compiled']:,}"
+        for peer in sorted(peers, key=lambda peer: -rates[peer])
+    )
+    return (
+        f"On two CPU cores, engines of one thread train {size} parameters at {rates['ours']:,} tokens/s in all, or "
+        f"{rates['ours compiled']:,} compiled ({others}; [benchmarks](docs/benchmarks.md))."
+    )
+
+
 def _load(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text())) if path.is_file() else {}
 

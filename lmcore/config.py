@@ -177,8 +177,8 @@ class TrainConfig(Config):
     """auto: cuda if there is one, else cpu. mps is the GPU of a Mac; it trains in float32, neither compiled nor as
     CUDA graphs."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Type of the matrix products; weights and optimizer state stay float32. auto: bfloat16 on cuda and on a cpu with
-    instructions for it (avx512_bf16, amx_bf16), else float32."""
+    """Type of the matrix products; weights and optimizer state stay float32. auto: bfloat16 on cuda, and on a cpu with
+    instructions for it (avx512_bf16, amx_bf16) if all models are at least 256 wide; else float32."""
     compile: Literal["auto"] | bool = "auto"
     """torch.compile everything but head and loss. auto: on cuda, and on a cpu if compiling pays for what each engine of
     the sweep is expected to train, all its trials of a shape together; a sweep that is resumed keeps what it began

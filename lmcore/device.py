@@ -18,6 +18,10 @@ BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16"}
 """CPU flags, as Linux spells them, of bfloat16 multiplication. A CPU without them is slower in bfloat16."""
 ISAS_WITHOUT_BFLOAT16 = {"SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI"}
 """Values of ONEDNN_MAX_CPU_ISA that disable oneDNN's bfloat16 kernels, which torch uses."""
+BFLOAT16_WIDTH = 256
+"""Width of a model from which `dtype: auto` multiplies in bfloat16 on a CPU with instructions for it. Casts and slower
+attention cost more than the products of narrower models save: in float32 a step of width 128 takes three quarters of
+the time, one of width 256 takes 1.4 times as long (row `step` of tests/bench/results/core-cpu.json)."""
 NO_WORK = CompileWork(0.0)
 
 
@@ -53,13 +57,16 @@ def _cpu_flags(cpuinfo: Path) -> frozenset[str]:
     return frozenset(next((line for line in lines if line.startswith("flags")), "").split())
 
 
-def resolve(train: TrainConfig, machine: Machine, work: CompileWork = NO_WORK) -> TrainConfig:
+def resolve(
+    train: TrainConfig, machine: Machine, work: CompileWork = NO_WORK, width: int = BFLOAT16_WIDTH
+) -> TrainConfig:
     """`train` with every `auto` replaced by what suits `machine`.
 
     >>> resolve(TrainConfig(), Machine(cuda=False)).dtype
     'float32'
 
-    On a CPU, runs are compiled if that pays for the `work` of one process. An Apple GPU is used only where
+    On a CPU, runs are compiled if that pays for the `work` of one process, and multiply in bfloat16, where it can, if
+    the narrowest model has at least a `width` of BFLOAT16_WIDTH. An Apple GPU is used only where
     `train.device` is mps. Raises InputError for a device that is not there.
     """
     if train.device == "cuda" and not machine.cuda:
@@ -75,7 +82,7 @@ def resolve(train: TrainConfig, machine: Machine, work: CompileWork = NO_WORK) -
     if train.cuda_graphs is True and not on_cuda:
         rule = "true needs a CUDA device, and the run is to train on a CPU"
         raise InputError(f"train.cuda_graphs: {rule}; leave it out, or use device: cuda")
-    best_dtype = "bfloat16" if on_cuda or machine.cpu_bfloat16 else "float32"
+    best_dtype = "bfloat16" if on_cuda or (machine.cpu_bfloat16 and width >= BFLOAT16_WIDTH) else "float32"
     return train.model_copy(
         update={
             "device": "cuda" if on_cuda else "cpu",
@@ -92,7 +99,8 @@ def resolve_run(run: RunSpec, machine: Machine) -> RunSpec:
 
     What torch's cache holds has no say: runs that are resolved one after the other must come to the same.
     """
-    return run.model_copy(update={"train": resolve(run.train, machine, CompileWork(training_flops(run)))})
+    work = CompileWork(training_flops(run))
+    return run.model_copy(update={"train": resolve(run.train, machine, work, run.model.d_model)})
 
 
 def training_flops(run: RunSpec) -> float:

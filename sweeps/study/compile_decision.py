@@ -62,13 +62,14 @@ def decide(
     `before` is the manifest's entry of a sweep that is resumed, whose mode stays. Raises InputError if there is no room
     for an engine.
     """
-    asked, resolved = spec.train, resolve(spec.train, cluster.machine)
+    width = min(run.model.d_model for plan in spec.studies for run, _ in sampled_runs(spec, plan))
+    asked, resolved = spec.train, resolve(spec.train, cluster.machine, width=width)
     engines = min(most, cluster.engines(resolved))
     if spec.search.reproducible:
         engines = most  # the machine has no say
     if asked.compile == "auto" and resolved.device == "cpu":
         work = compile_work(spec, resolved, engines, cache=cluster.local)
-        resolved = resolve(asked, cluster.machine, work)
+        resolved = resolve(asked, cluster.machine, work, width)
         return resolved, Mode(bool(resolved.compile), why_compile(asked, resolved, work), by_sweep=True)
     if before is not None and before["compiled"] == resolved.compile:
         return resolved, Mode(before["compiled"], before["reason"], before["by_sweep"])

@@ -69,6 +69,8 @@ def test_auto_becomes_what_suits_the_device_and_explicit_choices_stay(cuda, expe
     decided = (resolved.device, resolved.dtype, resolved.compile, resolved.cuda_graphs, resolved.threads)
     assert decided == expected
     assert resolve(TrainConfig(), Machine(cuda, cpu_bfloat16=True)).dtype == "bfloat16"
+    narrow = RunSpec(model=ModelConfig(d_model=128))
+    assert resolve_run(narrow, Machine(cuda, cpu_bfloat16=True)).train.dtype == ("bfloat16" if cuda else "float32")
     assert resolve(TrainConfig(device="cpu"), Machine(cuda)).dtype == "float32"
     chosen = TrainConfig(device="cpu", dtype="bfloat16", compile=True, cuda_graphs=False, threads=2)
     assert resolve(chosen, Machine(cuda)) == chosen

@@ -46,10 +46,10 @@ def estimate_memory(run: RunSpec) -> MemoryEstimate:
     # Float32 in any case: input and output of two norms. In the dtype of the products: q, k, v (of every query head,
     # also if heads share them), the heads' outputs and a contiguous copy, the inputs of the products if they were cast,
     # and the hidden layer. Of normalized queries and keys, the inputs. torch's operations, of which models in bfloat16
-    # consist, also keep what is between the operations of a norm and of a gated layer (`lmcore.kernels`).
+    # consist, also keep what is between the operations of a gated layer (`lmcore.kernels.swiglu`).
     by_hand = low == FLOAT
-    norms = 0 if model.norm == "none" else 2 if by_hand else 4
-    heads = (1 if by_hand else 2) * (D + model.kv_width) if model.qk_norm else 0
+    norms = 0 if model.norm == "none" else 2
+    heads = D + model.kv_width if model.qk_norm else 0
     cast = 0 if by_hand else 2
     hidden = 4 if model.ffn == "swiglu" and not by_hand else 2
     layer = FLOAT * ((2 + norms) * D + heads) + low * ((5 + cast) * D + hidden * F)

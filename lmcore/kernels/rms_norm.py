@@ -54,6 +54,6 @@ class _RMSNorm(torch.autograd.Function):
         product = grad * normalized
         grad_weight = product.sum(1)
         # Slot by slot, because the last bit of a batched product of a matrix and a vector depends on K.
-        along = torch.stack([product[k] @ weight[k] for k in range(len(x))])[..., None].div_(-x.shape[-1])
+        along = torch.stack([torch.mv(product[k], weight[k]) for k in range(len(x))])[..., None].div_(-x.shape[-1])
         grad_x = torch.mul(grad, weight[:, None, :], out=product).addcmul_(normalized, along).mul_(r)
         return grad_x, grad_weight, None

@@ -56,7 +56,7 @@ PART_OF_COMPILED = {HEAD_AND_LOSS: HEAD_AND_LOSS, CLIPPING: OPTIMIZER}
 PARTS = (BATCHES, DROPOUT, *PART_OF_MODULE.values(), COMPILED, AUTOGRAD, CLIPPING, OPTIMIZER, REST)
 """All parts of an update, in the order of the step."""
 
-_PRODUCT = re.compile(r"aten::(mm|bmm|addmm|baddbmm|matmul|linear)$|mkldnn::_linear|mkl::_mkl_linear|triton_tem_")
+_PRODUCT = re.compile(r"aten::(mm|bmm|addmm|baddbmm|matmul|linear)_?$|mkldnn::_linear|mkl::_mkl_linear|triton_tem_")
 _ATTENTION = re.compile(r"scaled_dot_product|flash_attention|efficient_attention|cudnn_attention")
 _PYTHON = re.compile(r"<built-in |nn\.Module: |.*\(\d+\): ")
 _MODULE = re.compile(r"nn\.Module: (\w+)_\d+$")

@@ -731,7 +731,7 @@ asyncio.run(main())
 
 
 def out_of_memory(folder, slots, shapes, room_mib):
-    """A real refusal by the kernel: an address space with `room_mib` MiB left, of which a slot takes about 75."""
+    """A real refusal by the kernel: an address space with `room_mib` MiB left, of which a slot takes about 35."""
     done = subprocess.run(
         [sys.executable, "-c", MEMORY_RUNS_OUT, *map(str, (folder, slots, shapes, room_mib))],
         cwd=ROOT,
@@ -745,13 +745,13 @@ def out_of_memory(folder, slots, shapes, room_mib):
 
 
 def test_where_memory_runs_out_the_slots_are_halved_and_every_trial_keeps_its_numbers(tmp_path):
-    lines = out_of_memory(tmp_path, slots=4, shapes=1, room_mib=225)
+    lines = out_of_memory(tmp_path, slots=4, shapes=1, room_mib=85)
     assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]
     assert "engine 0: out of memory, going on with half the slots" in lines
 
 
 def test_where_memory_runs_out_as_slots_are_made_they_are_halved_as_well(tmp_path):
-    lines = out_of_memory(tmp_path, slots=512, shapes=1, room_mib=225)  # 1.5 MiB of weights and moments each
+    lines = out_of_memory(tmp_path, slots=512, shapes=1, room_mib=85)  # 1.5 MiB of weights and moments each
     assert [line for line in lines if line.startswith("t")] == [f"t{n} True" for n in range(4)]
 
 

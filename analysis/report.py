@@ -47,8 +47,6 @@ from lmcore.run_folders import run_hint
 from lmcore.study_database import STORAGE_HELP, mask_password
 from lmcore.terminal.console import PIPE_WIDTH, as_text, print_out, prose_width
 
-atexit.register(gc.freeze)  # or the interpreter would spend 0.6 s on the objects of pandas and Matplotlib at the end
-
 SCHEMA = 1
 DESCRIPTION = """\
 Tables, figures and fitted numbers of sweeps, printed and written to RUN/report: report.html, report.md, report.json,
@@ -300,4 +298,5 @@ def _bullets(lines: Sequence[str]) -> str:
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):  # `report.py RUN | head` ends as quietly as `cat FILE | head`
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    atexit.register(gc.freeze)  # or the interpreter would spend 0.6 s on garbage before it exits
     raise SystemExit(main())

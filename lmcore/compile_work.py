@@ -11,7 +11,7 @@ COLD_FLOPS = 1.5e13
 """FLOPs of one process from which on compiling a program pays that is not in torch's cache.
 
 It is C F / (1 - 1 / R), if compiling takes C seconds, and then F FLOP/s become R F. At 1.33M parameters, with two
-processes of one thread on two cores, C is 26 s, F 4e10 to 6e10 and R 1.08 to 1.18: this is the lower end.
+processes of one thread on two cores, C is 26 s, F 4e10 to 6e10 and R 1.08 to 1.18, which makes 7e12 to 2e13.
 """
 WARM_FLOPS = 2.5e12
 """The same for a program that is in the cache: C is 4 s."""

@@ -2,6 +2,7 @@
 
 import math
 import os
+import platform
 from pathlib import Path
 
 from lmcore.cgroup import PROC, cpu_quota, memory_left
@@ -20,6 +21,15 @@ def cores(proc: Path = PROC) -> int:
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota(proc)
     return affinity if quota is None else max(1, min(affinity, math.floor(quota + 1e-9)))
+
+
+def processor() -> str | None:
+    """The processor's name. On Linux from /proc/cpuinfo, because platform.processor() is often empty there."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
 
 
 def available_memory(meminfo: Path = MEMINFO, proc: Path = PROC) -> int | None:

@@ -43,8 +43,6 @@ from sweeps.spec.load import load_spec
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.sweep import run_sweep
 
-atexit.register(gc.freeze)  # or the interpreter would spend 0.6 s on the objects of Ray Tune before it exits
-
 
 @lasting_output()
 def main(argv: Sequence[str] | None = None, prog: str = SCRIPT) -> int:
@@ -180,4 +178,5 @@ def rates_for(spec: SweepSpec, options: Options) -> Rates | None:
 
 
 if __name__ == "__main__":
+    atexit.register(gc.freeze)  # or the interpreter would spend 0.6 s on garbage before it exits
     sys.exit(main())

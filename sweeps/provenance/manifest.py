@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmcore.cores import cores
+from lmcore.cores import cores, processor
 from sweeps.cluster.checkout import INSTALLED, ROOT
 from sweeps.spec.settings import mask_password
 from sweeps.spec.space import paths_of
@@ -146,12 +146,3 @@ def commit() -> str | None:
         return None
     digest = hashlib.sha256(status + changes).hexdigest()[:8]
     return f"{commit.decode().strip()}{f'+changes-{digest}' if status else ''}"
-
-
-def processor() -> str | None:
-    """The processor's name. On Linux from /proc/cpuinfo, because platform.processor() is often empty there."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or None
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

@@ -1,22 +1,23 @@
-"""How fast the core is compared with its peers: `python tests/bench/core.py --nanogpt DIR [--rows step,loss,...]`.
+"""How fast the core is on a CPU, compared with its peers: `python tests/bench/core.py --nanogpt DIR [--rows step,...]`.
 
 Rows:
     engines    training steps as a sweep runs them, one process of one thread per core, against nanoGPT's model, the
-               same model as an ordinary nn.Module, and Hugging Face's Llama; on a CPU only
+               same model as an ordinary nn.Module, and Hugging Face's Llama
     step       training steps, against nanoGPT's model.py (read from DIR) with its own optimizer settings
     module     training steps with K = 1, against the same model as an ordinary nn.Module with torch's AdamW
+    kernels    parts of the model by hand, forward and backward, against their plain forms; with --threads 1
     loss       head and loss, forward and backward, against torch's
     update     clipping and AdamW of K models of 10M parameters, against torch's
     compile    seconds to the first compiled step, with an empty cache and in a second process
     shares     the shares of a run's time that are evaluation and batches
 
-and, on a CPU only, forms of the update, and designs that were not chosen:
+and forms of the update, and designs that were not chosen:
     optimizer  training steps with the textbook AdamW, against its fused form; with --threads 1, as in a sweep
     program    training steps, against the whole step as one compiled program
     layout     training steps and updates of K slots, against arenas [K, P] in place of tensors [K, ...]
 
 The arms of a row take turns in one process. A ratio is the median over rounds of the peer's time over ours: above 1,
-ours is faster. results/core-<device>.json is written after each row, and keeps rows that are not run.
+ours is faster. results/core-cpu.json is written after each row, and keeps rows that are not run. GPUs: gpu.sh.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # a checkout is enough, nothing need be installed
 
@@ -36,7 +37,7 @@ import numpy as np
 import torch
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.cores import cores
+from lmcore.cores import cores, processor
 from lmcore.corpus.tokens import Tokens
 from lmcore.device import cpu_bfloat16, resolve_run, this_machine
 from lmcore.measure.peak import matmul_flops_per_s
@@ -48,7 +49,6 @@ from tests.bench.alternative_arms import layout_steps, layout_updates, whole_ste
 from tests.bench.core_arms import (
     Dtype,
     adamw_steps,
-    dtype_on,
     loss_arms,
     module_step,
     nanogpt_step,
@@ -58,21 +58,18 @@ from tests.bench.core_arms import (
     sized,
     torch_update,
 )
+from tests.bench.kernel_arms import kernel_arms
 from tests.bench.per_core import race_per_core
 from tests.bench.race import compared, forget, race
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-STEPS: dict[str, dict[str, tuple[ModelConfig, int]]] = {  # model, B
-    "cpu": {"1.3M": (sized(128, 4, 4, 2048, 128), 16), "10M": (sized(256, 7, 8, 8192, 256), 4)},
-    "cuda": {
-        "10M": (sized(256, 7, 8, 8192, 256), 32),
-        "30M": (sized(512, 6, 8, 8192, 512), 32),
-        "124M": (sized(768, 12, 12, 50304, 1024), 16),
-    },
+STEPS: dict[str, tuple[ModelConfig, int]] = {  # model, B
+    "1.3M": (sized(128, 4, 4, 2048, 128), 16),
+    "10M": (sized(256, 7, 8, 8192, 256), 4),
 }
-ENGINES = {"1.3M": STEPS["cpu"]["1.3M"]}
+ENGINES = {"1.3M": STEPS["1.3M"]}
 MODULES = {str(d): (sized(d, 4, 4, 2048, 128), 8) for d in (32, 64, 128)}
 LOSSES = {  # N, D, V
     "V2048": (2048, 128, 2048),
@@ -86,23 +83,24 @@ def main() -> None:
     """Measure, print, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="a checkout of nanoGPT; without it no `step` row")
-    parser.add_argument("--rows", default="engines,step,module,loss,update,compile,shares,optimizer,program,layout")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument(
+        "--rows", default="engines,step,module,kernels,loss,update,compile,shares,optimizer,program,layout"
+    )
     parser.add_argument("--threads", type=int, default=cores(), help="CPU threads of every arm")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--first-step", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.first_step:
-        print(json.dumps(first_step(options.device)))
+        print(json.dumps(first_step()))
         return
-    if options.device == "cpu":
-        torch.set_num_threads(options.threads)
-    out = Path(__file__).parent / "results" / f"core-{options.device}.json"
+    torch.set_num_threads(options.threads)
+    out = Path(__file__).parent / "results" / "core-cpu.json"
     result: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
     measures = {
         "engines": engines,
         "step": steps,
         "module": modules,
+        "kernels": kernels,
         "loss": losses,
         "update": updates,
         "compile": compiles,
@@ -111,10 +109,7 @@ def main() -> None:
         "program": programs,
         "layout": layouts,
     }
-    for row in options.rows.split(","):
-        if row in ("engines", "optimizer", "program", "layout") and options.device != "cpu":
-            print(f"{row}: skipped, it is measured on a CPU only")
-            continue
+    for row in options.rows.split(",") if options.rows else measures:
         if row == "step" and options.nanogpt is None:
             print("step: skipped, it needs --nanogpt DIR")
             continue
@@ -130,14 +125,11 @@ def about(options: argparse.Namespace) -> dict[str, Any]:
     # The results themselves change as rows are written.
     changed = ["git", "-C", str(ROOT), "diff", "--quiet", "HEAD", "--", "lmcore", "tests/bench/*.py"]
     changes = "+changes" if subprocess.run(changed, check=False).returncode else ""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
-    device: Literal["cpu", "cuda"] = options.device
-    train = TrainConfig(device=device, dtype=dtype_on(device), threads=options.threads)
+    train = TrainConfig(device="cpu", dtype="float32", threads=options.threads)
     return {
-        "command": f"python tests/bench/core.py --device {options.device} --threads {options.threads} --nanogpt DIR",
+        "command": f"python tests/bench/core.py --threads {options.threads} --nanogpt DIR",
         "commit": (head.stdout.strip() or "unknown") + changes,
-        "hardware": torch.cuda.get_device_name() if options.device == "cuda" else cpu,
+        "hardware": processor() or "unknown",
         "cores": cores(),
         "threads": options.threads,
         "rounds": options.rounds,
@@ -159,22 +151,20 @@ def engines(options: argparse.Namespace) -> dict[str, Any]:
 def steps(options: argparse.Namespace) -> dict[str, Any]:
     """Training steps, against nanoGPT's."""
     table = {}
-    for name, (model, batch_size) in STEPS[options.device].items():
+    for name, (model, batch_size) in STEPS.items():
         arms = {
-            "ours": our_step(model, batch_size, False, options.device, options.threads),
-            "ours compiled": our_step(model, batch_size, True, options.device, options.threads),
-            "nanoGPT": nanogpt_step(options.nanogpt, model, batch_size, False, options.device),
-            "nanoGPT compiled": nanogpt_step(options.nanogpt, model, batch_size, True, options.device),
+            "ours": our_step(model, batch_size, False, "cpu", options.threads),
+            "ours compiled": our_step(model, batch_size, True, "cpu", options.threads),
+            "nanoGPT": nanogpt_step(options.nanogpt, model, batch_size, False, "cpu"),
+            "nanoGPT compiled": nanogpt_step(options.nanogpt, model, batch_size, True, "cpu"),
         }
-        found = compared(
-            race(arms, options.rounds, options.device), ("ours", "ours compiled"), ("nanoGPT", "nanoGPT compiled")
-        )
+        found = compared(race(arms, options.rounds, "cpu"), ("ours", "ours compiled"), ("nanoGPT", "nanoGPT compiled"))
         flops = flops_per_token(model) * batch_size * model.context_length
         table[name] = found | {
             "parameters": int(count_parameters(model)),
             "flops_per_s": round(flops / (found["ms"][found["ours"]] / 1e3)),
         }
-        if options.device == "cpu" and cpu_bfloat16():
+        if cpu_bfloat16():
             half = {
                 "ours": our_step(model, batch_size, False, "cpu", options.threads, "bfloat16"),
                 "ours compiled": our_step(model, batch_size, True, "cpu", options.threads, "bfloat16"),
@@ -193,12 +183,21 @@ def modules(options: argparse.Namespace) -> dict[str, Any]:
     for name, (model, batch_size) in MODULES.items():
         for compiled in (False, True):
             arms = {
-                "ours": our_step(model, batch_size, compiled, options.device, options.threads),
-                "nn.Module": module_step(model, batch_size, compiled, options.device),
+                "ours": our_step(model, batch_size, compiled, "cpu", options.threads),
+                "nn.Module": module_step(model, batch_size, compiled, "cpu"),
             }
-            times = race(arms, options.rounds, options.device)
+            times = race(arms, options.rounds, "cpu")
             table[f"d{name} {'compiled' if compiled else 'eager'}"] = compared(times, ("ours",), ("nn.Module",))
             forget()
+    return table
+
+
+def kernels(options: argparse.Namespace) -> dict[str, Any]:
+    """Parts of the model by hand, forward and backward, against their plain forms."""
+    table = {}
+    for width, (model, batch_size) in MODULES.items():
+        for name, arms in kernel_arms(model, batch_size).items():
+            table[f"d{width} {name}"] = compared(race(arms, options.rounds, "cpu"), ("by hand",), ("plain",))
     return table
 
 
@@ -206,13 +205,11 @@ def losses(options: argparse.Namespace) -> dict[str, Any]:
     """Head and loss, forward and backward: time, and peak memory beyond the inputs, gradients included."""
     table = {}
     for name, (positions, width, vocabulary) in LOSSES.items():
-        arms = loss_arms(positions, width, vocabulary, options.device)
+        arms = loss_arms(positions, width, vocabulary, "cpu")
         ours = tuple(arm for arm in arms if arm.startswith("ours"))
-        found = compared(
-            race(arms, options.rounds, options.device), ours, tuple(arm for arm in arms if arm not in ours)
-        )
-        size = getattr(torch, dtype_on(options.device)).itemsize
-        peaks = {arm: peak_bytes(arms[arm], options.device) / (positions * vocabulary * size) for arm in arms}
+        found = compared(race(arms, options.rounds, "cpu"), ours, tuple(arm for arm in arms if arm not in ours))
+        size = torch.float32.itemsize
+        peaks = {arm: peak_bytes(arms[arm], "cpu") / (positions * vocabulary * size) for arm in arms}
         gradients = (positions + vocabulary) * width / (positions * vocabulary)
         table[name] = found | {
             "shape": {"positions": positions, "width": width, "vocabulary": vocabulary},
@@ -226,16 +223,13 @@ def losses(options: argparse.Namespace) -> dict[str, Any]:
 def updates(options: argparse.Namespace) -> dict[str, Any]:
     """Clipping and AdamW of K models of 10M parameters, against torch's."""
     table = {}
-    model = STEPS[options.device]["10M"][0]
-    for slots in (1, 2) if options.device == "cpu" else (1, 4, 8):
+    model = STEPS["10M"][0]
+    for slots in (1, 2):
         arms = {
-            "ours": our_update(model, slots, options.device),
-            "torch": torch_update(model, slots, options.device),
+            "ours": our_update(model, slots, "cpu"),
+            "torch": torch_update(model, slots, "cpu"),
         }
-        if options.device == "cuda":
-            arms["ours compiled"] = our_update(model, slots, options.device, compiled=True)
-        times = race(arms, options.rounds, options.device)
-        found = compared(times, tuple(arm for arm in arms if arm != "torch"), ("torch",))
+        found = compared(race(arms, options.rounds, "cpu"), ("ours",), ("torch",))
         rate = 30 * slots * int(count_parameters(model)) / (found["ms"][found["ours"]] / 1e3)
         table[f"K{slots}"] = found | {"bytes_per_s_at_30_per_parameter": round(rate)}
         forget()
@@ -249,7 +243,7 @@ def compiles(options: argparse.Namespace) -> dict[str, Any]:
     for _ in range(3):
         with tempfile.TemporaryDirectory() as cache:
             environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "PYTHONPATH": str(ROOT)}
-            command = [sys.executable, __file__, "--first-step", "--device", options.device]
+            command = [sys.executable, __file__, "--first-step"]
             for times in (cold, warm):
                 done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
                 times.append(json.loads(done.stdout.splitlines()[-1]))
@@ -257,10 +251,10 @@ def compiles(options: argparse.Namespace) -> dict[str, Any]:
     return found | {"share": round(found["second_process_s"] / found["cold_s"], 3), "cold": cold, "second": warm}
 
 
-def first_step(device: Literal["cpu", "cuda"]) -> float:
+def first_step() -> float:
     """Seconds from the construction of a trainer to the end of its first compiled step and the evaluation after it."""
-    model, batch_size = STEPS["cpu"]["1.3M"]
-    train = TrainConfig(batch_size=batch_size, steps=1, eval_windows=16, compile=True, device=device)
+    model, batch_size = STEPS["1.3M"]
+    train = TrainConfig(batch_size=batch_size, steps=1, eval_windows=16, compile=True, device="cpu")
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 2**16, dtype=np.uint16)
     began = time.perf_counter()
     list(Trainer([RunSpec(model=model, train=train)], Tokens.of(ids, ids[: 2**13], model.vocab_size)))
@@ -272,7 +266,7 @@ def shares(options: argparse.Namespace) -> dict[str, Any]:
     table = {}
     for size in ("xs", "s"):
         run, _ = load_run(str(ROOT / "configs" / "quick.yaml"), size)
-        run = run.model_copy(update={"train": run.train.model_copy(update={"device": options.device})})
+        run = run.model_copy(update={"train": run.train.model_copy(update={"device": "cpu"})})
         run = resolve_run(run, this_machine())
         ids = np.random.default_rng(0).integers(0, run.model.vocab_size, 2**18, dtype=np.uint16)
         probe = Probe(run, 1, Tokens.of(ids, ids[: 2**14], run.model.vocab_size))
@@ -291,7 +285,7 @@ def shares(options: argparse.Namespace) -> dict[str, Any]:
 def optimizers(options: argparse.Namespace) -> dict[str, Any]:
     """Steps with the textbook AdamW of lmcore.optim, against the same steps with its fused form."""
     table = {}
-    for name, (model, batch_size) in {"d64": MODULES["64"], **STEPS["cpu"]}.items():
+    for name, (model, batch_size) in {"d64": MODULES["64"], **STEPS}.items():
         variants: list[tuple[str, bool, Dtype]] = [("eager", False, "float32"), ("compiled", True, "float32")]
         if cpu_bfloat16():
             variants.append(("bfloat16", False, "bfloat16"))
@@ -307,10 +301,10 @@ def programs(options: argparse.Namespace) -> dict[str, Any]:
     table = {}
     for name, (model, batch_size) in MODULES.items():
         arms = {
-            "ours": our_step(model, batch_size, True, options.device, options.threads),
+            "ours": our_step(model, batch_size, True, "cpu", options.threads),
             "one program": whole_step(model, batch_size),
         }
-        times = race(arms, options.rounds, options.device)
+        times = race(arms, options.rounds, "cpu")
         table[f"d{name}"] = compared(times, ("ours",), ("one program",))
         forget()
     return table
@@ -324,9 +318,9 @@ def layouts(options: argparse.Namespace) -> dict[str, Any]:
         for name, arms in (
             (f"step d64 K{slots}", layout_steps(small, batch_size, slots)),
             (f"update d64 K{slots}", layout_updates(small, slots)),
-            (f"update 10M K{slots}", layout_updates(STEPS["cpu"]["10M"][0], slots)),
+            (f"update 10M K{slots}", layout_updates(STEPS["10M"][0], slots)),
         ):
-            table[name] = compared(race(arms, options.rounds, options.device), ("tensors",), ("arenas",))
+            table[name] = compared(race(arms, options.rounds, "cpu"), ("tensors",), ("arenas",))
         forget()
     return table
 

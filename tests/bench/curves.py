@@ -21,8 +21,9 @@ import pandas as pd
 from scipy.stats import qmc
 
 from lmcore import columns as col
+from lmcore.cores import processor
 from lmcore.trainer import Trainer
-from sweeps.provenance.manifest import commit, processor, versions
+from sweeps.provenance.manifest import commit, versions
 from sweeps.spec.load import load_spec
 from sweeps.spec.space import choices_of
 from sweeps.spec.sweep_spec import SweepSpec

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from lmcore import columns as col
+from lmcore.cores import processor
 from lmcore.trainer import Trainer
-from sweeps.provenance.manifest import commit, processor, versions
+from sweeps.provenance.manifest import commit, versions
 from sweeps.spec.load import load_spec
 from sweeps.sweep import with_data
 from tests.bench.search import HERE, lowest_settings, problem, random_settings

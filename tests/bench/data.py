@@ -155,7 +155,8 @@ def row_of(kind: str, size: int, rounds: int, folder: Path) -> Row:
 
 def main() -> None:
     """Run, print, write the JSON."""
-    from sweeps.provenance.manifest import commit, processor, versions
+    from lmcore.cores import processor
+    from sweeps.provenance.manifest import commit, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mb", type=int, default=200)

@@ -85,7 +85,8 @@ def _ratio(seconds: dict[str, list[float]]) -> float:
 
 def main() -> None:
     """Measure, print a line for each case, and write the JSON."""
-    from sweeps.provenance.manifest import commit, processor, versions
+    from lmcore.cores import processor
+    from sweeps.provenance.manifest import commit, versions
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)

@@ -110,7 +110,8 @@ def copy_trial(connection: sqlite3.Connection, losses: NDArray[np.float64]) -> N
 
 def main() -> None:
     """Measure, print the median, and write the JSON."""
-    from sweeps.provenance.manifest import commit, processor, versions
+    from lmcore.cores import processor
+    from sweeps.provenance.manifest import commit, versions
 
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--trials", type=int, default=10_000)

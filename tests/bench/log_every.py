@@ -131,7 +131,8 @@ def report_ms(reports: int) -> float:
 
 def main() -> None:
     """Run, print, write the JSON."""
-    from sweeps.provenance.manifest import commit, processor, versions
+    from lmcore.cores import processor
+    from sweeps.provenance.manifest import commit, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=100)

@@ -15,17 +15,14 @@ the file are kept (`uncompiled`, `compiled`), so that both can lie side by side.
 
 import argparse
 import json
-import multiprocessing
 import os
 import platform
 import random
 import statistics
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,13 +33,14 @@ import torch
 
 from lmcore import columns as col
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
-from lmcore.cores import cores
+from lmcore.cores import cores, processor
 from lmcore.corpus.tokens import Tokens
 from lmcore.measure.slot_count import MIN_GAIN, ThroughputSample, average_samples, worthwhile_slots
 from lmcore.measure.throughput import is_out_of_memory, measure_doubling
 from lmcore.params import count_parameters
 from lmcore.trainer import Trainer
-from tests.bench.circumstances import commit, package_version, processor, write_json
+from tests.bench.circumstances import commit, package_version, write_json
+from tests.bench.processes import Processes
 
 TRAIN_TOKENS = 2**19
 SMALL = 200_000  # parameters, below which packing has a goal of its own on a CPU
@@ -172,51 +170,6 @@ def _program(setting: Setting) -> tuple[int, bool]:
     return setting.slots, setting.compile
 
 
-def serve(pipe: Connection, size: Size, processes: int) -> None:
-    """Answer the parent's questions, `(method, *arguments)`, until it says None."""
-    bench = Bench(size, processes)
-    while (question := pipe.recv()) is not None:
-        method, *arguments = question
-        try:
-            pipe.send((getattr(bench, method)(*arguments), None))
-        except Exception:
-            pipe.send((None, traceback.format_exc()))
-
-
-class Processes:
-    """Processes that each run a `Bench`, and are asked at the same moment."""
-
-    def __init__(self, number: int, size: Size) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for _ in range(number):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, size, number), daemon=True)
-            process.start()
-            theirs.close()  # so that the death of a process ends the wait for its answer
-            self._pipes.append(mine)
-            self._processes.append(process)
-
-    def ask(self, method: str, settings: Sequence[Setting], *arguments: Any) -> list[Any]:
-        """The answers of the first `len(settings)` processes, each asked about its setting."""
-        pipes = self._pipes[: len(settings)]
-        for pipe, setting in zip(pipes, settings, strict=True):
-            pipe.send((method, setting, *arguments))
-        answers = [pipe.recv() for pipe in pipes]
-        for _, error in answers:
-            if error is not None:
-                raise RuntimeError(error)
-        return [answer for answer, _ in answers]
-
-    def close(self) -> None:
-        """End them."""
-        for pipe in self._pipes:
-            pipe.send(None)
-        for process in self._processes:
-            process.join()
-
-
 def arms_of(size: Size, processes: int, compiled: bool) -> dict[str, list[Setting]]:
     """The settings of each arm's processes, by its name; `auto` is not among them."""
     one = Setting(1, False, compiled)
@@ -236,7 +189,7 @@ class Measurement:
         self._rates: dict[str, list[float]] = {}
         self._dropped: list[str] = []
         self._intervals: dict[str, int] = {}
-        self._processes = Processes(self._number, size)
+        self._processes = Processes(self._number, Bench, size, self._number)
 
     def warm_up(self) -> None:
         """Make every arm's trainers, and find how many intervals fill the time of a round."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from lmcore.cores import cores
-from sweeps.provenance.manifest import commit, processor, versions
+from lmcore.cores import cores, processor
+from sweeps.provenance.manifest import commit, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH, TRIALS, ROUNDS = ROOT / "tests" / "bench", 1000, 3

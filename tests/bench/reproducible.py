@@ -23,9 +23,9 @@ import numpy as np
 from optuna.storages import InMemoryStorage
 
 from lmcore.columns import Row
-from lmcore.cores import cores
+from lmcore.cores import cores, processor
 from lmcore.reports import next_report
-from sweeps.provenance.manifest import commit, processor, versions
+from sweeps.provenance.manifest import commit, versions
 from sweeps.spec.sweep_spec import SweepSpec
 from sweeps.study.ledger import Ledger
 from sweeps.study.order import ArrivalOrder, Order

@@ -110,7 +110,8 @@ def one_round(tokens: Path, seed: int) -> Row:
 
 def main() -> None:
     """Run, print, write the JSON."""
-    from sweeps.provenance.manifest import commit, processor, versions
+    from lmcore.cores import processor
+    from sweeps.provenance.manifest import commit, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)

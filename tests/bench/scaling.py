@@ -32,8 +32,8 @@ from analysis.scaling.optimum import find_optima, optimum_table
 from analysis.scaling.power_law import PowerLawFit, fit_power_law
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_json
-from lmcore.cores import cores
-from sweeps.provenance.manifest import commit, processor, versions
+from lmcore.cores import cores, processor
+from sweeps.provenance.manifest import commit, versions
 
 ROOT = Path(__file__).resolve().parents[2]
 RESAMPLES = 400

@@ -42,9 +42,10 @@ from scipy import stats
 from scipy.stats import qmc
 
 from lmcore import columns as col
+from lmcore.cores import processor
 from lmcore.device import training_flops
 from lmcore.reports import next_report
-from sweeps.provenance.manifest import commit, processor, versions
+from sweeps.provenance.manifest import commit, versions
 from sweeps.recorded.source import Source
 from sweeps.recorded.table import read_table
 from sweeps.recorded.virtual_slots import VirtualSlots

@@ -37,9 +37,9 @@ import analysis
 from analysis.stats.estimate import Estimate
 from analysis.stats.verdicts import verdicts
 from lmcore import columns as col
-from lmcore.cores import cores
+from lmcore.cores import cores, processor
 from lmcore.measure.window_difference import clustered_difference
-from sweeps.provenance.manifest import commit, processor, versions
+from sweeps.provenance.manifest import commit, versions
 from sweeps.study.race import Candidate, race
 
 SETTINGS, TOP, SEEDS = 16, 3, 3

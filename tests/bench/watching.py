@@ -181,7 +181,8 @@ def ratio_of(rounds: list[Row], numerator: str, denominator: str) -> list[float 
 
 def main() -> None:
     """Run, print, write the JSON."""
-    from sweeps.provenance.manifest import commit, processor, versions
+    from lmcore.cores import processor
+    from sweeps.provenance.manifest import commit, versions
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=WORKLOAD.trials)

@@ -214,7 +214,8 @@ def titled(pids, title):
 
 def measured_on():
     """Commit, versions and hardware, for a table of figures."""
-    from sweeps.provenance.manifest import commit, processor, versions
+    from lmcore.cores import processor
+    from sweeps.provenance.manifest import commit, versions
 
     hardware = {"machine": platform.machine(), "processor": processor(), "cores": cores()}
     return {"command": "make faults", "commit": commit(), "versions": versions(), "hardware": hardware}

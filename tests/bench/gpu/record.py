@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import torch
 
-from lmcore.cores import cores
-from tests.bench.circumstances import commit, package_version, processor, write_json
+from lmcore.cores import cores, processor
+from tests.bench.circumstances import commit, package_version, write_json
 
 Kind = Literal["check", "row"]
 

@@ -1,6 +1,7 @@
 """Parts of the model by hand against their plain forms, forward and backward: arms for `tests/bench/core.py`."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -26,10 +27,9 @@ def kernel_arms(model: ModelConfig, batch_size: int) -> dict[str, dict[str, Arm]
         heads = x.view(*x.shape[:2], model.num_heads, model.head_dim).transpose(1, 2)
         return rotate(heads, *tables).transpose(1, 2)
 
+    eps = model.norm_eps
     return {
-        "RMSNorm": _arms(
-            lambda *t: rms_norm(*t, model.norm_eps), lambda *t: plain_rms_norm(*t, model.norm_eps), x, norm
-        ),
+        "RMSNorm": _arms(partial(rms_norm, eps=eps), partial(plain_rms_norm, eps=eps), x, norm),
         "SwiGLU": _arms(swiglu, plain_swiglu, x, *weights),
         "rotary positions": _arms(lambda x: turn(x, turns), half_split, windows),
     }

@@ -3,7 +3,7 @@
 The pair (i, i + D/2H) of a head's channels turns by the angle t theta^(-2i H/D) at position t. Queries and keys turn
 alike, so their products depend on distances only.
 
-Where a CPU does not compile, a turn is one product of complex numbers, in an eighth of the time of `rotate`. Pairs must
+Where a CPU does not compile, a turn is one product of complex numbers, in a quarter of the time of `rotate`. Pairs must
 be neighbours then, so attention reorders the rows of its query and key weights by `in_pairs` as it multiplies. That
 leaves the products of queries and keys as they are. Weights and checkpoints keep the half-split order.
 

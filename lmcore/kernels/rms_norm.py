@@ -5,7 +5,7 @@
     dL/dw = sum over positions of x r dL/dy
     dL/dx = r (w dL/dy - x r mean(x r w dL/dy))
 
-torch differentiates `F.rms_norm` operation by operation on a CPU, which makes three times as many passes over memory.
+torch differentiates `F.rms_norm` operation by operation on a CPU, with more passes over memory.
 `plain_rms_norm` is the reference. A program that torch.compile makes fuses it by itself, and GPUs have a kernel.
 
 Shapes: K slots, N positions of a slot, D width.

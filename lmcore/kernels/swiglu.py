@@ -54,27 +54,35 @@ class _SwiGLU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w1: Tensor, w3: Tensor, w2: Tensor) -> Tensor:
         a, b = torch.bmm(x, w1.transpose(1, 2)), torch.bmm(x, w3.transpose(1, 2))
-        y = torch.empty_like(x)
-        for place in _chunks(x.shape[1], a.shape[2]):
-            y[:, place] = torch.bmm(F.silu(a[:, place]).mul_(b[:, place]), w2.transpose(1, 2))
         ctx.save_for_backward(x, w1, w3, w2, a, b)
-        return y
+        places = _chunks(x.shape[1], a.shape[2])
+        hidden = (F.silu(a[:, place]).mul_(b[:, place]) for place in places)
+        return _joined([torch.bmm(h, w2.transpose(1, 2)) for h in hidden])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
         x, w1, w3, w2, a, b = ctx.saved_tensors
-        grad_x = torch.empty_like(x)
-        grad_w1, grad_w3, grad_w2 = (torch.zeros_like(w) for w in (w1, w3, w2))
+        grads_x = []
+        grad_w1 = grad_w3 = grad_w2 = None
         for place in _chunks(x.shape[1], a.shape[2]):
             grad_h = torch.bmm(grad[:, place], w2)
             hidden = F.silu(a[:, place])
             grad_b = grad_h * hidden
             hidden.mul_(b[:, place])
-            grad_w2.baddbmm_(grad[:, place].transpose(1, 2), hidden)
+            grad_w2 = _plus(grad_w2, grad[:, place].transpose(1, 2), hidden)
             grad_a = grad_h.mul_(b[:, place])
             torch.ops.aten.silu_backward.grad_input(grad_a, a[:, place], grad_input=grad_a)
-            grad_x[:, place] = torch.bmm(grad_a, w1).baddbmm_(grad_b, w3)
-            grad_w1.baddbmm_(grad_a.transpose(1, 2), x[:, place])
-            grad_w3.baddbmm_(grad_b.transpose(1, 2), x[:, place])
-        return grad_x, grad_w1, grad_w3, grad_w2
+            grads_x.append(torch.bmm(grad_a, w1).baddbmm_(grad_b, w3))
+            grad_w1 = _plus(grad_w1, grad_a.transpose(1, 2), x[:, place])
+            grad_w3 = _plus(grad_w3, grad_b.transpose(1, 2), x[:, place])
+        return _joined(grads_x), grad_w1, grad_w3, grad_w2
+
+
+def _joined(chunks: list[Tensor]) -> Tensor:
+    return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=1)
+
+
+def _plus(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
+    """The sum of the chunks before, which is changed, and a b."""
+    return torch.bmm(a, b) if total is None else total.baddbmm_(a, b)

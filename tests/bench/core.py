@@ -195,9 +195,12 @@ def modules(options: argparse.Namespace) -> dict[str, Any]:
 def kernels(options: argparse.Namespace) -> dict[str, Any]:
     """Parts of the model by hand, forward and backward, against their plain forms."""
     table = {}
-    for width, (model, batch_size) in MODULES.items():
-        for name, arms in kernel_arms(model, batch_size).items():
-            table[f"d{width} {name}"] = compared(race(arms, options.rounds, "cpu"), ("by hand",), ("plain",))
+    for model, batch_size in (*MODULES.values(), STEPS["1.3M"]):
+        shape = f"d = {model.d_model}, {batch_size} windows of {model.context_length}"
+        table[shape] = {
+            name: compared(race(arms, options.rounds, "cpu"), ("by hand",), ("plain",))
+            for name, arms in kernel_arms(model, batch_size).items()
+        }
     return table
 
 

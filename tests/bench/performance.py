@@ -63,9 +63,9 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
     for name, one in rows.get("module", {}).items():
         width, how = name.split()
         cells[f"the same model as nn.Module with fused AdamW, d = {width[1:]}, {how}"] = _ratio(one)
-    for name, one in rows.get("kernels", {}).items():
-        width, part = name.split(" ", 1)
-        cells[f"{part} in torch's operations, both ways, d = {width[1:]}, 1 thread"] = _ratio(one)
+    for shape, parts in rows.get("kernels", {}).items():
+        for part, one in parts.items():
+            cells[f"{part} in torch's operations, forward and backward, {shape}, 1 thread"] = _ratio(one)
     for name, one in rows.get("loss", {}).items():
         held = one["peak_over_logits"]
         peer = one["peer"]

@@ -44,11 +44,15 @@ def slot_grad_norms(grads: Sequence[Tensor]) -> Tensor:
     Each row of each tensor is reduced on its own, then the P norms of each slot, so a slot's norm depends on its own
     gradient only: bitwise, on a CPU with one thread. A NaN stays in its slot.
     """
-    norms = []
+    if grads[0].is_cuda and len(grads[0]) == 1:  # one row after the other would not keep a GPU busy
+        dtype = torch.promote_types(grads[0].dtype, torch.float32)
+        norms = torch.stack(torch._foreach_norm(list(grads), dtype=dtype))
+        return torch.linalg.vector_norm(norms, dim=0, keepdim=True)  # type: ignore[no-any-return]
+    by_tensor = []
     for grad in grads:
         rows = grad.reshape(len(grad), -1).contiguous()  # the order in which a strided row is summed depends on K
-        norms.append(torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(grad.dtype, torch.float32)))
-    total: Tensor = torch.linalg.vector_norm(torch.stack(norms, dim=1), dim=1)
+        by_tensor.append(torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(grad.dtype, torch.float32)))
+    total: Tensor = torch.linalg.vector_norm(torch.stack(by_tensor, dim=1), dim=1)
     return total
 
 

@@ -181,34 +181,27 @@ class Population:
         head_active = active
         if self.model.tying != "none":  # a tied slot's own head is idle, and must not decay either
             head_active = ~self.model.tied_mask if active is None else active & ~self.model.tied_mask
-        update = _compiled_update_slots() if self.compiled else _update_slots
-        update(
-            self._rule.update_slots_,
-            [self._parameters[name] for name in grads],
-            list(grads.values()),
-            [[named[name] for named in self.state.values()] for name in grads],
-            coefficients,
-            scale,
-            [head_active if name == HEAD else active for name in grads],
-        )
+        update = _compiled_update() if self.compiled else _update
+        for name, grad in grads.items():
+            tensors = [self._parameters[name], grad, *(named[name] for named in self.state.values())]
+            rows = [tensor.flatten(1) for tensor in tensors]  # of one form, to which one program fits
+            update(self._rule.update_slots_, rows, coefficients, scale, head_active if name == HEAD else active)
 
 
-def _update_slots(
+def _update(
     update_slots_: Callable[..., None],
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    states: Sequence[Sequence[Tensor]],
+    tensors: Sequence[Tensor],
     coefficients: Tensor,
     scale: Tensor,
-    actives: Sequence[Tensor | None],
+    active: Tensor | None,
 ) -> None:
-    for param, grad, state, active in zip(params, grads, states, actives, strict=True):
-        lead = (-1, *[1] * (param.ndim - 1))  # [K] -> [K, 1, ...]
-        c = [row.view(lead) for row in coefficients.unbind()]
-        update_slots_(param, grad * scale.view(lead), *state, c, None if active is None else active.view(lead))
+    """Update a parameter, whose gradient and state follow it in `tensors`: [K, numbers of a slot] each."""
+    param, grad, *state = tensors
+    c = [row[:, None] for row in coefficients.unbind()]
+    update_slots_(param, grad * scale[:, None], *state, c, None if active is None else active[:, None])
 
 
 @cache
-def _compiled_update_slots() -> Callable[..., None]:
-    """`_update_slots` as one pass over each parameter, its gradient and state."""
-    return torch.compile(_update_slots, dynamic=False, fullgraph=True)
+def _compiled_update() -> Callable[..., None]:
+    """`_update` as one pass over its tensors. One program serves all sizes; one of all tensors took minutes to make."""
+    return torch.compile(_update, dynamic=True, fullgraph=True)

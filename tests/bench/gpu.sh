@@ -54,7 +54,7 @@ for package in "${!distributions[@]}"; do
 done
 
 # Each process that compiles ahead starts so many compilers.
-export TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-4}
+export TORCHINDUCTOR_COMPILE_THREADS=${TORCHINDUCTOR_COMPILE_THREADS:-2}
 export KINETO_LOG_LEVEL=${KINETO_LOG_LEVEL:-99}  # torch's profiler, by which memory is measured, logs to stderr
 export PYTHONUNBUFFERED=1 PYTHONPATH=$scratch/site:$root${PYTHONPATH:+:$PYTHONPATH}
 "$python" -P -m tests.bench.gpu "$@"

@@ -20,8 +20,7 @@ def race(
     Only the first round begins after `until`, a time of `time.perf_counter`.
     """
     for arm in arms.values():
-        for _ in range(3):
-            arm()
+        _warm_up(arm, 3 * turn_s)
     repeats = {}
     for name, arm in arms.items():
         repeats[name] = max(1, round(turn_s / _seconds(arm, 1, device)))
@@ -55,6 +54,16 @@ def forget() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _warm_up(arm: Arm, enough_s: float) -> None:
+    """Call `arm` three times; fewer, but at least twice, if the calls after the first take longer than `enough_s`."""
+    arm()
+    began = time.perf_counter()
+    for _ in range(2):
+        arm()
+        if time.perf_counter() - began > enough_s:
+            return
 
 
 def _seconds(arm: Arm, repeats: int, device: str) -> float:

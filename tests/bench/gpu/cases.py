@@ -31,8 +31,8 @@ class Cases:
     packing: dict[str, Timed]
     slots: tuple[int, ...]
     """K of the packed arms."""
-    compiled_slots: tuple[int, ...]
-    """K of those that are also measured compiled."""
+    compiled_slots: dict[str, tuple[int, ...]]
+    """K of those that are also measured compiled, by the names of `packing`."""
     losses: dict[str, tuple[int, int, int]]
     optimizer: ModelConfig
     """Model of the rows of clipping and AdamW, for each K of `optimizer_slots`."""
@@ -64,11 +64,11 @@ GPU = Cases(
         "5M": Timed(FIVE, 16, 25),
         "10M": Timed(TEN, 16, 10),
     },
-    slots=(2, 4, 8, 16, 32, 64),
-    compiled_slots=(16,),
+    slots=(4, 16, 64),
+    compiled_slots={"0.5M": (16, 64), "1.3M": (16, 64), "5M": (16,), "10M": (16,)},
     losses={"V2048": (2048, 128, 2048), "V8192": (8192, 256, 8192), "V50304": (16384, 768, 50304)},
     optimizer=TEN,
-    optimizer_slots=(1, 8, 32),
+    optimizer_slots=(1, 32),
     refill={"1.3M": Timed(ONE, 16, 25), "10M": Timed(TEN, 16, 10)},
     refill_slots=8,
     rounds=4,
@@ -85,7 +85,7 @@ QUICK = Cases(
     steps={"tiny": Timed(TINY, 4, 2)},
     packing={"tiny": Timed(TINY, 4, 2)},
     slots=(2, 4),
-    compiled_slots=(),
+    compiled_slots={},
     losses={"V128": (128, 64, 128)},
     optimizer=TINY,
     optimizer_slots=(1, 2),

@@ -27,11 +27,11 @@ class Setting(NamedTuple):
     graphs: bool = True
 
 
-def settings(cases: Cases) -> dict[str, Setting]:
-    """All arms but the baseline, by name."""
+def settings(cases: Cases, size: str) -> dict[str, Setting]:
+    """All arms of a size but the baseline, by name."""
     packed = {f"packed {k}": Setting(k) for k in cases.slots}
-    compiled = {f"packed {k} compiled": Setting(k, compiled=True) for k in cases.compiled_slots}
-    return {"eager": Setting(1, graphs=False), "compiled": Setting(1, compiled=True)} | packed | compiled
+    compiled = {f"packed {k} compiled": Setting(k, compiled=True) for k in cases.compiled_slots.get(size, ())}
+    return {"eager": Setting(1, graphs=False), "compiled": Setting(1, compiled=True)} | compiled | packed
 
 
 def packed_arm(timed: Timed, setting: Setting, device: str) -> Arm:
@@ -42,11 +42,12 @@ def packed_arm(timed: Timed, setting: Setting, device: str) -> Arm:
     return trainer_step(trainer, timed.updates)
 
 
-def packing_rows(timed: Timed, cases: Cases, device: str, until: float) -> Iterator[dict[str, Any]]:
+def packing_rows(size: str, cases: Cases, device: str, until: float) -> Iterator[dict[str, Any]]:
     """After each arm the row so far: tokens/s by arm, and how many times those of a serial arm the best packed one has.
 
     No arm begins after `until`, a time of `time.perf_counter`.
     """
+    timed = cases.packing[size]
     tokens = timed.updates * timed.batch_size * timed.model.context_length
     baseline = packed_arm(timed, Setting(1), device)
     arms: dict[str, dict[str, Any]] = {}
@@ -54,7 +55,7 @@ def packing_rows(timed: Timed, cases: Cases, device: str, until: float) -> Itera
     out_of_memory: list[str] = []
     unmeasured: list[str] = []
     too_many = float("inf")  # slots for which memory ran out
-    for name, setting in settings(cases).items():
+    for name, setting in settings(cases, size).items():
         if setting.slots >= too_many:
             out_of_memory.append(name)
         elif arms and time.perf_counter() > until:

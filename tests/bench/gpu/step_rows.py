@@ -28,7 +28,7 @@ def ceilings(device: str) -> Ceilings:
 
 
 def step_arms(timed: Timed, device: str, nanogpt: Path | None, quick: bool) -> dict[str, Arm]:
-    """Arms of `timed.updates` updates each. Quick runs leave out what is compiled without need."""
+    """Arms of `timed.updates` updates each. nanoGPT is compiled, but in quick runs."""
     model, batch_size, updates = timed
 
     def ours(compiled: bool) -> Arm:
@@ -37,9 +37,8 @@ def step_arms(timed: Timed, device: str, nanogpt: Path | None, quick: bool) -> d
     with weights_made_once():
         arms = {"ours": ours(False), "ours compiled": ours(True)}
     if nanogpt is not None:
-        arms["nanoGPT"] = repeated(nanogpt_step(nanogpt, model, batch_size, False, device), updates)
-        if not quick:
-            arms["nanoGPT compiled"] = repeated(nanogpt_step(nanogpt, model, batch_size, True, device), updates)
+        name = "nanoGPT" if quick else "nanoGPT compiled"
+        arms[name] = repeated(nanogpt_step(nanogpt, model, batch_size, not quick, device), updates)
     return arms
 
 

@@ -22,10 +22,13 @@ from tests.bench.gpu.cases import Cases, Timed
 from tests.bench.gpu.loss_curves import Mode, chain_tokens, run_of
 from tests.bench.race import Arm, forget
 
-LANES = {"large nanoGPT": 0.28, "large": 0.28, "checks": 0.06, "nanoGPT": 0.07, "packed": 0.07, "others": 0.07}
+LANES = {
+    **{"large nanoGPT": 0.24, "large": 0.19, "steps": 0.07, "nanoGPT": 0.06},
+    **{"packed": 0.17, "many packed": 0.11, "one by one": 0.02, "checks": 0.03},
+}
 """Shares of the GPU's memory that the processes may use at the same time; the checks need some of the rest."""
-LARGE = 500_000
-"""Slots times width times context from which a packed program needs the memory of a large lane."""
+LARGE, MANY = 768, 32
+"""Width of a model, and slots of a packed program, from which they have a lane of their own."""
 
 
 def jobs(cases: Cases, device: str, nanogpt: Path | None) -> dict[str, list[Callable[[], Arm]]]:
@@ -42,17 +45,16 @@ def jobs(cases: Cases, device: str, nanogpt: Path | None) -> dict[str, list[Call
         return lambda: nanogpt_step(folder, timed.model, timed.batch_size, True, device)
 
     for timed in sorted(cases.steps.values(), key=lambda timed: -timed.model.d_model):
-        large = timed.model.d_model >= 512
-        lanes["large" if large else "others"].append(ours(timed))
+        large = timed.model.d_model >= LARGE
+        lanes["large" if large else "steps"].append(ours(timed))
         if nanogpt is not None:
             lanes["large nanoGPT" if large else "nanoGPT"].append(theirs(nanogpt, timed))
-    for timed in cases.packing.values():
-        lanes["others"].append(ours(timed))
-        for slots in cases.compiled_slots:
-            large = slots * timed.model.d_model * timed.model.context_length >= LARGE
-            lanes["large nanoGPT" if large else "packed"].append(ours(timed, slots))
+    for name, timed in cases.packing.items():
+        lanes["one by one"].append(ours(timed))
+        for slots in cases.compiled_slots.get(name, ()):
+            lanes["many packed" if slots >= MANY else "packed"].append(ours(timed, slots))
     fused = "ours fused" if device == "cuda" else "ours"
-    lanes["nanoGPT"] += [partial(_loss, *shape, device, fused) for shape in cases.losses.values()]
+    lanes["many packed"] += [partial(_loss, *shape, device, fused) for shape in cases.losses.values()]
     lanes["large"] += [partial(our_update, cases.optimizer, k, device, compiled=True) for k in cases.optimizer_slots]
     return lanes
 

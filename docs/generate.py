@@ -502,13 +502,13 @@ def _analysis() -> str:
 
 
 def readme() -> str:
-    """The README with its sentences about speed and about GPUs."""
+    """The README with its table of speeds and its sentence about GPUs."""
     import performance
 
     from tests.bench.gpu import tables as gpu_tables
 
     text = (ROOT / "README.md").read_text()
-    for block, said in (("speed", performance.sentence()), ("gpu", gpu_tables.sentence(gpu_tables.load()))):
+    for block, said in (("speed", f"\n{performance.rates()}\n"), ("gpu", gpu_tables.sentence(gpu_tables.load()))):
         whole = f"<!-- {block} -->{said}<!-- /{block} -->"
         text = re.sub(f"<!-- {block} -->.*?<!-- /{block} -->", lambda _, whole=whole: whole, text, flags=re.DOTALL)
     return text

@@ -230,8 +230,9 @@ class OptimConfig(Config):
 
     name: Literal["adamw"] = "adamw"
     """Optimizer, one of `lmcore.optim.OPTIMIZERS`: AdamW with decoupled decay."""
-    schedule: Literal["cosine"] = "cosine"
-    """Learning-rate schedule, one of `lmcore.schedule.SCHEDULES`: linear warm-up, then cosine decay."""
+    schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Learning-rate schedule, one of `lmcore.schedule.SCHEDULES`: linear warm-up, then decay as a cosine or in a line;
+    or lr until the last decay_fraction of the updates (wsd: warm-up, stable, decay), or to the end."""
     lr: PositiveFloat = 3e-3
     """Maximum learning rate, reached after warm-up."""
     min_lr_ratio: Fraction = 0.1
@@ -246,6 +247,8 @@ class OptimConfig(Config):
     """Decoupled decay, multiplied by the learning rate."""
     warmup_fraction: Fraction = 0.05
     """Fraction of the updates spent warming up."""
+    decay_fraction: Fraction = 0.2
+    """Fraction of the updates, the last ones, in which schedule: wsd decays; less if warm-up leaves less."""
     clip_norm: PositiveFloat | None = 1.0
     """Largest l2 norm of the whole gradient; null: no clipping."""
 
@@ -283,6 +286,11 @@ class RunSpec(Config):
     def warmup_steps(self) -> int:
         """T_w, updates of warm-up."""
         return round(self.optim.warmup_fraction * self.steps)
+
+    @property
+    def decay_steps(self) -> int:
+        """T_d, updates in which schedule: wsd decays, if warm-up leaves so many."""
+        return round(self.optim.decay_fraction * self.steps)
 
     @property
     def log_every(self) -> int:
@@ -328,7 +336,7 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
         "model": "tie_embeddings dropout",
         "train": "steps tokens tokens_per_parameter seed",
         "data": "seed",
-        "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction clip_norm",
+        "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction decay_fraction clip_norm",
     },
     # Changes shapes or the program: all slots of a population share it.
     "static": {

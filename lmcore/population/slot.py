@@ -13,7 +13,7 @@ from lmcore.config import RunSpec
 from lmcore.corpus.windows import final_window_count
 from lmcore.optim import OPTIMIZERS
 from lmcore.reports import is_due, next_report
-from lmcore.schedule import SCHEDULES
+from lmcore.schedule import SCHEDULES, Phases
 
 
 @dataclass
@@ -75,8 +75,9 @@ class Slot:
 
     def lr(self, update: int) -> float:
         """Learning rate of update number `update`, counted from 1, so that none has learning rate 0."""
-        optim, steps = self.run.optim, self.run.steps
-        return SCHEDULES[optim.schedule](update, optim.lr, optim.min_lr_ratio * optim.lr, self.run.warmup_steps, steps)
+        run, optim = self.run, self.run.optim
+        phases = Phases(run.warmup_steps, run.decay_steps, run.steps)
+        return SCHEDULES[optim.schedule](update, optim.lr, optim.min_lr_ratio * optim.lr, phases)
 
     def coefficients(self, update: int) -> Sequence[float]:
         """The optimizer's numbers for update number `update`."""

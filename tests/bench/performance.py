@@ -28,19 +28,24 @@ def table() -> str:
     return "\n".join([*lines, "", *(_about(device, result) for device, result in found.items())]) + "\n"
 
 
-def sentence() -> str:
-    """For the README: how fast engines train, as a sweep runs them, beside the same code without lmsweep."""
-    size, one = next(iter(_load(RESULTS / "core-cpu.json")["engines"]["measured"].items()))
-    rates = one["tokens_per_s"]
-    peers = [name for name in rates if not name.endswith("compiled") and name != "ours"]
-    named = {"nn.Module": "the same model as an `nn.Module`", "Llama": "Hugging Face's Llama"}
-    others = ", ".join(
-        f"{named.get(peer, peer)} {rates[peer]:,} and {rates[f'{peer} compiled']:,}"
-        for peer in sorted(peers, key=lambda peer: -rates[peer])
-    )
+def rates() -> str:
+    """Markdown for the README: how fast engines train, as a sweep runs them, beside the same code without lmsweep."""
+    row = _load(RESULTS / "core-cpu.json")["engines"]
+    size, one = next(iter(row["measured"].items()))
+    names = {
+        "ours": "lmsweep",
+        "nanoGPT": "nanoGPT",
+        "Llama": "Hugging Face's Llama",
+        "nn.Module": "the same `nn.Module`",
+    }
+    found = {ours: [one["tokens_per_s"][name] for name in (ours, f"{ours} compiled")] for ours in names}
+    lines = [f"tokens/s of {size} parameters", *names.values()], ["---"] * (len(names) + 1)
+    cells = [[how, *(f"{found[name][n]:,}" for name in names)] for n, how in enumerate(("eager", "compiled"))]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in (*lines, *cells))
+    rounds = row["about"]["rounds"]
     return (
-        f"On two CPU cores, engines of one thread train {size} parameters at {rates['ours']:,} tokens/s in all, or "
-        f"{rates['ours compiled']:,} compiled ({others}; [benchmarks](docs/benchmarks.md))."
+        f"{table}\n\n{one['processes']} engines of one thread at once on as many CPU cores, medians of {rounds} rounds "
+        "([core-cpu.json](tests/bench/results/core-cpu.json))."
     )
 
 
@@ -62,6 +67,7 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
     cells |= {f"nanoGPT's training step, {size}": _ratio(one) for size, one in rows.get("step", {}).items()}
     for name, one in rows.get("module", {}).items():
         width, how = name.split()
+        how += f", {_threads(result['module'])}"
         cells[f"the same model as nn.Module with fused AdamW, d = {width[1:]}, {how}"] = _ratio(one)
     for shape, parts in rows.get("kernels", {}).items():
         for part, one in parts.items():
@@ -75,8 +81,7 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
     for name, one in rows.get("update", {}).items():
         cells[f"torch's clipping and fused AdamW, {name[1:]} x 10M"] = _ratio(one)
     for name, one in rows.get("optimizer", {}).items():
-        threads = result["optimizer"]["about"]["threads"]
-        how = f"{', '.join(name.split())}, {threads} thread{'s' if threads != 1 else ''}"
+        how = f"{', '.join(name.split())}, {_threads(result['optimizer'])}"
         cells[f"the same step with the fused form of AdamW, {how}"] = _ratio(one)
     for name, one in rows.get("program", {}).items():
         cells[f"the whole step as one program of torch.compile, d = {name[1:]}"] = _ratio(one)
@@ -99,12 +104,19 @@ def _ratio(one: dict[str, Any]) -> str:
     return f"{one['ratio']:.2f}x ({low:.2f}-{high:.2f})"
 
 
+def _threads(part: dict[str, Any]) -> str:
+    threads = part["about"]["threads"]
+    return f"{threads} thread{'s' if threads != 1 else ''}"
+
+
 def _about(device: str, result: dict[str, Any]) -> str:
+    parts = [part for row, part in result.items() if row not in ("engines", "module", "kernels")]  # they say it
     abouts = [part["about"] for part in result.values()]
     about, rounds = abouts[0], min(one["rounds"] for one in abouts)
     hardware = " and ".join(dict.fromkeys(one["hardware"] for one in abouts))
     name = {"cpu": "core-cpu.json", "cuda": "gpu.json"}[device]
+    graphs = "; our steps replay a CUDA graph, loss and update launch kernel after kernel" if device == "cuda" else ""
     return (
-        f"{DEVICES[device]}: {hardware}, {about['threads']} threads, torch {about['torch']}, medians of "
-        f"at least {rounds} rounds (range of all); [{name}](../tests/bench/results/{name})."
+        f"{DEVICES[device]}: {hardware}, {_threads(parts[0])} if nothing else is said, torch {about['torch']}, "
+        f"medians of at least {rounds} rounds (range of all){graphs}; [{name}](../tests/bench/results/{name})."
     )

@@ -6,8 +6,9 @@ from typing import get_args
 import pytest
 import torch
 
-from lmcore.config import OptimConfig
-from lmcore.schedule import SCHEDULES, cosine_lr
+from lmcore.config import OptimConfig, RunSpec, TrainConfig
+from lmcore.population.slot import Slot
+from lmcore.schedule import SCHEDULES, Phases, cosine_lr
 
 
 def definition(t, max_lr, min_lr, t_w, t_c):
@@ -103,6 +104,57 @@ def test_gradients_are_finite_everywhere(t_w, t_c):
 def test_no_value_is_read_back_from_the_device():
     meta = torch.empty(3, device="meta")  # it holds no values: reading one raises
     assert cosine_lr(meta, 1.0, meta, 2, meta).shape == (3,)
+
+
+def hugging_face(name, phases, min_lr_ratio):
+    """Its function from the update to a factor of the maximum."""
+    import transformers.optimization as hf
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    if name == "constant":
+        return hf.get_constant_schedule_with_warmup(optimizer, phases.warmup).lr_lambdas[0]
+    if name == "linear":
+        return hf.get_linear_schedule_with_warmup(optimizer, phases.warmup, phases.steps).lr_lambdas[0]
+    if name == "cosine":
+        return hf.get_cosine_schedule_with_warmup(optimizer, phases.warmup, phases.steps).lr_lambdas[0]
+    return hf.get_wsd_schedule(
+        optimizer,
+        num_warmup_steps=phases.warmup,
+        num_decay_steps=phases.decay,
+        num_training_steps=phases.steps,
+        min_lr_ratio=min_lr_ratio,
+        decay_type="1-sqrt",
+    ).lr_lambdas[0]
+
+
+@pytest.mark.parametrize("phases", [Phases(5, 8, 40), Phases(0, 40, 40), Phases(10, 30, 40), Phases(3, 1, 40)])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_is_that_of_hugging_face(name, phases):
+    min_lr_ratio = 0.1 if name == "wsd" else 0.0  # the only one of theirs that does not end at 0
+    theirs = hugging_face(name, phases, min_lr_ratio)
+    first = phases.warmup if name == "wsd" else 1  # theirs warms up from the minimum
+    for step in range(max(first, 1), phases.steps + 1):
+        lr = SCHEDULES[name](step, 3e-3, 3e-3 * min_lr_ratio, phases)
+        assert lr == pytest.approx(3e-3 * theirs(step), rel=1e-12, abs=1e-18)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_ends_at_its_minimum_but_the_constant_one(name):
+    phases = Phases(2, 3, 10)
+    assert SCHEDULES[name](10, 1.0, 0.25, phases) == (1.0 if name == "constant" else 0.25)
+    assert SCHEDULES[name](11, 1.0, 0.25, phases) == 0.25
+
+
+def test_wsd_decays_after_warm_up_if_both_do_not_fit():
+    lrs = [SCHEDULES["wsd"](step, 1.0, 0.0, Phases(6, 8, 10)) for step in range(1, 11)]
+    assert lrs[5] == max(lrs) == 1.0
+    assert lrs[6:] == [pytest.approx(1 - math.sqrt(n / 4)) for n in (1, 2, 3, 4)]
+
+
+def test_a_run_has_the_schedule_that_it_names():
+    optim = OptimConfig(schedule="wsd", lr=1.0, min_lr_ratio=0.0, warmup_fraction=0.1, decay_fraction=0.4)
+    slot = Slot(RunSpec(optim=optim, train=TrainConfig(steps=10)))
+    assert [slot.lr(step) for step in (1, 6, 7, 10)] == [1.0, 1.0, 0.5, 0.0]
 
 
 def test_a_run_may_name_exactly_the_schedules_that_there_are():

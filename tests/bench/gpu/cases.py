@@ -46,6 +46,13 @@ class Cases:
 
 HALF, ONE = sized(64, 4, 4, 2048, 128), sized(128, 4, 4, 2048, 128)
 FIVE, TEN = sized(192, 4, 6, 8192, 256), sized(256, 7, 8, 8192, 256)
+
+
+def _tied(model: ModelConfig) -> ModelConfig:
+    """As nanoGPT's."""
+    return model.model_copy(update={"tie_embeddings": True})
+
+
 GPU = Cases(
     checked=HALF,
     seeds=8,
@@ -53,10 +60,10 @@ GPU = Cases(
     batch_size=16,
     loss=(4096 + 512, 256, 8192),  # a chunk and a part of one
     steps={
-        "1.3M": Timed(ONE, 16, 25),
-        "10M": Timed(TEN, 32, 25),
-        "30M": Timed(sized(512, 6, 8, 8192, 512), 32, 10),
-        "124M": Timed(sized(768, 12, 12, 50304, 1024), 16, 5),
+        "1.3M": Timed(_tied(ONE), 16, 25),
+        "10M": Timed(_tied(TEN), 32, 25),
+        "30M": Timed(_tied(sized(512, 6, 8, 8192, 512)), 32, 10),
+        "124M": Timed(_tied(sized(768, 12, 12, 50304, 1024)), 16, 5),
     },
     packing={
         "0.5M": Timed(HALF, 16, 25),

@@ -60,6 +60,7 @@ def step_row(
     flops_per_s = flops_per_token(timed.model) * run.tokens_per_step / update_s
     return found | {
         "parameters": int(count_parameters(timed.model)),
+        "tied": timed.model.tie_embeddings,
         "batch_size": timed.batch_size,
         "rounds": len(next(iter(times.values()))),
         "tokens_per_s": round(run.tokens_per_step / update_s),

@@ -39,7 +39,9 @@ def sentence(result: dict[str, Any] | None) -> str:
     packing, step = result["rows"].get("packing", {}), result["rows"].get("step", {})
     parts = []
     if best := [row["vs_graphed"] for row in packing.values() if row.get("vs_graphed")]:
-        parts.append(f"packed trials train {_range(best)} times as many tokens/s as one by one with CUDA graphs")
+        compiled = [row["vs_compiled"] for row in packing.values() if row.get("vs_compiled")]
+        also = f" ({_range(compiled)} if those are compiled)" if compiled else ""
+        parts.append(f"packed trials train {_range(best)} times the tokens/s of one by one with CUDA graphs{also}")
     if ratios := [row["ratio"] for row in step.values() if row["ratio"]]:
         parts.append(f"a training step is {_range(ratios)} times as fast as compiled nanoGPT's")
     checks = [check["passed"] for check in result["checks"].values()]
@@ -80,13 +82,15 @@ def _checks(checks: dict[str, Any]) -> str:
 
 
 def _packing(rows: dict[str, Any]) -> str:
-    slots = sorted({arm["slots"] for row in rows.values() for name, arm in row["arms"].items() if "packed" in name})
+    found = {name: arm["slots"] for row in rows.values() for name, arm in row["arms"].items() if "packed" in name}
+    names = sorted(found, key=lambda name: ("compiled" in name, found[name]))
     lines = []
     for size, row in rows.items():
-        cells = [_times(row["arms"].get(f"packed {k}", {}).get("vs_graphed")) for k in slots]
+        cells = [_times(row["arms"].get(name, {}).get("vs_graphed")) for name in names]
         ratios = [_times(row.get(name)) for name in ("vs_graphed", "vs_eager", "vs_compiled")]
         lines.append([size, *cells, row["best"] or "-", *ratios])
-    head = ["parameters", *(f"K = {k}" for k in slots), "best", "over graphed", "over eager", "over compiled"]
+    titles = [f"K = {found[name]}{', compiled' if 'compiled' in name else ''}" for name in names]
+    head = ["parameters", *titles, "best", "over graphed", "over eager", "over compiled"]
     text = (
         "Tokens/s of K packed slots over those of one run after the other: with CUDA graphs, and for the best arm\n"
         "also eager, and compiled with CUDA graphs.\n\n"
@@ -97,18 +101,19 @@ def _packing(rows: dict[str, Any]) -> str:
 def _steps(rows: dict[str, Any]) -> str:
     lines = [
         [
-            size,
+            f"{row['parameters'] / 1e6:.1f}M",
             f"{row['ms'][row['ours']]:.2f}",
             _times(row["ratio"]),
             f"{row['share_of_bound']:.0%}",
             f"{row['share_of_peak']:.0%}",
             f"{row['tokens_per_s']:,}",
         ]
-        for size, row in rows.items()
+        for row in rows.values()
     ]
-    text = (
-        "A training step of one run, with the shares of its roofline bound and of the peak rate of matrix products.\n\n"
-    )
+    text = "A training step of one run, and its shares of the roofline bound and of the peak rate of matrix products.\n"
+    if not all(row.get("tied") for row in rows.values()):
+        text += "nanoGPT's output head is its embedding, while ours is a matrix of its own: it has fewer parameters.\n"
+    text += "\n"
     return text + _table(["parameters", "ms", "nanoGPT", "bound", "peak", "tokens/s"], lines) if rows else ""
 
 

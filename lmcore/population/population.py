@@ -203,5 +203,5 @@ def _update(
 
 @cache
 def _compiled_update() -> Callable[..., None]:
-    """`_update` as one pass over its tensors, by one program for all sizes: one of all tensors compiled for a minute."""
+    """`_update` as one pass over its tensors. One program serves all sizes, as that of all tensors compiles slowly."""
     return torch.compile(_update, dynamic=True, fullgraph=True)

@@ -508,7 +508,7 @@ def readme() -> str:
     from tests.bench.gpu import tables as gpu_tables
 
     text = (ROOT / "README.md").read_text()
-    for block, said in (("speed", f"\n{performance.rates()}\n"), ("gpu", gpu_tables.sentence(gpu_tables.load()))):
+    for block, said in (("speed", f"\n{performance.rates()}"), ("gpu", gpu_tables.sentence(gpu_tables.load()))):
         whole = f"<!-- {block} -->{said}<!-- /{block} -->"
         text = re.sub(f"<!-- {block} -->.*?<!-- /{block} -->", lambda _, whole=whole: whole, text, flags=re.DOTALL)
     return text

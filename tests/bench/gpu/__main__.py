@@ -193,6 +193,7 @@ def _command(args: argparse.Namespace) -> str:
     """The command without the paths of this machine."""
     given = {f"--device {args.device}": args.device != "cuda", "--quick": args.quick}
     given |= {"--nanogpt DIR": args.nanogpt is not None, "--out FILE": args.quick}
+    given |= {f"--seconds {args.seconds:.0f}": args.seconds != SECONDS}
     return " ".join(["bash tests/bench/gpu.sh", *(option for option, is_given in given.items() if is_given)])
 
 

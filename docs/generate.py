@@ -40,6 +40,7 @@ def sweep_file() -> str:
     """Every field, its type, default and docstring, section by section."""
     from lmcore.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
     from sweeps.spec.arms import ConfirmConfig
+    from sweeps.spec.ladder import LadderConfig
     from sweeps.spec.settings import SearchConfig, TrackingConfig
     from sweeps.spec.space import Choices, Derived, JointChoices, Range
     from sweeps.spec.sweep_spec import SweepSpec
@@ -50,6 +51,7 @@ def sweep_file() -> str:
         "train": TrainConfig,
         "optim": OptimConfig,
         "search": SearchConfig,
+        "ladder": LadderConfig,
         "confirm": ConfirmConfig,
         "tracking": TrackingConfig,
     }

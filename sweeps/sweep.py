@@ -315,7 +315,7 @@ def run_on(
     # Wait for the measurements, which decide how many slots each worker gets.
     end = functools.partial(interrupts.exit_now, code=1)
     with Alive(console, "starting the training processes") as alive:
-        ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time))
+        ledger = Ledger(spec, storage, last_rows, deadline=deadline or Deadline(spec.search.time), on_transfer=say)
         pool.wait()
         timings.mark("engines_up")
         alive.text = "measuring how many trials at a time are fastest"

@@ -19,7 +19,10 @@ from lmcore.runfile.paths import REQUIRED, RUN_DEFAULTS, FieldError, show
 from lmcore.runfile.yaml_file import YamlFile, read_yaml
 
 ONLY_SIZE = "main"  # name of the size if a file lists no sizes
-SWEEP_SECTIONS = ("name", "notes", "search", "space", "sizes", "compare", "confirm", "experiments", "tracking")
+SWEEP_SECTIONS = (
+    *("name", "notes", "search", "space", "sizes", "ladder", "transfer", "compare", "confirm", "experiments"),
+    "tracking",
+)
 """Top-level keys of a sweep's file that are not sections of a run."""
 
 

@@ -23,6 +23,8 @@ FREE = (
     *(f"search.{name}" for name in ("seed", "startup_trials", "scheduler", "grace_steps", "reduction_factor")),
     "train.log_every",
     "confirm",
+    "transfer",
+    "ladder",  # what matters is which sizes it makes
     *(f"tracking.{name}" for name in TrackingConfig.model_fields),
     "notes",
 )

@@ -24,6 +24,7 @@ from lmcore.runfile.paths import (
 from lmcore.runfile.run_file import located, resolve_vocab_size
 from sweeps.spec.arms import ConfirmConfig
 from sweeps.spec.entries import same
+from sweeps.spec.ladder import LadderConfig, with_sizes
 from sweeps.spec.settings import SearchConfig, TrackingConfig
 from sweeps.spec.space import Choices, Derived, Range
 from sweeps.spec.sweep_spec import SweepSpec
@@ -33,7 +34,8 @@ SETTABLE: dict[str, Any] = {
     **{f"search.{name}": default for name, default in defaults(SearchConfig).items()},
     **{f"tracking.{name}": default for name, default in defaults(TrackingConfig).items()},
     **{f"confirm.{name}": default for name, default in defaults(ConfirmConfig).items()},
-    **dict.fromkeys(("name", "notes", "space", "sizes", "experiments", "compare"), REQUIRED),
+    **{f"ladder.{name}": default for name, default in defaults(LadderConfig).items()},
+    **dict.fromkeys(("name", "notes", "space", "sizes", "ladder", "transfer", "experiments", "compare"), REQUIRED),
 }
 """Every dotted path that `--set` accepts, with its default. `space.<path>` and
 `space.<path>.<part>` are accepted as well."""
@@ -82,6 +84,9 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
             _put(draft, target, parsed)
             if target in BUDGET and parsed is not None:
                 notes += _replace_budget(draft, target)
+        if any(path.startswith("ladder") for path in set_by):
+            draft.pop("sizes", None)  # those of the ladder that a run's file was written with
+        draft = with_sizes(draft)
         notes += _pin(draft, set_by)
         for flag, value in flags.items():
             if value is not None:

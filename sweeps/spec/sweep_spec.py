@@ -8,13 +8,14 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
 from lmcore.corpus.text_files import STDLIB
 from lmcore.corpus.windows import final_window_count
+from lmcore.params import flops_per_token
 from lmcore.runfile import yaml_file
 from lmcore.runfile.paths import (
     BUDGET,
@@ -31,8 +32,10 @@ from lmcore.runfile.paths import (
 from lmcore.runfile.run_file import ONLY_SIZE
 from sweeps.spec import budgets
 from sweeps.spec import space as spaces
+from sweeps.spec import transfer as transfers
 from sweeps.spec.arms import SEED_PATHS, Arm, ConfirmConfig, StudyPlan, arms_of, check_studies
-from sweeps.spec.settings import SearchConfig, TrackingConfig, absolute_url
+from sweeps.spec.ladder import LadderConfig, with_sizes
+from sweeps.spec.settings import LISTED, SearchConfig, TrackingConfig, absolute_url
 from sweeps.spec.sizes import Experiment, Name, Size, check_unique_names
 from sweeps.spec.start_with import check_start_with
 
@@ -70,6 +73,11 @@ class SweepSpec(Config):
     once, by a name such as width; and fields that are computed from others. Experiments do not use it."""
     sizes: Annotated[tuple[Size, ...], Field(strict=False)] = ()
     """Named sizes of the model, each searched in its own study; without any, the base run is the only size, main."""
+    ladder: LadderConfig | None = None
+    """Makes the sizes, from small to large, instead of listing them; null means none."""
+    transfer: Literal["on", "off"] | None = None
+    """Whether each size learns from those before it, which must be smaller: its first trials are at the settings that
+    the optima of smaller sizes predict, and it has half as many trials. null: on with a ladder, off otherwise."""
     compare: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Entries of the space whose choices are compared, by dotted path or name. Each combination of their values is an
     arm, which has a study of its own for each size, and its share of the trials."""
@@ -80,6 +88,11 @@ class SweepSpec(Config):
     tracking: TrackingConfig = TrackingConfig()
     """Where report rows are copied to while the sweep runs."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_sizes(cls, values: Any) -> Any:
+        return with_sizes(values) if isinstance(values, Mapping) else values
+
     @model_validator(mode="after")
     def _valid_as_a_whole(self) -> Self:
         if self.vocab_size_known and self.data.vocab_size is not None:
@@ -89,10 +102,18 @@ class SweepSpec(Config):
         self._check_paths()
         self._check_runs()
         self._check_search()
+        self._check_transfer()
         check_studies(self)
         check_start_with(self)
         budgets.check(self)
         return self
+
+    @property
+    def transfers(self) -> bool:
+        """Whether sizes learn from smaller ones."""
+        if self.transfer is None:
+            return self.ladder is not None and self._why_no_transfer() is None
+        return self.transfer == "on"
 
     @property
     def base(self) -> RunSpec:
@@ -121,7 +142,8 @@ class SweepSpec(Config):
         """A sweep called `name` that trains `run` alone, to its end."""
         once = {"method": "random", "trials": 1, "scheduler": "none", "storage": None, "time": None, "stop_at": None}
         once["start_with"] = ()
-        alone = {"name": name, "notes": (), "space": {}, "sizes": (), "experiments": (), "compare": ()}
+        alone: dict[str, Any] = {"name": name, "ladder": None, "transfer": None, "space": {}}
+        alone |= {"notes": (), "sizes": (), "experiments": (), "compare": ()}
         search = {**self.search.model_dump(), **once}
         return SweepSpec.model_validate({**dict(self), **dict(run), **alone, "search": search, "confirm": {"top": 0}})
 
@@ -230,6 +252,9 @@ class SweepSpec(Config):
         if self.as_many_as_fit:
             return MANY_TRIALS
         total, studies = self.search.trials or DEFAULT_TRIALS, self.studies
+        if self.transfers:
+            counts = transfers.trials_by_size(total, len(self.size_names), len(self.arms))
+            return counts[self.size_names.index(plan.size)][self.arms.index(plan.arm)]
         share = total // len(studies) + (studies.index(plan) < total % len(studies))
         if self.search.method not in ("experiments", "grid"):
             return share
@@ -268,6 +293,29 @@ class SweepSpec(Config):
         train = self.run_for(size_name, {}).train
         assert train.steps is not None  # run_for resolves the budget
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
+
+    def _why_no_transfer(self) -> str | None:
+        """Why no size can learn from another, as rule and value; None if they can."""
+        if self.search.method in LISTED:
+            return f"be off for the search method {self.search.method}, whose trials are listed"
+        if self.search.time is not None and self.search.trials is None:
+            return "come with search.trials, which it deals out to the sizes (got search.time alone)"
+        if len(self.size_names) < 2:
+            return f"have at least two sizes (got {len(self.size_names)})"
+        return None
+
+    def _check_transfer(self) -> None:
+        """FieldError if sizes are to learn from each other and cannot."""
+        if self.transfer != "on":
+            return
+        if (rule := self._why_no_transfer()) is not None:
+            raise FieldError("transfer", f"must {rule}; change that, or set transfer: off")
+        runs = [self.run_for(size, {}) for size in self.size_names]
+        flops = [flops_per_token(run.model) * run.tokens_per_step * run.steps for run in runs]
+        for (small, before), (large, after) in itertools.pairwise(zip(self.size_names, flops, strict=True)):
+            if after < before:
+                rule = f"must be in the order of their training FLOPs with transfer: on (got {small} before {large})"
+                raise FieldError("sizes", f"{rule}; sort them")
 
     def _size_overrides(self, size_name: str) -> dict[str, Any]:
         overrides = {size.name: size.overrides for size in self.sizes} or {ONLY_SIZE: {}}

@@ -33,6 +33,7 @@ from sweeps.study.confirmation import Confirmation
 from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence, set_constraint
 from sweeps.study.study_state import StudyState
+from sweeps.study.transfer import ENOUGH, describe_transfer
 from sweeps.study.trial_handle import TrialHandle
 
 
@@ -55,6 +56,9 @@ class Ledger:
     on_given_up: Callable[[TrialHandle], None] = lambda trial: None
     """Called for each paused trial that will not go on, before the study is told that it is pruned."""
 
+    on_transfer: Callable[[str], None] = lambda line: None
+    """Called with a line about what a size takes over from smaller ones, when it begins."""
+
     def __post_init__(self) -> None:
         spec = self.spec
         self._interrupted = False  # a trial that was interrupted is neither live nor left, and its search not over
@@ -75,6 +79,11 @@ class Ledger:
                 self._confirmations[size] = Confirmation(
                     searches, confirms, spec.confirm.top, spec.confirm_seeds, experiments
                 )
+        if spec.transfers:
+            for plan in spec.studies:
+                same_arm = [one for one in spec.studies if one.arm == plan.arm]
+                self._of(plan).smaller = [self._of(one) for one in same_arm[: same_arm.index(plan)]]
+                self._of(plan).on_transfer = lambda study, entry: self.on_transfer(describe_transfer(study, entry))
         for state in self.studies.values():
             state.fits = self._fits
             for handle in state.ended:
@@ -166,7 +175,10 @@ class Ledger:
 
     @property
     def sizes_left(self) -> list[str]:
-        """Sizes with trials to ask for now: those with unfinished trials, or else all, least asked first."""
+        """Sizes with trials to ask for now: those with unfinished trials, or else all, least asked first.
+
+        Where sizes learn from smaller ones, smaller ones come first, and those that know too little yet are left out.
+        """
         self._close_studies()
         self._end_searches()
         sizes = {
@@ -174,7 +186,27 @@ class Ledger:
         }
         unfinished = [size for size, states in sizes.items() if any(state.unfinished for state in states)]
         left = [size for size, states in sizes.items() if states]
+        if self.spec.transfers:
+            return unfinished or [size for size in left if self._may_begin(size)]
         return unfinished or sorted(left, key=self._asked)
+
+    def _may_begin(self, size: str) -> bool:
+        """Whether all smaller sizes have handed out their trials, and enough of them are complete to learn from.
+
+        So slots that the last trials of a size leave free are not idle.
+        """
+        for plan in self.spec.studies[: len(self.spec.arms) * self.spec.size_names.index(size)]:
+            state = self._of(plan)
+            trains = state.left or state.paused or any(live.plan == plan for live in self.live.values())
+            if trains and (state.asks_for_more or len(state.complete) < ENOUGH):
+                return False
+        return True
+
+    def _waiting_sizes(self) -> bool:
+        """Whether there are sizes that wait for results of smaller ones."""
+        return self.spec.transfers and any(
+            self._of(plan).left and not self._may_begin(plan.size) for plan in self.spec.studies
+        )
 
     def _asked(self, size: str) -> int:
         return sum(state.asked for state in self.studies.values() if state.plan.size == size)
@@ -185,8 +217,10 @@ class Ledger:
         for results to repeat, or the confirmation, is not over."""
         pausing = [state for state in self.studies.values() if state.promotion is not None]
         waiting = any(state.waits for state in self.studies.values())
-        if waiting or any(
-            state.paused or any(live.plan == state.plan for live in self.live.values()) for state in pausing
+        if (
+            waiting
+            or (self.live and self._waiting_sizes())
+            or any(state.paused or any(live.plan == state.plan for live in self.live.values()) for state in pausing)
         ):
             return True
         return not all(confirmation.over for confirmation in self._confirmations.values())

@@ -5,7 +5,7 @@ Counts and ranking are kept here, because listing a study's trials takes longer 
 
 import bisect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ from sweeps.study.schedulers import EarlyStopping, decides_between, step_in_stud
 from sweeps.study.shared_parts import share_parts
 from sweeps.study.space_view import SpaceView
 from sweeps.study.storage import running_trial
+from sweeps.study.transfer import TRANSFER, KnownTrials, Transfer
 from sweeps.study.trial_handle import TrialHandle
 
 
@@ -69,6 +70,10 @@ class StudyState:
     """Whether paused trials may go on."""
     fits: Callable[[TrialHandle], bool] = lambda handle: True
     """Whether there is time for the rest of a paused trial."""
+    smaller: "Sequence[StudyState]" = ()
+    """Studies of smaller sizes of the same arm, from which this one learns."""
+    on_transfer: Callable[[str, Mapping[str, Any]], None] = lambda study, entry: None
+    """Called with the id of the study and what smaller sizes predict, when it begins."""
 
     def __post_init__(self) -> None:
         confirms = self.plan.phase == col.CONFIRM
@@ -205,6 +210,11 @@ class StudyState:
         return self._tried is not None and self._tried.exhausted
 
     @property
+    def asks_for_more(self) -> bool:
+        """Whether it has new settings left to ask for."""
+        return not self._all_asked
+
+    @property
     def asks_for_new(self) -> bool:
         """Whether the next trial to ask for is a new one."""
         return not self.unfinished and self._next_paused is None
@@ -245,7 +255,32 @@ class StudyState:
         self._note_running(handle)
         return handle
 
+    @property
+    def known_trials(self) -> KnownTrials:
+        """Its trials, for sizes that learn from them."""
+        trials = self.study.get_trials(deepcopy=False)
+        return KnownTrials.of(self.spec.arm_run(self.plan), trials if self._view is None else self._view.of(trials))
+
+    def _enqueue_transferred(self) -> None:
+        """Enqueue the setting that smaller sizes predict for the next trial, if they do."""
+        number = self.asked - len(self._starts)
+        if not self.smaller or not self._space or number < 0 or self._tried is None:
+            return
+        if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
+            return  # retried, or enqueued by a driver that was killed before it asked
+        own, smaller = self.known_trials, [state.known_trials for state in self.smaller]
+        transfer = Transfer(self._space)
+        proposal = transfer.propose(number, smaller, own, self._tried.__contains__, self.spec.search.seed)
+        if proposal is None:
+            return
+        if TRANSFER not in self.study.user_attrs:
+            entry = transfer.described(smaller, own, [state.plan.id for state in self.smaller])
+            self.study.set_user_attr(TRANSFER, entry)
+            self.on_transfer(self.plan.id, entry)
+        self.study.enqueue_trial(proposal.values, user_attrs={TRANSFER: proposal.kind})
+
     def _ask(self) -> TrialHandle:
+        self._enqueue_transferred()
         self._seed_sampler(self.asked)
         trial = self.study.ask(self._always)
         if self._space:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from lmcore.config import OptimConfig
+from lmcore.muon import MUON
 from lmcore.optim import ADAMW
 from lmcore.update_rule import UpdateRule
 
@@ -33,6 +34,7 @@ class Optimizer(NamedTuple):
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(hidden_matrices=ADAMW, others=ADAMW),
+    "muon": Optimizer(hidden_matrices=MUON, others=ADAMW),
 }
 """By `optim.name`; the names are also the `Literal` of `lmcore.config.OptimConfig.name`."""
 
@@ -51,9 +53,9 @@ class ParameterGroup(NamedTuple):
 def parameter_groups(optimizer: str, names: Iterable[str]) -> list[ParameterGroup]:
     """The parameters of these names, as an optimizer partitions them.
 
-    >>> groups = parameter_groups("adamw", ["token_embeddings.weight", "layers.0.ffn.w1.weight"])
+    >>> groups = parameter_groups("muon", ["token_embeddings.weight", "layers.0.ffn.w1.weight", "ln_final.weight"])
     >>> [sorted(group.names) for group in groups]
-    [['layers.0.ffn.w1.weight', 'token_embeddings.weight']]
+    [['ln_final.weight', 'token_embeddings.weight'], ['layers.0.ffn.w1.weight']]
     """
     rules = OPTIMIZERS[optimizer]
     members: dict[UpdateRule, set[str]] = {}

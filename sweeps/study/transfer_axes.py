@@ -4,62 +4,20 @@ A number has an axis: its place in its range, on the scale on which it is search
 distance from 1. Choices of three numbers and more are an axis, too; any other choices are told apart, without an order.
 """
 
-import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from lmcore.measure.axis import DECAYS, Axis, Scale
 from sweeps.study.spread import count_values, stepped_value
 
 Array = NDArray[np.float64]
 
-DECAYS = ("optim.beta1", "optim.beta2", "optim.muon_momentum")
-"""Fields of which the distance from 1 matters: 0.99 is to 0.999 as 0.9 is to 0.99."""
-LOG_RATIO = 5.0
-"""Positive choices that span at least this ratio are on a logarithmic scale."""
 MIDDLE = 0.5
 """The place of an entry that does not apply in a trial."""
-
-
-class Axis(NamedTuple):
-    """One number of the space, from 0 at `low` to 1 at `high`."""
-
-    name: str
-    low: float
-    high: float
-    scale: str
-    """linear, log or decay."""
-
-    def place(self, value: float) -> float:
-        """Where a value lies."""
-        start, end = self._measure(self.low), self._measure(self.high)
-        return (self._measure(value) - start) / (end - start)
-
-    def value(self, place: float) -> float:
-        """The value at a place.
-
-        >>> round(Axis("optim.beta2", 0.9, 0.999, "decay").value(0.5), 6)
-        0.99
-        """
-        start, end = self._measure(self.low), self._measure(self.high)
-        measure = start + (end - start) * place
-        value = measure
-        if self.scale != "linear":
-            value = math.exp(measure) if self.scale == "log" else 1 - math.exp(-measure)
-        return min(max(value, self.low), self.high)
-
-    @property
-    def span(self) -> float | None:
-        """Its length in factors of e, on a logarithmic scale; None on another."""
-        return math.log(self.high / self.low) if self.scale == "log" else None
-
-    def _measure(self, value: float) -> float:
-        if self.scale == "log":
-            return math.log(value)
-        return -math.log(max(1 - value, 1e-12)) if self.scale == "decay" else float(value)
 
 
 class Axes:
@@ -103,17 +61,14 @@ class Axes:
 
 def _axis(name: str, distribution: BaseDistribution) -> Axis | None:
     """The axis of a number; None for choices that have no order."""
-    decays = name in DECAYS
     if isinstance(distribution, FloatDistribution | IntDistribution):
-        scale = "log" if distribution.log else "decay" if decays else "linear"
+        scale: Scale = "log" if distribution.log else "decay" if name in DECAYS else "linear"
         return Axis(name, distribution.low, distribution.high, scale)
     assert isinstance(distribution, CategoricalDistribution)
     numbers: list[Any] = [choice for choice in distribution.choices if _is_number(choice)]
     if len(numbers) < 3 or len(numbers) < len(distribution.choices):
         return None
-    low, high = min(numbers), max(numbers)
-    scale = "decay" if decays else "log" if low > 0 and high / low >= LOG_RATIO else "linear"
-    return Axis(name, low, high, scale)
+    return Axis.over(name, numbers)
 
 
 def _nearest(name: str, distribution: BaseDistribution, value: Any) -> Any:

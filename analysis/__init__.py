@@ -14,6 +14,9 @@
     tying.table(), tying.sentence                         # tied against untied, over pairs of trials
     scaling = analysis.fit_scaling(analysis.points_of(run.trials))
     scaling.fitted["loss_nd.alpha"]                       # an Estimate with its interval, or why there is none
+    analysis.optimum_law(run.trials).optima               # of a ladder of sizes: how optimal settings move
+    analysis.held_out(run.trials).table                   # the largest size, predicted from the others
+    analysis.forecast(run.trials).loss                    # the loss of the next size
 
 `python analysis/report.py RUN` prints and writes all of it. Further functions are in the packages, from the bottom up:
 `runs` (readers), `tables`, `stats`, `scaling` (fits), `figures`, and `document` (the report).
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from analysis.run import Run, load, load_all
     from analysis.runs.load import RunError
     from analysis.scaling.fit import fit_scaling, points_of
+    from analysis.scaling.forecast import forecast
+    from analysis.scaling.held_out import held_out
+    from analysis.scaling.optimum_law import optimum_law
     from analysis.stats.comparison import compare
     from analysis.stats.verdicts import verdicts
     from analysis.stats.windows import paired_windows
@@ -37,8 +43,11 @@ __all__ = [
     "RunError",
     "compare",
     "fit_scaling",
+    "forecast",
+    "held_out",
     "load",
     "load_all",
+    "optimum_law",
     "paired_windows",
     "parameter_table",
     "points_of",
@@ -51,6 +60,9 @@ _MODULES = {
     "RunError": "analysis.runs.load",
     **dict.fromkeys(("fit_scaling", "points_of"), "analysis.scaling.fit"),
     "compare": "analysis.stats.comparison",
+    "forecast": "analysis.scaling.forecast",
+    "held_out": "analysis.scaling.held_out",
+    "optimum_law": "analysis.scaling.optimum_law",
     "paired_windows": "analysis.stats.windows",
     "parameter_table": "analysis.tables.trials",
     "settings_table": "analysis.tables.settings",

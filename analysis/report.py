@@ -14,6 +14,7 @@ import atexit
 import gc
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -40,6 +41,7 @@ from analysis.runs.load import Run, RunError
 from analysis.runs.trial_csv import parse_columns, read_trials
 from analysis.stats.estimate import Fitted, as_json
 from analysis.tables.formatting import markdown_table, markdown_text
+from lmcore import columns as col
 from lmcore.errors import OneLineParser, print_error
 from lmcore.notebook import html_card, html_lines, html_text
 from lmcore.printable import printable
@@ -78,6 +80,7 @@ class Report:
     notes: tuple[str, ...]  # caveats, and the data and versions that the tables rest on
     trials: TrialIndex | None = None  # what the page shows of a selected trial
     folder: Path | None = None  # where it was written; None if it was not
+    dotted: frozenset[str] = frozenset()  # names of sizes and arms that have a dot: `0.1M`
 
     def __repr__(self) -> str:
         where = "not written" if self.folder is None else f"written to {self.folder}"
@@ -142,7 +145,7 @@ class Report:
         values: dict[str, Any] = {"schema": SCHEMA, "name": self.name, "summary": self.summary, "notes": self.notes}
         for path, one in as_json(self.fitted).items():
             place = values
-            for name in path.split("."):
+            for name in _keys(path, self.dotted):
                 place = place.setdefault(name, {})
             place.update(one)
         return values
@@ -156,7 +159,9 @@ def build_report(run: Run, brief: bool = False, folders: Sequence[Path] = ()) ->
     sections = sections_of_run(run, brief)
     parameters = sections[0].tables[0].frame
     name, index = str(run.manifest.get("name", "run")), TrialIndex.of_run(run, folders)
-    return Report(name, summary(run.trials), tuple(sections), notes(run, parameters), index)
+    named = {str(one) for column in (col.SIZE, col.ARM, col.EXPERIMENT) for one in run.trials[column].dropna().unique()}
+    dotted = frozenset(one for one in named if "." in one)
+    return Report(name, summary(run.trials), tuple(sections), notes(run, parameters), index, dotted=dotted)
 
 
 def report_of_points(name: str, points: pd.DataFrame) -> Report:
@@ -289,6 +294,16 @@ def _parser(prog: str) -> argparse.ArgumentParser:
     table.add_argument("--batch-unit-tokens", metavar="T", type=float, help="tokens per unit of it (default: 1)")
     table.add_argument("--drop-highest-loss", metavar="n", type=int, help="leave out the n rows with the highest loss")
     return parser
+
+
+def _keys(path: str, dotted: frozenset[str]) -> list[str]:
+    """The parts of a path; a name that has a dot is one of them.
+
+    >>> _keys("answer.0.1M.loss", frozenset({"0.1M"}))
+    ['answer', '0.1M', 'loss']
+    """
+    names = "|".join(map(re.escape, sorted(dotted, key=len, reverse=True)))
+    return re.findall(rf"(?:(?<=\.)|^)(?:{names})(?=\.|$)|[^.]+" if names else r"[^.]+", path)
 
 
 def _bullets(lines: Sequence[str]) -> str:

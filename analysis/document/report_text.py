@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from analysis.document.ladder_section import LADDER
 from analysis.document.section import Section, fitted_cells
 from analysis.document.sections import PARAMETERS
 from analysis.stats.estimate import Estimate
@@ -30,6 +31,8 @@ def body(name: str, summary: str, sections: Sequence[Section], notes: Sequence[s
         parts += [Text(PARAMETERS, TITLE), _parameters(parameters)]
     if (differences := tables.get("differences")) and len(differences.cells):
         parts += [Text(differences.title, TITLE), _differences(differences)]
+    for section in sections:
+        parts += _ladder(section, width) if section.title == LADDER else []
     if trials := tables.get("trials"):
         parts += _trials(trials)
     parts += _fitted(sections)
@@ -67,6 +70,18 @@ def _differences(table: ReportTable) -> RenderableType:
     styles = [TIE if verdict == "tie" else "" for verdict in table.cells["verdict"]]
     keys = [col.SIZE, col.EXPERIMENT, col.ARM, "matching", "difference"]
     return fitted_table(table.cells, keys, f"{table.name}.csv", styles)
+
+
+def _ladder(section: Section, width: int) -> Iterator[RenderableType]:
+    """The tables of the laws along a ladder, and what they say in words."""
+    keys = [col.SIZE, col.ARM, "setting", "source", "optimum", "95 % interval", "predicted", "predicted, 95 %"]
+    keys += ["found", "inside", "loss, forecast"]
+    for table in section.tables:
+        if len(table.cells):
+            yield Text(table.title, TITLE)
+            yield fitted_table(table.cells, keys, f"{table.name}.csv")
+    if section.notes:
+        yield _bullets(section.notes, width)
 
 
 def _trials(table: ReportTable) -> Iterator[RenderableType]:

@@ -9,11 +9,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from analysis.document.ladder_section import forecast_sentences, ladder_section
 from analysis.document.section import Section
 from analysis.figures.registry import FigureData, figures_of
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, LR
 from analysis.scaling.fit import Scaling, first_arm, fit_scaling, points_of
+from analysis.scaling.ladder_fits import fit_ladders
 from analysis.scaling.optimum import largest_stable
 from analysis.scaling.peak_lr import lr_intervals, peak_lr_notes, peak_lr_optima, peak_lr_optimum
 from analysis.stats.comparison import Comparison, compare
@@ -76,8 +78,10 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
     answer = answer_section(trials, brief)
     if brief:
         return [answer, *last]
+    ladders = fit_ladders(run)
     return [
-        answer,
+        replace(answer, lead=(*answer.lead, *forecast_sentences(ladders))),
+        ladder_section(ladders, run),
         Section("Curves", figures=figures_of("Curves", FigureData(run))),
         _hyperparameter_section(run),
         _comparison_section(comparisons_of(trials)),

@@ -2,9 +2,11 @@
 
 The frontier is the lower left part of the convex hull in log FLOPs and log loss: nothing that was trained has both less
 compute and a lower loss. From a run, the points along the curves count as well, all on the windows of the reports.
+
+Of a ladder of sizes, `loss_compute_figure` shows the losses to quote instead, and the law that forecasts the next size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,7 +20,10 @@ from analysis.figures.report_figure import ReportFigure
 from analysis.figures.scaling import levels
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import FLOPS_PER_PARAMETER_AND_TOKEN, LOSS, D, N
+from analysis.scaling.ladder import Ladder, LadderSize
+from analysis.scaling.ladder_fits import LadderFits
 from analysis.stats.bootstrap import Array
+from analysis.stats.estimate import Estimate
 from analysis.tables.formatting import FLOP_SUFFIXES, count
 from analysis.tables.trials import complete_trials
 from lmcore import columns as col
@@ -30,6 +35,13 @@ ALONG = (
     "was planned for this compute would reach a lower one. All losses are on the small set of every report."
 )
 FLOPS, GROUP, TRIAL = "flops", "group", "trial"
+FAINT, BAND, POINTS = 0.3, 0.15, 60
+LEADING, NEXT_SIZE, FORECAST, FRONTIER = (
+    "leading setting",
+    "forecast of the next size",
+    "forecast without it",
+    "frontier",
+)
 
 
 def frontier_of_run(run: Run) -> ReportFigure | None:
@@ -57,6 +69,93 @@ def frontier_of_points(points: pd.DataFrame) -> ReportFigure | None:
     models = pd.DataFrame({FLOPS: flops, LOSS: finite[LOSS], GROUP: groups + " parameters"})
     hollow = {f"{name} parameters": replace(look, size=4.5, hollow=True) for name, look in looks.items()}
     return _frontier(models, models.iloc[:0], hollow)
+
+
+def loss_compute_figure(run: Run, ladders: Sequence[LadderFits]) -> ReportFigure | None:
+    """The complete trials of a ladder, the leading setting of each size, the frontier, and the law with its forecast of
+    the next size; None without a ladder of two sizes.
+
+    >>> loss_compute_figure(run, fit_ladders(run)).chart.layers("points", "forecast of the next size")[0].frame
+    """
+    sizes = [size for one in ladders for size in one.ladder.sizes]
+    if len(sizes) < 2 or max(one.flops for one in sizes) <= MIN_RANGE * min(one.flops for one in sizes):
+        return None
+    ids = {trial for size in sizes for trial in size.trials}
+    complete = run.trials[run.trials[col.TRIAL].isin(ids)]
+    known = {FLOPS: complete[col.TRAIN_FLOPS], LOSS: complete[col.LOSS], TRIAL: complete[col.TRIAL]}
+    models = pd.DataFrame({**known, GROUP: complete[col.SIZE]}).reset_index(drop=True)
+    corners = models.iloc[hull(models[FLOPS].to_numpy(float), models[LOSS].to_numpy(float))]
+    shown = _near(models, corners)
+    layers = [
+        Layer("line", _places(corners), Look(GREY, width=4.5, opacity=0.5), FRONTIER),
+        Layer("points", _points(shown), Look(GREY, "o", 3, opacity=FAINT), "trials"),
+    ]
+    looks = looks_of([one.ladder.arm or "" for one in ladders])
+    for one in ladders:
+        layers += _law_layers(one, looks[one.ladder.arm or ""])
+    above = len(models) - len(shown)
+    text = f" ({above} with a loss above {HIGHEST:g} times the frontier's are not shown)" if above else ""
+    laws = list(dict.fromkeys(one.forecast.law for one in ladders if one.forecast.law))
+    law = (
+        f"Lines: {' or '.join(laws)}, with the 95 % band of the law; diamonds: forecasts with 95 % intervals. "
+        if laws
+        else ""
+    )
+    caption = (
+        f"Validation loss against training FLOPs, n = {len(models)} complete trials{text}, faintly; the leading "
+        f"setting of each size with its interval from seeds, if it was confirmed. {law}Grey: the frontier, the lower "
+        "left of the convex hull in logs."
+    )
+    x, y = Axis("training FLOPs", log=True, suffixes=FLOP_SUFFIXES), Axis(style.LOSS, log=True)
+    chart = Chart("loss_compute", "Loss against compute, and the next size", caption, [Panel(x, y, layers)])
+    return ReportFigure(replace(chart, panel_height_in=3.8))
+
+
+def _law_layers(fits: LadderFits, look: Look) -> Iterator[Layer]:
+    """The law along the line of the forecast, the leading settings of an arm, and the forecasts."""
+    target, line, name = fits.forecast.target, fits.forecast.line, fits.ladder.arm or "law"
+    along = fits.ladder.line_through(target.N, target.D) if fits.ladder.sizes else None
+    own = [one for one in fits.ladder.sizes if along is not None and along.has(one.N, one.D)]
+    if line is not None and along is not None and len(own) > 1:
+        n = np.geomspace(own[0].N, max(target.N, own[-1].N), POINTS)
+        d, flops = np.array([along.tokens(one) for one in n]), _flops_along(own, target.N, target.flops, n)
+        middle, (low, high) = line.curve(n, d, flops)
+        trained = flops <= own[-1].flops
+        yield Layer("band", pd.DataFrame({"x": flops, "low": low, "high": high}), replace(look, opacity=BAND))
+        yield Layer("line", pd.DataFrame({"x": flops, "y": middle})[trained], replace(look, dash="solid"), name)
+        beyond = pd.DataFrame({"x": flops, "y": middle})[np.roll(~trained, -1) | ~trained]
+        yield Layer("line", beyond, replace(look, dash="dashed"))
+    yield Layer("points", _leading(fits.ladder), replace(look, size=6), fits.ladder.arm or LEADING)
+    largest = fits.forecast.largest
+    if isinstance(fits.forecast.held_out, Estimate) and largest is not None:
+        frame = _interval(largest.flops, fits.forecast.held_out, f"{largest.name}, from the smaller sizes")
+        yield Layer("points", frame, replace(look, marker="D", size=9, hollow=True, width=0.9), FORECAST)
+    if isinstance(fits.forecast.loss, Estimate):
+        frame = _interval(target.flops, fits.forecast.loss, target.name)
+        yield Layer("points", frame, replace(look, marker="D", size=6), NEXT_SIZE)
+
+
+def _flops_along(sizes: Sequence[LadderSize], N_ahead: float, flops_ahead: float, n: Array) -> Array:
+    """FLOPs of models between those that are known, by their N."""
+    known = sorted({one.N: one.flops for one in sizes}.items())
+    known += [(N_ahead, flops_ahead)] if N_ahead > known[-1][0] else []
+    x, y = np.log(np.array(known)).T
+    return np.asarray(np.exp(np.interp(np.log(n), x, y)))
+
+
+def _leading(ladder: Ladder) -> pd.DataFrame:
+    half = np.nan_to_num(np.array([one.half for one in ladder.sizes]))
+    loss = np.array([one.loss for one in ladder.sizes])
+    hover = [
+        f"{one.name}: {one.loss:.3f}{f' ± {one.half:.3f}' if one.half == one.half else ''} nats" for one in ladder.sizes
+    ]
+    flops = [one.flops for one in ladder.sizes]
+    return pd.DataFrame({"x": flops, "y": loss, "low": loss - half, "high": loss + half, "hover": hover})
+
+
+def _interval(x: float, one: Estimate, what: str) -> pd.DataFrame:
+    hover = f"{what}: {one.value:.3f} ({one.low:.3f} to {one.high:.3f}) nats"
+    return pd.DataFrame({"x": [x], "y": [one.value], "low": [one.low], "high": [one.high], "hover": [hover]})
 
 
 def hull(flops: Array, loss: Array) -> Array:

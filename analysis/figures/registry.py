@@ -12,9 +12,10 @@ import pandas as pd
 from analysis.figures.answer import parameters_figure
 from analysis.figures.curves import AXES, curve_figure
 from analysis.figures.differences import difference_figure
-from analysis.figures.frontier import frontier_of_points, frontier_of_run
+from analysis.figures.frontier import frontier_of_points, frontier_of_run, loss_compute_figure
 from analysis.figures.hyperparameters import hyperparameter_figure
 from analysis.figures.intervals import comparison_forest, importance_forest
+from analysis.figures.ladder import optima_law_figure
 from analysis.figures.learning_rate import learning_rate_figure
 from analysis.figures.lr_batch import lr_batch_figure
 from analysis.figures.parallel import parallel_figure
@@ -25,10 +26,12 @@ from analysis.figures.training import grad_norm_figure, train_val_figure
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import D, N
 from analysis.scaling.fit import SETTINGS, Scaling
+from analysis.scaling.ladder_fits import LadderFits
 from analysis.stats.comparison import Comparison
 from analysis.stats.verdicts import Verdicts
 
 MOST_HEADLINES = 3
+FIRST_OF_A_LADDER = ("loss_compute", "optima_law")
 FIRST_OF_A_SEARCH = ("loss_parameters", "loss_lr", "search_progress", "loss_lr_batch", "differences", "loss_steps")
 FIRST = ("differences", "loss_steps", "loss_parameters", "frontier", "loss_size")
 """Names of figures, the one to be seen first at the front."""
@@ -47,6 +50,7 @@ class FigureData:
     answer: Verdicts | None = None
     points: pd.DataFrame | None = None
     """Models of a CSV file (`analysis.runs.trial_csv.read_trials`)."""
+    ladders: Sequence[LadderFits] = ()
 
 
 Draw = Callable[[FigureData], ReportFigure | None]
@@ -66,11 +70,11 @@ def headlines(figures: Iterable[ReportFigure], most: int = MOST_HEADLINES) -> li
     >>> headlines([*figures_of("Answer", data), *figures_of("Hyperparameters", data)])
 
     A search is read from its loss against parameters, its U curves and its best loss so far; a list of experiments from
-    the differences from its baseline.
+    the differences from its baseline. A ladder of sizes begins with its laws.
     """
     drawn = {figure.name: figure for figure in figures}
     order = FIRST_OF_A_SEARCH if "loss_lr" in drawn else FIRST
-    return [drawn[name] for name in order if name in drawn][:most]
+    return [drawn[name] for name in (*FIRST_OF_A_LADDER, *order) if name in drawn][:most]
 
 
 def _of_run(draw: Callable[[Run], ReportFigure | None]) -> Draw:
@@ -95,6 +99,10 @@ FIGURES: dict[str, dict[str, Draw]] = {
     "Answer": {
         "loss_parameters": lambda data: parameters_figure(data.parameters) if data.parameters is not None else None,
         "differences": lambda data: difference_figure(data.answer) if data.answer else None,
+    },
+    "Ladder of sizes": {
+        "loss_compute": lambda data: loss_compute_figure(data.run, data.ladders) if data.run else None,
+        "optima_law": lambda data: optima_law_figure(data.ladders),
     },
     "Curves": {
         **{f"loss_{name}": _curve(along) for along, (name, _) in AXES.items()},

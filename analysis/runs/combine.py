@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.runs.load import EXCLUDED, Run, RunError, in_reading_order, load
+from analysis.runs.load import EXCLUDED, NEXT, PREDICTED, Run, RunError, in_reading_order, load
 from analysis.runs.manifest import STUDIES, read_manifest, studies_of
 from lmcore import columns as col
 
@@ -41,11 +41,16 @@ def load_all(folders: Sequence[Path], storage: str | None = None) -> Run:
             raise RunError(f"{rule}, but {fault}; report them one by one")
     excluded = {f"{name}/{id}": why for name, run in runs.items() for id, why in run.manifest.get(EXCLUDED, {}).items()}
     marked = {EXCLUDED: excluded} if excluded else {}
+    predicted = {
+        f"{name}/{id}": entry for name, run in runs.items() for id, entry in run.manifest.get(PREDICTED, {}).items()
+    }
+    first_manifest = {key: entry for key, entry in runs[first].manifest.items() if key not in (PREDICTED, NEXT)}
+    marked |= {PREDICTED: predicted} if predicted else {}
     studies = [study for name, run in runs.items() for study in _studies(run.manifest, name)]
     combined = Run(
         in_reading_order(pd.concat([_prefixed(run.trials, name) for name, run in runs.items()], ignore_index=True)),
         pd.concat([_prefixed(run.rows, name) for name, run in runs.items()], ignore_index=True),
-        {**runs[first].manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies, **marked},
+        {**first_manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies, **marked},
     )
     combined.curve_files = {f"{name}/": path for name, run in runs.items() for path in run.curve_files.values()}
     return combined

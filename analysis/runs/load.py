@@ -26,6 +26,7 @@ import pyarrow.json
 from analysis.runs.curve_file import NAME as CURVES
 from analysis.runs.curve_file import read_curves
 from analysis.runs.manifest import RunError, read_manifest
+from analysis.runs.next_size import read_next_size
 from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.runs.studies import Studied, read_studies, status_of
 from analysis.runs.window_file import BEST, LAST, NAME, WindowLosses, read_window_losses
@@ -48,6 +49,10 @@ QUOTED = (col.LOSS, col.LOSS_SE)
 DERIVED = (col.TRAIN_FLOPS, col.PERPLEXITY, col.BITS_PER_BYTE)
 EXCLUDED = col.EXCLUDED
 """Entry that `load` adds to a manifest: why each excluded trial is. They are in no table."""
+PREDICTED = "predicted"
+"""Entry that `load` adds to a manifest: by study, the optimum that was predicted before its first trial."""
+NEXT = "next"
+"""Entry that `load` adds to a manifest if there is a best/next.yaml: `analysis.runs.next_size.NextSize`."""
 EXPECTED_DATA = f"{col.PARAMS_PREFIX}data.fingerprint"
 WINDOWS = (col.WINDOW_LOSSES, col.BEST_WINDOW_LOSSES, col.WINDOW_DOCUMENTS)
 
@@ -73,7 +78,8 @@ class Tables(NamedTuple):
     rows: pd.DataFrame
     """One row per (trial, step) with `lmcore.columns.ROW_COLUMNS`, in the order of `trials`, then by step."""
     manifest: dict[str, Any]
-    """manifest.json; `excluded` has the trials that the user has excluded, which are not in the tables, and why."""
+    """manifest.json; `excluded` has the trials that the user has excluded, which are not in the tables, and why;
+    `predicted` what smaller sizes predicted of the optimum of a study; `next` the size of best/next.yaml."""
 
 
 class Run(Tables):
@@ -125,6 +131,10 @@ def load(folder: str | Path, storage: str | None = None) -> Run:
         raise RunError(f"{rule}; take one back with lmsweep exclude {shlex.quote(str(folder))} TRIAL --include")
     if excluded:
         manifest[EXCLUDED] = excluded
+    if predicted := {one.entry.id: one.predicted for one in studied if one.predicted is not None}:
+        manifest[PREDICTED] = predicted
+    if (following := read_next_size(folder)) is not None:
+        manifest[NEXT] = following
     rows = _read_rows(folder / "metrics.jsonl", [one.id for one in studied])
     rows = rows[~rows[col.TRIAL].isin(list(excluded))].reset_index(drop=True) if excluded else rows
     windows = read_window_losses(folder / NAME)

@@ -17,13 +17,24 @@ def space_of(manifest: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     Either low, high and maybe log and points, or choices. Empty for runs that recorded no sweep.yaml, for several that
     were combined, and for a text that is none.
     """
+    space = _sweep_file(manifest).get("space")
+    found = space if isinstance(space, dict) else {}
+    return {f"{col.PARAMS_PREFIX}{path}": one for path, one in found.items() if isinstance(one, dict)}
+
+
+def makes_ladder(manifest: Mapping[str, Any]) -> bool:
+    """Whether the sweep's file has a `ladder`, which makes its sizes."""
+    return isinstance(_sweep_file(manifest).get("ladder"), dict)
+
+
+def _sweep_file(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The recorded sweep.yaml; empty if there is none, or it is damaged."""
     entry = manifest.get("sweep_yaml")
     text = entry.get("text") if isinstance(entry, dict) else None
     if not isinstance(text, str):
         return {}
     try:
-        space = parse_yaml(text, "sweep.yaml").values.get("space")
+        values = parse_yaml(text, "sweep.yaml").values
     except InputError:
         return {}
-    found = space if isinstance(space, dict) else {}
-    return {f"{col.PARAMS_PREFIX}{path}": one for path, one in found.items() if isinstance(one, dict)}
+    return values

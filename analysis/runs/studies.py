@@ -25,6 +25,7 @@ class Studied(NamedTuple):
     trial: FrozenTrial
     result: dict[str, Any] | None  # the study's attribute `result`
     excluded: str | None = None  # why it is to be ignored; empty if nobody said so, None if it is not
+    predicted: dict[str, Any] | None = None  # the study's attribute `transfer`: its optimum, predicted when it began
 
     @property
     def id(self) -> str:
@@ -64,9 +65,11 @@ def read_studies(folder: Path, manifest: dict[str, Any], storage_url: str | None
                     result = attributes.get(col.RESULT)
                     if isinstance(result, dict) and result.get("leader") in reasons:
                         result = None  # until the sweep is resumed, and confirms another setting
+                    predicted = attributes.get(col.TRANSFER)
+                    predicted = printable_values(predicted) if isinstance(predicted, dict) else None
                     trials = study.get_trials(deepcopy=False)
                     started += [
-                        Studied(entry, one, result, _why(one, reasons))
+                        Studied(entry, one, result, _why(one, reasons), predicted)
                         for one in trials
                         if one.state != TrialState.WAITING
                     ]

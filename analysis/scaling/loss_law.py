@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize
 
-from analysis.scaling import huber_solver as huber
+import analysis.scaling.huber_solver as huber  # `from` would ask the package, whose old names need this module
 from analysis.scaling.regressors import count_levels, indistinguishable, log_of
 from analysis.stats import bootstrap
 from analysis.stats.bootstrap import Array

@@ -33,7 +33,6 @@ NOISES = np.geomspace(2e-4, 5e-2, 9)
 """Standard deviations of the noise of log losses."""
 DEVIATIONS = np.array([0.003, 0.01, 0.03, 0.1])
 """How far optima deviate from the law, as shares of the cube."""
-GRID = tuple(itertools.product(DEVIATIONS.tolist(), NOISES.tolist()))
 BOWL, OFFSET, EFFECT = 2.0, 10.0, 0.1
 """Prior standard deviations of the entries of A, of a_c about the mean log loss, and of the effect of a choice."""
 FLATTEST = 0.1
@@ -91,16 +90,27 @@ class OptimumLaw:
     deviations: Array = field(repr=False)  # [1 + R, P]: of the bowl's linear terms in a new cell; 0 for the estimate
     cells: int
     settings: int
+    flat: Array = field(default_factory=lambda: np.zeros(0), repr=False)
+    """How probable it is that the bowl bends less than `FLATTEST` along a setting, [P]. Such draws are not kept."""
 
-    def predict(self, size: ArrayLike) -> Optimum:
-        """The optimum of a cell without trials, of size (log N, log D) [M]."""
-        return self._minimum(np.asarray(size, float), self.deviations)
+    def predict(self, size: ArrayLike, beyond: float = 0.0) -> Optimum:
+        """The optimum of a cell without trials, of size (log N, log D) [M]; at most `beyond` outside the cube."""
+        return self._minimum(np.asarray(size, float), self.deviations, beyond)
 
-    def optimum(self, cell: int, size: ArrayLike) -> Optimum:
+    def optimum(self, cell: int, size: ArrayLike, beyond: float = 0.0) -> Optimum:
         """The optimum of one of the cells that were fitted, by its place and size."""
-        p = self.settings
-        own = self.coefficients[:, self._linear + 3 * p + cell * p :][:, :p]
-        return self._minimum(np.asarray(size, float), own)
+        return self._minimum(np.asarray(size, float), self._own(cell), beyond)
+
+    def excess(self, cell: int, size: ArrayLike, settings: ArrayLike) -> Array:
+        """By how much the log loss at a point [P] is above its minimum in one of the cells, [1 + R]."""
+        at = np.asarray(size, float)
+        lowest = self._minimum(at, self._own(cell), np.inf)
+        offset = np.asarray(settings, float) - np.concatenate([lowest.value[None], lowest.draws])
+        return np.asarray(0.5 * np.einsum("ri,rij,rj->r", offset, self.curvature(), offset))
+
+    def _own(self, cell: int) -> Array:
+        """Deviations of the linear terms of a cell that was fitted, [1 + R, P]."""
+        return self.coefficients[:, self._linear + (3 + cell) * self.settings :][:, : self.settings]
 
     @property
     def _linear(self) -> int:
@@ -124,16 +134,23 @@ class OptimumLaw:
         values, directions = np.linalg.eigh(rows)
         return np.asarray((directions * np.maximum(values, FLATTEST)[:, None, :]) @ directions.transpose(0, 2, 1))
 
-    def _minimum(self, size: Array, own: Array) -> Optimum:
+    def _minimum(self, size: Array, own: Array, beyond: float) -> Optimum:
         p, at, z = self.settings, self._linear, size - self.center
         parts = self.coefficients[:, at : at + 3 * p].reshape(-1, 3, p)
         linear = parts[:, 0] + parts[:, 1] * z[0] + parts[:, 2] * z[1] + own
-        minima = np.clip(0.5 - np.linalg.solve(self.curvature(), linear[..., None])[..., 0], 0.0, 1.0)
+        minima = 0.5 - np.linalg.solve(self.curvature(), linear[..., None])[..., 0]
+        minima = np.clip(minima, -beyond, 1.0 + beyond)
         return Optimum(minima[0], minima[1:])
 
 
-def fit_optimum_law(cells: Sequence[Cell], slopes: Slopes | None = None, seed: int = 0) -> OptimumLaw:
-    """The law through at least one cell; without `slopes`, optima move by 0 +- 0.15 of the cube for each factor e."""
+def fit_optimum_law(
+    cells: Sequence[Cell], slopes: Slopes | None = None, seed: int = 0, deviations: ArrayLike = DEVIATIONS
+) -> OptimumLaw:
+    """The law through at least one cell; without `slopes`, optima move by 0 +- 0.15 of the cube for each factor e.
+
+    With `deviations` of one large number, cells share the shape of their bowls and nothing else.
+    """
+    grid = tuple(itertools.product(np.asarray(deviations, float).tolist(), NOISES.tolist()))
     p = cells[0].settings.shape[1]
     prior = slopes or Slopes(np.zeros((p, 2)), np.full((p, 2), 0.15))
     sizes = np.array([cell.size for cell in cells])
@@ -152,7 +169,7 @@ def fit_optimum_law(cells: Sequence[Cell], slopes: Slopes | None = None, seed: i
         scale = np.diag(curvature)
         fits = [
             _posterior(data[noise], mean, _variances(len(cells), choices, scale, prior.sd, deviation))
-            for deviation, noise in GRID
+            for deviation, noise in grid
         ]
         best = max(fits, key=lambda fit: fit.evidence)
         curvature = OptimumLaw(center, best.mean[None], np.zeros((1, p)), len(cells), p).curvature()[0]
@@ -162,14 +179,15 @@ def fit_optimum_law(cells: Sequence[Cell], slopes: Slopes | None = None, seed: i
     chances = np.exp(evidence - evidence.max())
     counts = rng.multinomial(DRAWS * SPARE, chances / chances.sum())
     drawn = np.concatenate([fit.draw(rng, count) for fit, count in zip(fits, counts, strict=True) if count])
-    deviations = np.repeat([deviation for deviation, _ in GRID], counts)
-    own = deviations[:, None] * np.diag(curvature) * rng.standard_normal((len(drawn), p))
+    spread = np.repeat([deviation for deviation, _ in grid], counts)
+    own = spread[:, None] * np.diag(curvature) * rng.standard_normal((len(drawn), p))
     bowls = _bowls(drawn[:, len(cells) : bowl], p)
     kept = rng.permutation(np.flatnonzero(np.linalg.eigvalsh(bowls).min(axis=1, initial=np.inf) >= FLATTEST))[:DRAWS]
     if len(kept) < DRAWS // 4:  # hardly any has a minimum: the trials say nothing about it
         kept = np.arange(DRAWS)
     coefficients = np.concatenate([best.mean[None], drawn[kept]])
-    return OptimumLaw(center, coefficients, np.concatenate([np.zeros((1, p)), own[kept]]), len(cells), p)
+    flat = (np.diagonal(bowls, axis1=1, axis2=2) < FLATTEST).mean(axis=0)
+    return OptimumLaw(center, coefficients, np.concatenate([np.zeros((1, p)), own[kept]]), len(cells), p, flat)
 
 
 class _Data(NamedTuple):

@@ -8,7 +8,7 @@ import pandas as pd
 from analysis.document.section import Section
 from analysis.figures.registry import FigureData, figures_of
 from analysis.runs.load import Run
-from analysis.scaling.held_out import HELD_OUT, HeldOut, Prediction
+from analysis.scaling.held_out import HELD_OUT, HeldOut
 from analysis.scaling.ladder import ENOUGH
 from analysis.scaling.ladder_fits import LadderFits
 from analysis.scaling.optimum_law import ALONG
@@ -127,25 +127,26 @@ def _law_note(name: str, fits: LadderFits) -> Iterator[str]:
 def _check_notes(check: HeldOut) -> Iterator[str]:
     """What was predicted of the largest size, what was found, and what following the prediction would have cost."""
     start = (
-        f"Without {check.size}, the law predicts of it"
+        f"Fitted without {check.size}, the law predicts its"
         if check.source == HELD_OUT
-        else f"Before {check.size} was trained, the sweep predicted"
+        else f"Before {check.size} was trained, the sweep predicted its"
     )
+    unknown: dict[str, list[str]] = {}
     for one in check.predictions:
-        yield f"{start} {_name(one.setting)} {_prediction(one)}"
+        if isinstance(one.predicted, Estimate) and isinstance(one.found, Estimate):
+            where = f"{'inside' if one.inside else 'outside'} the interval"
+            yield f"{start} {_name(one.setting)} as {_interval(one.predicted)}; found is {_interval(one.found)}: {where}."
+        else:
+            reason = one.found if isinstance(one.predicted, Estimate) else one.predicted
+            assert isinstance(reason, NotEstimable)
+            unknown.setdefault(reason.reason, []).append(_name(one.setting))
+    for why, names in unknown.items():
+        whose = "law" if check.source == HELD_OUT else "sweep"
+        yield f"The {whose}'s prediction for {check.size} cannot be checked for {', '.join(names)}: {why}."
     if isinstance(check.excess, Estimate) and isinstance(check.excess_nats, Estimate):
         share = _interval(check.excess, lambda value: f"{100 * value:.2g} %")
         nats = _interval(check.excess_nats, decimal)
         yield f"The loss at this predicted setting is above the lowest of {check.size} by {share}, or {nats} nats."
-
-
-def _prediction(one: Prediction) -> str:
-    if isinstance(one.predicted, NotEstimable):
-        return f"nothing: {one.predicted.reason}."
-    if isinstance(one.found, NotEstimable):
-        return f"{_interval(one.predicted)}; what was found is not estimable: {one.found.reason}."
-    where = "inside" if one.inside else "outside"
-    return f"{_interval(one.predicted)}; found is {_interval(one.found)}: {where} the interval."
 
 
 def _basis(fits: LadderFits) -> str:
@@ -177,15 +178,20 @@ def _checks(fits: Sequence[LadderFits]) -> tuple[pd.DataFrame, pd.DataFrame]:
     if not parts:
         return pd.DataFrame(), pd.DataFrame()
     frame = pd.concat(parts, ignore_index=True)
+    shown = frame[frame["predicted"].notna() | frame["found"].notna()].reset_index(drop=True)
+    return frame, _check_cells(shown)
+
+
+def _check_cells(frame: pd.DataFrame) -> pd.DataFrame:
     cells = _cells(frame[[name for name in (col.ARM, "source", col.SIZE, "setting") if name in frame]])
     for what in ("predicted", "found"):
         cells[what] = [_short(value) for value in frame[what]]
         ends = zip(frame[f"{what}_low"], frame[f"{what}_high"], strict=True)
-        cells[f"{what}, 95 %"] = [MISSING if pd.isna(low) else f"{_short(low)} to {_short(high)}" for low, high in ends]
+        cells[f"{what} 95 %"] = [MISSING if pd.isna(low) else f"{_short(low)} to {_short(high)}" for low, high in ends]
     cells["inside"] = [{True: "yes", False: "no"}.get(one, MISSING) for one in frame["inside"]]
     excess = zip(frame["excess"], frame["excess_nats"], strict=True)
     cells["excess loss"] = [MISSING if pd.isna(one) else f"{one:.2%} ({nats:.3f} nats)" for one, nats in excess]
-    return frame, cells
+    return cells
 
 
 def _forecasts(fits: Sequence[LadderFits]) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -196,7 +202,7 @@ def _forecasts(fits: Sequence[LadderFits]) -> tuple[pd.DataFrame, pd.DataFrame]:
     found = [decimal(value) for value in shown["found"]]
     predicted = [f"{one.predicted:.3f} ({one.low:.3f} to {one.high:.3f})" for one in shown.itertuples()]
     inside = [{True: "yes", False: "no"}.get(one, MISSING) for one in shown["inside"]]
-    cells.insert(cells.columns.get_loc("n"), "loss, forecast", predicted)
+    cells.insert(cells.columns.get_loc("n"), "forecast loss", predicted)
     return frame, cells.assign(found=found, inside=inside)
 
 

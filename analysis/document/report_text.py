@@ -74,8 +74,8 @@ def _differences(table: ReportTable) -> RenderableType:
 
 def _ladder(section: Section, width: int) -> Iterator[RenderableType]:
     """The tables of the laws along a ladder, and what they say in words."""
-    keys = [col.SIZE, col.ARM, "setting", "source", "optimum", "95 % interval", "predicted", "predicted, 95 %"]
-    keys += ["found", "inside", "loss, forecast"]
+    keys = [col.SIZE, col.ARM, "setting", "source", "optimum", "95 % interval", "predicted"]
+    keys += ["found", "inside", "forecast loss"]
     for table in section.tables:
         if len(table.cells):
             yield Text(table.title, TITLE)

@@ -91,8 +91,9 @@ def loss_compute_figure(run: Run, ladders: Sequence[LadderFits]) -> ReportFigure
         Layer("points", _points(shown), Look(GREY, "o", 3, opacity=FAINT), "trials"),
     ]
     looks = looks_of([one.ladder.arm or "" for one in ladders])
-    for one in ladders:
-        layers += _law_layers(one, looks[one.ladder.arm or ""])
+    for draw in (_law_layers, _size_layers):
+        for one in ladders:
+            layers += draw(one, looks[one.ladder.arm or ""])
     above = len(models) - len(shown)
     text = f" ({above} with a loss above {HIGHEST:g} times the frontier's are not shown)" if above else ""
     laws = list(dict.fromkeys(one.forecast.law for one in ladders if one.forecast.law))
@@ -112,7 +113,7 @@ def loss_compute_figure(run: Run, ladders: Sequence[LadderFits]) -> ReportFigure
 
 
 def _law_layers(fits: LadderFits, look: Look) -> Iterator[Layer]:
-    """The law along the line of the forecast, the leading settings of an arm, and the forecasts."""
+    """The law along the line of the forecast."""
     target, line, name = fits.forecast.target, fits.forecast.line, fits.ladder.arm or "law"
     along = fits.ladder.line_through(target.N, target.D) if fits.ladder.sizes else None
     own = [one for one in fits.ladder.sizes if along is not None and along.has(one.N, one.D)]
@@ -125,13 +126,17 @@ def _law_layers(fits: LadderFits, look: Look) -> Iterator[Layer]:
         yield Layer("line", pd.DataFrame({"x": flops, "y": middle})[trained], replace(look, dash="solid"), name)
         beyond = pd.DataFrame({"x": flops, "y": middle})[np.roll(~trained, -1) | ~trained]
         yield Layer("line", beyond, replace(look, dash="dashed"))
-    yield Layer("points", _leading(fits.ladder), replace(look, size=6), fits.ladder.arm or LEADING)
+
+
+def _size_layers(fits: LadderFits, look: Look) -> Iterator[Layer]:
+    """The forecast of the largest size, the leading settings, and the forecast of the next size."""
     largest = fits.forecast.largest
     if isinstance(fits.forecast.held_out, Estimate) and largest is not None:
         frame = _interval(largest.flops, fits.forecast.held_out, f"{largest.name}, from the smaller sizes")
         yield Layer("points", frame, replace(look, marker="D", size=9, hollow=True, width=0.9), FORECAST)
+    yield Layer("points", _leading(fits.ladder), replace(look, size=6), fits.ladder.arm or LEADING)
     if isinstance(fits.forecast.loss, Estimate):
-        frame = _interval(target.flops, fits.forecast.loss, target.name)
+        frame = _interval(fits.forecast.target.flops, fits.forecast.loss, fits.forecast.target.name)
         yield Layer("points", frame, replace(look, marker="D", size=6), NEXT_SIZE)
 
 

@@ -19,6 +19,8 @@ from analysis.tables.formatting import count
 
 BAND, FAINT = 0.15, 0.3
 MOST_LINES = 4
+STEP = 0.018
+"""Between marks at one N, so that their intervals can be told apart, as a share of the range of log N."""
 POINTS = 12
 LABELS = {"lr": style.LEARNING_RATE}
 TRIED, AHEAD, WITHOUT, BEFORE = "trials", "next size", "predicted without it", "predicted by the sweep"
@@ -31,7 +33,8 @@ def optima_law_figure(ladders: Sequence[LadderFits]) -> ReportFigure | None:
     >>> optima_law_figure(fit_ladders(run)).chart.panels[0].layers[-1].frame
     """
     fits = [one for one in ladders if one.law.law is not None]
-    names = list(dict.fromkeys(name for one in fits for name in one.ladder.names))
+    every = list(dict.fromkeys(name for one in fits for name in one.ladder.names))
+    names = [name for name in every if any(_is_known(name, one) for one in fits)]
     if not names:
         return None
     looks = looks_of([one.ladder.arm or "" for one in fits])
@@ -45,6 +48,8 @@ def optima_law_figure(ladders: Sequence[LadderFits]) -> ReportFigure | None:
         f"whose values are faint dots. Line and band: the law with its 95 % interval, dashed up to the next size, "
         f"whose own optimum is the diamond.{hollow}"
     )
+    if unknown := [name.replace("_", " ") for name in every if name not in names]:
+        caption += f" Not estimable, and not drawn: {', '.join(unknown)}."
     columns = 1 if len(panels) == 1 else 2
     height = 3.6 if columns == 1 else 2.9
     title = "Optimal settings against model size"
@@ -53,17 +58,26 @@ def optima_law_figure(ladders: Sequence[LadderFits]) -> ReportFigure | None:
 
 def _panel(name: str, fits: Sequence[LadderFits], looks: dict[str, Look]) -> Panel:
     layers: list[Layer] = []
+    known = [one for one in fits if _is_known(name, one)]
     for one in fits:
-        look = looks[one.ladder.arm or ""]
-        layers += [*_tried(name, one), *_law(name, one, look)]
-    for one in fits:
-        layers += [
-            *_optima(name, one, looks[one.ladder.arm or ""]),
-            *_predicted(name, one, looks[one.ladder.arm or ""]),
-        ]
+        layers += _tried(name, one)
+    for one in known:
+        layers += _law(name, one, looks[one.ladder.arm or ""])
+    sizes = [size.N for one in known for size in one.ladder.sizes]
+    step = max(max(sizes), *(one.forecast.target.N for one in known)) / min(sizes)
+    step **= STEP
+    for place, one in enumerate(known):
+        look, shift = looks[one.ladder.arm or ""], step ** (3 * (place - (len(known) - 1) / 2))
+        layers += [*_optima(name, one, look, shift), *_predicted(name, one, look, shift, step)]
     is_log = all(one.ladder.axes[one.ladder.names.index(name)].scale == "log" for one in fits)
     label = f"optimal {LABELS.get(name, name.replace('_', ' '))}"
     return Panel(Axis("parameters N", log=True), Axis(label, log=is_log), layers)
+
+
+def _is_known(name: str, fits: LadderFits) -> bool:
+    """Whether the optimum of a setting can be told at any size."""
+    found = fits.law.optima
+    return bool((found["refused"].isna() & (found["setting"] == name)).any())
 
 
 def _tried(name: str, fits: LadderFits) -> Iterator[Layer]:
@@ -113,26 +127,29 @@ def _label(fits: LadderFits, line: Line) -> str:
     return ", ".join(filter(None, (fits.ladder.arm, ratio))) or "law"
 
 
-def _optima(name: str, fits: LadderFits, look: Look) -> Iterator[Layer]:
+def _optima(name: str, fits: LadderFits, look: Look, shift: float) -> Iterator[Layer]:
     rows = fits.law.optima
     rows = rows[(rows["setting"] == name) & rows["refused"].isna()]
     if len(rows):
         hover = [f"{one.size}: {one.value:.3g} ({one.low:.3g} to {one.high:.3g})" for one in rows.itertuples()]
-        frame = pd.DataFrame({"x": rows["N"], "y": rows["value"], "low": rows["low"], "high": rows["high"]})
+        frame = pd.DataFrame({"x": shift * rows["N"], "y": rows["value"], "low": rows["low"], "high": rows["high"]})
         yield Layer("points", frame.assign(hover=hover), replace(look, size=6.5), fits.ladder.arm or "optimum")
     ahead = fits.ahead[name]
     if isinstance(ahead, Estimate):
-        yield Layer("points", _point(fits.forecast.target.N, ahead, "next size"), replace(look, marker="D"), AHEAD)
+        yield Layer(
+            "points", _point(shift * fits.forecast.target.N, ahead, "next size"), replace(look, marker="D"), AHEAD
+        )
 
 
-def _predicted(name: str, fits: LadderFits, look: Look) -> Iterator[Layer]:
+def _predicted(name: str, fits: LadderFits, look: Look, shift: float, step: float) -> Iterator[Layer]:
     """The largest size as it was predicted, a little beside what was found, so that both intervals can be seen."""
     for check in fits.checks:
         (one,) = [one for one in check.predictions if one.setting == name]
         if isinstance(one.predicted, Estimate):
             recorded = check.source == RECORDED
-            shift, marker = (0.94, "^") if recorded else (1.06, "s")
-            frame = _point(shift * fits.ladder.sizes[-1].N, one.predicted, f"{check.size}, {check.source}")
+            beside, marker = (1 / step, "^") if recorded else (step, "s")
+            x = shift * beside * fits.ladder.sizes[-1].N
+            frame = _point(x, one.predicted, f"{check.size}, {check.source}")
             yield Layer(
                 "points", frame, replace(look, marker=marker, hollow=True, width=0.9), BEFORE if recorded else WITHOUT
             )

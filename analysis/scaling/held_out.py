@@ -156,7 +156,7 @@ def _excess(own: LadderLaw, size: LadderSize, places: Array) -> Fitted:
     """Loss at a point over the lowest, minus 1, from the response of the size."""
     if own.law is None:
         return own.refused or NotEstimable("there is no response")
-    if any(flat > tail() for flat in own.law.flat):
+    if all(flat > tail() for flat in own.law.flat):
         return NotEstimable("the trials do not show how the loss rises from its minimum")
     cell = own.ladder.sizes.index(size)
     return estimate_of(np.expm1(own.law.excess(cell, size.logs, places)[1:]), len(size.losses))

@@ -34,6 +34,7 @@ BEYOND = 0.5
 MIN_EXPONENT_VALUES = 3
 QUANTILES = (tail(), 0.5, 1 - tail())
 ALONG = "ladder_exponent"
+FLAT = NotEstimable("the loss hardly depends on the setting: within the noise it may have no minimum")
 NO_FIELD = NotEstimable("no numeric field was searched in all sizes")
 
 
@@ -115,7 +116,7 @@ class LadderLaw(ShowsFitted):
         if self.law is None:
             return dict.fromkeys(names, self.refused or NO_FIELD)
         if self.law.flat[k] > tail():
-            return dict.fromkeys(names, _flat(self.ladder.names[k]))
+            return dict.fromkeys(names, FLAT)
         span = self.ladder.axes[k].span
         assert span is not None
         slopes = span * self.law.slopes()[1:, k]  # [R, M]
@@ -172,7 +173,7 @@ def value_at(axis: Axis, place: float) -> float:
 def judged(name: str, axis: Axis, draws: Array, flat: float, n: int) -> Fitted:
     """An optimum with its interval, or why there is none. `draws` [R] are places on the axis."""
     if flat > tail():
-        return _flat(name)
+        return FLAT
     tried = f"the values of {name} that were tried, {axis.low:.3g} to {axis.high:.3g}"
     low, place, high = np.quantile(draws, QUANTILES)
     if not 0 < place < 1:
@@ -180,10 +181,6 @@ def judged(name: str, axis: Axis, draws: Array, flat: float, n: int) -> Fitted:
     if low <= -BEYOND or high >= 1 + BEYOND:
         return NotEstimable(f"the interval of the optimum reaches far beyond {tried}")
     return Estimate(value_at(axis, float(place)), value_at(axis, float(low)), value_at(axis, float(high)), n)
-
-
-def _flat(name: str) -> NotEstimable:
-    return NotEstimable(f"the loss hardly depends on {name}: within the noise it may have no minimum")
 
 
 def estimate_of(draws: Array, n: int) -> Estimate:

@@ -134,8 +134,8 @@ def _check_notes(check: HeldOut) -> Iterator[str]:
     unknown: dict[str, list[str]] = {}
     for one in check.predictions:
         if isinstance(one.predicted, Estimate) and isinstance(one.found, Estimate):
-            where = f"{'inside' if one.inside else 'outside'} the interval"
-            yield f"{start} {_name(one.setting)} as {_interval(one.predicted)}; found is {_interval(one.found)}: {where}."
+            found = f"found is {_interval(one.found)}: {'inside' if one.inside else 'outside'} the interval"
+            yield f"{start} {_name(one.setting)} as {_interval(one.predicted)}; {found}."
         else:
             reason = one.found if isinstance(one.predicted, Estimate) else one.predicted
             assert isinstance(reason, NotEstimable)

@@ -48,6 +48,7 @@ def optima_law_figure(ladders: Sequence[LadderFits]) -> ReportFigure | None:
         f"whose values are faint dots. Line and band: the law with its 95 % interval, dashed up to the next size, "
         f"whose own optimum is the diamond.{hollow}"
     )
+    caption += " Marks of several arms at one size are beside each other." if len(fits) > 1 else ""
     if unknown := [name.replace("_", " ") for name in every if name not in names]:
         caption += f" Not estimable, and not drawn: {', '.join(unknown)}."
     columns = 1 if len(panels) == 1 else 2

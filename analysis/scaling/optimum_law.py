@@ -5,8 +5,8 @@ that were not trained. Sizes share the shape of the response, so a size with few
 `analysis.scaling.optimum` instead fits each size by itself, near its best trial, and needs more trials. The sweep
 expects optima to move as in published laws; here nothing is expected of their direction.
 
-An optimum is not estimable if it is at the edge of the values tried, if its interval reaches far beyond them, or if the
-loss hardly depends on the setting.
+An optimum is not estimable if it is outside the values tried, if its interval reaches far beyond them, or if the loss
+may have no minimum, as it hardly depends on the setting.
 """
 
 import math
@@ -34,7 +34,7 @@ BEYOND = 0.5
 MIN_EXPONENT_VALUES = 3
 QUANTILES = (tail(), 0.5, 1 - tail())
 ALONG = "ladder_exponent"
-FLAT = NotEstimable("the loss hardly depends on the setting: within the noise it may have no minimum")
+FLAT = NotEstimable("the loss has no clear minimum in the setting: within the noise it may have none")
 NO_FIELD = NotEstimable("no numeric field was searched in all sizes")
 
 
@@ -172,12 +172,12 @@ def value_at(axis: Axis, place: float) -> float:
 
 def judged(name: str, axis: Axis, draws: Array, flat: float, n: int) -> Fitted:
     """An optimum with its interval, or why there is none. `draws` [R] are places on the axis."""
-    if flat > tail():
-        return FLAT
     tried = f"the values of {name} that were tried, {axis.low:.3g} to {axis.high:.3g}"
     low, place, high = np.quantile(draws, QUANTILES)
     if not 0 < place < 1:
         return NotEstimable(f"the optimum is not within {tried}")
+    if flat > tail():
+        return FLAT
     if low <= -BEYOND or high >= 1 + BEYOND:
         return NotEstimable(f"the interval of the optimum reaches far beyond {tried}")
     return Estimate(value_at(axis, float(place)), value_at(axis, float(low)), value_at(axis, float(high)), n)

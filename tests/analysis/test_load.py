@@ -281,7 +281,7 @@ def test_loading_needs_neither_torch_nor_ray_nor_other_parts_of_the_project(fold
     assert not {"torch", "ray", "wandb", "sweeps", "pydantic"} & set(modules)
     assert [name for name in modules if name.split(".")[0] == "lmcore"] == [
         *("lmcore", "lmcore.columns", "lmcore.curve_batches", "lmcore.errors", "lmcore.measure"),
-        "lmcore.measure.seed_noise",
+        *("lmcore.measure.axis", "lmcore.measure.optimum_law", "lmcore.measure.seed_noise"),
         *("lmcore.measure.window_difference", "lmcore.notebook", "lmcore.printable", "lmcore.run_folders"),
         *("lmcore.runfile", "lmcore.runfile.yaml_file"),
         *("lmcore.study_database", "lmcore.terminal", "lmcore.terminal.console", "lmcore.terminal.table"),

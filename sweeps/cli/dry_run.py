@@ -11,6 +11,7 @@ from typing import TextIO
 from rich.text import Text
 
 from lmcore.config import RunSpec
+from lmcore.device import training_flops
 from lmcore.measure.detectable import ASSUMED_NOISE, CONFIDENCE, POWER, detectable_difference
 from lmcore.memory import estimate_memory
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
@@ -21,6 +22,7 @@ from sweeps.spec.cost import COST_FIELDS, TIED, costliest
 from sweeps.spec.duration import show_duration
 from sweeps.spec.space import choices_at, grid_values, owners_of
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
+from sweeps.spec.transfer import LEAST
 
 UNLIMITED = 10_000
 """Characters of a line in a file or a pipe, where no column is left out: no other file has them."""
@@ -166,7 +168,7 @@ def print_plan(
     if costs.sizes:
         show("All trials, at most (no early stopping)", _all_trials(spec, costs.sizes, rates))
     say("")
-    for line in (*_time_lines(spec, costs, rates), _seeds_line(spec)):
+    for line in (*_transfer_lines(spec), *_time_lines(spec, costs, rates), _seeds_line(spec)):
         say(line, "  ")
 
 
@@ -221,6 +223,21 @@ def _time_lines(spec: SweepSpec, costs: Plan, rates: Rates | None) -> list[str]:
     wall = show_duration(3600 * hours / engines)
     limited = "" if limit is None else f" No trial begins that could not finish in {show_duration(limit)}."
     return [*lines, f"Time: at most {hours:.3g} device-hours, {wall} {on}, {left_out}.{limited}"]
+
+
+def _transfer_lines(spec: SweepSpec) -> list[str]:
+    """How trials are dealt out to sizes that learn from each other, and what that saves."""
+    if not spec.transfers:
+        return []
+    first = spec.size_names[0]
+    flops = {size: training_flops(costliest(spec, size)) for size in spec.size_names}
+    spent = sum(spec.trials_of(size) * flops[size] for size in flops)
+    share = spent / (spec.trials_of(first) * sum(flops.values()))
+    return [
+        f"Transfer: each size begins at the optimum that smaller sizes predict, and has half the trials of the one "
+        f"before it, at least {LEAST} for each arm. With as many for every size as for {first}, the search would cost "
+        f"{1 / share:.2g} times as much."
+    ]
 
 
 def seeds_per_setting(spec: SweepSpec) -> int:

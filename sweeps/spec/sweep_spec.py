@@ -286,6 +286,8 @@ class SweepSpec(Config):
 
     def startup_trials(self, plan: StudyPlan) -> int:
         """Number of trials of a study that are spread over the space before its model-based search starts."""
+        if self.transfers and plan.size != self.size_names[0]:
+            return 1  # its first trials are those that smaller sizes predict
         return self.search.startup_trials or min(max(4, self.trials_in(plan) // 4), 10)
 
     def grace_steps(self, size_name: str) -> int:

@@ -32,6 +32,7 @@ from sweeps.study.attributes import end_attributes, set_attributes
 from sweeps.study.confirmation import Confirmation
 from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence, set_constraint
+from sweeps.study.next_size import NextRun
 from sweeps.study.study_state import StudyState
 from sweeps.study.transfer import ENOUGH, describe_transfer
 from sweeps.study.trial_handle import TrialHandle
@@ -393,6 +394,20 @@ class Ledger:
         if found and size not in self.studies:
             found[size] = min(found.values(), key=lambda pair: pair[0])
         return {name: run for name, (_, run) in found.items()}
+
+    def next_runs(self) -> dict[str, NextRun]:
+        """What the law of optima predicts for the size after the last, by arm; "" if there are no arms.
+
+        Empty unless sizes learn from each other, and more than one has trials that are complete.
+        """
+        last = self.spec.size_names[-1]
+        if not self.spec.transfers or not any(state.complete for state in self._states(last, col.SEARCH)):
+            return {}
+        found = {}
+        for state in self._states(last, col.SEARCH):
+            if (following := state.next_run()) is not None:
+                found[state.plan.arm.name or ""] = following
+        return found
 
     def statuses(self) -> dict[str, str]:
         """Status by trial id of every trial that was handed out."""

@@ -28,6 +28,7 @@ from sweeps.study.attributes import ENDED, run_attributes, set_attributes
 from sweeps.study.distinct import TriedSettings
 from sweeps.study.divergence import set_constraint
 from sweeps.study.expected_share import study_ladder
+from sweeps.study.next_size import NextRun, next_run
 from sweeps.study.open_study import open_study
 from sweeps.study.promotion import Promotion
 from sweeps.study.retry import RETRY_OF, first_attempts
@@ -261,6 +262,11 @@ class StudyState:
         trials = self.study.get_trials(deepcopy=False)
         return KnownTrials.of(self.spec.arm_run(self.plan), trials if self._view is None else self._view.of(trials))
 
+    def next_run(self) -> NextRun | None:
+        """The size after this one, if this is the largest, at the settings that all sizes predict."""
+        known = [state.known_trials for state in (*self.smaller, self)]
+        return next_run(self.spec, self.plan, self._space, known)
+
     def _enqueue_transferred(self) -> None:
         """Enqueue the setting that smaller sizes predict for the next trial, if they do."""
         number = self.asked - len(self._starts)
@@ -275,6 +281,7 @@ class StudyState:
             return
         if TRANSFER not in self.study.user_attrs:
             entry = transfer.described(smaller, own, [state.plan.id for state in self.smaller])
+            assert entry is not None  # as there is a proposal
             self.study.set_user_attr(TRANSFER, entry)
             self.on_transfer(self.plan.id, entry)
         self.study.enqueue_trial(proposal.values, user_attrs={TRANSFER: proposal.kind})

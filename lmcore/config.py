@@ -254,7 +254,7 @@ class OptimConfig(Config):
     """Optimizer, learning-rate schedule and gradient clipping."""
 
     name: Literal["adamw"] = "adamw"
-    """Optimizer, one of `lmcore.optim.OPTIMIZERS`: AdamW with decoupled decay."""
+    """Optimizer, one of `lmcore.optimizers.OPTIMIZERS`: AdamW with decoupled decay."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """Learning-rate schedule, one of `lmcore.schedule.SCHEDULES`: linear warm-up, then decay as a cosine or in a line;
     or lr until the last decay_fraction of the updates (wsd: warm-up, stable, decay), or to the end."""

@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov & Hutter, 2019) as Stanford CS336 writes it, and the table of optimizers that a run may name.
+"""AdamW (Loshchilov & Hutter, 2019) as Stanford CS336 writes it.
 
     m <- beta1 m + (1 - beta1) g
     v <- beta2 v + (1 - beta2) g^2
@@ -10,7 +10,8 @@
 calls it for every parameter of an ordinary `nn.Module`, and a population on a CPU for every parameter of every slot.
 Two faster forms stand beside it, and test_optim.py holds both equal to it, to rounding: `adamw_fused_` for models of
 `FUSED_FROM` parameters and more on a CPU, and `adamw_update_slots_` for K slots at once on a GPU. Whoever changes the
-update changes all three. Learning rates come from outside: this file knows no schedule and no clipping.
+update changes all three. Learning rates come from outside: this file knows no schedule and no clipping. `ADAMW` at the
+end is what `lmcore.optimizers` lists.
 """
 
 import math
@@ -23,6 +24,7 @@ from torch.optim.adamw import adamw
 from torch.optim.optimizer import ParamsT
 
 from lmcore.config import OptimConfig
+from lmcore.update_rule import Tensors, UpdateRule, one_by_one, slots_one_by_one
 
 
 class Coefficients(NamedTuple):
@@ -130,31 +132,24 @@ def adamw_update_slots_(
         old.copy_(new if active is None else torch.where(active, new, old))
 
 
-class UpdateRule(NamedTuple):
-    """What a population needs to know about an optimizer. To add one, add an entry to `OPTIMIZERS`."""
-
-    state_names: tuple[str, ...]
-    """A parameter's state tensors, as checkpoints name them. Each has the parameter's shape and starts at zero."""
-    coefficients: Callable[[OptimConfig, float, int], Sequence[float]]
-    """From the config, the learning rate and the number of the update (from 1) to the numbers of that update."""
-    update_: Callable[..., None]
-    """`update_(param, grad, *state, coefficients)`, with numbers, for one slot."""
-    update_slots_: Callable[..., None]
-    """`update_slots_(param, grad, *state, coefficients, active)`, with tensors, for K slots at once."""
-    fused_: Callable[..., None] | None = None
-    """`fused_(params, grads, *states, coefficients, grad_scale)`: `update_` of lists of tensors, for large models."""
-
-
 def _adamw_run_coefficients(optim: OptimConfig, lr: float, step: int) -> Coefficients:
     return adamw_coefficients(lr, (optim.beta1, optim.beta2), optim.eps, optim.weight_decay, step)
 
 
-OPTIMIZERS: dict[str, UpdateRule] = {
-    "adamw": UpdateRule(
-        ("exp_avg", "exp_avg_sq"), _adamw_run_coefficients, adamw_update_, adamw_update_slots_, adamw_fused_
-    )
-}
-"""By `optim.name`; the names are also the `Literal` of `lmcore.config.OptimConfig.name`."""
+def _adamw_fused_tensors_(tensors: Tensors, coefficients: Sequence[float], grad_scale: float) -> None:
+    params, grads, exp_avgs, exp_avg_sqs = tensors
+    adamw_fused_(params, grads, exp_avgs, exp_avg_sqs, Coefficients(*coefficients), grad_scale)
+
+
+ADAMW = UpdateRule(
+    state_names=("exp_avg", "exp_avg_sq"),
+    coefficient_names=Coefficients._fields,
+    coefficients=_adamw_run_coefficients,
+    update_=one_by_one(adamw_update_),
+    update_slots_=slots_one_by_one(adamw_update_slots_),
+    fused_=_adamw_fused_tensors_,
+)
+"""The rule of every parameter with `optim.name: adamw`."""
 
 
 class AdamW(torch.optim.Optimizer):

@@ -167,6 +167,7 @@ class Trainer:
             f"{part}.{name}": named[name].detach()[k].to("cpu", copy=True)
             for part, named in self._slot_tensors().items()
             for name in self.model.slot_names(k)
+            if name in named
         }
         return tensors, {**vars(slot), "run": slot.run.model_dump(), "data_fingerprint": self.tokens.fingerprint}
 
@@ -192,12 +193,17 @@ class Trainer:
             raise ValueError(f"{src}: was trained on other data ({fingerprint[:12]}); give it its own tokens")
         slot.run = self._check_signature(run)
         names = self.model.slot_names(k, run.model.tie_embeddings)
-        if set(tensors) != {f"{part}.{name}" for part in self._slot_tensors() for name in names}:
+        own = {
+            f"{part}.{name}": named[name]
+            for part, named in self._slot_tensors().items()
+            for name in names
+            if name in named
+        }
+        if tensors.keys() != own.keys():
             raise CheckpointError(f"{src}: lacks tensors of its run, or has others; take the checkpoint before it")
         self.load_slot(k, run)
-        for part, named in self._slot_tensors().items():
-            for name in names:
-                named[name].detach()[k].copy_(tensors[f"{part}.{name}"])
+        for name, tensor in own.items():
+            tensor.detach()[k].copy_(tensors[name])
         self.slots[k] = slot
 
     def save(self, folder: str | PathLike[str]) -> None:
@@ -283,7 +289,8 @@ class Trainer:
     def _hyperparameters(self, rows: Sequence[Slot], updates: int) -> tuple[Sequence[Coefficients], Tensor]:
         """Optimizer coefficients of each update, and clipping norms [K]. A GPU gets them in one piece."""
         norms = self._to_device(torch.tensor([slot.max_norm for slot in rows], dtype=torch.float32))
-        table = [[slot.coefficients(slot.step + n) for slot in rows] for n in range(1, updates + 1)]
+        groups = self._all.groups
+        table = [[slot.coefficients(groups, slot.step + n) for slot in rows] for n in range(1, updates + 1)]
         if self._device.type == "cpu":
             return table, norms
         return list(self._to_device(torch.tensor(table, dtype=torch.float32).transpose(1, 2))), norms

@@ -6,8 +6,8 @@ views of the same memory). Both give the same numbers, so the choice is a matter
 Shapes: K slots, B batch, T time, D width, C coefficients of an update.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import torch
@@ -17,11 +17,13 @@ from lmcore.clip import clip_scale, slot_grad_norms
 from lmcore.dropout import Dropout
 from lmcore.loss import linear_cross_entropy, linear_token_nll
 from lmcore.model import HEAD, TransformerLM
-from lmcore.optim import FUSED_FROM, OPTIMIZERS
+from lmcore.optim import FUSED_FROM
+from lmcore.optimizers import ParameterGroup, parameter_groups
 
 Coefficients = Tensor | Sequence[Sequence[float]]
-"""The optimizer's numbers for one update: a tensor [C, K] on a GPU; on a CPU, C Python floats for each of K slots."""
-State = dict[str, dict[str, Tensor]]  # by state name, then parameter name
+"""The optimizer's numbers for one update: a tensor [C, K] on a GPU; on a CPU, C Python floats for each of K slots.
+They are the numbers of the population's groups, one group after the other."""
+State = dict[str, dict[str, Tensor]]  # by state name, then name of each parameter that has such a state
 
 
 class Forward(Protocol):
@@ -55,9 +57,9 @@ class Population:
     >>> list(population.state)
     ['exp_avg', 'exp_avg_sq']
 
-    `optimizer` is a name in `lmcore.optim.OPTIMIZERS`. `compiled` compiles the update of all slots at once, which GPUs
-    use. `micro_batch_size` windows are trained on at a time, by default all. `state` is that of the optimizer; zeros by
-    default.
+    `optimizer` is a name in `lmcore.optimizers.OPTIMIZERS`, which divides the parameters into `groups`. `compiled`
+    compiles the update of all slots at once, which GPUs use. `micro_batch_size` windows are trained on at a time, by
+    default all. `state` is that of the optimizer; zeros by default.
     """
 
     def __init__(
@@ -72,14 +74,20 @@ class Population:
         self.optimizer = optimizer
         self.compiled = compiled
         self.micro_batch_size = micro_batch_size
-        self._rule = OPTIMIZERS[optimizer]
         self._parameters = dict(model.named_parameters())
-        size = sum(p[0].numel() for p in self._parameters.values())
-        self._fused = self._rule.fused_ if size >= FUSED_FROM else None
-        self.state = state or {
-            part: {name: torch.zeros_like(p, requires_grad=False) for name, p in self._parameters.items()}
-            for part in self._rule.state_names
-        }
+        self.groups = parameter_groups(optimizer, self._parameters)
+        sizes = [len(group.rule.coefficient_names) for group in self.groups]
+        self._numbers = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        self.fused = sum(p[0].numel() for p in self._parameters.values()) >= FUSED_FROM
+        self.state = state or self._zero_state()
+
+    def _zero_state(self) -> State:
+        state: State = {}
+        for name, parameter in self._parameters.items():
+            (group,) = (group for group in self.groups if name in group.names)
+            for part in group.rule.state_names:
+                state.setdefault(part, {})[name] = torch.zeros_like(parameter, requires_grad=False)
+        return state
 
     def view(self, slot: int) -> "Population":
         """Slot `slot` as a population of its own that shares this one's memory."""
@@ -159,20 +167,16 @@ class Population:
     def _update_slot_by_slot(
         self, grads: dict[str, Tensor], coefficients: Sequence[Sequence[float]], scale: Tensor, active: Tensor | None
     ) -> None:
-        """For CPUs: the textbook update with numbers, or its fused form; inactive slots and idle heads are skipped."""
+        """For CPUs: with numbers; inactive slots and idle heads are skipped. Large models use a rule's fused form."""
         for k, (numbers, factor) in enumerate(zip(coefficients, scale.tolist(), strict=True)):
             if active is not None and not active[k]:
                 continue
-            names = [name for name in grads if not (name == HEAD and self.model.tied[k])]
-            by_name: tuple[Mapping[str, Tensor], ...] = (self._parameters, grads, *self.state.values())
-            tensors = [[named[name][k] for name in names] for named in by_name]
-            if self._fused is not None:
-                self._fused(*tensors, numbers, factor)
-                continue
-            for param, grad, *state in zip(*tensors, strict=True):
-                if factor != 1:
-                    grad.mul_(factor)
-                self._rule.update_(param, grad, *state, numbers)
+            for group, own in zip(self.groups, self._numbers, strict=True):
+                names = [name for name in grads if name in group.names and not (name == HEAD and self.model.tied[k])]
+                tensors = [[named[name][k] for name in names] for named in self._named_tensors(group, grads)]
+                if names:
+                    update = (self.fused and group.rule.fused_) or group.rule.update_
+                    update(tensors, numbers[own], factor)
 
     def _update_slots_at_once(
         self, grads: dict[str, Tensor], coefficients: Tensor, scale: Tensor, active: Tensor | None
@@ -181,27 +185,12 @@ class Population:
         head_active = active
         if self.model.tying != "none":  # a tied slot's own head is idle, and must not decay either
             head_active = ~self.model.tied_mask if active is None else active & ~self.model.tied_mask
-        update = _compiled_update() if self.compiled else _update
-        for name, grad in grads.items():
-            tensors = [self._parameters[name], grad, *(named[name] for named in self.state.values())]
-            rows = [tensor.flatten(1) for tensor in tensors]  # of one form, to which one program fits
-            update(self._rule.update_slots_, rows, coefficients, scale, head_active if name == HEAD else active)
+        for group, own in zip(self.groups, self._numbers, strict=True):
+            names = [name for name in grads if name in group.names]
+            tensors = [[named[name] for name in names] for named in self._named_tensors(group, grads)]
+            who = [head_active if name == HEAD else active for name in names]
+            group.rule.update_slots_(tensors, coefficients[own], scale, who, self.compiled)
 
-
-def _update(
-    update_slots_: Callable[..., None],
-    tensors: Sequence[Tensor],
-    coefficients: Tensor,
-    scale: Tensor,
-    active: Tensor | None,
-) -> None:
-    """Update a parameter, whose gradient and state follow it in `tensors`: [K, numbers of a slot] each."""
-    param, grad, *state = tensors
-    c = [row[:, None] for row in coefficients.unbind()]
-    update_slots_(param, grad * scale[:, None], *state, c, None if active is None else active[:, None])
-
-
-@cache
-def _compiled_update() -> Callable[..., None]:
-    """`_update` as one pass over its tensors. One program serves all sizes, as that of all tensors compiles slowly."""
-    return torch.compile(_update, dynamic=True, fullgraph=True)
+    def _named_tensors(self, group: ParameterGroup, grads: dict[str, Tensor]) -> tuple[Mapping[str, Tensor], ...]:
+        """Parameters, gradients and each kind of state of a group, by parameter name."""
+        return self._parameters, grads, *(self.state[part] for part in group.rule.state_names)

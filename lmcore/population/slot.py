@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.corpus.windows import final_window_count
-from lmcore.optim import OPTIMIZERS
+from lmcore.optimizers import ParameterGroup
 from lmcore.reports import is_due, next_report
 from lmcore.schedule import SCHEDULES, Phases
 
@@ -79,6 +79,7 @@ class Slot:
         phases = Phases(run.warmup_steps, run.decay_steps, run.steps)
         return SCHEDULES[optim.schedule](update, optim.lr, optim.min_lr_ratio * optim.lr, phases)
 
-    def coefficients(self, update: int) -> Sequence[float]:
-        """The optimizer's numbers for update number `update`."""
-        return OPTIMIZERS[self.run.optim.name].coefficients(self.run.optim, self.lr(update), update)
+    def coefficients(self, groups: Sequence[ParameterGroup], update: int) -> Sequence[float]:
+        """The numbers of update number `update` for these groups of parameters, one group after the other."""
+        lr = self.lr(update)
+        return [number for group in groups for number in group.coefficients(self.run.optim, lr, update)]

@@ -48,10 +48,11 @@ PART_OF_FILE = {
     "loss": HEAD_AND_LOSS,
     "population": CLIPPING,
     "clip": CLIPPING,
+    "update_rule": OPTIMIZER,
     "optim": OPTIMIZER,
     "evaluate": EVALUATION,
 }
-PART_OF_COMPILED = {HEAD_AND_LOSS: HEAD_AND_LOSS, CLIPPING: OPTIMIZER}
+PART_OF_COMPILED = {HEAD_AND_LOSS: HEAD_AND_LOSS, OPTIMIZER: OPTIMIZER}
 """Part of a compiled program by the part that calls it; any other caller makes it COMPILED."""
 PARTS = (BATCHES, DROPOUT, *PART_OF_MODULE.values(), COMPILED, AUTOGRAD, CLIPPING, OPTIMIZER, REST)
 """All parts of an update, in the order of the step."""

@@ -1,6 +1,7 @@
 """AdamW against its five lines written out, against torch's, and both forms of every optimizer against each other."""
 
 import math
+from itertools import chain
 from typing import get_args
 
 import pytest
@@ -8,9 +9,11 @@ import torch
 from torch import nn
 
 from lmcore.config import OptimConfig
-from lmcore.optim import OPTIMIZERS, AdamW, adamw_coefficients, adamw_fused_, adamw_update_, adamw_update_slots_
+from lmcore.optim import AdamW, adamw_coefficients, adamw_fused_, adamw_update_, adamw_update_slots_
+from lmcore.optimizers import OPTIMIZERS
 
 STEPS = 1000
+RULES = {f"{name}, {part}": rule for name, rules in OPTIMIZERS.items() for part, rule in rules._asdict().items()}
 
 
 def gradients(shape=(6, 4), dtype=torch.float64, seed=0):
@@ -129,40 +132,42 @@ def test_a_slot_updated_at_once_with_others_is_bitwise_the_slot_alone(shape, K, 
         assert all(torch.equal(tensor[k], own[0]) for tensor, own in zip(population, alone[k], strict=True))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_the_update_of_all_slots_at_once_is_the_textbook_update_to_rounding(name):
-    rule = OPTIMIZERS[name]
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
+def test_the_update_of_all_slots_at_once_is_the_textbook_update_to_rounding(rule):
     configs = [OptimConfig(weight_decay=0.1), OptimConfig(weight_decay=0.0, beta1=0.0), OptimConfig(beta2=0.999)]
     lrs = [3e-2, 0.0, 10.0]
+    scale = torch.tensor([1.0, 0.5, 1.0])
+    shapes = [(3, 6, 4), (3, 4, 6), (3, 6, 4)]
     generator = torch.Generator().manual_seed(0)
-    at_once = [torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)]
-    at_once += [torch.zeros_like(at_once[0]) for _ in rule.state_names]
-    by_slot = [tensor.clone() for tensor in at_once]
+    at_once = [[torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]]
+    at_once += [[torch.zeros_like(param) for param in at_once[0]] for _ in rule.state_names]
+    by_slot = [[tensor.clone() for tensor in tensors] for tensors in at_once]
     for step in range(1, 31):
-        grad = torch.randn(3, 6, 4, generator=generator, dtype=torch.float64)
-        before = grad.clone()
+        grads = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+        before = [grad.clone() for grad in grads]
         numbers = [rule.coefficients(optim, lr, step) for optim, lr in zip(configs, lrs, strict=True)]
-        param, *state = at_once
-        rule.update_slots_(param, grad, *state, columns(numbers, torch.float64, 2), None)
-        for k, c in enumerate(numbers):
-            param, *state = (tensor[k] for tensor in by_slot)
-            rule.update_(param, grad[k], *state, c)
-        assert torch.equal(grad, before)
-    for ours, theirs in zip(at_once, by_slot, strict=True):
+        assert {len(row) for row in numbers} == {len(rule.coefficient_names)}
+        params, *states = at_once
+        c = torch.tensor(numbers, dtype=torch.float64).T
+        rule.update_slots_([params, grads, *states], c, scale, [None] * 3, False)
+        assert all(torch.equal(grad, old) for grad, old in zip(grads, before, strict=True))
+        for k, (c, factor) in enumerate(zip(numbers, scale.tolist(), strict=True)):
+            params, own, *states = ([tensor[k] for tensor in tensors] for tensors in (by_slot[0], grads, *by_slot[1:]))
+            rule.update_([params, own, *states], c, factor)
+    for ours, theirs in zip(chain(*at_once), chain(*by_slot), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.0])
-def test_an_inactive_slot_keeps_every_bit(name, value):
-    rule = OPTIMIZERS[name]
-    tensors = [torch.full((2, 5), value) for _ in range(1 + len(rule.state_names))]
-    c = columns([rule.coefficients(OptimConfig(), 1e-3, 1)] * 2, torch.float32, 1)
-    param, *state = tensors
-    rule.update_slots_(param, torch.full((2, 5), math.nan), *state, c, torch.tensor([[True], [False]]))
-    expected = torch.full((5,), value).view(torch.int32)
-    assert all(torch.equal(tensor[1].view(torch.int32), expected) for tensor in tensors)
-    assert param[0].isnan().all()
+def test_an_inactive_slot_keeps_every_bit(rule, value):
+    params, *states = tensors = [[torch.full((2, 5, 3), value)] for _ in range(1 + len(rule.state_names))]
+    c = torch.tensor([rule.coefficients(OptimConfig(), 1e-3, 1)] * 2).T
+    grads = [torch.full((2, 5, 3), math.nan)]
+    rule.update_slots_([params, grads, *states], c, torch.ones(2), [torch.tensor([True, False])], False)
+    expected = torch.full((5, 3), value).view(torch.int32)
+    assert all(torch.equal(tensor[1].view(torch.int32), expected) for (tensor,) in tensors)
+    assert params[0][0].isnan().all()
 
 
 def test_a_run_may_name_exactly_the_optimizers_that_there_are():

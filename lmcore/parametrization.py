@@ -24,15 +24,22 @@ Loads without torch. Whoever adds a parametrization adds an entry to `PARAMETRIZ
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
 from lmcore.config import ModelConfig
 
-HIDDEN = tuple(f"attn.{name}_proj.weight" for name in ("q", "k", "v", "output")) + tuple(
-    f"ffn.{name}.weight" for name in ("w1", "w2", "w3")
-)
-"""What the names of hidden matrices end with."""
+_HIDDEN_MATRIX = re.compile(r"layers\.\d+\.(attn\.\w+_proj|ffn\.w\d)\.weight")
+
+
+def is_hidden_matrix(name: str) -> bool:
+    """Whether this parameter is a matrix of attention or of a feed-forward network.
+
+    >>> is_hidden_matrix("layers.0.attn.q_proj.weight"), is_hidden_matrix("layers.0.attn.q_norm.weight")
+    (True, False)
+    """
+    return _HIDDEN_MATRIX.fullmatch(name) is not None
 
 
 class Parametrization(NamedTuple):
@@ -56,8 +63,8 @@ def _mup_attention_scale(config: ModelConfig) -> float | None:
 PARAMETRIZATIONS: dict[str, Parametrization] = {
     "standard": Parametrization(lambda _, name: 1.0, lambda _, name: 1.0, lambda _: None, lambda _: 1.0),
     "mup": Parametrization(
-        init_factor=lambda config, name: 1 / math.sqrt(config.width_ratio) if name.endswith(HIDDEN) else 1.0,
-        lr_factor=lambda config, name: 1 / config.width_ratio if name.endswith(HIDDEN) else 1.0,
+        init_factor=lambda config, name: 1 / math.sqrt(config.width_ratio) if is_hidden_matrix(name) else 1.0,
+        lr_factor=lambda config, name: 1 / config.width_ratio if is_hidden_matrix(name) else 1.0,
         attention_scale=_mup_attention_scale,
         logit_multiplier=lambda config: 1 / config.width_ratio,
     ),

@@ -9,11 +9,17 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from lmcore import columns as col
+from lmcore.clip import clip_grad_norm_
 from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
+from lmcore.data import get_batch
 from lmcore.init import RESIDUAL_OUTPUTS, STD
+from lmcore.loss import cross_entropy
 from lmcore.model import EMBEDDING, HEAD, TransformerLM
+from lmcore.optim import AdamW
 from lmcore.parametrization import PARAMETRIZATIONS
 from lmcore.params import count_parameters
+from lmcore.population.population import Population
+from lmcore.schedule import cosine_lr
 from lmcore.trainer import Trainer
 
 SMALL = {"vocab_size": 97, "d_model": 64, "num_layers": 2, "num_heads": 4, "d_ff": 128, "context_length": 16}
@@ -106,6 +112,52 @@ def test_logits_are_those_of_the_table(norm, tied, base_head_dim):
     tokens = torch.randint(0, 97, (3, 16), generator=torch.Generator().manual_seed(0))
     expected = reference_logits(config, model.slot_state_dict(0), tokens)
     torch.testing.assert_close(model(tokens[None])[0].double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_updates_are_those_of_adamw_with_the_learning_rates_of_the_table(small_tokens, tied):
+    """Reference: an ordinary loop over our AdamW, whose groups divide lr by m and multiply weight_decay by it."""
+    one = run(tied=tied, weight_decay=0.5, warmup_fraction=0.3, clip_norm=0.5)
+    trainer = Trainer([one], small_tokens)
+    model = TransformerLM(one.model)
+    groups = []
+    for name, parameter in model.named_parameters():
+        if not (tied and name == HEAD):
+            _, factor = table_8(name, m=4)
+            groups.append({"params": [parameter], "factor": factor, "weight_decay": 0.5 / factor})
+    optimizer = AdamW(groups, betas=(0.9, 0.95))
+    for update in range(1, 11):
+        x, y = get_batch(small_tokens.train, 4, 16, torch.device("cpu"), 0, update - 1)
+        model.zero_grad()
+        cross_entropy(model(x[None]), y[None]).backward()
+        clip_grad_norm_([parameter for group in groups for parameter in group["params"]], 0.5)
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_lr(update, 1e-2, 1e-3, 3, 10) * group["factor"]
+        optimizer.step()
+    list(trainer)
+    for name, ours in trainer.model.slot_state_dict(0).items():
+        theirs = model.slot_state_dict(0)[name]
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_every_form_of_the_update_has_the_learning_rates_of_the_table(monkeypatch):
+    """The first update of Adam moves every entry by its learning rate, whatever the gradient."""
+    before = TransformerLM(ModelConfig(**SMALL | MUP), 2, tied=[False, False])
+    for form in ("slot by slot", "fused", "at once"):
+        model = TransformerLM(before.config, 2)
+        monkeypatch.setattr("lmcore.population.population.FUSED_FROM", 0 if form == "fused" else 10**9)
+        population = Population(model)
+        grads = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
+        optim = OptimConfig(beta2=0.9, weight_decay=0.0)
+        numbers = [
+            [number for group in population.groups for number in group.coefficients(optim, lr, 1)] for lr in (0.1, 0.2)
+        ]
+        coefficients = torch.tensor(numbers).T if form == "at once" else numbers
+        population.update(grads, coefficients, torch.full((2,), math.inf))
+        for (name, old), new in zip(before.named_parameters(), model.parameters(), strict=True):
+            for slot, lr in enumerate((0.1, 0.2)):
+                step = (old - new)[slot]
+                torch.testing.assert_close(step, torch.full_like(step, lr * table_8(name, m=4)[1]), rtol=1e-4, atol=0)
 
 
 # At its base, and beside others

@@ -10,20 +10,17 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lmcore.config import ModelConfig, RunSpec, TrainConfig
 from lmcore.coordinates.options import FILE, parser
-from lmcore.coordinates.slopes import FLAT, Slopes, means, slopes
+from lmcore.coordinates.slopes import FLAT, Coordinate, Slopes, means, slopes
 from lmcore.durable import write_file
 from lmcore.errors import InputError, print_error
 from lmcore.runfile.paths import apply
 from lmcore.runfile.run_file import load_run
 from lmcore.terminal.console import print_out
 from lmcore.terminal.table import Column, FittedTable
-
-if TYPE_CHECKING:
-    from lmcore.coordinates.record import Coordinate
 
 SMALL = RunSpec(
     model=ModelConfig(d_model=64, num_layers=2, num_heads=4, d_ff=176, context_length=64, parametrization="mup"),
@@ -63,7 +60,7 @@ def _run(options: argparse.Namespace) -> RunSpec:
     return apply(run, {"model.parametrization": options.parametrization, **bases})
 
 
-def _measure(run: RunSpec, options: argparse.Namespace) -> list["Coordinate"]:
+def _measure(run: RunSpec, options: argparse.Namespace) -> list[Coordinate]:
     widths = sorted(set(options.widths))
     if len(widths) < 2:
         raise InputError(f"--widths: must be at least two, to compare (got {widths[0]}); give another")
@@ -76,7 +73,7 @@ def _measure(run: RunSpec, options: argparse.Namespace) -> list["Coordinate"]:
     return [row for one in runs for row in coordinates(one, tokens, options.steps, options.seeds)]
 
 
-def _write(out: Path, run: RunSpec, rows: list["Coordinate"], found: list[Slopes], flat: bool) -> None:
+def _write(out: Path, run: RunSpec, rows: list[Coordinate], found: list[Slopes], flat: bool) -> None:
     document = {
         "run": run.model_dump(),
         "flat_slope": FLAT,
@@ -96,7 +93,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _table(rows: list["Coordinate"], found: list[Slopes], out: Path) -> FittedTable:
+def _table(rows: list[Coordinate], found: list[Slopes], out: Path) -> FittedTable:
     """For each kind its change by the last update at every width, and both slopes."""
     last = max(row.step for row in rows)
     widths = sorted({row.width for row in rows})

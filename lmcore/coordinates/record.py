@@ -9,12 +9,12 @@ Shapes: K slots, one for each seed; B batch, T time.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmcore.config import BUDGET_FIELDS, RunSpec
+from lmcore.coordinates.slopes import Coordinate
 from lmcore.corpus.tokens import Tokens
 from lmcore.data import validation_windows
 from lmcore.errors import InputError
@@ -24,17 +24,6 @@ from lmcore.trainer import Trainer
 
 KINDS = ("embedding", "attention", "feed-forward", "residual stream", "logits")
 """What is measured: of attention and feed-forward networks the mean over layers, of the residual stream its end."""
-
-
-class Coordinate(NamedTuple):
-    """Mean absolute value of a kind of activation, and of its change since initialization."""
-
-    width: int
-    seed: int
-    step: int  # updates made
-    kind: str
-    size: float
-    change: float
 
 
 def at_width(run: RunSpec, width: int) -> RunSpec:
@@ -98,7 +87,10 @@ def _activations(model: TransformerLM, x: Tensor) -> dict[str, list[Tensor]]:
 def _recorded(model: TransformerLM) -> Iterator[dict[str, list[Tensor]]]:
     """Outputs of the forward passes in the block, by kind."""
     found: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
-    modules = [("embedding", model.token_embeddings), ("residual stream", model.layers[-1])]
+    modules: list[tuple[str, nn.Module]] = [
+        ("embedding", model.token_embeddings),
+        ("residual stream", model.layers[-1]),
+    ]
     for layer in model.layers:
         modules += [("attention", layer.attn), ("feed-forward", layer.ffn)]
     handles = [
@@ -114,4 +106,4 @@ def _recorded(model: TransformerLM) -> Iterator[dict[str, list[Tensor]]]:
 
 def _mean_abs(layers: list[Tensor]) -> list[float]:
     """[K, ...] of each layer -> their mean absolute value by slot."""
-    return torch.stack([layer.abs().flatten(1).mean(1) for layer in layers]).mean(0).tolist()  # type: ignore[no-any-return]
+    return torch.stack([layer.abs().flatten(1).mean(1) for layer in layers]).mean(0).tolist()

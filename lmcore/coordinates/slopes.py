@@ -8,17 +8,18 @@ about 1/2 or more. Small widths bend muP's own lines down, by 0.25 from 64 to 51
 import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 FLAT = 0.35
 """The steepest slope that counts as flat."""
 
 
-class Row(Protocol):
-    """What is read of `lmcore.coordinates.record.Coordinate`."""
+class Coordinate(NamedTuple):
+    """Mean absolute value of a kind of activation, and of its change since initialization."""
 
     width: int
-    step: int
+    seed: int
+    step: int  # updates made
     kind: str
     size: float
     change: float
@@ -37,7 +38,7 @@ class Slopes(NamedTuple):
         return self.initial <= FLAT and abs(self.change) <= FLAT  # false for nan
 
 
-def slopes(rows: Sequence[Row]) -> list[Slopes]:
+def slopes(rows: Sequence[Coordinate]) -> list[Slopes]:
     """Slopes of each kind, through the means over seeds and all widths.
 
     nan where a value is 0 or not finite, as after a divergence: that is not flat.
@@ -53,7 +54,7 @@ def slopes(rows: Sequence[Row]) -> list[Slopes]:
     ]
 
 
-def means(rows: Iterable[Row], value: Callable[[Row], float]) -> dict[int, float]:
+def means(rows: Iterable[Coordinate], value: Callable[[Coordinate], float]) -> dict[int, float]:
     """The mean of a value over seeds, by width."""
     by_width: dict[int, list[float]] = {}
     for row in rows:
@@ -61,7 +62,7 @@ def means(rows: Iterable[Row], value: Callable[[Row], float]) -> dict[int, float
     return {width: statistics.fmean(values) for width, values in sorted(by_width.items())}
 
 
-def _slope(rows: Iterable[Row], value: Callable[[Row], float]) -> float:
+def _slope(rows: Iterable[Coordinate], value: Callable[[Coordinate], float]) -> float:
     found = means(rows, value)
     if not all(0 < v < math.inf for v in found.values()):
         return math.nan

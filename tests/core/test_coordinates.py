@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from lmcore.config import DataConfig, ModelConfig, RunSpec, TrainConfig
+from lmcore.config import DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.coordinates import __main__ as command
-from lmcore.coordinates.record import KINDS, Coordinate, at_width, coordinates
-from lmcore.coordinates.slopes import FLAT, slopes
+from lmcore.coordinates.record import KINDS, at_width, coordinates
+from lmcore.coordinates.slopes import FLAT, Coordinate, slopes
 from lmcore.errors import InputError
 from lmcore.parametrization import PARAMETRIZATIONS
 
@@ -21,6 +21,7 @@ def small_run(parametrization="mup", **model):
     return RunSpec(
         model=ModelConfig(**shape | model, parametrization=parametrization),
         train=TrainConfig(batch_size=8, dtype="float32"),
+        optim=OptimConfig(lr=1e-2),
     )
 
 

@@ -253,8 +253,9 @@ BUDGET_FIELDS = ("steps", "tokens", "tokens_per_parameter")
 class OptimConfig(Config):
     """Optimizer, learning-rate schedule and gradient clipping."""
 
-    name: Literal["adamw"] = "adamw"
-    """Optimizer, one of `lmcore.optimizers.OPTIMIZERS`: AdamW with decoupled decay."""
+    name: Literal["adamw", "muon"] = "adamw"
+    """Optimizer, one of `lmcore.optimizers.OPTIMIZERS`: AdamW with decoupled decay; or Muon for the matrices of
+    attention and feed-forward networks, with AdamW for embedding, head and norms."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
     """Learning-rate schedule, one of `lmcore.schedule.SCHEDULES`: linear warm-up, then decay as a cosine or in a line;
     or lr until the last decay_fraction of the updates (wsd: warm-up, stable, decay), or to the end."""
@@ -276,6 +277,11 @@ class OptimConfig(Config):
     """Fraction of the updates, the last ones, in which schedule: wsd decays; less if warm-up leaves less."""
     clip_norm: PositiveFloat | None = 1.0
     """Largest l2 norm of the whole gradient; null: no clipping."""
+    muon_lr: PositiveFloat | None = None
+    """Maximum learning rate of the matrices that Muon updates, with name: muon; it follows the same schedule. null: lr,
+    which suits both, because Muon's steps are scaled to the root mean square of AdamW's."""
+    muon_momentum: Beta = 0.95
+    """Decay of Muon's momentum, with name: muon."""
 
 
 class RunSpec(Config):
@@ -361,7 +367,8 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
         "model": "tie_embeddings dropout",
         "train": "steps tokens tokens_per_parameter seed",
         "data": "seed",
-        "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction decay_fraction clip_norm",
+        "optim": "schedule lr min_lr_ratio beta1 beta2 eps weight_decay warmup_fraction decay_fraction clip_norm "
+        "muon_lr muon_momentum",
     },
     # Changes shapes or the program: all slots of a population share it.
     "static": {

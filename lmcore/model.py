@@ -252,9 +252,9 @@ class TransformerLM(nn.Module):
             x = drop(x, masks, 0)
         for block in self.layers:
             x = block(x, time, rope, masks)
-        x = self.ln_final(x)
+        x = self.ln_final(x)  # [K, B*T, D]
         # The head is linear, so its inputs are multiplied: fewer than the logits, which training never has all at once.
-        return x if self.logit_multiplier == 1 else x * self.logit_multiplier
+        return x if self.logit_multiplier == 1 else x * self.logit_multiplier  # type: ignore[no-any-return]
 
     def head(self) -> Tensor:
         """Output matrix [K, V, D]: each slot's embedding or own head, selected by `where` because 0 * nan is nan."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from lmcore.config import OptimConfig
+from lmcore.muon import MUON
 from lmcore.optim import ADAMW
 from lmcore.parametrization import is_hidden_matrix
 from lmcore.update_rule import UpdateRule
@@ -22,6 +23,7 @@ class Optimizer(NamedTuple):
 
 OPTIMIZERS: dict[str, Optimizer] = {
     "adamw": Optimizer(hidden_matrices=ADAMW, others=ADAMW),
+    "muon": Optimizer(hidden_matrices=MUON, others=ADAMW),
 }
 """By `optim.name`; the names are also the `Literal` of `lmcore.config.OptimConfig.name`."""
 
@@ -48,9 +50,9 @@ def parameter_groups(
 ) -> list[ParameterGroup]:
     """The parameters of these names, as an optimizer partitions them, and those with other factors apart.
 
-    >>> groups = parameter_groups("adamw", ["token_embeddings.weight", "layers.0.ffn.w1.weight"])
+    >>> groups = parameter_groups("muon", ["token_embeddings.weight", "layers.0.ffn.w1.weight", "ln_final.weight"])
     >>> [sorted(group.names) for group in groups]
-    [['layers.0.ffn.w1.weight', 'token_embeddings.weight']]
+    [['ln_final.weight', 'token_embeddings.weight'], ['layers.0.ffn.w1.weight']]
 
     `lr_factor` gives AdamW's factor of each parameter; an update that grows more slowly with the width has a power of
     it (`UpdateRule.width_power`).

@@ -18,7 +18,7 @@ from lmcore.coordinates.slopes import Coordinate
 from lmcore.corpus.tokens import Tokens
 from lmcore.data import validation_windows
 from lmcore.errors import InputError
-from lmcore.model import TransformerLM
+from lmcore.model import Block, TransformerLM
 from lmcore.runfile.paths import apply
 from lmcore.trainer import Trainer
 
@@ -92,6 +92,7 @@ def _recorded(model: TransformerLM) -> Iterator[dict[str, list[Tensor]]]:
         ("residual stream", model.layers[-1]),
     ]
     for layer in model.layers:
+        assert isinstance(layer, Block)
         modules += [("attention", layer.attn), ("feed-forward", layer.ffn)]
     handles = [
         module.register_forward_hook(lambda *call, kind=kind: found[kind].append(call[-1].float()))

@@ -50,6 +50,7 @@ PART_OF_FILE = {
     "clip": CLIPPING,
     "update_rule": OPTIMIZER,
     "optim": OPTIMIZER,
+    "muon": OPTIMIZER,
     "evaluate": EVALUATION,
 }
 PART_OF_COMPILED = {HEAD_AND_LOSS: HEAD_AND_LOSS, OPTIMIZER: OPTIMIZER}

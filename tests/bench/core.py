@@ -13,6 +13,7 @@ Rows:
 
 and forms of the update, and designs that were not chosen:
     optimizer  training steps with the textbook AdamW, against its fused form; with --threads 1, as in a sweep
+    muon       training steps with Muon, against the same steps with AdamW; with --threads 1, as in a sweep
     program    training steps, against the whole step as one compiled program
     layout     training steps and updates of K slots, against arenas [K, P] in place of tensors [K, ...]
 
@@ -51,6 +52,7 @@ from tests.bench.core_arms import (
     adamw_steps,
     loss_arms,
     module_step,
+    muon_steps,
     nanogpt_step,
     our_step,
     our_update,
@@ -71,6 +73,7 @@ STEPS: dict[str, tuple[ModelConfig, int]] = {  # model, B
 }
 ENGINES = {"1.3M": STEPS["1.3M"]}
 MODULES = {str(d): (sized(d, 4, 4, 2048, 128), 8) for d in (32, 64, 128)}
+MUONS = {f"d{d}": (sized(d, 4, 4, 2048, 128), 16) for d in (64, 128)}
 LOSSES = {  # N, D, V
     "V2048": (2048, 128, 2048),
     "V8192": (2048, 256, 8192),
@@ -84,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nanogpt", metavar="DIR", type=Path, help="a checkout of nanoGPT; without it no `step` row")
     parser.add_argument(
-        "--rows", default="engines,step,module,kernels,loss,update,compile,shares,optimizer,program,layout"
+        "--rows", default="engines,step,module,kernels,loss,update,compile,shares,optimizer,muon,program,layout"
     )
     parser.add_argument("--threads", type=int, default=cores(), help="CPU threads of every arm")
     parser.add_argument("--rounds", type=int, default=7)
@@ -106,6 +109,7 @@ def main() -> None:
         "compile": compiles,
         "shares": shares,
         "optimizer": optimizers,
+        "muon": muons,
         "program": programs,
         "layout": layouts,
     }
@@ -295,6 +299,18 @@ def optimizers(options: argparse.Namespace) -> dict[str, Any]:
         for variant, compiled, dtype in variants:
             arms = adamw_steps(model, batch_size, compiled, options.threads, dtype)
             table[f"{name} {variant}"] = compared(race(arms, options.rounds, "cpu"), ("textbook",), ("fused",))
+            forget()
+    return table
+
+
+def muons(options: argparse.Namespace) -> dict[str, Any]:
+    """Steps with Muon, against the same steps with AdamW: the ratio is below 1 by what Muon costs."""
+    table = {}
+    for name, (model, batch_size) in MUONS.items():
+        for compiled in (False, True):
+            arms = muon_steps(model, batch_size, compiled, options.threads)
+            found = compared(race(arms, options.rounds, "cpu"), ("Muon",), ("AdamW",))
+            table[f"{name} {'compiled' if compiled else 'eager'}"] = found
             forget()
     return table
 

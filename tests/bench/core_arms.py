@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lmcore.init
-from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens
 from lmcore.loss import linear_cross_entropy
 from lmcore.model import TransformerLM
@@ -28,6 +28,7 @@ BETAS, DECAY, CLIP, LR = (0.9, 0.95), 0.1, 1.0, 1e-3
 GROWTH = 3.0  # of gradients that have been clipped, so that the next call has something to clip
 
 Dtype = Literal["float32", "bfloat16"]
+Optimizer = Literal["adamw", "muon"]
 
 
 def dtype_on(device: str) -> Dtype:
@@ -52,6 +53,7 @@ def step_trainer(
     dtype: Dtype | None = None,
     slots: int = 1,
     graphs: bool = True,
+    optimizer: Optimizer = "adamw",
 ) -> Trainer:
     """A trainer of runs that never end; by default in the dtype of the device. `graphs` matters on a GPU only."""
     train = TrainConfig(
@@ -60,7 +62,8 @@ def step_trainer(
         update={"device": device, "dtype": dtype or dtype_on(device), "cuda_graphs": graphs and device == "cuda"}
     )
     ids = np.random.default_rng(0).integers(0, model.vocab_size, 2**18, dtype=np.uint16)
-    return Trainer([RunSpec(model=model, train=train)] * slots, Tokens.of(ids, ids[: 2**14], model.vocab_size))
+    run = RunSpec(model=model, train=train, optim=OptimConfig(name=optimizer))
+    return Trainer([run] * slots, Tokens.of(ids, ids[: 2**14], model.vocab_size))
 
 
 @contextmanager
@@ -94,6 +97,15 @@ def adamw_steps(model: ModelConfig, batch_size: int, compiled: bool, threads: in
         trainer._all.fused = fused
         arms[name] = trainer_step(trainer)
     return arms
+
+
+def muon_steps(model: ModelConfig, batch_size: int, compiled: bool, threads: int) -> dict[str, Arm]:
+    """Our step on a CPU with Muon and with AdamW."""
+    shape = model, batch_size, compiled, "cpu", threads
+    return {
+        "Muon": trainer_step(step_trainer(*shape, optimizer="muon")),
+        "AdamW": trainer_step(step_trainer(*shape, optimizer="adamw")),
+    }
 
 
 def our_step(

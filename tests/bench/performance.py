@@ -85,6 +85,9 @@ def _cells(result: dict[str, Any]) -> dict[str, str]:
     for name, one in rows.get("optimizer", {}).items():
         how = f"{', '.join(name.split())}, {_threads(result['optimizer'])}"
         cells[f"the same step with the fused form of AdamW, {how}"] = _ratio(one)
+    for name, one in rows.get("muon", {}).items():
+        how = f"{', '.join(name.split())}, {_threads(result['muon'])}"
+        cells[f"the same step with AdamW in place of Muon, {how}"] = _ratio(one)
     for name, one in rows.get("program", {}).items():
         cells[f"the whole step as one program of torch.compile, d = {name[1:]}"] = _ratio(one)
     for name, one in rows.get("layout", {}).items():

@@ -43,8 +43,9 @@ class UpdateRule(NamedTuple):
     fused_: Update | None = None
     """`update_` to rounding, for large models, if there is a faster form."""
     width_power: float = 1.0
-    """p, if a hidden matrix's outputs change by its learning rate times width^p. It is 1 for updates like Adam's, whose
-    entries are as large as the learning rate, and aligned with the inputs. muP divides the learning rate by m^p."""
+    """p, if a hidden matrix's outputs change by its learning rate times width^p, which is how the spectral norm of its
+    update grows (Yang, Simon & Bernstein, 2023): 1 for updates like Adam's, whose entries are as large as the learning
+    rate and aligned with the inputs. muP divides the learning rate by m^p."""
 
 
 def one_by_one(update_: Callable[..., None]) -> Update:

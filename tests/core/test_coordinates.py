@@ -11,6 +11,7 @@ from lmcore.coordinates.record import KINDS, at_width, coordinates
 from lmcore.coordinates.slopes import FLAT, Coordinate, slopes
 from lmcore.errors import InputError
 from lmcore.parametrization import PARAMETRIZATIONS
+from lmcore.runfile.paths import apply
 
 WIDTHS = (64, 128, 256)
 STANDARD, MUP = PARAMETRIZATIONS["standard"], PARAMETRIZATIONS["mup"]
@@ -30,9 +31,10 @@ def slopes_of(run, tokens, steps=8):
     return {one.kind: one for one in slopes(rows)}
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_mup_is_flat(small_tokens, tied):
-    found = slopes_of(small_run(tie_embeddings=tied), small_tokens)
+@pytest.mark.parametrize(("tied", "optimizer"), [(False, "adamw"), (True, "adamw"), (False, "muon")])
+def test_mup_is_flat(small_tokens, tied, optimizer):
+    run = apply(small_run(tie_embeddings=tied), {"optim.name": optimizer})
+    found = slopes_of(run, small_tokens)
     assert tuple(found) == KINDS
     assert all(one.flat for one in found.values()), found
 

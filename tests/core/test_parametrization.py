@@ -16,6 +16,7 @@ from lmcore.init import RESIDUAL_OUTPUTS, STD
 from lmcore.loss import cross_entropy
 from lmcore.model import EMBEDDING, HEAD, TransformerLM
 from lmcore.optim import AdamW
+from lmcore.optimizers import OPTIMIZERS, parameter_groups
 from lmcore.parametrization import PARAMETRIZATIONS
 from lmcore.params import count_parameters
 from lmcore.population.population import Population
@@ -158,6 +159,21 @@ def test_every_form_of_the_update_has_the_learning_rates_of_the_table(monkeypatc
             for slot, lr in enumerate((0.1, 0.2)):
                 step = (old - new)[slot]
                 torch.testing.assert_close(step, torch.full_like(step, lr * table_8(name, m=4)[1]), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_of_a_hidden_matrix_have_one_spectral_norm_at_every_width(name):
+    """For a gradient of low rank, as one of few tokens is in a wide model: the condition of Yang et al. (2023)."""
+    norms = []
+    for m in (1, 4, 16):
+        width, generator = 32 * m, torch.Generator().manual_seed(0)
+        [group] = parameter_groups(name, ["layers.0.attn.q_proj.weight"], lambda _, m=m: 1 / m)
+        left, right = (torch.randn(width, 1, generator=generator) for _ in range(2))
+        weight, grad = torch.zeros(width, width), left @ right.T
+        state = [[torch.zeros_like(weight)] for _ in group.rule.state_names]
+        group.rule.update_([[weight], [grad], *state], group.coefficients(OptimConfig(), 1e-2, 1), 1.0)
+        norms.append(torch.linalg.matrix_norm(weight, 2).item())
+    assert norms[1:] == pytest.approx([norms[0]] * 2, rel=0.1)
 
 
 # At its base, and beside others

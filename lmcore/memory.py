@@ -1,9 +1,9 @@
 """How much memory one training run needs, estimated from its config. No model is built and torch is not loaded.
 
-Weights, gradients and two moments are exact; the rest counts the tensors that a forward pass, of a micro batch if there
-are any, keeps for the backward pass, and what the heap of a process loses in gaps between them. A test compares the sum
-with the peak of a real run: it lies within a factor of FACTOR for runs of 100 MB or more. Libraries take some 300 MB of
-every process besides.
+Weights, gradients and the optimizer's state are exact; the rest counts the tensors that a forward pass, of a micro
+batch if there are any, keeps for the backward pass, and what the heap of a process loses in gaps between them. A test
+compares the sum with the peak of a real run: it lies within a factor of FACTOR for runs of 100 MB or more. Libraries
+take some 300 MB of every process besides.
 
 Letters: N layers, D width, F ffn width, V vocabulary.
 """
@@ -27,7 +27,7 @@ class MemoryEstimate(NamedTuple):
     True
     """
 
-    state: int  # float32 weights, their gradients, and both moments
+    state: int  # float32 weights, their gradients, and AdamW's two moments or Muon's one
     activations: int  # kept from the forward pass for the backward pass, and the loss's buffers, with GAPS
 
     @property
@@ -58,4 +58,5 @@ def estimate_memory(run: RunSpec) -> MemoryEstimate:
     weights_cast = low * weights if low < FLOAT else 0
     heads_gradients = 1 if run.train.windows_per_pass == run.train.batch_size else 2  # a micro batch's, and its share
     loss = 2 * FLOAT * max(CHUNK_LOGITS, 128 * V) + heads_gradients * FLOAT * V * D
-    return MemoryEstimate(4 * FLOAT * weights, int(GAPS * (tokens * per_token + weights_cast + loss)))
+    one_moment = counts.attention + counts.ffn if run.optim.name == "muon" else 0
+    return MemoryEstimate(FLOAT * (4 * weights - one_moment), int(GAPS * (tokens * per_token + weights_cast + loss)))

@@ -16,7 +16,7 @@ from analysis.tables.searched import BATCH_PATH, MOST_CHOICES
 from analysis.tables.trials import LR_PATH, TIED_PATH, TYING
 from lmcore import columns as col
 
-ONE_MINUS = ("beta1", "beta2")
+ONE_MINUS = ("beta1", "beta2", "muon_momentum")
 FRACTIONS = ("warmup_fraction", "dropout", "min_lr_ratio")
 WIDE = 20  # ratio of the largest to the smallest value from which on an axis is logarithmic, if nothing else is known
 LABELS = {

@@ -29,7 +29,7 @@ HEAD_AND_LOSS, CLIPPING, AUTOGRAD = "head and loss", "gradient norm, clipping", 
 COMPILED, REST = "compiled model", "the rest"
 OVERHEAD = "overhead"
 DROPOUT = "dropout"
-BATCHES, OPTIMIZER, EVALUATION = "batches, coefficients", "AdamW", "evaluation"
+BATCHES, OPTIMIZER, EVALUATION = "batches, coefficients", "weight update", "evaluation"
 
 PART_OF_MODULE = {
     "SlotEmbedding": "embedding",

@@ -16,14 +16,16 @@ each output once, with s bytes per element (4, or 2 in bfloat16):
     dropout                  2 N+1  -              4 n D, if there is any: read and written both ways
     embedding                1      -              5 n D + V D: a gather; a gradient that is zeroed and accumulated
     loss                     1      -              3 n V: logits read twice, their gradient written
-    norm, clip and AdamW     1      -              32 bytes per parameter
+    norm, clip and update    1      -              32 bytes per parameter
+    orthogonalization        5      4 a a b + 2 a^3  3 a b + 4 a a: of every hidden matrix with sides a <= b, with Muon
     sum of gradients         M - 1  -              12 bytes per parameter
 
 Letters: K slots, M micro batches of n tokens per slot (one of n = B T by default), N layers, D width, E width of all
-keys (D unless query heads share them), F feed-forward width, V vocabulary. The operations above the last two are those
-of each micro batch. Causal attention has T (T + 1) / 2 pairs. The 32 bytes are float32: the gradient read for its norm;
-weight, gradient and two moments read; weight and moments written. Batches, casts, and the FLOPs of other operations are
-left out.
+keys (D unless query heads share them), F feed-forward width, V vocabulary. The operations above the last three are
+those of each micro batch. Causal attention has T (T + 1) / 2 pairs. The 32 bytes are float32: the gradient read for its
+norm; with AdamW, weight, gradient and two moments read, weight and moments written; with Muon, gradient and momentum
+read, momentum and step written, weight and orthogonalized step read, weight written. Batches, casts, and the FLOPs of
+other operations are left out.
 
 Fused kernels and caches can beat the bound on bytes; nothing can beat the FLOPs of products and attention.
 """
@@ -36,6 +38,9 @@ from lmcore.params import count_parameters
 Kind = Literal["matrix products", "attention", "elementwise", "optimizer"]
 KINDS: tuple[Kind, ...] = ("matrix products", "attention", "elementwise", "optimizer")
 """`elementwise` is everything else in the model and its loss: norms, sums, copies, gathers."""
+
+
+ITERATIONS = 5  # `lmcore.muon.STEPS`, which cannot be imported without torch
 
 
 class Operation(NamedTuple):
@@ -91,7 +96,22 @@ def update_operations(run: RunSpec, slots: int) -> list[Operation]:
     ]
     one_update = [
         Operation("optimizer", "sum of gradients", 0, 12 * parameters * (passes - 1)),
-        Operation("optimizer", "norm, clip and AdamW", 0, 32 * parameters),
+        Operation("optimizer", "norm, clip and update", 0, 32 * parameters),
+        *(_orthogonalization(run) if run.optim.name == "muon" else []),
     ]
     times = [(o, slots * passes) for o in one_pass] + [(o, slots) for o in one_update]
     return [o._replace(flops=count * o.flops, bytes=count * o.bytes) for o, count in times]
+
+
+def _orthogonalization(run: RunSpec) -> list[Operation]:
+    """Of Muon's steps (`lmcore.muon`), which a GPU makes in bfloat16."""
+    m = run.model
+    element = 2 if run.train.device == "cuda" else 4
+    shapes = [(m.d_model, m.d_model, 2), (m.kv_width, m.d_model, 2), (m.d_ff, m.d_model, 3 if m.ffn == "swiglu" else 2)]
+    operations = []
+    for rows, columns, times in shapes:
+        a, b = sorted((rows, columns))
+        flops, elements = 4 * a * a * b + 2 * a**3, 3 * a * b + 4 * a * a
+        times *= ITERATIONS * m.num_layers
+        operations.append(Operation("optimizer", "orthogonalization", times * flops, times * element * elements))
+    return operations

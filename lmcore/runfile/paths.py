@@ -30,6 +30,7 @@ ALIASES = {
     "betas": "optim.beta1",
     "adam_beta1": "optim.beta1",
     "adam_beta2": "optim.beta2",
+    "momentum": "optim.muon_momentum",
     "wd": "optim.weight_decay",
     "grad_clip": "optim.clip_norm",
     "max_grad_norm": "optim.clip_norm",

@@ -9,7 +9,7 @@ import numpy as np
 
 from sweeps.recorded.recorded_runs import Array
 
-DECAYS = ("optim.beta1", "optim.beta2")
+DECAYS = ("optim.beta1", "optim.beta2", "optim.muon_momentum")
 """Fields of which the distance from 1 matters: 0.99 is to 0.999 as 0.9 is to 0.99."""
 LOG_RATIO, LOG_MEDIAN = 5.0, 0.3
 """A field is measured on a logarithmic scale if its recorded values, all positive, span at least this ratio and half of

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.measure.detectable import detectable_difference
 from lmcore.memory import FACTOR, estimate_memory
+from lmcore.model import TransformerLM
+from lmcore.population.population import Population
 
 ROOT = Path(__file__).parents[2]
 # In a process of its own, because memory that an earlier test has freed would not be measured.
@@ -57,6 +59,15 @@ def test_weights_gradients_and_moments_take_sixteen_bytes_a_parameter_an_idle_he
     untied = RunSpec(model=model)
     tied = RunSpec(model=model.model_copy(update={"tie_embeddings": True}))
     assert estimate_memory(untied).state == estimate_memory(tied).state == 16 * (2 * 512 * 64 + 100_672)
+
+
+def test_muon_keeps_one_moment_of_the_matrices_of_attention_and_feed_forward_networks():
+    model = ModelConfig(vocab_size=512, d_model=64, num_layers=2, d_ff=176)
+    run = RunSpec(model=model, optim=OptimConfig(name="muon"))
+    population = Population(TransformerLM(model), "muon")
+    moments = sum(tensor.numel() for named in population.state.values() for tensor in named.values())
+    weights = sum(parameter.numel() for parameter in population.model.parameters())
+    assert estimate_memory(run).state == 4 * (2 * weights + moments) < 16 * weights
 
 
 def test_a_larger_batch_of_equal_micro_batches_costs_nothing():

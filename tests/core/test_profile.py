@@ -14,11 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import lmcore.measure.peak
 import lmcore.profile.breakdown
-from lmcore.config import ModelConfig, RunSpec, TrainConfig
+from lmcore.config import ModelConfig, OptimConfig, RunSpec, TrainConfig
 from lmcore.corpus.tokens import Tokens
 from lmcore.device import Machine, resolve_run
 from lmcore.kernels.swiglu import plain_swiglu
 from lmcore.model import TransformerLM
+from lmcore.muon import MUON, muon_update_
+from lmcore.optimizers import is_hidden_matrix
 from lmcore.params import count_parameters
 from lmcore.profile.__main__ import main
 from lmcore.profile.breakdown import (
@@ -179,7 +181,7 @@ def test_bytes_of_norms_rotary_positions_and_optimizer_depend_on_the_architectur
         bytes_of = {operation.name: operation.bytes for operation in update_operations(run, 2)}
         assert bytes_of["norms"] == 2 * norms * 5 * run.tokens_per_step * run.model.d_model * 4
         assert bytes_of["rotary positions"] == 0
-        assert bytes_of["norm, clip and AdamW"] == 2 * 32 * count_parameters(run.model).total
+        assert bytes_of["norm, clip and update"] == 2 * 32 * count_parameters(run.model).total
 
 
 def test_bytes_of_shared_keys_norms_of_heads_and_dropout_are_those_of_their_channels():
@@ -305,3 +307,16 @@ def exit_code(arguments):
         return main(arguments)
     except SystemExit as error:
         return error.code
+
+
+@pytest.mark.parametrize("ffn", ["swiglu", "relu"])
+def test_flops_of_muons_orthogonalization_match_torchs_count(ffn):
+    run = tiny_run(model={"num_kv_heads": 1, "ffn": ffn}, dtype="float32")
+    run = run.model_copy(update={"optim": OptimConfig(name="muon")})
+    named = TransformerLM(run.model, 1).named_parameters()
+    hidden = [parameter[0].detach() for name, parameter in named if is_hidden_matrix(name)]
+    with FlopCounterMode(display=False) as counter:
+        tensors = [[torch.ones_like(one) for one in hidden] for _ in range(3)]
+        muon_update_(tensors, MUON.coefficients(run.optim, 1e-3, 1), 1.0)
+    ours = [operation for operation in update_operations(run, 2) if operation.name == "orthogonalization"]
+    assert sum(operation.flops for operation in ours) == 2 * counter.get_total_flops()

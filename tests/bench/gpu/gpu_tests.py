@@ -12,7 +12,7 @@ import tempfile
 from tests.bench.circumstances import ROOT
 from tests.bench.gpu.record import Record
 
-FILES = ("test_graph.py", "test_data.py", "test_dropout.py")
+FILES = ("test_graph.py", "test_data.py", "test_dropout.py", "test_muon.py")
 SENTENCE = "the tests of the suite that need a GPU pass"
 
 

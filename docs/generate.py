@@ -122,7 +122,18 @@ def _default(field: FieldInfo) -> str:
 def commands() -> str:
     """The help of every command, as it is printed."""
     text = MADE + "# Commands\n\n`lmsweep COMMAND` and the scripts of the repository are the same functions.\n"
-    for name in ("run", "report", "export", "generate", "status", "dashboard", "replay", "coordcheck", "exclude", "cluster-token"):
+    for name in (
+        "run",
+        "report",
+        "export",
+        "generate",
+        "status",
+        "dashboard",
+        "replay",
+        "coordcheck",
+        "exclude",
+        "cluster-token",
+    ):
         text += f"\n## `lmsweep {name}`\n\n```text\n{_help('lmsweep.py', name)}```\n"
     text += f"\n## `python -m lmcore.profile`\n\n```text\n{_help('-m', 'lmcore.profile')}```\n"
     return text

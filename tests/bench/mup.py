@@ -77,12 +77,12 @@ def main() -> None:
     """Train, print the best learning rates, write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--widths", type=int, nargs=3, default=[64, 128, 256])
-    parser.add_argument("--exponents", type=int, nargs=2, default=[-11, -4], help="of 2: lowest and highest rate")
+    parser.add_argument("--exponents", type=int, nargs=2, default=[-11, -5], help="of 2: lowest and highest rate")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--context-length", type=int, default=32)
     parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--windows", type=int, default=256, help="validation windows")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="half the updates, one seed, no file")
@@ -92,7 +92,7 @@ def main() -> None:
     options.lrs = [2.0**n for n in range(options.exponents[0], options.exponents[1] + 1)]
     prepare_tokens(DATA)  # once, into the cache
     tasks = [(name, width, options) for width in reversed(options.widths) for name in PARAMETRIZATIONS]
-    began = time.monotonic()
+    began, code = time.monotonic(), commit()
     with multiprocessing.get_context("spawn").Pool(options.processes) as pool:
         rows = [row for done in pool.imap(train, tasks, chunksize=1) for row in done]
     found: dict[str, Any] = {}
@@ -116,7 +116,7 @@ def main() -> None:
         "goal": "over a fourfold width the best lr moves by at most one factor of 2 with mup, and by more without",
         "goal_met": goal,
         "seconds": round(time.monotonic() - began),
-        **{"commit": commit(), "versions": versions()},
+        **{"commit": code, "versions": versions()},
         "hardware": {"processor": processor(), "cores": cores()},
         "settings": settings,
         **found,

@@ -18,6 +18,10 @@ base_head_dim) all factors are 1 and the model is the standard one, bit by bit.
 Decoupled weight decay has no factor. alpha lambda is the share of a weight that an update forgets: a time scale, which
 does not depend on the width (Wang & Aitchison, 2024). `MuAdamW` of microsoft/mup, which divides alpha by m, multiplies
 lambda by it. Nor has the norm to clip at a factor: in muP the norm of the whole gradient does not depend on the width.
+Nor has Adam's eps, which must stay far below the gradients of hidden matrices; these fall as 1/m.
+
+The learning rates are those of AdamW. Another update has its own power of m (`UpdateRule.width_power`): Muon's steps,
+which are orthogonal and have the root mean square of AdamW's, take 1 / sqrt(m).
 
 This is not u-muP (Blake et al., 2024), which also gives every matrix a multiplier so that all numbers have unit scale.
 Loads without torch. Whoever adds a parametrization adds an entry to `PARAMETRIZATIONS`.

@@ -29,12 +29,13 @@ def coordinates_figure(document: Mapping[str, Any]) -> ReportFigure:
             look = Look(colour_on(bar, int(step)) if last > 1 else GREY, size=4)
             layers += [Layer("line", frame, look), Layer("points", frame, look)]
         x = Axis("width", log=True, ticks={float(width): str(width) for width in widths})
-        slope = "" if one["change"] is None else f", slope {one['change']:+.2f}"
+        slope = "" if one["change"] is None else f" ({one['change']:+.2f})"
         panels.append(Panel(x, Axis("mean absolute change", log=True), layers, f"{one['kind']}{slope}"))
     model, seeds = document["run"]["model"], rows["seed"].nunique()
     caption = (
         f"Mean absolute change of activations since initialization, parametrization {model['parametrization']}, means "
-        f"over {seeds} seeds. Slopes are those of the last update; they count as flat up to {document['flat_slope']}."
+        f"over {seeds} seeds. In parentheses: the slope at the last update, which counts as flat up to "
+        f"{document['flat_slope']}."
     )
     colour_bar = bar if last > 1 else None
     return ReportFigure(Chart("coordinates", "Coordinate check", caption, panels, 3, True, 2.3, colour_bar))

@@ -30,7 +30,7 @@ def document(steps=3):
 
 def test_the_figure_has_a_panel_for_each_kind_and_a_line_of_means_over_seeds_for_each_update():
     figure = coordinates_figure(document())
-    assert [panel.title for panel in figure.chart.panels] == ["embedding", "logits, slope +0.50"]
+    assert [panel.title for panel in figure.chart.panels] == ["embedding", "logits (+0.50)"]
     lines = [layer for layer in figure.chart.panels[1].layers if layer.kind == "line"]
     assert [line.frame["x"].tolist() for line in lines] == [[64.0, 128.0]] * 3
     assert np.allclose(lines[1].frame["y"], [2 * 8 + 1, 2 * 128**0.5 + 1])

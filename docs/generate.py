@@ -200,6 +200,7 @@ def benchmarks() -> str:
         _faults(),
         _verdicts(),
         _analysis(),
+        _mup(),
     ]
     return "\n".join(parts)
 
@@ -510,6 +511,24 @@ def _analysis() -> str:
 
 
 # The README
+
+
+def _mup() -> str:
+    result = _load("mup")
+    settings, names = result["settings"], ("standard", "mup")
+    rows = []
+    for width in map(str, settings["widths"]):
+        cells = [result[name]["best"][width] for name in names]
+        rows.append([width, *(f"{one['lr']:.2g} ({one['loss']:.3f})" for one in cells)])
+    moved = [f"{result[name]['grid_steps_moved']:+.0f}" for name in names]
+    return (
+        "## Learning rate and width\n\nThe best learning rate of a grid of factors of 2, and its validation loss, at three widths of a model of "
+        f"{settings['layers']} layers;\n{settings['steps']} updates, means over {settings['seeds']} seeds. The goal is that with\n"
+        "[muP](howto/mup.md) it moves by at most one factor of 2 over the fourfold width, and by more without"
+        f" ({'met' if result['goal_met'] else 'missed'}).\n\n"
+        + _table(["width", "standard", "mup"], [*rows, ["factors of 2 from first to last", *moved]])
+        + _source("mup", result)
+    )
 
 
 def readme() -> str:

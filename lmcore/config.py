@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 DEFAULT_VOCAB_SIZE = 2048
 DEFAULT_STEPS = 200
+DEFAULT_BASE_WIDTH = 64  # of mup
 DEFAULT_POINTS = 200  # of a training curve
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -65,6 +66,19 @@ class ModelConfig(Config):
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Fraction, below 1, of the channels that training sets to 0 in the output of the embedding and of every attention
     and feed-forward network, as nanoGPT does; attention weights keep all of theirs."""
+    parametrization: Literal["standard", "mup"] = "standard"
+    """How initial values and learning rates depend on the width, one of `lmcore.parametrization.PARAMETRIZATIONS`. mup
+    (maximal update parametrization): a learning rate that suits a narrow model suits a wide one."""
+    base_width: PositiveInt | None = None
+    """With mup, the d_model at which it is the standard parametrization. All widths to compare share it. null: 64."""
+    base_head_dim: PositiveInt | None = None
+    """With mup, for heads that widen with the model: queries times keys are multiplied by sqrt(base_head_dim) /
+    head_dim, which at head_dim = base_head_dim is the standard 1 / sqrt(head_dim). null: always 1 / sqrt(head_dim)."""
+
+    @property
+    def width_ratio(self) -> float:
+        """m, d_model / base_width with mup; 1 without."""
+        return 1.0 if self.parametrization == "standard" else self.d_model / (self.base_width or DEFAULT_BASE_WIDTH)
 
     @property
     def head_dim(self) -> int:
@@ -98,6 +112,17 @@ class ModelConfig(Config):
                 f"num_kv_heads must divide num_heads, but {self.kv_heads} does not divide {self.num_heads}; "
                 f"choose {_nearest_divisor(self.num_heads, self.kv_heads)} heads"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _base_of_mup(self) -> Self:
+        for name in ("base_width", "base_head_dim"):
+            value = getattr(self, name)
+            if value is not None and self.parametrization == "standard":
+                raise ValueError(
+                    f"{name} must not be given with the standard parametrization, which has no base (got {value}); "
+                    "leave it out, or set parametrization: mup"
+                )
         return self
 
 
@@ -348,7 +373,7 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Changes shapes or the program: all slots of a population share it.
     "static": {
         "model": "vocab_size d_model num_layers num_heads num_kv_heads d_ff context_length norm positions qk_norm ffn "
-        "rope_theta norm_eps",
+        "rope_theta norm_eps parametrization base_width base_head_dim",
         "train": "batch_size micro_batch_size dtype",
         "optim": "name",
     },

@@ -39,7 +39,7 @@ def next_run(
     size = next_size(spec.ladder, [spec.run_for(name, {}) for name in spec.size_names])
     arm = plan.arm.overrides
     base = apply(spec.base, layered(size, arm))
-    entry = Transfer(space).described(known, KnownTrials.of(base, []), spec.size_names)
+    entry = Transfer.of(space, base).described(known, KnownTrials.of(base, []), spec.size_names)
     if entry is None:
         return None
     fields = {**flatten(spec.base), **dict.fromkeys(BUDGET), **size, **arm}

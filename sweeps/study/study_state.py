@@ -275,7 +275,7 @@ class StudyState:
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return  # retried, or enqueued by a driver that was killed before it asked
         own, smaller = self.known_trials, [state.known_trials for state in self.smaller]
-        transfer = Transfer(self._space)
+        transfer = Transfer.of(self._space, self.spec.arm_run(self.plan))
         proposal = transfer.propose(number, smaller, own, self._tried.__contains__, self.spec.search.seed)
         if proposal is None:
             return

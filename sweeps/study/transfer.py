@@ -117,7 +117,7 @@ class Transfer:
 
     Args:
         space: what the study searches.
-        slopes: prior of how optima move, by default that of `prior_slopes`.
+        slopes: prior of how optima move, by default that of `prior_slopes` for the standard parametrization.
 
     Example:
         transfer = Transfer(space)
@@ -127,6 +127,11 @@ class Transfer:
     def __init__(self, space: Mapping[str, BaseDistribution], slopes: Slopes | None = None) -> None:
         self.axes = Axes(space)
         self._slopes = slopes or prior_slopes(self.axes)
+
+    @classmethod
+    def of(cls, space: Mapping[str, BaseDistribution], run: RunSpec) -> "Transfer":
+        """For a study with runs like this one."""
+        return cls(space, prior_slopes(Axes(space), run.model.parametrization == "mup"))
 
     def law(self, smaller: Sequence[KnownTrials], own: KnownTrials, seed: int = 0) -> tuple[OptimumLaw, Optimum] | None:
         """The law through all trials, and the optimum of `own`; None if too little is known."""

@@ -192,14 +192,14 @@ class Ledger:
         return unfinished or sorted(left, key=self._asked)
 
     def _may_begin(self, size: str) -> bool:
-        """Whether all smaller sizes have handed out their trials, and enough of them are complete to learn from.
+        """Whether all smaller sizes have handed out their trials, and have enough results to learn from.
 
         So slots that the last trials of a size leave free are not idle.
         """
         for plan in self.spec.studies[: len(self.spec.arms) * self.spec.size_names.index(size)]:
             state = self._of(plan)
             trains = state.left or state.paused or any(live.plan == plan for live in self.live.values())
-            if trains and (state.asks_for_more or len(state.complete) < ENOUGH):
+            if trains and (state.asks_for_more or not state.complete or state.settled < ENOUGH):
                 return False
         return True
 

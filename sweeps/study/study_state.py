@@ -211,6 +211,11 @@ class StudyState:
         return self._tried is not None and self._tried.exhausted
 
     @property
+    def settled(self) -> int:
+        """Number of trials that have ended or are paused."""
+        return self.asked - len(self._running) + len(self.paused)
+
+    @property
     def asks_for_more(self) -> bool:
         """Whether it has new settings left to ask for."""
         return not self._all_asked

@@ -30,7 +30,7 @@ PREDICTED, DRAWN = "predicted", "drawn"
 FULL = 4
 """One trial in this many is proposed by the search method, from the whole space."""
 ENOUGH = 3
-"""Complete trials of each size and arm from which the next size begins, while others of it still train."""
+"""Trials of each size and arm that have ended or are paused, one of them complete, from which the next size begins."""
 RATES = ("optim.lr", "optim.muon_lr")
 """Settings that diverge if they are too large."""
 EXPONENTS = {

@@ -37,7 +37,7 @@ class Branch(NamedTuple):
 
 def branches_of(run: RunSpec) -> tuple[Branch, ...]:
     """The branches of a run, the shortest first. The run itself, 1, is none."""
-    return tuple(_branch(run, fraction) for fraction in run.train.branches if fraction < 1)
+    return tuple(_branch(run, fraction) for fraction in run.train.branches or () if fraction < 1)
 
 
 def branch_run(run: RunSpec, fraction: float) -> RunSpec:
@@ -54,7 +54,7 @@ def branch_run(run: RunSpec, fraction: float) -> RunSpec:
     steps = round(fraction * run.steps)
     # W / steps * steps is within two roundings of W, so that the run's own rounding gives W again.
     optim = run.optim.model_copy(update={"warmup_fraction": run.warmup_steps / steps})
-    budget = {**dict.fromkeys(BUDGET_FIELDS), "steps": steps, "branches": ()}
+    budget = {**dict.fromkeys(BUDGET_FIELDS), "steps": steps, "branches": None}
     return run.model_copy(update={"train": run.train.model_copy(update=budget), "optim": optim})
 
 
@@ -76,9 +76,10 @@ def check_branches(run: RunSpec) -> None:
         branch = _branch(run, fraction)
         if fraction == 1:
             continue
-        if not branch.steps:
-            rule = f"must leave every branch an update (got {fraction:g} of {run.steps} updates)"
-            raise ValueError(f"train.branches {rule}; leave that out, or train longer")
+        if not branch.updates:
+            given = f"{fraction:g}, {branch.steps} of {run.steps} updates"
+            remedy = "leave that out, raise optim.decay_fraction, or train longer"
+            raise ValueError(f"train.branches must leave every branch an update to decay in (got {given}); {remedy}")
         if branch.steps in steps:
             rule = f"must round to different updates (got {fraction:g} and {steps[branch.steps]:g}"
             raise ValueError(f"train.branches {rule}, both {branch.steps} of {run.steps}); leave one of them out")

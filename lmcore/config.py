@@ -9,6 +9,7 @@ Loads without torch. Validation is strict (`"200"` is not 200), unknown keys are
 """
 
 import warnings
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -157,10 +158,10 @@ class TrainConfig(Config):
     micro_batch_size: PositiveInt | None = None
     """Windows of one forward and backward pass, a divisor of batch_size: gradients of several passes are added up to
     one update, which takes the memory of this many windows and of summed gradients. null: batch_size, one pass."""
-    branches: Annotated[tuple[BranchFraction, ...], Field(strict=False)] = ()
+    branches: Annotated[tuple[BranchFraction, ...], Field(strict=False)] | None = None
     """With optim.schedule: wsd, fractions of the run, ascending, such as [0.25, 0.5]. For each, the run's state before
     its decay is decayed on a side branch, which gives the finished model of a run of that fraction of the updates, and
-    the run goes on as if there had been none. 1 is the run itself, and may be left out."""
+    the run goes on as if there had been none. 1 is the run itself, and may be left out. null: no branches."""
     eval_every: PositiveInt = 25
     """Updates between reports; there is also a report after the last update."""
     eval_tokens: PositiveInt | None = None
@@ -209,8 +210,9 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _ascending_branches(self) -> Self:
-        if any(a >= b for a, b in zip(self.branches, self.branches[1:], strict=False)):
-            given = f"[{', '.join(f'{fraction:g}' for fraction in self.branches)}]"
+        fractions = self.branches or ()
+        if any(a >= b for a, b in pairwise(fractions)):
+            given = f"[{', '.join(f'{fraction:g}' for fraction in fractions)}]"
             raise ValueError(f"branches must ascend (got {given}); sort them, and list each once")
         return self
 

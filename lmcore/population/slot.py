@@ -63,6 +63,11 @@ class Slot:
         """Whether the next branch leaves the trunk here."""
         return self.next_branch is not None and self.next_branch.begin == self.step
 
+    @property
+    def has_branched(self) -> bool:
+        """Whether a branch has begun since the last report."""
+        return self.branch is not None or bool(self.branch_rows)
+
     def begin_branch(self) -> None:
         """Let the next branch begin: from now on `branch` is what is trained."""
         assert self.next_branch is not None

@@ -29,7 +29,7 @@ MIXED = [
 
 
 def without(spec):
-    return spec.model_copy(update={"train": spec.train.model_copy(update={"branches": ()})})
+    return spec.model_copy(update={"train": spec.train.model_copy(update={"branches": None})})
 
 
 def state(trainer, k):
@@ -201,7 +201,7 @@ def test_the_run_of_a_branch_is_valid_and_differs_in_budget_and_warm_up_alone():
     alone = branch_run(spec, 0.25)
     assert RunSpec.model_validate(alone.model_dump()) == alone
     assert alone.steps == round(0.25 * spec.steps)
-    changed = {"train": {"tokens": None, "steps": alone.steps, "branches": ()}}
+    changed = {"train": {"tokens": None, "steps": alone.steps, "branches": None}}
     changed["optim"] = {"warmup_fraction": alone.optim.warmup_fraction}
     parts = {part: getattr(spec, part).model_copy(update=fields) for part, fields in changed.items()}
     assert spec.model_copy(update=parts) == alone
@@ -214,7 +214,8 @@ def test_the_run_of_a_branch_is_valid_and_differs_in_budget_and_warm_up_alone():
         ({"branches": [0.05]}, {}, r"must begin their decay after warm-up \(got 0.05, .* update 40, with 100 of"),
         ({"branches": [0.5, 0.5001]}, {}, r"must round to different updates \(got 0.5001 and 0.5, both 500 of 1000\)"),
         ({"branches": [0.5, 0.9999]}, {}, r"must round to different updates \(got 0.9999 and 1, both 1000 of 1000\)"),
-        ({"branches": [0.0001]}, {"warmup_fraction": 0.0}, r"must leave every branch an update \(got 0.0001 of 1000"),
+        ({"branches": [0.0001]}, {"warmup_fraction": 0.0}, r"an update to decay in \(got 0.0001, 0 of 1000"),
+        ({"branches": [0.5]}, {"decay_fraction": 0.0}, r"an update to decay in \(got 0.5, 500 of 1000 updates\)"),
     ],
 )
 def test_branches_that_a_run_cannot_have_are_refused_with_the_remedy(train, optim, message):

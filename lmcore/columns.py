@@ -1,8 +1,8 @@
 """Names and units of everything that is reported. Imports nothing of lmcore, so that every layer can use it.
 
 A *row* is one report of a trial: one JSON line in metrics.jsonl, written every `train.eval_every` updates and after the
-last update. The *trials table* has one line per trial. Losses are in nats per token, durations in seconds, and
-timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `null`.
+last update; a branch has one at its end. The *trials table* has one line per trial. Losses are in nats per token,
+durations in seconds, and timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `null`.
 """
 
 from typing import Final, Literal, TypedDict
@@ -51,7 +51,8 @@ REPORT_COLUMNS = (SLOT, STEP, BRANCH, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKE
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
-# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused; once it
+# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused;
+# `branches` as soon as one has ended; once it
 # has ended, also `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its
 # weights and of the order of its data. A confirmation study has the attribute `result`,
 # `{"leader": id, "beaten": {id: seeds}}`: the trial whose setting leads, or null, and under how many seeds each beaten
@@ -102,8 +103,9 @@ updates, before it changes the weights, and lr is the rate of that update: so a 
 CURVE_COLUMNS = (TRIAL, *POINT_COLUMNS)
 """Every column of curves.arrow, in order."""
 
-# Branches of a wsd run: in rows that a trainer makes. In metrics.jsonl each is a row of its own, with `branch`. In the
-# study, a trial's attribute of this name has BRANCH_COLUMNS of each.
+# Branches of a wsd run: in rows that a trainer makes. In metrics.jsonl each is a row of its own, with `branch`: for one
+# (trial, branch, step) the last line counts. A user attribute of the trial has the name `branches`, too, and holds a
+# dict of each branch: its fraction, and the last report's numbers as in `last`.
 BRANCHES: Final = "branches"  # rows of the branches that ended since the previous row of their run
 
 # How an engine fares: in rows on their way to the driver; not in metrics.jsonl.

@@ -1,6 +1,7 @@
 """Branches of a sweep's trials: rows, study and windows are those of runs from the start, whatever is killed."""
 
 import json
+import threading
 import time
 
 import numpy as np
@@ -17,6 +18,7 @@ from lmcore.trainer import Trainer
 from lmcore.window_records import read_records
 from sweeps.callbacks.metrics_file import last_rows
 from sweeps.callbacks.tracked_trial import best_before
+from sweeps.callbacks.tracking import follow
 from sweeps.cli.dry_run import plan, print_plan
 from sweeps.engine.trainers import Trainers
 from sweeps.rundir.checkpoints import checkpoint_files, step_of
@@ -195,6 +197,20 @@ def test_the_dry_run_counts_what_branches_cost(capsys):
     run = branched.run_for("main", {})
     assert spent_flops(run) == pytest.approx(1.6 * training_flops(run))
     assert spent_flops(run, 20) == pytest.approx(32 / 60 * training_flops(run))
+
+
+def test_branches_are_a_field_of_a_run_that_tensorboard_can_show():
+    from sweeps.callbacks.tensorboard_tracker import _hparam
+
+    assert _hparam((0.4, 0.8)) == "0.4, 0.8"
+
+
+def test_a_tracker_follows_the_rows_of_the_trunk_alone(folder):
+    ended = threading.Event()
+    ended.set()
+    assert {(row[col.BRANCH], row[col.STEP]) for row in follow(folder.metrics, ended)} == {
+        (None, step) for step in range(10, 61, 10)
+    }
 
 
 @pytest.mark.parametrize(

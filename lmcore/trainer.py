@@ -216,7 +216,8 @@ class Trainer:
         if fingerprint != self.tokens.fingerprint:
             raise ValueError(f"{src}: was trained on other data ({fingerprint[:12]}); give it its own tokens")
         names = self.model.slot_names(k, run.model.tie_embeddings)
-        expected = {f"{part}.{name}" for part in self._slot_tensors() for name in names}
+        parts = self._slot_tensors().items()
+        expected = {f"{part}.{name}" for part, named in parts for name in names if name in named}
         trunk = {name: tensors[name] for name in expected & set(tensors)}
         branch = {name: tensors[full] for name in expected if (full := f"{BRANCH_TENSORS}{name}") in tensors}
         wanted = (expected, set() if slot.branch is None else expected)
@@ -267,13 +268,15 @@ class Trainer:
             f"{part}.{name}": named[name].detach()[k].to("cpu", copy=True)
             for part, named in self._slot_tensors().items()
             for name in self.model.slot_names(k)
+            if name in named
         }
 
     def _write(self, k: int, tensors: Mapping[str, Tensor]) -> None:
         """Give slot k the weights and state that `_copy_of` returned."""
         for part, named in self._slot_tensors().items():
             for name in self.model.slot_names(k):
-                named[name].detach()[k].copy_(tensors[f"{part}.{name}"])
+                if name in named:
+                    named[name].detach()[k].copy_(tensors[f"{part}.{name}"])
 
     def _slot_tensors(self) -> dict[str, dict[str, Tensor]]:
         """What slots consist of, under the names in checkpoints: weights and optimizer state, by parameter name."""

@@ -9,6 +9,7 @@ Loads without torch. Validation is strict (`"200"` is not 200), unknown keys are
 """
 
 import warnings
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
@@ -21,6 +22,7 @@ DEFAULT_POINTS = 200  # of a training curve
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+BranchFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -181,6 +183,10 @@ class TrainConfig(Config):
     micro_batch_size: PositiveInt | None = None
     """Windows of one forward and backward pass, a divisor of batch_size: gradients of several passes are added up to
     one update, which takes the memory of this many windows and of summed gradients. null: batch_size, one pass."""
+    branches: Annotated[tuple[BranchFraction, ...], Field(strict=False)] | None = None
+    """With optim.schedule: wsd, fractions of the run, ascending, such as [0.25, 0.5]. For each, the run's state before
+    its decay is decayed on a side branch, which gives the finished model of a run of that fraction of the updates, and
+    the run goes on as if there had been none. 1 is the run itself, and may be left out. null: no branches."""
     eval_every: PositiveInt = 25
     """Updates between reports; there is also a report after the last update."""
     eval_tokens: PositiveInt | None = None
@@ -225,6 +231,14 @@ class TrainConfig(Config):
                 f"micro_batch_size must divide batch_size, but {self.micro_batch_size} does not divide "
                 f"{self.batch_size}; choose {_nearest_divisor(self.batch_size, self.windows_per_pass)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ascending_branches(self) -> Self:
+        fractions = self.branches or ()
+        if any(a >= b for a, b in pairwise(fractions)):
+            given = f"[{', '.join(f'{fraction:g}' for fraction in fractions)}]"
+            raise ValueError(f"branches must ascend (got {given}); sort them, and list each once")
         return self
 
     @model_validator(mode="after")
@@ -292,6 +306,14 @@ class RunSpec(Config):
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
 
+    @model_validator(mode="after")
+    def _possible_branches(self) -> Self:
+        if self.train.branches:
+            from lmcore.branches import check_branches  # lmcore.branches imports this module
+
+            check_branches(self)
+        return self
+
     @property
     def steps(self) -> int:
         """Updates to make: the budget of `train` in whole updates.
@@ -352,9 +374,9 @@ class RunSpec(Config):
         """Equal for two runs if and only if they can be slots of one population.
 
         Runs with dropout share one whatever their rates, but not with runs without, whose program has no masks.
-        `train.log_every` may differ: what a slot logs is no matter of the program.
+        `train.log_every` and `train.branches` may differ: they are no matter of the program.
         """
-        fields = {path: value for path, value in flatten(self).items() if path != "train.log_every"}
+        fields = {path: value for path, value in flatten(self).items() if path not in NOT_IN_SIGNATURE}
         shared = tuple((path, value) for path, value in fields.items() if FIELD_ROLES[path] != "slot vector")
         return (*shared, ("model.dropout > 0", self.model.dropout > 0))
 
@@ -380,7 +402,7 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Makes trials of a sweep comparable: all trials share it.
     "sweep constant": {
         "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
-        "log_every checkpoint_every",
+        "log_every checkpoint_every branches",
         "data": "source val_source tokenizer vocab_size bin_dtype text_field end_of_text copy val_fraction fingerprint",
     },
 }
@@ -391,6 +413,8 @@ FIELD_ROLES: dict[str, Role] = {
     for name in names.split()
 }
 """Role of every field of a run, by its dotted path."""
+NOT_IN_SIGNATURE = ("train.log_every", "train.branches")
+"""Sweep constants that slots of one population need not share."""
 
 
 def flatten(run: RunSpec) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TextIO
 
 from rich.text import Text
 
+from lmcore.branches import updates_by
 from lmcore.config import RunSpec
 from lmcore.device import training_flops
 from lmcore.measure.detectable import ASSUMED_NOISE, CONFIDENCE, POWER, detectable_difference
@@ -57,7 +58,7 @@ class TrialCost:
     params_exact: int
     params_non_embedding: int
     tokens: int
-    """Tokens trained on."""
+    """Tokens trained on, by the trial and its branches."""
     train_flops: int
     """Forward and backward."""
     memory_bytes: int
@@ -147,6 +148,10 @@ def print_plan(
     varied = [path for path in COST_FIELDS if path in owners]
     if varied and not experiments:
         notes.append(f"the space varies {', '.join(varied)}; the cost is that of the most expensive values")
+    if branches := [f"{fraction:g}" for fraction in spec.train.branches or () if fraction < 1]:
+        run = spec.run_for(spec.size_names[0], {})
+        share = updates_by(run, run.steps) / run.steps - 1
+        notes.append(f"the decays of the branches {', '.join(branches)} add {share:.0%} to the tokens of a trial")
     for note in notes:
         say(f"Note: {note}.", "  ")
 
@@ -282,7 +287,7 @@ def _table(names: Sequence[str], numbers: Sequence[str]) -> FittedTable:
 
 def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> TrialCost:
     exact = count_parameters(run.model)
-    tokens = run.steps * run.tokens_per_step
+    tokens = updates_by(run, run.steps) * run.tokens_per_step
     return TrialCost(
         size=size,
         experiment=experiment,

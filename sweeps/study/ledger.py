@@ -23,12 +23,12 @@ from optuna.trial import FrozenTrial, TrialState
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
-from lmcore.device import training_flops
+from lmcore.device import spent_flops
 from lmcore.reports import comparable_step
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.duration import show_duration
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.attributes import end_attributes, set_attributes
+from sweeps.study.attributes import end_attributes, note_branches, set_attributes
 from sweeps.study.confirmation import Confirmation
 from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence, set_constraint
@@ -247,9 +247,11 @@ class Ledger:
         """Take a trial's report row and return its status from now on; anything but running means: stop it."""
         handle = self.live[trial_id]
         known = handle.last_row or {col.STEP: 0, col.ELAPSED_S: 0.0}
-        flops = training_flops(handle.run) * (row[col.STEP] - known[col.STEP]) / handle.run.steps
+        flops = spent_flops(handle.run, row[col.STEP]) - spent_flops(handle.run, known[col.STEP])
         self.deadline.add_training(flops, row[col.ELAPSED_S] - known[col.ELAPSED_S])
         handle.last_row = row
+        if row.get(col.BRANCHES):
+            note_branches(handle.trial, row[col.BRANCHES])
         handle.message = divergence(row, handle.run.model.vocab_size)
         if handle.message is not None:
             handle.status = col.DIVERGED

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
-from lmcore.device import training_flops
+from lmcore.device import spent_flops
 from lmcore.reports import comparable_step
 from lmcore.runfile.paths import apply
 from sweeps.spec.arms import SEED_PATHS, StudyPlan
@@ -110,7 +110,7 @@ class StudyState:
         self.closed = ""
         """Why the study ends before it has all its trials, in a line; empty if it does not."""
         self._repeated = sum(col.SAME_AS in trial.user_attrs and trial.state.is_finished() for trial in trials)
-        self.trial_flops = training_flops(costliest(self.spec, self.plan.size))
+        self.trial_flops = spent_flops(costliest(self.spec, self.plan.size))
         """FLOPs of its most expensive trial."""
         last_steps = {t.number: step_in_study(t, self._last_row(t.number).get(col.STEP, 0)) for t in trials}
         self.early_stopping = EarlyStopping(self.study, last_steps)

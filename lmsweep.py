@@ -25,6 +25,7 @@ COMMANDS = {
     "export": ("sweeps.export", "save a trial's model as a Hugging Face Llama folder"),
     "generate": ("sweeps.generate", "sample text from a trial's model"),
     "replay": ("sweeps.replay", "try a search setting on recorded runs, without training"),
+    "coordcheck": ("analysis.coordcheck", "check that activations keep their size as a model widens"),
     "exclude": ("sweeps.exclude", "keep a trial, but have searches and tables ignore it"),
     "cluster-token": ("sweeps.cluster_token", "make a Ray cluster's token, or check that a cluster demands it"),
 }

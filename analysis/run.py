@@ -92,7 +92,8 @@ class Run(loaded.Run):
         return ["; ".join(parts), _data_line(self.manifest)]
 
     def _parts(self) -> str:
-        tables = f"trials ({len(self.trials)} rows), rows ({len(self.rows)} rows), curves, manifest"
+        branches = f"branches ({len(self.branches)} rows), " if len(self.branches) else ""
+        tables = f"trials ({len(self.trials)} rows), rows ({len(self.rows)} rows), curves, {branches}manifest"
         return f"{tables}; report() writes the report"
 
     def _statuses(self) -> str:

@@ -124,7 +124,18 @@ def _default(field: FieldInfo) -> str:
 def commands() -> str:
     """The help of every command, as it is printed."""
     text = MADE + "# Commands\n\n`lmsweep COMMAND` and the scripts of the repository are the same functions.\n"
-    for name in ("run", "report", "export", "generate", "status", "dashboard", "replay", "exclude", "cluster-token"):
+    for name in (
+        "run",
+        "report",
+        "export",
+        "generate",
+        "status",
+        "dashboard",
+        "replay",
+        "coordcheck",
+        "exclude",
+        "cluster-token",
+    ):
         text += f"\n## `lmsweep {name}`\n\n```text\n{_help('lmsweep.py', name)}```\n"
     text += f"\n## `python -m lmcore.profile`\n\n```text\n{_help('-m', 'lmcore.profile')}```\n"
     return text
@@ -191,6 +202,7 @@ def benchmarks() -> str:
         _faults(),
         _verdicts(),
         _analysis(),
+        _mup(),
     ]
     return "\n".join(parts)
 
@@ -501,6 +513,24 @@ def _analysis() -> str:
 
 
 # The README
+
+
+def _mup() -> str:
+    result = _load("mup")
+    settings, names = result["settings"], ("standard", "mup")
+    rows = []
+    for width in map(str, settings["widths"]):
+        cells = [result[name]["best"][width] for name in names]
+        rows.append([width, *(f"{one['lr']:.2g} ({one['loss']:.3f})" for one in cells)])
+    moved = [f"{result[name]['grid_steps_moved']:+.0f}" for name in names]
+    return (
+        "## Learning rate and width\n\nThe best learning rate of a grid of factors of 2, and its validation loss, at three widths of a model of "
+        f"{settings['layers']} layers;\n{settings['steps']} updates, means over {settings['seeds']} seeds. The goal is that with\n"
+        "[muP](howto/mup.md) it moves by at most one factor of 2 over the fourfold width, and by more without"
+        f" ({'met' if result['goal_met'] else 'missed'}).\n\n"
+        + _table(["width", "standard", "mup"], [*rows, ["factors of 2 from first to last", *moved]])
+        + _source("mup", result)
+    )
 
 
 def readme() -> str:

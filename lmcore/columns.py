@@ -1,8 +1,8 @@
 """Names and units of everything that is reported. Imports nothing of lmcore, so that every layer can use it.
 
 A *row* is one report of a trial: one JSON line in metrics.jsonl, written every `train.eval_every` updates and after the
-last update. The *trials table* has one line per trial. Losses are in nats per token, durations in seconds, and
-timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `null`.
+last update; a branch has one at its end. The *trials table* has one line per trial. Losses are in nats per token,
+durations in seconds, and timestamps in Unix seconds. A number in metrics.jsonl that is not finite is `null`.
 """
 
 from typing import Final, Literal, TypedDict
@@ -23,6 +23,7 @@ MESSAGE: Final = "message"  # why the trial failed or diverged
 # Measurements in a row.
 SLOT: Final = "slot"  # index of the trial's slot in its trainer, 0..K - 1
 STEP: Final = "step"  # updates made so far, 1..train.steps
+BRANCH: Final = "branch"  # of the row of a branch (train.branches): its fraction of the run; else missing
 TOKENS: Final = "tokens"  # tokens trained on so far: step * batch_size * context_length
 TRAIN_LOSS: Final = "train_loss"  # mean over the updates since the previous row
 VAL_LOSS: Final = "val_loss"  # mean over the small set of validation windows, the same for every trial
@@ -46,11 +47,12 @@ RETRIES: Final = "retries"  # restarts after a worker died or hung, or memory ra
 PLACE_COLUMNS = (ENGINE, SLOT, WIDTH, BEGAN_AT, REPORTED_AT, DECIDED_AT, RETRIES)
 FINAL_COLUMNS = (FINAL_VAL_LOSS, FINAL_VAL_LOSS_SE, FINAL_WINDOWS)
 LOSS_COLUMNS = (TRAIN_LOSS, VAL_LOSS, VAL_LOSS_SE, *FINAL_COLUMNS)
-REPORT_COLUMNS = (SLOT, STEP, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
+REPORT_COLUMNS = (SLOT, STEP, BRANCH, TOKENS, *LOSS_COLUMNS, GRAD_NORM, LR, TOKENS_PER_S, ELAPSED_S)
 ROW_COLUMNS = (TRIAL, SIZE, STATUS, *REPORT_COLUMNS[1:], *PLACE_COLUMNS)
 """Every column of metrics.jsonl, in order."""
 
-# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused; once it
+# User attributes of an Optuna trial: `trial`, `experiment`, `run` and `counts`; `paused_at` while it is paused;
+# `branches` as soon as one has ended; once it
 # has ended, also `status`, `message` and `last`. A confirmation trial also has `of` and `seed`, the seed of its
 # weights and of the order of its data. A confirmation study has the attribute `result`,
 # `{"leader": id, "beaten": {id: seeds}}`: the trial whose setting leads, or null, and under how many seeds each beaten
@@ -85,6 +87,7 @@ PERPLEXITY: Final = "perplexity"  # exp(loss)
 BITS_PER_BYTE: Final = "bits_per_byte"  # loss in bits per UTF-8 byte of the validation text
 COUNT_COLUMNS = (PARAMS_ESTIMATE, PARAMS_EXACT, PARAMS_NON_EMBEDDING, FLOPS_PER_TOKEN)
 LAST_COLUMNS = (STEP, TOKENS, *LOSS_COLUMNS, ELAPSED_S, TOKENS_PER_S)
+BRANCH_COLUMNS = (BRANCH, *LAST_COLUMNS)
 
 # Losses of single validation windows: in rows that a trainer makes, and in window_losses.bin; not in metrics.jsonl.
 WINDOW_LOSSES: Final = "window_losses"  # nats per token by window, of the row's last evaluation (the final one if any)
@@ -100,6 +103,11 @@ POINT_COLUMNS = (STEP, TRAIN_LOSS, GRAD_NORM, LR)
 updates, before it changes the weights, and lr is the rate of that update: so a curve begins at step 0."""
 CURVE_COLUMNS = (TRIAL, *POINT_COLUMNS)
 """Every column of curves.arrow, in order."""
+
+# Branches of a wsd run: in rows that a trainer makes. In metrics.jsonl each is a row of its own, with `branch`: for one
+# (trial, branch, step) the last line counts. A user attribute of the trial has the name `branches`, too, and holds a
+# dict of each branch: its fraction, and the last report's numbers as in `last`.
+BRANCHES: Final = "branches"  # rows of the branches that ended since the previous row of their run
 
 # How an engine fares: in rows on their way to the driver; not in metrics.jsonl.
 CHECKPOINT_S: Final = "checkpoint_s"  # seconds that the engine's newest checkpoint took to write; None before the first
@@ -135,6 +143,7 @@ class Row(TypedDict, total=False):
     status: str
     slot: int
     step: int
+    branch: float | None
     tokens: int
     train_loss: float
     val_loss: float
@@ -146,6 +155,7 @@ class Row(TypedDict, total=False):
     best_window_losses: list[float] | None
     best_step: int | None
     points: list[list[float]]
+    branches: "list[Row]"
     grad_norm: float
     lr: float
     tokens_per_s: float

@@ -9,17 +9,20 @@ Loads without torch. Validation is strict (`"200"` is not 200), unknown keys are
 """
 
 import warnings
+from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 DEFAULT_VOCAB_SIZE = 2048
 DEFAULT_STEPS = 200
+DEFAULT_BASE_WIDTH = 64  # of mup
 DEFAULT_POINTS = 200  # of a training curve
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+BranchFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -65,6 +68,19 @@ class ModelConfig(Config):
     dropout: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)] = 0.0
     """Fraction, below 1, of the channels that training sets to 0 in the output of the embedding and of every attention
     and feed-forward network, as nanoGPT does; attention weights keep all of theirs."""
+    parametrization: Literal["standard", "mup"] = "standard"
+    """How initial values and learning rates depend on the width, one of `lmcore.parametrization.PARAMETRIZATIONS`. mup
+    (maximal update parametrization): a learning rate that suits a narrow model suits a wide one."""
+    base_width: PositiveInt | None = None
+    """With mup, the d_model at which it is the standard parametrization. All widths to compare share it. null: 64."""
+    base_head_dim: PositiveInt | None = None
+    """With mup, for heads that widen with the model: queries times keys are multiplied by sqrt(base_head_dim) /
+    head_dim, which at head_dim = base_head_dim is the standard 1 / sqrt(head_dim). null: always 1 / sqrt(head_dim)."""
+
+    @property
+    def width_ratio(self) -> float:
+        """m, d_model / base_width with mup; 1 without."""
+        return 1.0 if self.parametrization == "standard" else self.d_model / (self.base_width or DEFAULT_BASE_WIDTH)
 
     @property
     def head_dim(self) -> int:
@@ -98,6 +114,17 @@ class ModelConfig(Config):
                 f"num_kv_heads must divide num_heads, but {self.kv_heads} does not divide {self.num_heads}; "
                 f"choose {_nearest_divisor(self.num_heads, self.kv_heads)} heads"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _base_of_mup(self) -> Self:
+        for name in ("base_width", "base_head_dim"):
+            value = getattr(self, name)
+            if value is not None and self.parametrization == "standard":
+                raise ValueError(
+                    f"{name} must not be given with the standard parametrization, which has no base (got {value}); "
+                    "leave it out, or set parametrization: mup"
+                )
         return self
 
 
@@ -156,6 +183,10 @@ class TrainConfig(Config):
     micro_batch_size: PositiveInt | None = None
     """Windows of one forward and backward pass, a divisor of batch_size: gradients of several passes are added up to
     one update, which takes the memory of this many windows and of summed gradients. null: batch_size, one pass."""
+    branches: Annotated[tuple[BranchFraction, ...], Field(strict=False)] | None = None
+    """With optim.schedule: wsd, fractions of the run, ascending, such as [0.25, 0.5]. For each, the run's state before
+    its decay is decayed on a side branch, which gives the finished model of a run of that fraction of the updates, and
+    the run goes on as if there had been none. 1 is the run itself, and may be left out. null: no branches."""
     eval_every: PositiveInt = 25
     """Updates between reports; there is also a report after the last update."""
     eval_tokens: PositiveInt | None = None
@@ -200,6 +231,14 @@ class TrainConfig(Config):
                 f"micro_batch_size must divide batch_size, but {self.micro_batch_size} does not divide "
                 f"{self.batch_size}; choose {_nearest_divisor(self.batch_size, self.windows_per_pass)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ascending_branches(self) -> Self:
+        fractions = self.branches or ()
+        if any(a >= b for a, b in pairwise(fractions)):
+            given = f"[{', '.join(f'{fraction:g}' for fraction in fractions)}]"
+            raise ValueError(f"branches must ascend (got {given}); sort them, and list each once")
         return self
 
     @model_validator(mode="after")
@@ -267,6 +306,14 @@ class RunSpec(Config):
     train: TrainConfig = TrainConfig()
     optim: OptimConfig = OptimConfig()
 
+    @model_validator(mode="after")
+    def _possible_branches(self) -> Self:
+        if self.train.branches:
+            from lmcore.branches import check_branches  # lmcore.branches imports this module
+
+            check_branches(self)
+        return self
+
     @property
     def steps(self) -> int:
         """Updates to make: the budget of `train` in whole updates.
@@ -327,9 +374,9 @@ class RunSpec(Config):
         """Equal for two runs if and only if they can be slots of one population.
 
         Runs with dropout share one whatever their rates, but not with runs without, whose program has no masks.
-        `train.log_every` may differ: what a slot logs is no matter of the program.
+        `train.log_every` and `train.branches` may differ: they are no matter of the program.
         """
-        fields = {path: value for path, value in flatten(self).items() if path != "train.log_every"}
+        fields = {path: value for path, value in flatten(self).items() if path not in NOT_IN_SIGNATURE}
         shared = tuple((path, value) for path, value in fields.items() if FIELD_ROLES[path] != "slot vector")
         return (*shared, ("model.dropout > 0", self.model.dropout > 0))
 
@@ -348,14 +395,14 @@ _FIELDS_BY_ROLE: dict[Role, dict[str, str]] = {
     # Changes shapes or the program: all slots of a population share it.
     "static": {
         "model": "vocab_size d_model num_layers num_heads num_kv_heads d_ff context_length norm positions qk_norm ffn "
-        "rope_theta norm_eps",
+        "rope_theta norm_eps parametrization base_width base_head_dim",
         "train": "batch_size micro_batch_size dtype",
         "optim": "name",
     },
     # Makes trials of a sweep comparable: all trials share it.
     "sweep constant": {
         "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
-        "log_every checkpoint_every",
+        "log_every checkpoint_every branches",
         "data": "source val_source tokenizer vocab_size bin_dtype text_field end_of_text copy val_fraction fingerprint",
     },
 }
@@ -366,6 +413,8 @@ FIELD_ROLES: dict[str, Role] = {
     for name in names.split()
 }
 """Role of every field of a run, by its dotted path."""
+NOT_IN_SIGNATURE = ("train.log_every", "train.branches")
+"""Sweep constants that slots of one population need not share."""
 
 
 def flatten(run: RunSpec) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+from lmcore.branches import updates_by
 from lmcore.compile_work import CompileWork
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.errors import InputError
@@ -99,13 +100,19 @@ def resolve_run(run: RunSpec, machine: Machine) -> RunSpec:
 
     What torch's cache holds has no say: runs that are resolved one after the other must come to the same.
     """
-    work = CompileWork(training_flops(run))
+    work = CompileWork(spent_flops(run))
     return run.model_copy(update={"train": resolve(run.train, machine, work, run.model.d_model)})
 
 
 def training_flops(run: RunSpec) -> float:
-    """FLOPs of all updates of a run."""
+    """FLOPs of all updates of a run, without those of its branches: what its model is trained with."""
     return float(flops_per_token(run.model)) * run.tokens_per_step * run.steps
+
+
+def spent_flops(run: RunSpec, step: int | None = None) -> float:
+    """FLOPs of a run and its branches up to the run's update `step`, by default up to its end: what it costs."""
+    updates = updates_by(run, run.steps if step is None else step)
+    return float(flops_per_token(run.model)) * run.tokens_per_step * updates
 
 
 def why_compile(asked: TrainConfig, resolved: TrainConfig, work: CompileWork) -> str:

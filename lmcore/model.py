@@ -4,7 +4,8 @@ It has pre-norm RMSNorm (or post-norm after the residual sum, or none), rotary p
 Hugging Face Llama (or none), a key-value head for every query head (or one for several: grouped-query attention),
 queries and keys as they are projected (or with RMSNorm over each head, as in Qwen3), a SwiGLU feed-forward network (or
 an ungated gelu, silu or relu), an untied output head (or a tied one, slot by slot), and no biases. Training may drop
-channels where nanoGPT does in a model without biases (`lmcore.dropout`); a forward pass without masks drops none.
+channels where nanoGPT does in a model without biases (`lmcore.dropout`); a forward pass without masks drops none. With
+muP, logits and queries times keys have other factors (`lmcore.parametrization`).
 
 A model is a population of K >= 1 slots, each an independent language model of the same shape: the first dimension of
 every weight is K, a linear layer is one bmm, and attention treats slots as part of its batch. An ordinary model is
@@ -27,6 +28,7 @@ from lmcore.dropout import Masks, drop
 from lmcore.init import init_slot_
 from lmcore.kernels.rms_norm import rms_norm
 from lmcore.kernels.swiglu import swiglu
+from lmcore.parametrization import parametrization_of
 from lmcore.rotary import Rotary, in_pairs, interleaved_to_half, rope_tables, rotary_of, rotate, turn
 
 __all__ = ["ModelConfig", "TransformerLM"]
@@ -88,6 +90,7 @@ class Attention(nn.Module):
         D, kv_width = config.d_model, config.kv_width
         self.head_dim = config.head_dim
         self.group_size = config.num_heads // config.kv_heads
+        self.scale = parametrization_of(config).attention_scale(config)  # None: 1 / sqrt(D/H)
         self.q_proj = SlotLinear(num_slots, D, D)
         self.k_proj = SlotLinear(num_slots, D, kv_width)
         self.v_proj = SlotLinear(num_slots, D, kv_width)
@@ -102,7 +105,7 @@ class Attention(nn.Module):
         if self.group_size > 1:
             # Copies, because on a CPU torch's fused kernel, unlike its slow one, wants as many key as query heads.
             k, v = k.repeat_interleave(self.group_size, 1), v.repeat_interleave(self.group_size, 1)
-        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        heads = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return self.output_proj(heads.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
 
     def _heads(
@@ -201,6 +204,7 @@ class TransformerLM(nn.Module):
         self.layers = nn.ModuleList(Block(config, num_slots, layer) for layer in range(config.num_layers))
         self.ln_final = _norm(config, num_slots, config.norm == "pre")
         self.lm_head = SlotLinear(num_slots, config.d_model, config.vocab_size)
+        self.logit_multiplier = parametrization_of(config).logit_multiplier(config)
 
         self.tied: list[bool] = slot_tied  # also on the host, so that no forward pass waits for a device
         self.tying = _tying(slot_tied)
@@ -248,7 +252,9 @@ class TransformerLM(nn.Module):
             x = drop(x, masks, 0)
         for block in self.layers:
             x = block(x, time, rope, masks)
-        return self.ln_final(x)  # type: ignore[no-any-return]
+        x = self.ln_final(x)  # [K, B*T, D]
+        # The head is linear, so its inputs are multiplied: fewer than the logits, which training never has all at once.
+        return x if self.logit_multiplier == 1 else x * self.logit_multiplier  # type: ignore[no-any-return]
 
     def head(self) -> Tensor:
         """Output matrix [K, V, D]: each slot's embedding or own head, selected by `where` because 0 * nan is nan."""
@@ -273,7 +279,7 @@ class TransformerLM(nn.Module):
 
     def reset_slot(self, slot: int, seed: int, tied: bool) -> None:
         """Give `slot` the initial weights of `seed`, and tie its head or not."""
-        init_slot_(dict(self.named_parameters()), slot, seed, self.config.num_layers)
+        init_slot_(dict(self.named_parameters()), slot, seed, self.config)
         self.tied[slot] = tied
         self.tied_mask[slot] = tied
         self.tying = _tying(self.tied)

@@ -144,5 +144,6 @@ MUON = UpdateRule(
     coefficients=muon_coefficients,
     update_=muon_update_,
     update_slots_=muon_update_slots_,
+    width_power=0.5,  # a step whose entries have the root mean square r has the spectral norm r sqrt(width)
 )
 """The rule of hidden matrices with `optim.name: muon`."""

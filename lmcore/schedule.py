@@ -78,6 +78,8 @@ def wsd_lr(step: float, max_lr: float, min_lr: float, phases: Phases) -> float:
     [0.0, 0.5, 1.0, 1.0, 1.0, 0.5, 0.2928932188134524, 0.1339745962155614, 0.0]
     """
     begin = max(phases.warmup, phases.steps - phases.decay)
+    if phases.warmup <= step <= begin:
+        return max_lr  # at T_0 as well to the last bit, so that runs of any length share these updates
     return _lr(step, max_lr, min_lr, phases, begin, lambda p: 1 - math.sqrt(p))
 
 

@@ -4,11 +4,14 @@ To train is to iterate; to stop is to stop iterating. A trainer has K slots, and
 two reports a slot can be freed, loaded with another run, saved and restored. Each slot's numbers are those of its run
 alone (bitwise on a CPU), so K is a matter of speed only. There is no search, no tracking and no early stopping here.
 
+A branch of a run (`lmcore.branches`) is trained in the run's slot as soon as the trunk has come to where it leaves. The
+trunk's tensors wait in host memory until the branch has ended.
+
 Shapes: K slots, B batch, T time, C coefficients of an update.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -39,6 +42,8 @@ from lmcore.population.slot import Slot
 # A slot's elements must fill whole vector registers. Otherwise exp, log and silu compute the remainder in another way,
 # and a slot's last bits depend on its place. Shapes that do not fill them run one slot after the other.
 VECTOR = 64
+BRANCH_TENSORS = "branch."
+"""How the names of a branch's tensors begin in the checkpoint of a run."""
 
 
 class Trainer:
@@ -78,6 +83,7 @@ class Trainer:
         self._all = Population(model, first.optim.name, bool(first.train.compile), micro_batch_size)
         self._views: dict[int, Population] = {}  # slots as populations of their own, made when needed
         self._graphs: dict[str, GraphedStep] = {}  # by model.tying
+        self._trunks: dict[int, dict[str, Tensor]] = {}  # of slots with a branch, in host memory; never changed
 
         self._once = CompileOnce(self._train)
         hidden = hidden_of(self._train)
@@ -101,12 +107,18 @@ class Trainer:
         return [k for k, slot in enumerate(self.slots) if slot is not None and not slot.finished]
 
     def __iter__(self) -> Iterator[Row]:
-        """Report rows until no slot has updates left; slots may be freed and loaded between rows."""
+        """Report rows until no slot has updates left; slots may be freed and loaded between rows.
+
+        The row of a branch comes when it ends, and again among the `branches` of the next row of its run. Until the
+        slot is advanced, `model` has the branch's weights.
+        """
         while self.active:
             yield from self.advance()
 
     def advance(self, some: Sequence[int] | None = None, batched: bool | None = None) -> list[Row]:
         """Train the active slots, or `some` of them, up to the nearest report; rows of the slots that reached theirs.
+
+        Where a branch begins or is under way, it may return earlier and without a row.
 
         `batched` trains the slots as one program, or one after the other; the numbers are the same. By default it is
         true if all K slots advance, because a batched program also computes inactive slots. Shapes that do not fill
@@ -123,55 +135,67 @@ class Trainer:
         slots = {k: slot for k in active if (slot := self.slots[k]) is not None}
         if batched is None:
             batched = len(active) == len(self.slots)
-        updates = min(slot.updates_to_report for slot in slots.values())
         began = time.perf_counter()
+        for k, slot in slots.items():
+            self._change_course(k, slot)
+        current = {k: slot.branch or slot for k, slot in slots.items()}
+        updates = min(slot.updates_to_event for slot in current.values())
         with cpu_threads(int(self._train.threads)):
-            trained = self._update(slots, updates, batched)
+            trained = self._update(current, updates, batched)
             trained_s = time.perf_counter() - began
-            for k, slot in slots.items():
+            for k, slot in current.items():
                 slot.step += updates
                 slot.updates_since_report += updates
                 slot.train_loss_sum += trained[k].loss_sum
                 slot.points = [*slot.points, *trained[k].points]  # a new list, because snapshots have the old one
                 slot.train_s += trained_s
-            due = [k for k, slot in slots.items() if slot.report_is_due]
+            due = [k for k, slot in current.items() if slot.report_is_due]
             together = batched and len(due) == len(slots)
             losses = self._validate(due, together)
-            finals = self._validate_finally({k: slots[k] for k in due if slots[k].finished}, losses, together)
+            finished = {k: current[k] for k in due if current[k].finished}
+            finals = self._validate_finally(finished, losses, together)
         elapsed_s = time.perf_counter() - began
-        for slot in slots.values():
+        for k, slot in slots.items():
             slot.elapsed_s += elapsed_s
-        return [self._report(k, slots[k], losses[k], finals.get(k), trained[k].grad_norm) for k in due]
+            current[k].elapsed_s = slot.elapsed_s
+        rows = {k: self._report(k, current[k], losses[k], finals.get(k), trained[k].grad_norm) for k in due}
+        for k, row in rows.items():
+            if current[k] is slots[k].branch:
+                slots[k].branches_done += 1
+                slots[k].branch_rows = [*slots[k].branch_rows, row]
+        return list(rows.values())
 
     def load_slot(self, k: int, run: RunSpec) -> None:
         """Begin `run` in slot k, replacing what was there. Raises ValueError if its shape is not this trainer's."""
         run = self._check_signature(run)
         self._all.reset(k, run.train.seed, run.model.tie_embeddings)
         self._views.pop(k, None)
+        self._trunks.pop(k, None)
         self.slots[k] = Slot(run)
 
     def free_slot(self, k: int) -> None:
         """End slot k's run; its weights can be read until the slot is loaded again."""
         self.slots[k] = None
+        self._trunks.pop(k, None)
 
     def save_slot(self, k: int, out: str | PathLike[str]) -> None:
         """Write slot k's weights, optimizer state and progress as one checkpoint file. Raises ValueError if empty."""
         write_checkpoint(out, *self.snapshot_slot(k))
 
     def snapshot_slot(self, k: int) -> tuple[dict[str, Tensor], dict[str, JSON]]:
-        """What `save_slot` writes, copied to the host: another thread can write it while this one trains on."""
+        """What `save_slot` writes, copied to the host: another thread can write it while this one trains on.
+
+        While a branch is under way, the tensors are those of the trunk, and with names that begin with BRANCH_TENSORS
+        those of the branch.
+        """
         slot = self.slots[k]
         if slot is None:
             raise ValueError(f"slot {k} is empty; only a loaded slot can be saved")
-        tensors = {
-            f"{part}.{name}": named[name].detach()[k].to("cpu", copy=True)
-            for part, named in self._slot_tensors().items()
-            for name in self.model.slot_names(k)
-            if name in named
-        }
-        return tensors, {**vars(slot), "run": slot.run.model_dump(), "data_fingerprint": self.tokens.fingerprint}
+        tensors = self._trunks[k] if slot.branch is not None else self._copy_of(k)
+        if slot.branch is not None and not slot.branch.finished:
+            tensors = {**tensors, **{f"{BRANCH_TENSORS}{name}": copy for name, copy in self._copy_of(k).items()}}
+        return tensors, {**slot.state(), "data_fingerprint": self.tokens.fingerprint}
 
-    @torch.no_grad()
     def restore_slot(self, k: int, src: str | PathLike[str]) -> None:
         """Continue in slot k the run that `save_slot` wrote: the same rows follow as if it had never stopped.
 
@@ -186,24 +210,23 @@ class Trainer:
             saved["train"].setdefault("final_eval_windows", self._train.final_eval_windows)
             run = with_runtime(RunSpec.model_validate(saved), self._train)
             fingerprint = meta.pop("data_fingerprint")
-            slot = Slot(run, **meta)
+            slot = Slot.of_state(self._check_signature(run), meta)
         except (KeyError, TypeError, ValidationError):
             raise CheckpointError(f"{src}: is a checkpoint, but not a slot's; give one that save_slot wrote") from None
         if fingerprint != self.tokens.fingerprint:
             raise ValueError(f"{src}: was trained on other data ({fingerprint[:12]}); give it its own tokens")
-        slot.run = self._check_signature(run)
         names = self.model.slot_names(k, run.model.tie_embeddings)
-        own = {
-            f"{part}.{name}": named[name]
-            for part, named in self._slot_tensors().items()
-            for name in names
-            if name in named
-        }
-        if tensors.keys() != own.keys():
+        parts = self._slot_tensors().items()
+        expected = {f"{part}.{name}" for part, named in parts for name in names if name in named}
+        trunk = {name: tensors[name] for name in expected & set(tensors)}
+        branch = {name: tensors[full] for name in expected if (full := f"{BRANCH_TENSORS}{name}") in tensors}
+        wanted = (expected, set() if slot.branch is None else expected)
+        if (set(trunk), set(branch)) != wanted or len(tensors) != len(trunk) + len(branch):
             raise CheckpointError(f"{src}: lacks tensors of its run, or has others; take the checkpoint before it")
-        self.load_slot(k, run)
-        for name, tensor in own.items():
-            tensor.detach()[k].copy_(tensors[name])
+        self.load_slot(k, slot.run)
+        self._write(k, branch or trunk)
+        if branch:
+            self._trunks[k] = trunk
         self.slots[k] = slot
 
     def save(self, folder: str | PathLike[str]) -> None:
@@ -229,6 +252,31 @@ class Trainer:
             other = [f"{path} = {new!r} for {mine[path]!r}" for path, new in run.static_signature if new != mine[path]]
             raise ValueError(f"slots of one trainer share their shape, but this run has {', '.join(other)}")
         return run
+
+    def _change_course(self, k: int, slot: Slot) -> None:
+        """Go back to the trunk if slot k's branch has ended, and onto the next branch if that leaves here."""
+        if slot.branch is not None and slot.branch.finished:
+            self._write(k, self._trunks.pop(k))
+            slot.branch = None
+        if slot.branch is None and slot.branches_here:
+            self._trunks[k] = self._copy_of(k)
+            slot.begin_branch()
+
+    def _copy_of(self, k: int) -> dict[str, Tensor]:
+        """A copy in host memory of what slot k consists of, by name in checkpoints."""
+        return {
+            f"{part}.{name}": named[name].detach()[k].to("cpu", copy=True)
+            for part, named in self._slot_tensors().items()
+            for name in self.model.slot_names(k)
+            if name in named
+        }
+
+    def _write(self, k: int, tensors: Mapping[str, Tensor]) -> None:
+        """Give slot k the weights and state that `_copy_of` returned."""
+        for part, named in self._slot_tensors().items():
+            for name in self.model.slot_names(k):
+                if name in named:
+                    named[name].detach()[k].copy_(tensors[f"{part}.{name}"])
 
     def _slot_tensors(self) -> dict[str, dict[str, Tensor]]:
         """What slots consist of, under the names in checkpoints: weights and optimizer state, by parameter name."""
@@ -368,6 +416,7 @@ class Trainer:
         row: Row = {
             col.SLOT: k,
             col.STEP: slot.step,
+            col.BRANCH: slot.fraction,
             col.TOKENS: slot.step * slot.run.tokens_per_step,
             col.TRAIN_LOSS: slot.train_loss_sum / slot.updates_since_report,
             col.VAL_LOSS: loss.mean,
@@ -383,8 +432,10 @@ class Trainer:
             col.BEST_WINDOW_LOSSES: slot.best_window_losses,
             col.BEST_STEP: slot.best_step,
             col.POINTS: slot.points,
+            col.BRANCHES: slot.branch_rows,
         }
-        slot.updates_since_report, slot.train_loss_sum, slot.train_s, slot.points = 0, 0.0, 0.0, []
+        slot.updates_since_report, slot.train_loss_sum, slot.train_s = 0, 0.0, 0.0
+        slot.points, slot.branch_rows = [], []
         slot.last_row = row
         return row
 

@@ -33,7 +33,7 @@ class UpdateRule(NamedTuple):
     state_names: tuple[str, ...]
     """A parameter's state tensors, as checkpoints name them. Each has the parameter's shape and starts at zero."""
     coefficient_names: tuple[str, ...]
-    """Names of the C numbers of an update."""
+    """Names of the C numbers of an update. `step_size` multiplies the update, but not the decay of weights."""
     coefficients: Callable[[OptimConfig, float, int], Sequence[float]]
     """From the config, the scheduled learning rate, and the number of the update (from 1) to the numbers."""
     update_: Update
@@ -42,6 +42,10 @@ class UpdateRule(NamedTuple):
     """For GPUs. The host does not wait for the device."""
     fused_: Update | None = None
     """`update_` to rounding, for large models, if there is a faster form."""
+    width_power: float = 1.0
+    """p, if a hidden matrix's outputs change by its learning rate times width^p, which is how the spectral norm of its
+    update grows (Yang, Simon & Bernstein, 2023): 1 for updates like Adam's, whose entries are as large as the learning
+    rate and aligned with the inputs. muP divides the learning rate by m^p."""
 
 
 def one_by_one(update_: Callable[..., None]) -> Update:

@@ -5,8 +5,8 @@
 
 A record of the first kind is followed by n float32: the loss of each validation window, in nats per token. The `last`
 evaluation of a trial is on the `final` windows or, if the trial did not make all its updates, on the small set `val`.
-Its `best` is the one with the lowest val_loss, always on `val`. Later records of the same trial and evaluation replace
-earlier ones.
+Its `best` is the one with the lowest val_loss, always on `val`. That of a `branch`, whose fraction is in `branch`, is
+on its `final` windows. Later records of the same trial, evaluation and branch replace earlier ones.
 
 A record of the second kind is followed by n int32: the number of the document in which each of the n windows of that
 context length begins. There is none if the documents are unknown.

@@ -33,6 +33,8 @@ def train_without_ray(spec, tokens, path, trials=None, unfinished=0):
         callbacks.on_trial_start(live)
         trainer = Trainer([live.run], tokens)
         for row in trainer:
+            if row[col.BRANCH] is not None:  # comes again with the next row of its run
+                continue
             Trainers.save(folder.trial(live.id), trainer.snapshot_slot(0))
             if number >= trials - unfinished:
                 break

@@ -12,6 +12,7 @@ import pandas as pd
 from analysis.document.ladder_section import forecast_sentences, ladder_section
 from analysis.document.section import Section
 from analysis.figures.registry import FigureData, figures_of
+from analysis.runs.branches import branch_results
 from analysis.runs.load import Run
 from analysis.runs.trial_csv import LOSS, LR
 from analysis.scaling.fit import Scaling, first_arm, fit_scaling, points_of
@@ -45,6 +46,15 @@ SETTINGS_CAPTION = (
 )
 TRIALS_CAPTION = "n = {n} trials. se: standard error of the validation loss over its windows, not over seeds."
 ARM_NOTE = "The laws are those of {arm}, the first arm: no law of one arm holds for several."
+BRANCH_NOTE = (
+    "{count} of the {n} points of the laws are branches: models decayed at a shorter budget (train.branches). "
+    "A branch shares the trunk of its run; the intervals count it as independent of that."
+)
+BRANCH_CAPTION = (
+    "Finished models of shorter budgets, each the branch of a trial (train.branches): losses and FLOPs are those of a "
+    "run of so many updates from the start. se: standard error over validation windows, not over seeds. The status "
+    "is that of the trial. own tokens: those of the decay, which it cost beside the trial."
+)
 COST_CAPTION = (
     "A device-second is a second of one device; trials that were trained as one program share it. FLOP/s: training "
     "FLOPs over device-seconds, which include evaluation. Share of peak: of the FLOP/s of matrix products that the "
@@ -77,7 +87,7 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
     last = [Section("Cost", [cost]), Section("Trials", ended)]
     answer = answer_section(trials, brief)
     if brief:
-        return [answer, *last]
+        return [answer, *_branch_sections(run), *last]
     ladders = fit_ladders(run)
     return [
         replace(answer, lead=(*answer.lead, *forecast_sentences(ladders))),
@@ -85,9 +95,19 @@ def sections_of_run(run: Run, brief: bool = False) -> list[Section]:
         Section("Curves", figures=figures_of("Curves", FigureData(run))),
         _hyperparameter_section(run),
         _comparison_section(comparisons_of(trials)),
-        scaling_section(fit_scaling(points_of(trials)), first_arm(trials), FigureData(run)),
+        scaling_section(fit_scaling(points_of(trials, run.branches)), first_arm(trials), FigureData(run)),
+        *_branch_sections(run),
         *last,
     ]
+
+
+def _branch_sections(run: Run) -> list[Section]:
+    """The section of the branches; none if there are none."""
+    table = branch_results(run.branches)
+    if table.empty:
+        return []
+    hidden = [col.VAL_LOSS, col.VAL_LOSS_SE, col.TRAIN_LOSS, col.FINAL_VAL_LOSS, col.FINAL_VAL_LOSS_SE]
+    return [Section("Branches", [_table("branches", "Branches", table, BRANCH_CAPTION, hidden)])]
 
 
 def answer_section(trials: pd.DataFrame, brief: bool = False) -> Section:
@@ -144,6 +164,8 @@ def scaling_section(scaling: Scaling, arm: str | None = None, figures: FigureDat
     from_run = col.SIZE in scaling.points
     note = "N counts parameters without embeddings and head." if from_run else "N is that of the CSV file."
     notes = [note] if arm is None else [note, ARM_NOTE.format(arm=arm)]
+    if col.BRANCH in scaling.points and (count := int(scaling.points[col.BRANCH].notna().sum())):
+        notes.append(BRANCH_NOTE.format(count=count, n=len(scaling.points)))
     data = replace(figures or FigureData(), scaling=scaling)
     return Section("Scaling", tables, figures_of("Scaling", data), fitted, notes)
 

@@ -53,6 +53,8 @@ def load_all(folders: Sequence[Path], storage: str | None = None) -> Run:
         {**first_manifest, "schema": 2, "name": " + ".join(runs), STUDIES: studies, **marked},
     )
     combined.curve_files = {f"{name}/": path for name, run in runs.items() for path in run.curve_files.values()}
+    found = [_prefixed(run.branches, name) for name, run in runs.items() if len(run.branches)]
+    combined.branches = pd.concat(found, ignore_index=True) if found else combined.branches
     return combined
 
 

@@ -23,6 +23,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.json
 
+from analysis.runs.branches import COLUMNS, branch_table
 from analysis.runs.curve_file import NAME as CURVES
 from analysis.runs.curve_file import read_curves
 from analysis.runs.manifest import RunError, read_manifest
@@ -89,6 +90,9 @@ class Run(Tables):
     >>> run.curves.pivot(index="step", columns="trial", values="train_loss").plot(logx=True)
     """
 
+    branches: pd.DataFrame = pd.DataFrame(columns=[*COLUMNS])
+    """Finished models of shorter budgets, from `train.branches`: one row per (trial, branch) of the trials in `trials`
+    when they were loaded, with the columns of `analysis.runs.branches.branch_table`."""
     curve_files: Mapping[str, Path] = MappingProxyType({})
     """Files that `curves` reads, by what the ids of their trials have in front in `trials`."""
 
@@ -139,13 +143,18 @@ def load(folder: str | Path, storage: str | None = None) -> Run:
     rows = rows[~rows[col.TRIAL].isin(list(excluded))].reset_index(drop=True) if excluded else rows
     windows = read_window_losses(folder / NAME)
     bytes_per_token = manifest.get("data", {}).get("bytes_per_token")
-    run = Run(_trials_frame(studied, rows, windows, bytes_per_token), rows, manifest)
+    trials = _trials_frame(studied, rows, windows, bytes_per_token)
+    run = Run(trials, rows, manifest)
+    run.branches = branch_table(trials, [one.attributes.get(col.BRANCHES, ()) for one in studied], windows)
     run.curve_files = {"": folder / CURVES}
     return run
 
 
 def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
-    """metrics.jsonl with columns ROW_COLUMNS. A resumed trial repeats steps: the last line of a step counts."""
+    """metrics.jsonl with columns ROW_COLUMNS. A resumed trial repeats steps: the last line of a step counts.
+
+    Rows of branches are left out: they are no part of a trial's curve, and the study has their results.
+    """
     content = path.read_bytes() if path.exists() else b""
     if (table := _parse_rows(content)) is None:
         table = _parse_rows(_without_torn_end(content, path))
@@ -156,7 +165,7 @@ def _read_rows(path: Path, trial_ids: Sequence[str]) -> pd.DataFrame:
         unsafe = {text: safe for text in rows[name].dropna().unique() if (safe := printable(text)) != text}
         if unsafe:
             rows[name] = rows[name].replace(unsafe)
-    rows = rows.drop_duplicates([col.TRIAL, col.STEP], keep="last")
+    rows = rows[rows[col.BRANCH].isna()].drop_duplicates([col.TRIAL, col.STEP], keep="last")
     order = rows[col.TRIAL].map({trial: place for place, trial in enumerate(trial_ids)})
     return rows.assign(order=order).sort_values(["order", col.TRIAL, col.STEP], ignore_index=True).drop(columns="order")
 
@@ -241,13 +250,18 @@ def _trial_record(studied: Studied, newest: dict[str, dict[str, Any]]) -> dict[s
     record |= {col.NUMBER: trial.number, col.STATUS: status_of(trial)}
     record |= {name: attributes.get(name) for name in (col.EXPERIMENT, col.MESSAGE, col.SAME_AS)}
     for part, fields in attributes.get(col.RUN, {}).items():
-        record |= {f"{col.PARAMS_PREFIX}{part}.{name}": value for name, value in fields.items()}
+        record |= {f"{col.PARAMS_PREFIX}{part}.{name}": _cell(value) for name, value in fields.items()}
     record.pop(EXPECTED_DATA, None)  # says what the data should be; the manifest says what they were
     counts = attributes.get(col.COUNTS, {})
     record |= {name: counts.get(name) for name in col.COUNT_COLUMNS}
     # A trial without a status has not ended, or nobody recorded its end: its newest row is all that is known.
     last = attributes.get(col.LAST, {}) if col.STATUS in attributes else newest.get(studied.id, {})
     return record | {name: last.get(name) for name in col.LAST_COLUMNS}
+
+
+def _cell(value: Any) -> Any:
+    """A field of a run in a table: a list as text."""
+    return ", ".join(f"{item:g}" for item in value) if isinstance(value, list | tuple) else value
 
 
 def _window_columns(trials: pd.DataFrame, windows: WindowLosses) -> dict[str, pd.Series]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.runs.branches import branch_trials
 from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.runs.trial_csv import BATCH, LOSS, LR, D, N
 from analysis.scaling.isoflop import IsoFlop, fit_isoflop
@@ -48,12 +49,27 @@ class Scaling(ShowsFitted):
         return {**self.fitted, **{f"optimum.{path}": one for path, one in self.optimum.items()}}
 
 
-def points_of(trials: pd.DataFrame) -> pd.DataFrame:
+def points_of(trials: pd.DataFrame, branches: pd.DataFrame | None = None) -> pd.DataFrame:
     """`search_points`, with the column `reported`: the loss that a law may be fitted to.
 
     That is the mean over seeds of the trial's setting; in an arm that was confirmed, the mean over the confirmation of
     its leader, and missing for all other settings; +inf where the confirmation ended without a leader.
+
+    `branches` are those of the run (`analysis.runs.branches`), if it has any. Each is a point of its own D, as if its
+    trial had been trained to it alone; the column `branch` has its fraction, and is missing for whole trials.
+
+    >>> run = analysis.load("runs/quick")
+    >>> points_of(run.trials, run.branches)[["N", "D", "loss", "branch"]]
     """
+    if branches is None or branches.empty:
+        return _points_of(trials)
+    parts = [_points_of(trials).assign(**{col.BRANCH: np.nan})]
+    for fraction in sorted(branches[col.BRANCH].unique()):
+        parts.append(_points_of(branch_trials(trials, branches, fraction)).assign(**{col.BRANCH: fraction}))
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
+
+def _points_of(trials: pd.DataFrame) -> pd.DataFrame:
     trials = with_quoted_loss(trials)
     points, ended = search_points(trials), _ended(trials)
     losses = ended[col.TRIAL].map(_reported_losses(_of_first_arm(trials))).astype("float64").to_numpy()

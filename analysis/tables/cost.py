@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.runs.branches import OWN_TOKENS
 from analysis.runs.load import Run
 from lmcore import columns as col
 
@@ -37,10 +38,16 @@ def peak_flops_per_s(manifest: dict[str, Any]) -> float:
 def cost_table(run: Run) -> pd.DataFrame:
     """One row per size, and one for all of them if there are several. Every trial that trained counts.
 
+    Tokens and FLOPs are those of the trials and of the branches that ended.
+
     Columns: size, trials (how many), tokens, train_flops, device_s, flops_per_s, peak_share.
     """
     trials = run.trials.assign(**{DEVICE_S: run.trials[col.TRIAL].map(device_seconds(run.rows)).astype("float64")})
     trials = trials[trials[col.TOKENS].notna() & trials[col.SAME_AS].isna()]
+    if len(run.branches):
+        own = trials[col.TRIAL].map(run.branches.groupby(col.TRIAL)[OWN_TOKENS].sum()).fillna(0)
+        flops = trials[col.TRAIN_FLOPS] + trials[col.FLOPS_PER_TOKEN].astype("float64") * own.astype("float64")
+        trials = trials.assign(**{col.TOKENS: trials[col.TOKENS] + own, col.TRAIN_FLOPS: flops})
     groups = [*trials.groupby(col.SIZE, sort=False)]
     if len(groups) > 1:
         groups.append((ALL, trials))

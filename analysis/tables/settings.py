@@ -18,7 +18,7 @@ from lmcore import columns as col
 SEED_PATHS = (f"{col.PARAMS_PREFIX}train.seed", f"{col.PARAMS_PREFIX}data.seed")
 CONSTANT_FIELDS = {
     "train": "device compile cuda_graphs threads eval_every eval_tokens eval_windows final_eval_windows "
-    "log_every checkpoint_every",
+    "log_every checkpoint_every branches",
     "data": "source val_source tokenizer vocab_size bin_dtype text_field end_of_text copy val_fraction fingerprint",
 }
 """The sweep constants of `lmcore.config.FIELD_ROLES`, repeated here because `lmcore.config` needs pydantic."""

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from lmcore.model import ACTIVATIONS, Attention, Block, SlotRMSNorm, TransformerLM
+from lmcore.parametrization import parametrization_of
 
 
 @dataclass
@@ -52,7 +53,9 @@ class Decoder:
         self.config = config = model.config
         self.length = 0
         """S, the number of positions that were read."""
-        self._embedding, self._head = model.token_embeddings.weight[0].detach(), model.head()[0].detach().t()
+        self._embedding, head = model.token_embeddings.weight[0].detach(), model.head()[0].detach().t()
+        self._head = head if model.logit_multiplier == 1 else head * model.logit_multiplier
+        self._scale = parametrization_of(config).attention_scale(config)
         self._gain = _gain(model.ln_final)
         self._layers = [self._layer(block) for block in model.layers]
         if config.positions == "rope":
@@ -115,7 +118,7 @@ class Decoder:
         layer.cache[1, :, past:end] = v.transpose(0, 1)
         keys, values = layer.cache[:, None, :, :end]  # [1, G, S + T, D/H] each
         q = qk[:, :heads].transpose(0, 1).reshape(1, kv_heads, -1, width)  # [1, G, R * T, D/H]
-        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask)
+        attended = F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=self._scale)
         return attended.view(heads, time, width).transpose(0, 1).reshape(time, -1)
 
     def _norm(self, x: Tensor, gain: Tensor | None) -> Tensor:

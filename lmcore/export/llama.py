@@ -3,14 +3,16 @@
 With `model.qk_norm`, which Llama lacks, it is a Qwen3 folder: a Llama with RMSNorm over the heads of q and k.
 
 The weights are renamed, not changed: rotary positions already have Llama's half-split form, and all weights stay
-float32. Architectures that neither has are refused. Dropout is not in the folder, as it only trains. transformers is
-not needed.
+float32. Only the multipliers of muP (`lmcore.parametrization`), which Llama lacks, become part of the weights that they
+act on: the gain of the final norm, and q_proj or its norm. Architectures that neither has are refused. Dropout is not
+in the folder, as it only trains. transformers is not needed.
 
     files = llama_files(model.config, model.slot_state_dict(0), tokens.tokenizer_json, tokens.end_of_text)
     write_folder(Path("exported"), files)
 """
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ from lmcore.config import ModelConfig
 from lmcore.durable import new_folder
 from lmcore.errors import InputError
 from lmcore.model import HEAD
+from lmcore.parametrization import parametrization_of
 
 ARCHITECTURE = {"norm": "pre", "positions": "rope", "ffn": "swiglu"}
 """Fields of `ModelConfig` that make a Llama, or a Qwen3. All others may have any value."""
@@ -41,6 +44,16 @@ NAMES = {
     "ln2": "post_attention_layernorm",
     "ln_final": "model.norm",
 }
+
+
+def with_multipliers(config: ModelConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights with which a model without multipliers computes the same logits."""
+    parametrization = parametrization_of(config)
+    factors = {"ln_final.weight": parametrization.logit_multiplier(config)}
+    if (scale := parametrization.attention_scale(config)) is not None:
+        query = "attn.q_norm.weight" if config.qk_norm else "attn.q_proj.weight"
+        factors |= dict.fromkeys((name for name in weights if name.endswith(query)), scale * math.sqrt(config.head_dim))
+    return {name: weight * factors[name] if factors.get(name, 1) != 1 else weight for name, weight in weights.items()}
 
 
 def llama_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -123,6 +136,7 @@ def llama_files(
     name = None if tokenizer is None or end_of_text is None else tokenizer.id_to_token(end_of_text)
     ending = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), end_of_text)
     special_tokens = {} if name is None else dict.fromkeys(("bos_token", "eos_token", "pad_token"), name)
+    weights = with_multipliers(config, weights)
     renamed = {name: weight.contiguous() for name, weight in llama_weights(weights).items()}
     files = {
         "config.json": _json(llama_config(config, end_of_text)),

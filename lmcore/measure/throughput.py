@@ -100,7 +100,7 @@ class _Probe:
     """Copies of a run that train as one program, one update at a time; `bytes` is their peak memory."""
 
     def __init__(self, run: RunSpec, tokens: Tokens, slots: int) -> None:
-        reports = {"eval_every": 1, "eval_tokens": None, "eval_windows": 1, "checkpoint_every": None}
+        reports = {"eval_every": 1, "eval_tokens": None, "eval_windows": 1, "checkpoint_every": None, "branches": None}
         train = run.in_steps().train.model_copy(update={"steps": 2**40, "compile": False, **reports})
         self.slots = slots
         self.tokens_of_update = run.tokens_per_step

@@ -7,6 +7,7 @@ Shapes: K slots, B batch, T time, D width, C coefficients of an update.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ from lmcore.loss import linear_cross_entropy, linear_token_nll
 from lmcore.model import HEAD, TransformerLM
 from lmcore.optim import FUSED_FROM
 from lmcore.optimizers import ParameterGroup, parameter_groups
+from lmcore.parametrization import parametrization_of
 
 Coefficients = Tensor | Sequence[Sequence[float]]
 """The optimizer's numbers for one update: a tensor [C, K] on a GPU; on a CPU, C Python floats for each of K slots.
@@ -75,7 +77,8 @@ class Population:
         self.compiled = compiled
         self.micro_batch_size = micro_batch_size
         self._parameters = dict(model.named_parameters())
-        self.groups = parameter_groups(optimizer, self._parameters)
+        lr_factor = parametrization_of(model.config).lr_factor
+        self.groups = parameter_groups(optimizer, self._parameters, partial(lr_factor, model.config))
         sizes = [len(group.rule.coefficient_names) for group in self.groups]
         self._numbers = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
         self.fused = sum(p[0].numel() for p in self._parameters.values()) >= FUSED_FROM

@@ -5,9 +5,12 @@ a slot are in its population (`lmcore.population.population`).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from lmcore.branches import Branch, branch_run, branches_of
+from lmcore.checkpoint import JSON
 from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.corpus.windows import final_window_count
@@ -21,8 +24,11 @@ class Slot:
     """One run in progress; a checkpoint stores all fields.
 
     >>> slot = Slot(RunSpec())
-    >>> slot.updates_to_report, slot.lr(10), slot.finished
+    >>> slot.updates_to_event, slot.lr(10), slot.finished
     (25, 0.003, False)
+
+    While the slot trains a branch (`lmcore.branches`), `branch` is a `Slot` for the run that the branch equals, and
+    these fields stand still at the update after which it left.
     """
 
     run: RunSpec
@@ -36,6 +42,10 @@ class Slot:
     best_window_losses: list[float] | None = None  # of that report
     points: list[list[float]] = field(default_factory=list)  # since the last report; a list that is never changed
     last_row: Row | None = None  # the last report; whoever resumes from a checkpoint can repeat it in case it was lost
+    fraction: float | None = None  # of a branch, that in `train.branches`
+    branch: "Slot | None" = None  # the branch that is being trained, or was the last thing trained
+    branches_done: int = 0  # branches that have ended
+    branch_rows: list[Row] = field(default_factory=list)  # of those since the last report; a list never changed
 
     @property
     def finished(self) -> bool:
@@ -43,14 +53,43 @@ class Slot:
         return self.step >= self.run.steps
 
     @property
-    def updates_to_report(self) -> int:
-        """Updates until the next report (`lmcore.reports`)."""
-        return next_report(self.run, self.step) - self.step
+    def next_branch(self) -> Branch | None:
+        """The next branch to train, if there is one."""
+        left = branches_of(self.run)[self.branches_done :]
+        return left[0] if left else None
+
+    @property
+    def branches_here(self) -> bool:
+        """Whether the next branch leaves the trunk here."""
+        return self.next_branch is not None and self.next_branch.begin == self.step
+
+    @property
+    def has_branched(self) -> bool:
+        """Whether a branch has begun since the last report."""
+        return self.branch is not None or bool(self.branch_rows)
+
+    def begin_branch(self) -> None:
+        """Let the next branch begin: from now on `branch` is what is trained."""
+        assert self.next_branch is not None
+        fraction = self.next_branch.fraction
+        self.branch = Slot(branch_run(self.run, fraction), self.step, fraction=fraction)
+
+    @property
+    def updates_to_event(self) -> int:
+        """Updates until the next report (`lmcore.reports`), or until a branch leaves before that.
+
+        A branch has a report at its end alone. It pauses where its run would report, so that whoever trains it can save
+        it or stop it as often as its trunk.
+        """
+        event = next_report(self.run, self.step)
+        if self.next_branch is not None:
+            event = min(event, self.next_branch.begin)
+        return event - self.step
 
     @property
     def report_is_due(self) -> bool:
         """Whether there is a report after the update just made."""
-        return is_due(self.run, self.step)
+        return self.finished if self.fraction is not None else is_due(self.run, self.step)
 
     def final_windows(self, val_tokens: int) -> int:
         """Validation windows to evaluate on after the last update, of validation data of so many tokens."""
@@ -83,3 +122,16 @@ class Slot:
         """The numbers of update number `update` for these groups of parameters, one group after the other."""
         lr = self.lr(update)
         return [number for group in groups for number in group.coefficients(self.run.optim, lr, update)]
+
+    def state(self) -> dict[str, JSON]:
+        """All fields as JSON. A branch that has ended is left out, because the trunk is what goes on."""
+        branch = None if self.branch is None or self.branch.finished else self.branch.state()
+        return {**vars(self), "run": self.run.model_dump(), "branch": branch}
+
+    @classmethod
+    def of_state(cls, run: RunSpec, state: Mapping[str, Any]) -> "Slot":
+        """The slot of `run` that `state` returned. KeyError or TypeError if it is not such a state."""
+        branch = state.get("branch")
+        if branch is not None:
+            branch = cls.of_state(branch_run(run, branch["fraction"]), branch)
+        return cls(**{**state, "run": run, "branch": branch})

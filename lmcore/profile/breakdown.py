@@ -161,7 +161,7 @@ class Probe:
 
     def _with_steps(self, steps: int) -> RunSpec:
         """The run with one report, after its last update. The same trainer accepts it for any number of steps."""
-        once = {"steps": steps, "eval_every": 2**40, "eval_tokens": None}
+        once = {"steps": steps, "eval_every": 2**40, "eval_tokens": None, "branches": None}
         train = self._run.in_steps().train.model_copy(update=once)
         return self._run.model_copy(update={"train": train})
 

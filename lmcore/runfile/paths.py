@@ -252,7 +252,8 @@ def describe(error: ValidationError, known: Mapping[str, Any] = RUN_DEFAULTS) ->
     if first["type"] == "value_error":
         # Messages of lmcore's validators start with the name of the field at fault; it becomes part of the path.
         name, _, rule = str(cause).partition(" ")
-        return ClashError(f"{field}.{name}", rule) if f"{field}.{name}" in known else ClashError(field, str(cause))
+        path = f"{field}.{name}" if field else name
+        return ClashError(path, rule) if path in known else ClashError(field, str(cause))
     if first["type"] == "extra_forbidden":
         return unknown(field, known)
     # pydantic reports one error for each member of a union.

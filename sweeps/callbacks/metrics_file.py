@@ -1,6 +1,7 @@
 """metrics.jsonl: every report row of every trial, one JSON line each, appended and synced as it arrives.
 
-Rows of a trial are ordered by their step, never by time: clocks may be set back.
+Rows of a trial are ordered by their step, never by time: clocks may be set back. The rows of its branches have their
+fraction in the column `branch`. They are no part of its curve, and stand before the row that tells of them.
 """
 
 import json
@@ -33,15 +34,18 @@ class RowFile(Callback):
         self._file.truncate(path.read_bytes().rfind(b"\n") + 1)
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        """Append the row.
+        """Append the row, after those of the branches that ended since the row before.
 
-        A row that an older version made, and that is repeated from a checkpoint, has no final loss.
+        A row that an older version made, and that is repeated from a checkpoint, has no final loss and no branches.
         """
-        self._append(row_line(trial, {**dict.fromkeys(col.FINAL_COLUMNS), **row}))
+        place = {name: row[name] for name in (col.TRIAL, *col.PLACE_COLUMNS) if name in row}  # type: ignore[literal-required]
+        lines = [row_line(trial, {**branch, **place}, col.RUNNING) for branch in row.get(col.BRANCHES, ())]
+        older: dict[str, None] = dict.fromkeys((*col.FINAL_COLUMNS, col.BRANCH))
+        self._append(b"".join([*lines, row_line(trial, {**older, **row})]))
 
     def on_trial_end(self, trial: TrialHandle) -> None:
         if trial.status == col.PRUNED and trial.paused_at is not None and trial.last_row is not None:
-            self.on_report(trial, {**trial.last_row, col.TRIAL: trial.id})
+            self.on_report(trial, {**trial.last_row, col.TRIAL: trial.id, col.BRANCHES: []})
 
     def close(self) -> None:
         self._file.close()
@@ -50,12 +54,12 @@ class RowFile(Callback):
         append(self._file, line)
 
 
-def row_line(trial: TrialHandle, row: Mapping[str, object]) -> bytes:
+def row_line(trial: TrialHandle, row: Mapping[str, object], status: str | None = None) -> bytes:
     """The line of a trial's row: columns in the order of ROW_COLUMNS, null for numbers that are not finite.
 
-    Raises KeyError if a column is missing.
+    `status` is that of the trial by default. Raises KeyError if a column is missing.
     """
-    values = {**row, col.SIZE: trial.size, col.STATUS: trial.status}
+    values = {**row, col.SIZE: trial.size, col.STATUS: status or trial.status}
     line = json.dumps(finite_row({name: values[name] for name in col.ROW_COLUMNS}), allow_nan=False)
     return f"{line}\n".encode()
 
@@ -63,13 +67,16 @@ def row_line(trial: TrialHandle, row: Mapping[str, object]) -> bytes:
 def last_rows(path: Path) -> dict[str, Row]:
     """The last row of each trial, by trial id, in a file that nobody writes to. Half a line at the end is ignored.
 
-    Losses that were not finite are read as NaN. Raises InputError if a line is damaged.
+    Rows of branches are left out: what they say is in the study. Losses that were not finite are read as NaN. Raises
+    InputError if a line is damaged.
     """
     rows: dict[str, Row] = {}
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
     for number, line in enumerate(lines, 1):
         try:
             row: Row = json.loads(line)
+            if row.get("branch") is not None:
+                continue
             if row["train_loss"] is None:
                 row["train_loss"] = math.nan
             if row["val_loss"] is None:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lmcore import columns as col
+from lmcore.branches import updates_by
 from lmcore.columns import Row
 from lmcore.config import flatten
 from lmcore.measure.window_difference import clustered_difference
@@ -111,7 +112,7 @@ class Progress(Callback):
         self._running[trial.name] = RunningTrial(trial.name, trial.run.steps)
         self._paused.discard(trial.id)
         row = trial.last_row
-        self._known[trial.id] = (0, 0.0) if row is None else (row[col.TOKENS], row[col.ELAPSED_S])
+        self._known[trial.id] = (0, 0.0) if row is None else (_tokens(trial, row), row[col.ELAPSED_S])
         if self._work is not None:
             self._work.start(trial)
         self._count()
@@ -120,8 +121,8 @@ class Progress(Callback):
         """Count the tokens since the trial's last row; without a terminal, print a summary every LINE_EVERY_S."""
         now = time.monotonic()
         tokens, seconds = self._known.get(trial.id, (0, 0.0))
-        self._known[trial.id] = row[col.TOKENS], row[col.ELAPSED_S]
-        tokens, seconds = row[col.TOKENS] - tokens, row[col.ELAPSED_S] - seconds
+        self._known[trial.id] = _tokens(trial, row), row[col.ELAPSED_S]
+        tokens, seconds = _tokens(trial, row) - tokens, row[col.ELAPSED_S] - seconds
         flops = float(flops_per_token(trial.run.model)) * tokens
         self._tokens.add(now, tokens, seconds)
         self._flops.add(now, flops, seconds)
@@ -239,3 +240,9 @@ def _end(trial: TrialHandle) -> tuple[str, str, str]:
 
 def _short(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value).lower()
+
+
+def _tokens(trial: TrialHandle, row: Row) -> int:
+    """Tokens that a trial and its branches have been trained on when it reports `row`."""
+    on_branches = updates_by(trial.run, row[col.STEP]) - row[col.STEP]
+    return row[col.TOKENS] + on_branches * trial.run.tokens_per_step

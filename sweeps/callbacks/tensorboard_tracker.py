@@ -63,7 +63,7 @@ class TensorboardTracker:
             del self._open_trials[trial]
             metrics = {name: summary[column] for column, name in HPARAM_METRICS.items() if column in summary}
             fields = flatten(tracked.run) | tracked.counts | tracked.study | {col.STATUS: row["status"]}
-            hparams = {name: str(value).lower() if isinstance(value, bool) else value for name, value in fields.items()}
+            hparams = {name: _hparam(value) for name, value in fields.items()}
             writer.flush()
             # "." is this trial's folder; by default it would be a subfolder, which TensorBoard shows as another run.
             writer.add_hparams(hparams, metrics, run_name=".", global_step=row["step"])
@@ -80,3 +80,10 @@ class TensorboardTracker:
         """Close the files of trials whose last row never came."""
         for writer, _ in self._open_trials.values():
             writer.close()
+
+
+def _hparam(value: object) -> object:
+    """A field of a run as TensorBoard takes it: a boolean in YAML's spelling, a list as text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value

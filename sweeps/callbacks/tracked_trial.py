@@ -117,7 +117,9 @@ def best_before(folder: RunFolder, trial: str, step: int) -> tuple[float, int]:
     best = math.inf, 0
     with folder.metrics.open() as file:
         for line in file:
-            if trial in line and (row := json.loads(line))[col.TRIAL] == trial and row[col.STEP] < step:
+            if trial not in line or (row := json.loads(line)).get(col.BRANCH) is not None:
+                continue
+            if row[col.TRIAL] == trial and row[col.STEP] < step:
                 best = min(best, (math.inf if row[col.VAL_LOSS] is None else row[col.VAL_LOSS], row[col.STEP]))
     return best
 

@@ -136,7 +136,10 @@ class Tracking:
 
 
 def follow(path: Path, ended: threading.Event, start: int = 0) -> Iterator[Row]:
-    """Rows of metrics.jsonl from byte `start` on, as they are written, until `ended` is set and all have been read."""
+    """Rows of metrics.jsonl from byte `start` on, as they are written, until `ended` is set and all have been read.
+
+    Rows of branches are left out: they are no part of a trial's curve.
+    """
     rest = b""
     with path.open("rb") as file:
         file.seek(start)
@@ -145,7 +148,8 @@ def follow(path: Path, ended: threading.Event, start: int = 0) -> Iterator[Row]:
             last = ended.is_set()
             rest += file.read()
             *lines, rest = rest.split(b"\n")
-            yield from (json.loads(line) for line in lines if line)
+            rows = (json.loads(line) for line in lines if line)
+            yield from (row for row in rows if row.get("branch") is None)
             if last:
                 return
             time.sleep(POLL_S)

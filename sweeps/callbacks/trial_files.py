@@ -1,4 +1,4 @@
-"""trials/<id>/ and best/: the config of each trial, and which trials keep their weights."""
+"""trials/<id>/ and best/: the config of each trial, the best ones and the next size, and which weights are kept."""
 
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from sweeps.spec.sweep_spec import dump_yaml
 from sweeps.study.ledger import Ledger
 from sweeps.study.trial_handle import TrialHandle
 
+NEXT = "next"
+"""Name in best/ of the size that would follow the last one."""
 KEPT = 3
 """Trials of a study that keep their weights, or more if more are confirmed; of experiments, one each."""
 
@@ -68,6 +70,16 @@ class TrialFiles(Callback):
             if run != self._written.get(name):
                 self._write_run(self._folder.best / f"{name}.yaml", f"best-{name}", run)
                 self._written[name] = run
+        if size == self._ledger.spec.size_names[-1]:
+            self._write_next()
+
+    def _write_next(self) -> None:
+        """Write the configs that train the next size at the settings that are predicted for it, one for each arm."""
+        for arm, following in self._ledger.next_runs().items():
+            name = f"{NEXT}-{arm}" if arm else NEXT
+            if following.run != self._written.get(name):
+                self._write_run(self._folder.best / f"{name}.yaml", f"best-{name}", following.run, (following.note,))
+                self._written[name] = following.run
 
     def _write_run(self, path: Path, name: str, run: RunSpec, notes: tuple[str, ...] = ()) -> None:
         if self._fingerprint is None:

@@ -21,7 +21,7 @@ from sweeps.study.trial_handle import TrialHandle
 
 
 class WindowFile(Callback):
-    """Callback that appends the window losses of each trial that ends with a row.
+    """Callback that appends the window losses of each trial that ends with a row, and of each branch.
 
     A writer that is killed may leave a part of a record at the end; opening the file again removes it. The tokens in
     the run's folder tell which documents the windows begin in.
@@ -43,14 +43,22 @@ class WindowFile(Callback):
         self._file.truncate(end)
 
     def on_report(self, trial: TrialHandle, row: Row) -> None:
-        """Append the records of a trial that `row` ended. Rows from older checkpoints have no window losses."""
-        if trial.status == col.RUNNING or row.get(col.WINDOW_LOSSES) is None:
+        """Append the records of a trial that `row` ended, and of the branches that ended before it.
+
+        Rows from older checkpoints have no window losses.
+        """
+        losses: list[tuple[dict[str, Any], list[float]]] = []
+        for branch in row.get(col.BRANCHES, ()):
+            ended = {"step": branch[col.STEP], "set": "final", "evaluation": "branch", "branch": branch[col.BRANCH]}
+            losses.append((ended, branch[col.WINDOW_LOSSES]))
+        if trial.status != col.RUNNING and row.get(col.WINDOW_LOSSES) is not None:
+            final = row.get(col.FINAL_WINDOWS) is not None
+            last = {"step": row[col.STEP], "set": "final" if final else "val", "evaluation": "last"}
+            losses.append((last, row[col.WINDOW_LOSSES]))
+            if (best := row.get(col.BEST_WINDOW_LOSSES)) is not None:
+                losses.append(({"step": row[col.BEST_STEP], "set": "val", "evaluation": "best"}, best))
+        if not losses:
             return
-        final = row.get(col.FINAL_WINDOWS) is not None
-        last = {"step": row[col.STEP], "set": "final" if final else "val", "evaluation": "last"}
-        losses: list[tuple[dict[str, Any], list[float]]] = [(last, row[col.WINDOW_LOSSES])]
-        if (best := row.get(col.BEST_WINDOW_LOSSES)) is not None:
-            losses.append(({"step": row[col.BEST_STEP], "set": "val", "evaluation": "best"}, best))
         kinds = {(trial.run.model.context_length, len(values)) for _, values in losses}
         content = b"".join(self._documents(*kind) for kind in sorted(kinds - self._documented))
         for header, values in losses:

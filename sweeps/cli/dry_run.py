@@ -10,7 +10,9 @@ from typing import TextIO
 
 from rich.text import Text
 
+from lmcore.branches import updates_by
 from lmcore.config import RunSpec
+from lmcore.device import training_flops
 from lmcore.measure.detectable import ASSUMED_NOISE, CONFIDENCE, POWER, detectable_difference
 from lmcore.memory import estimate_memory
 from lmcore.params import count_parameters, estimate_parameters, flops_per_token
@@ -21,6 +23,7 @@ from sweeps.spec.cost import COST_FIELDS, TIED, costliest
 from sweeps.spec.duration import show_duration
 from sweeps.spec.space import choices_at, grid_values, owners_of
 from sweeps.spec.sweep_spec import SweepSpec, dump_yaml
+from sweeps.spec.transfer import LEAST
 
 UNLIMITED = 10_000
 """Characters of a line in a file or a pipe, where no column is left out: no other file has them."""
@@ -55,7 +58,7 @@ class TrialCost:
     params_exact: int
     params_non_embedding: int
     tokens: int
-    """Tokens trained on."""
+    """Tokens trained on, by the trial and its branches."""
     train_flops: int
     """Forward and backward."""
     memory_bytes: int
@@ -145,6 +148,10 @@ def print_plan(
     varied = [path for path in COST_FIELDS if path in owners]
     if varied and not experiments:
         notes.append(f"the space varies {', '.join(varied)}; the cost is that of the most expensive values")
+    if branches := [f"{fraction:g}" for fraction in spec.train.branches or () if fraction < 1]:
+        run = spec.run_for(spec.size_names[0], {})
+        share = updates_by(run, run.steps) / run.steps - 1
+        notes.append(f"the decays of the branches {', '.join(branches)} add {share:.0%} to the tokens of a trial")
     for note in notes:
         say(f"Note: {note}.", "  ")
 
@@ -166,7 +173,7 @@ def print_plan(
     if costs.sizes:
         show("All trials, at most (no early stopping)", _all_trials(spec, costs.sizes, rates))
     say("")
-    for line in (*_time_lines(spec, costs, rates), _seeds_line(spec)):
+    for line in (*_transfer_lines(spec), *_time_lines(spec, costs, rates), _seeds_line(spec)):
         say(line, "  ")
 
 
@@ -223,6 +230,21 @@ def _time_lines(spec: SweepSpec, costs: Plan, rates: Rates | None) -> list[str]:
     return [*lines, f"Time: at most {hours:.3g} device-hours, {wall} {on}, {left_out}.{limited}"]
 
 
+def _transfer_lines(spec: SweepSpec) -> list[str]:
+    """How trials are dealt out to sizes that learn from each other, and what that saves."""
+    if not spec.transfers:
+        return []
+    first = spec.size_names[0]
+    flops = {size: training_flops(costliest(spec, size)) for size in spec.size_names}
+    spent = sum(spec.trials_of(size) * flops[size] for size in flops)
+    share = spent / (spec.trials_of(first) * sum(flops.values()))
+    return [
+        f"Transfer: each size begins at the optimum that smaller sizes predict, and has half the trials of the one "
+        f"before it, at least {LEAST} for each arm. With as many for every size as for {first}, the search would cost "
+        f"{1 / share:.2g} times as much."
+    ]
+
+
 def seeds_per_setting(spec: SweepSpec) -> int:
     """With how many seeds each setting that is compared is trained: those of a confirmation, or those of a grid."""
     seed = "train.seed"
@@ -265,7 +287,7 @@ def _table(names: Sequence[str], numbers: Sequence[str]) -> FittedTable:
 
 def _cost(size: str, experiment: str | None, run: RunSpec, planned: bool) -> TrialCost:
     exact = count_parameters(run.model)
-    tokens = run.steps * run.tokens_per_step
+    tokens = updates_by(run, run.steps) * run.tokens_per_step
     return TrialCost(
         size=size,
         experiment=experiment,

@@ -30,6 +30,8 @@ def introduction(spec: SweepSpec) -> list[str]:
         parts.append(PROPOSED.get(search.method, f"proposed by {search.method}"))
     if search.scheduler != "none":
         parts.append(f"weak ones end early ({search.scheduler})")
+    if spec.transfers:
+        parts.append("each size begins where smaller ones predict its optimum")
     if confirmed := sum(map(spec.confirm_runs_of, spec.size_names)):
         runs = (
             "confirmation runs of the best" if spec.as_many_as_fit else f"up to {_count(confirmed, 'confirmation run')}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lmcore.config import RunSpec, TrainConfig
 from lmcore.cores import available_memory, cores
-from lmcore.device import training_flops
+from lmcore.device import spent_flops
 from lmcore.errors import InputError
 from lmcore.memory import estimate_memory
 from lmcore.params import flops_per_token
@@ -107,6 +107,6 @@ def engines_here(train: TrainConfig) -> int:
 def trials_in(rates: Rates, spec: SweepSpec, runs: Mapping[str, RunSpec], engines: int, seconds: float) -> int:
     """About how many trials, dealt out to the sizes in turn, `engines` finish in `seconds`."""
     round_s = sum(
-        3600 * rates.device_hours(spec.run_for(size, {}), size, training_flops(run)) for size, run in runs.items()
+        3600 * rates.device_hours(spec.run_for(size, {}), size, spent_flops(run)) for size, run in runs.items()
     )
     return int(seconds * engines / round_s * len(runs))

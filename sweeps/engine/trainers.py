@@ -175,20 +175,24 @@ class Trainers:
     def advance(
         self, signature: Signature, slots: list[int], batched: bool
     ) -> tuple[dict[int, Row], dict[int, Snapshot]]:
-        """Train until the next report; return rows by slot, and snapshots of the slots whose checkpoint is due."""
+        """Train until the next report; return rows by slot, and snapshots of the slots whose checkpoint is due.
+
+        The row of a branch comes with the next row of its run, and there may be none yet where a branch is trained.
+        """
         trainer = self._trainers[signature]
         # Copies, because checkpoints keep the trainer's rows.
         advanced, held = trainer.advance(slots, batched), device_bytes()
-        rows: dict[int, Row] = {row[col.SLOT]: {**row, col.DEVICE_BYTES: held} for row in advanced}
+        own = [row for row in advanced if row[col.BRANCH] is None]
+        rows: dict[int, Row] = {row[col.SLOT]: {**row, col.DEVICE_BYTES: held} for row in own}
         return rows, {k: trainer.snapshot_slot(k) for k in rows if _checkpoint_is_due(trainer, k)}
 
     def unsaved(self, signature: Signature, slot: int) -> Snapshot | None:
         """A snapshot of the slot; None if it has not trained since its last checkpoint was due."""
         trainer = self._trainers[signature]
         here = trainer.slots[slot]
-        if here is None or here.step == 0:
+        if here is None or (here.step == 0 and here.branch is None):
             return None
-        at_report = here.last_row is not None and here.last_row[col.STEP] == here.step
+        at_report = not here.has_branched and here.last_row is not None and here.last_row[col.STEP] == here.step
         return None if at_report and _checkpoint_is_due(trainer, slot) else trainer.snapshot_slot(slot)
 
     @staticmethod

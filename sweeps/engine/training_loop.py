@@ -206,11 +206,14 @@ class TrainingLoop:
         for slot, trial in slots.items():
             if self._table.slot(trial) != slot:
                 continue  # released while it trained
-            if slot not in rows:  # the interval ended at the report of another slot
+            here = self.trials[trial]
+            if slot not in rows:  # the interval ended at the report of another slot, or at an event of a branch
+                here.unreported_s += max(0.0, reported_at - began_at)
                 self._table.mark_ready(trial, time.monotonic())
                 continue
-            row: Row = {**rows[slot], col.WIDTH: width, col.BEGAN_AT: began_at, col.REPORTED_AT: reported_at}
-            here = self.trials[trial]
+            times = {col.BEGAN_AT: began_at - here.unreported_s, col.REPORTED_AT: reported_at}
+            here.unreported_s = 0.0
+            row: Row = {**rows[slot], col.WIDTH: width, **times}  # type: ignore[typeddict-item]
             here.saving = asyncio.create_task(self._report_and_save(trial, row, snapshots.get(slot), here.saving))
             self._saving.add(here.saving)
             here.saving.add_done_callback(self._saving.discard)

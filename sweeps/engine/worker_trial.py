@@ -51,6 +51,8 @@ class WorkerTrial:
     """The trial has ended; discard any checkpoint that is still being written."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when there is a new row or an error, or the trial was released."""
+    unreported_s: float = 0.0
+    """Seconds of the intervals that were trained since the newest row, without one of their own."""
     saved_step: int = 0
     """Step of the newest checkpoint that was written here."""
     saving: asyncio.Task[None] | None = None

@@ -93,6 +93,8 @@ def _rows(path: Path) -> dict[str, dict[int, dict[str, Any]]]:
     for line in path.read_bytes().split(b"\n")[:-1] if path.exists() else []:
         try:
             row = json.loads(line)
+            if row.get(col.BRANCH) is not None:  # a result of its own, which no scheduler sees
+                continue
             rows.setdefault(row[col.TRIAL], {})[row[col.STEP]] = row
         except (ValueError, TypeError, KeyError) as error:
             rule = f"must hold report rows, but a line is damaged ({error!r})"

@@ -19,6 +19,7 @@ SAMPLES = 5
 """Values of a range of which there are too many, or infinitely many, where an expression refers to it."""
 GROUPS = (
     ("model.d_model", "model.num_heads", "model.num_kv_heads", "model.positions"),
+    ("model.parametrization", "model.base_width", "model.base_head_dim"),
     ("train.batch_size", "train.micro_batch_size"),
 )
 """Fields whose values can be valid one by one and invalid together: the heads must divide the width, for example."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from lmcore.config import RunSpec
-from lmcore.device import training_flops
+from lmcore.device import spent_flops
 from lmcore.memory import estimate_memory
 from sweeps.spec.grid import product
 from sweeps.spec.space import Choices, Entry, Layout, Range, corners, ends, expression_of, samples
@@ -51,7 +51,7 @@ def costliest(spec: "SweepSpec", size: str, tied: bool | None = None) -> RunSpec
             spec.run_for(size, {**layout.overrides({**first, **combination}), **tying})
             for combination in product(_costly_values(layout))
         ]
-    return max(runs, key=lambda run: (training_flops(run), estimate_memory(run).total))
+    return max(runs, key=lambda run: (spent_flops(run), estimate_memory(run).total))
 
 
 def _costly_values(layout: Layout) -> dict[str, tuple[Any, ...]]:

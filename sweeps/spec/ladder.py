@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from lmcore.config import Config, ModelConfig, PositiveFloat
+from lmcore.config import Config, ModelConfig, PositiveFloat, RunSpec
 from lmcore.params import count_parameters, flops_per_token
 from lmcore.runfile.paths import FieldError
 
@@ -62,7 +62,7 @@ class LadderConfig(Config):
 
         Raises FieldError if two models would be the same.
         """
-        shapes = [self._shape(target, model) for target in self._targets()]
+        shapes = [self.shape(target, model) for target in self._targets()]
         counts = [count_parameters(ModelConfig.model_validate({**model, **_fields(shape)})) for shape in shapes]
         if len(set(counts)) < len(counts):
             rule = f"must leave the models different shapes (got {self.steps} of {self.params[0]:g} to "
@@ -84,7 +84,7 @@ class LadderConfig(Config):
         low, high = self.params
         return [low * (high / low) ** (i / (self.steps - 1)) for i in range(self.steps)]
 
-    def _shape(self, target: float, model: Mapping[str, Any]) -> dict[str, Any]:
+    def shape(self, target: float, model: Mapping[str, Any]) -> dict[str, Any]:
         """The shape of `target` parameters: of all multiples of the step, that nearest to it and to the aspect."""
         step = max(WIDTH_STEP, self.head_dim)
         ideal = (target * self.aspect / 12) ** (1 / 3)
@@ -131,6 +131,24 @@ def with_sizes(draft: Mapping[str, Any]) -> dict[str, Any]:
     elif [_listed(size) for size in given] != made:
         raise FieldError("sizes", f"must be left out with ladder, which makes them (got {len(given)}); remove one")
     return values
+
+
+def next_size(config: LadderConfig | None, runs: Sequence[RunSpec]) -> dict[str, Any]:
+    """Overrides of the size that would follow: as much larger than the last as that is larger than the one before.
+
+    It has the last one's tokens for each parameter, and its aspect. `runs` are those of the sizes, in order.
+    """
+    counts = [count_parameters(run.model).non_embedding for run in runs]
+    last = runs[-1]
+    smaller = max(count for count in counts if count < counts[-1])
+    target = counts[-1] * (counts[-1] / smaller)
+    if config is None:
+        head_dim = last.model.head_dim if WIDTH_STEP % last.model.head_dim == 0 else WIDTH_STEP
+        aspect = last.model.d_model / last.model.num_layers
+        config = LadderConfig(params=(counts[-1], target), steps=2, aspect=aspect, head_dim=head_dim)
+    shape = config.shape(target, {name: getattr(last.model, name) for name in SHAPING})
+    ratio = last.steps * last.tokens_per_step / counts[-1]
+    return {**shape, "train.tokens_per_parameter": float(f"{ratio:.6g}")}
 
 
 SHAPING = ("vocab_size", "context_length", "norm", "ffn", "qk_norm")

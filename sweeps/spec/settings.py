@@ -109,7 +109,8 @@ class SearchConfig(Config):
     """One trial in this many, at least 2, is promoted from each rung of asha, hyperband or asha-stop to the next."""
     startup_trials: PositiveInt | None = None
     """Number of trials of each size and arm, at least 1, that are spread evenly over the space before its model-based
-    search begins; null means a quarter of its trials, but no fewer than 4 and no more than 10."""
+    search begins; null means a quarter of its trials, but no fewer than 4 and no more than 10. Sizes that learn from
+    smaller ones (transfer) have predicted settings instead."""
     hung_after_s: Annotated[float, Field(gt=0)] = 1800.0
     """Seconds, above 0, that an engine may take for one interval of training, compilation and evaluation included (the
     final evaluation costs up to 5 % of a run); after that it is considered hung and restarted, and its trials continue

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
 from lmcore.corpus.text_files import STDLIB
@@ -24,6 +24,7 @@ from lmcore.runfile.paths import (
     FieldError,
     apply,
     apply_at,
+    describe,
     layered,
     sets_budget,
     show,
@@ -42,6 +43,9 @@ from sweeps.spec.start_with import check_start_with
 DEFAULT_TRIALS = 16
 ENDLESS = 2**62
 """Tokens of validation data whose number is not known yet."""
+BRANCHES = "train.branches"
+BRANCHING = ("optim.warmup_fraction", "optim.decay_fraction")
+"""Fields that decide, with the budget, which branches a run can have."""
 MANY_TRIALS = 10**6
 """Stands for as many trials as fit in search.time, which nobody knows beforehand."""
 
@@ -95,6 +99,7 @@ class SweepSpec(Config):
 
     @model_validator(mode="after")
     def _valid_as_a_whole(self) -> Self:
+        self._check_base()
         if self.vocab_size_known and self.data.vocab_size is not None:
             self._check_vocab_size(self.data.vocab_size)
         check_unique_names("sizes", self.sizes)
@@ -286,6 +291,8 @@ class SweepSpec(Config):
 
     def startup_trials(self, plan: StudyPlan) -> int:
         """Number of trials of a study that are spread over the space before its model-based search starts."""
+        if self.transfers and plan.size != self.size_names[0]:
+            return 1  # its first trials are those that smaller sizes predict
         return self.search.startup_trials or min(max(4, self.trials_in(plan) // 4), 10)
 
     def grace_steps(self, size_name: str) -> int:
@@ -326,6 +333,13 @@ class SweepSpec(Config):
             rule = f"must be >= the data's vocabulary of {vocab_size} (got {self.model.vocab_size})"
             raise FieldError("model.vocab_size", f"{rule}; raise it, or leave it out")
 
+    def _check_base(self) -> None:
+        """The base run must be valid as a whole."""
+        try:
+            _ = self.base
+        except ValidationError as error:
+            raise describe(error) from None
+
     def _check_paths(self) -> None:
         """Every path must name a field that may vary, and no size (but any experiment) may set one that is searched."""
         for name, entry in self.space.items():
@@ -355,7 +369,7 @@ class SweepSpec(Config):
         for name in self.size_names:
             run = _apply_listed(self.base, self._size_overrides(name), f"sizes.{name}")
             layout = self.layout(name)
-            for corner in spaces.corners(self.space):
+            for corner in (*spaces.corners(self.space), *self._branch_corners()):
                 overrides = layout.overrides(corner)
                 try:
                     apply(run, overrides)
@@ -369,12 +383,22 @@ class SweepSpec(Config):
             rule = f"must hold in some trial (got {{{conditions}}}, which holds in none)"
             raise FieldError(f"space.{name}.when", f"{rule}; correct it, or remove space.{name}")
 
+    def _branch_corners(self) -> list[dict[str, Any]]:
+        """The proposal that leaves branches the least room: the longest warm-up together with the longest decay."""
+        if not self.train.branches:
+            return []
+        values = {name: spaces.ends(self.space[name]) for name in BRANCHING if name in self.space}
+        longest = {name: max(ends) for name, ends in values.items() if ends}
+        return [{**next(spaces.corners(self.space)), **longest}]
+
     def _locate_in_space(
         self, error: FieldError, layout: spaces.Layout, corner: Mapping[str, Any], overrides: Mapping[str, Any]
     ) -> FieldError:
         """A corner's error, moved to the entry of the space that causes it; it lists the other entries involved."""
         section = error.field.partition(".")[0]
         constrained = [path for path in spaces.CONSTRAINED if path.startswith(f"{section}.")]
+        if error.field == BRANCHES:
+            constrained = [*BRANCHING, "train.batch_size", *BUDGET]
         # Fields that clash with one that does not vary, as a dtype with the device, are at fault alone.
         clash = isinstance(error, ClashError) and (error.field in constrained or error.field not in overrides)
         involved = [path for path in overrides if (path in constrained if clash else path == error.field)]

@@ -1,12 +1,12 @@
 """What a study says about each trial, as user attributes of Optuna.
 
-`run`, `counts` and `last` are dicts, from which everything is read again. Beside them stand plain numbers and words,
-because optuna-dashboard sorts and filters by those and shows a dict as text. They have the names of the columns of the
-trials table, and no code depends on them.
+`run`, `counts` and `last` are dicts, and `branches` a list of dicts, from which everything is read again. Beside them
+stand plain numbers and words, because optuna-dashboard sorts and filters by those and shows a dict as text. They have
+the names of the columns of the trials table, and no code depends on them.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -19,8 +19,8 @@ from lmcore.params import count_parameters, estimate_parameters, flops_per_token
 from sweeps.spec.arms import StudyPlan
 from sweeps.study.study_storage import StudyStorage
 
-ENDED = (col.LAST, col.STEP, col.TOKENS, col.TRAIN_FLOPS, col.MESSAGE, col.STATUS)
-"""What a trial gets when it has ended."""
+ENDED = (col.LAST, col.BRANCHES, col.STEP, col.TOKENS, col.TRAIN_FLOPS, col.MESSAGE, col.STATUS)
+"""What a trial has when it has ended; its branches as soon as they have."""
 
 
 def run_attributes(trial_id: str, plan: StudyPlan, experiment: str | None, run: RunSpec) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def run_attributes(trial_id: str, plan: StudyPlan, experiment: str | None, run: 
     place = {col.SIZE: plan.size, col.ARM: plan.arm.name, col.EXPERIMENT: experiment, col.PHASE: plan.phase}
     scalars = {**place, **counts, col.PLANNED_FLOPS: training_flops(run)}
     known = {name: value for name, value in scalars.items() if value is not None}
-    return {col.TRIAL: trial_id, col.RUN: run.model_dump(), col.COUNTS: counts, **known}
+    return {col.TRIAL: trial_id, col.RUN: run.model_dump(mode="json"), col.COUNTS: counts, **known}
 
 
 def end_attributes(status: str, message: str | None, last_row: Row | None, run: RunSpec) -> dict[str, Any]:
@@ -53,6 +53,16 @@ def end_attributes(status: str, message: str | None, last_row: Row | None, run: 
     if message is not None:
         attributes[col.MESSAGE] = message
     return {**attributes, col.STATUS: status}
+
+
+def note_branches(trial: optuna.Trial, rows: Sequence[Row]) -> None:
+    """Add the results of branches that have ended to those of a live trial; a branch that is repeated replaces itself.
+
+    What is told is no intermediate value: those are the trial's own, at its own steps.
+    """
+    known = {one[col.BRANCH]: one for one in trial.user_attrs.get(col.BRANCHES, ())}
+    new = {row[col.BRANCH]: finite_row({name: row.get(name) for name in col.BRANCH_COLUMNS}) for row in rows}
+    trial.set_user_attr(col.BRANCHES, [*{**known, **new}.values()])
 
 
 def set_attributes(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lmcore.compile_work import CompileWork
 from lmcore.config import RunSpec, TrainConfig
-from lmcore.device import NO_WORK, resolve, training_flops, why_compile
+from lmcore.device import NO_WORK, resolve, spent_flops, why_compile
 from lmcore.program_cache import is_compiled, program_name
 from sweeps.cluster.ray_cluster import Cluster
 from sweeps.spec.arms import StudyPlan
@@ -93,7 +93,7 @@ def compile_work(spec: SweepSpec, train: TrainConfig, engines: int, cache: bool)
     runs: dict[str, RunSpec] = {}
     for plan in spec.studies:
         sampled = sampled_runs(spec, plan)
-        mean = sum(share * training_flops(run) for run, share in sampled)
+        mean = sum(share * spent_flops(run) for run, share in sampled)
         confirmed = _confirmation_runs(spec, plan)
         flops += mean * (spec.trials_in(plan) * expected_share(spec, plan) + confirmed)
         trials += spec.trials_in(plan) + confirmed

@@ -23,15 +23,16 @@ from optuna.trial import FrozenTrial, TrialState
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
-from lmcore.device import training_flops
+from lmcore.device import spent_flops
 from lmcore.reports import comparable_step
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.duration import show_duration
 from sweeps.spec.sweep_spec import SweepSpec
-from sweeps.study.attributes import end_attributes, set_attributes
+from sweeps.study.attributes import end_attributes, note_branches, set_attributes
 from sweeps.study.confirmation import Confirmation
 from sweeps.study.deadline import Deadline
 from sweeps.study.divergence import divergence, set_constraint
+from sweeps.study.next_size import NextRun
 from sweeps.study.study_state import StudyState
 from sweeps.study.transfer import ENOUGH, describe_transfer
 from sweeps.study.trial_handle import TrialHandle
@@ -191,14 +192,14 @@ class Ledger:
         return unfinished or sorted(left, key=self._asked)
 
     def _may_begin(self, size: str) -> bool:
-        """Whether all smaller sizes have handed out their trials, and enough of them are complete to learn from.
+        """Whether all smaller sizes have handed out their trials, and have enough results to learn from.
 
         So slots that the last trials of a size leave free are not idle.
         """
         for plan in self.spec.studies[: len(self.spec.arms) * self.spec.size_names.index(size)]:
             state = self._of(plan)
             trains = state.left or state.paused or any(live.plan == plan for live in self.live.values())
-            if trains and (state.asks_for_more or len(state.complete) < ENOUGH):
+            if trains and (state.asks_for_more or not state.complete or state.settled < ENOUGH):
                 return False
         return True
 
@@ -246,9 +247,11 @@ class Ledger:
         """Take a trial's report row and return its status from now on; anything but running means: stop it."""
         handle = self.live[trial_id]
         known = handle.last_row or {col.STEP: 0, col.ELAPSED_S: 0.0}
-        flops = training_flops(handle.run) * (row[col.STEP] - known[col.STEP]) / handle.run.steps
+        flops = spent_flops(handle.run, row[col.STEP]) - spent_flops(handle.run, known[col.STEP])
         self.deadline.add_training(flops, row[col.ELAPSED_S] - known[col.ELAPSED_S])
         handle.last_row = row
+        if row.get(col.BRANCHES):
+            note_branches(handle.trial, row[col.BRANCHES])
         handle.message = divergence(row, handle.run.model.vocab_size)
         if handle.message is not None:
             handle.status = col.DIVERGED
@@ -393,6 +396,20 @@ class Ledger:
         if found and size not in self.studies:
             found[size] = min(found.values(), key=lambda pair: pair[0])
         return {name: run for name, (_, run) in found.items()}
+
+    def next_runs(self) -> dict[str, NextRun]:
+        """What the law of optima predicts for the size after the last, by arm; "" if there are no arms.
+
+        Empty unless sizes learn from each other, and more than one has trials that are complete.
+        """
+        last = self.spec.size_names[-1]
+        if not self.spec.transfers or not any(state.complete for state in self._states(last, col.SEARCH)):
+            return {}
+        found = {}
+        for state in self._states(last, col.SEARCH):
+            if (following := state.next_run()) is not None:
+                found[state.plan.arm.name or ""] = following
+        return found
 
     def statuses(self) -> dict[str, str]:
         """Status by trial id of every trial that was handed out."""

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
-from lmcore.device import training_flops
+from lmcore.device import spent_flops
 from lmcore.reports import comparable_step
 from lmcore.runfile.paths import apply
 from sweeps.spec.arms import SEED_PATHS, StudyPlan
@@ -28,6 +28,7 @@ from sweeps.study.attributes import ENDED, run_attributes, set_attributes
 from sweeps.study.distinct import TriedSettings
 from sweeps.study.divergence import set_constraint
 from sweeps.study.expected_share import study_ladder
+from sweeps.study.next_size import NextRun, next_run
 from sweeps.study.open_study import open_study
 from sweeps.study.promotion import Promotion
 from sweeps.study.retry import RETRY_OF, first_attempts
@@ -109,7 +110,7 @@ class StudyState:
         self.closed = ""
         """Why the study ends before it has all its trials, in a line; empty if it does not."""
         self._repeated = sum(col.SAME_AS in trial.user_attrs and trial.state.is_finished() for trial in trials)
-        self.trial_flops = training_flops(costliest(self.spec, self.plan.size))
+        self.trial_flops = spent_flops(costliest(self.spec, self.plan.size))
         """FLOPs of its most expensive trial."""
         last_steps = {t.number: step_in_study(t, self._last_row(t.number).get(col.STEP, 0)) for t in trials}
         self.early_stopping = EarlyStopping(self.study, last_steps)
@@ -210,6 +211,11 @@ class StudyState:
         return self._tried is not None and self._tried.exhausted
 
     @property
+    def settled(self) -> int:
+        """Number of trials that have ended or are paused."""
+        return self.asked - len(self._running) + len(self.paused)
+
+    @property
     def asks_for_more(self) -> bool:
         """Whether it has new settings left to ask for."""
         return not self._all_asked
@@ -261,6 +267,11 @@ class StudyState:
         trials = self.study.get_trials(deepcopy=False)
         return KnownTrials.of(self.spec.arm_run(self.plan), trials if self._view is None else self._view.of(trials))
 
+    def next_run(self) -> NextRun | None:
+        """The size after this one, if this is the largest, at the settings that all sizes predict."""
+        known = [state.known_trials for state in (*self.smaller, self)]
+        return next_run(self.spec, self.plan, self._space, known)
+
     def _enqueue_transferred(self) -> None:
         """Enqueue the setting that smaller sizes predict for the next trial, if they do."""
         number = self.asked - len(self._starts)
@@ -269,12 +280,13 @@ class StudyState:
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return  # retried, or enqueued by a driver that was killed before it asked
         own, smaller = self.known_trials, [state.known_trials for state in self.smaller]
-        transfer = Transfer(self._space)
+        transfer = Transfer.of(self._space, self.spec.arm_run(self.plan))
         proposal = transfer.propose(number, smaller, own, self._tried.__contains__, self.spec.search.seed)
         if proposal is None:
             return
         if TRANSFER not in self.study.user_attrs:
             entry = transfer.described(smaller, own, [state.plan.id for state in self.smaller])
+            assert entry is not None  # as there is a proposal
             self.study.set_user_attr(TRANSFER, entry)
             self.on_transfer(self.plan.id, entry)
         self.study.enqueue_trial(proposal.values, user_attrs={TRANSFER: proposal.kind})

@@ -30,7 +30,7 @@ PREDICTED, DRAWN = "predicted", "drawn"
 FULL = 4
 """One trial in this many is proposed by the search method, from the whole space."""
 ENOUGH = 3
-"""Complete trials of each size and arm from which the next size begins, while others of it still train."""
+"""Trials of each size and arm that have ended or are paused, one of them complete, from which the next size begins."""
 RATES = ("optim.lr", "optim.muon_lr")
 """Settings that diverge if they are too large."""
 EXPONENTS = {
@@ -117,7 +117,7 @@ class Transfer:
 
     Args:
         space: what the study searches.
-        slopes: prior of how optima move, by default that of `prior_slopes`.
+        slopes: prior of how optima move, by default that of `prior_slopes` for the standard parametrization.
 
     Example:
         transfer = Transfer(space)
@@ -127,6 +127,11 @@ class Transfer:
     def __init__(self, space: Mapping[str, BaseDistribution], slopes: Slopes | None = None) -> None:
         self.axes = Axes(space)
         self._slopes = slopes or prior_slopes(self.axes)
+
+    @classmethod
+    def of(cls, space: Mapping[str, BaseDistribution], run: RunSpec) -> "Transfer":
+        """For a study with runs like this one."""
+        return cls(space, prior_slopes(Axes(space), run.model.parametrization == "mup"))
 
     def law(self, smaller: Sequence[KnownTrials], own: KnownTrials, seed: int = 0) -> tuple[OptimumLaw, Optimum] | None:
         """The law through all trials, and the optimum of `own`; None if too little is known."""
@@ -164,10 +169,15 @@ class Transfer:
                 return Proposal(values, kind)
         return None
 
-    def described(self, smaller: Sequence[KnownTrials], own: KnownTrials, names: Sequence[str]) -> dict[str, Any]:
-        """What is predicted for a size before its first trial, for the study's attributes and for the user."""
-        found = self.law(smaller, own)
-        assert found is not None  # it has been asked for a setting
+    def described(
+        self, smaller: Sequence[KnownTrials], own: KnownTrials, names: Sequence[str]
+    ) -> dict[str, Any] | None:
+        """What is predicted for a size, for the study's attributes and for the user; None if too little is known.
+
+        `names` are those of the smaller sizes.
+        """
+        if (found := self.law(smaller, own)) is None:
+            return None
         optimum = found[1]
         low, high = optimum.interval()
         value = self.axes.params(optimum.value, found[0].effects()[0])
@@ -198,20 +208,23 @@ def prior_slopes(axes: Axes, mup: bool = False) -> Slopes:
 
 
 def describe_transfer(study: str, entry: Mapping[str, Any]) -> str:
-    """A line about what a size takes over from smaller ones.
+    """A line about what a size takes over from smaller ones."""
+    return f"{study} begins with what {show_prediction(entry)}"
+
+
+def show_prediction(entry: Mapping[str, Any]) -> str:
+    """What is predicted, with its 95 % intervals, and from what.
 
     >>> entry = {"from": ["xs"], "trials": 8, "predicted": {"optim.lr": 0.003}}
-    >>> describe_transfer("s", {**entry, "low": {"optim.lr": 0.002}, "high": {"optim.lr": 0.0045}})
-    's begins with what 8 trials of xs predict: optim.lr 0.003 (0.002 to 0.0045)'
+    >>> show_prediction({**entry, "low": {"optim.lr": 0.002}, "high": {"optim.lr": 0.0045}})
+    '8 trials of xs predict: optim.lr 0.003 (0.002 to 0.0045)'
     """
     low, high = entry["low"], entry["high"]
     shown = [
         f"{name} {_short(value)}" + (f" ({_short(low[name])} to {_short(high[name])})" if name in low else "")
         for name, value in entry[PREDICTED].items()
     ]
-    return (
-        f"{study} begins with what {entry['trials']} trials of {', '.join(entry['from'])} predict: {', '.join(shown)}"
-    )
+    return f"{entry['trials']} trials of {', '.join(entry['from'])} predict: {', '.join(shown)}"
 
 
 def _short(value: Any) -> str:

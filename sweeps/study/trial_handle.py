@@ -7,7 +7,7 @@ import optuna
 from lmcore import columns as col
 from lmcore.columns import Row
 from lmcore.config import RunSpec
-from lmcore.device import training_flops
+from lmcore.device import spent_flops
 from sweeps.spec.arms import StudyPlan
 
 
@@ -46,6 +46,6 @@ class TrialHandle:
 
     @property
     def flops_left(self) -> float:
-        """FLOPs of the updates that it has not reported yet, if it is trained to its end."""
+        """FLOPs of the updates that it has not reported yet, if it and its branches are trained to their end."""
         step = 0 if self.last_row is None else self.last_row[col.STEP]
-        return training_flops(self.run) * (1 - step / self.run.steps)
+        return spent_flops(self.run) - spent_flops(self.run, step)

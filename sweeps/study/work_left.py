@@ -9,11 +9,13 @@ Trials that were not asked for yet count, too, with the early stopping that is e
 - Confirmation runs count in full, also those that may be left out because their setting is beaten.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmcore import columns as col
-from lmcore.device import training_flops
+from lmcore.config import RunSpec
+from lmcore.device import spent_flops
 from sweeps.study.ledger import Ledger
 from sweeps.study.rungs import expected_rest, rung_steps
 from sweeps.study.study_state import StudyState
@@ -59,15 +61,15 @@ class WorkLeft:
                 if ended and col.LAST in attributes and col.SAME_AS not in attributes:
                     steps = attributes[col.RUN]["train"]["steps"]
                     self._shares[state.plan.id].add(attributes[col.LAST][col.STEP] / steps)
-                    self.done_flops += attributes[col.LAST][col.TOKENS] * attributes[col.COUNTS][col.FLOPS_PER_TOKEN]
+                    self.done_flops += _spent(attributes)
             begun = [*state.unfinished, *state.paused.values()]
-            self.done_flops += sum(training_flops(handle.run) - handle.flops_left for handle in begun)
+            self.done_flops += sum(spent_flops(handle.run) - handle.flops_left for handle in begun)
 
     def start(self, trial: TrialHandle) -> None:
         """Note that a trial was handed out; twice is the same."""
         if trial.id not in self._known:
             self._known.add(trial.id)
-            self._costs[trial.plan.id].add(training_flops(trial.run))
+            self._costs[trial.plan.id].add(spent_flops(trial.run))
 
     def end(self, trial: TrialHandle) -> None:
         """Note that a trial has ended for good."""
@@ -98,7 +100,7 @@ class WorkLeft:
         new = range(state.asked, state.asked if state.waits else state.total)  # those that wait repeat a result
         if state.promotion is not None:
             return state.promotion.steps_left(new) / state.promotion.steps * whole
-        rests = sum(self._rest(state, handle) * training_flops(handle.run) for handle in unfinished)
+        rests = sum(self._rest(state, handle) * spent_flops(handle.run) for handle in unfinished)
         return rests + len(new) * self._new(state) * whole
 
     def _whole(self, state: StudyState) -> float:
@@ -124,3 +126,10 @@ class WorkLeft:
         if search.scheduler == "asha-stop":
             rungs = rung_steps(self._grace[state.plan.size], steps, search.reduction_factor)
         return expected_rest(step, (*rungs, steps), search.reduction_factor) / steps
+
+
+def _spent(attributes: Mapping[str, Any]) -> float:
+    """FLOPs that an ended trial has cost, by its attributes."""
+    if attributes[col.RUN]["train"].get("branches"):
+        return spent_flops(RunSpec.model_validate(attributes[col.RUN]), attributes[col.LAST][col.STEP])
+    return float(attributes[col.LAST][col.TOKENS] * attributes[col.COUNTS][col.FLOPS_PER_TOKEN])

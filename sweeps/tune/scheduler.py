@@ -64,7 +64,8 @@ class StudyScheduler(FIFOScheduler):
             return TrialScheduler.STOP
         if result[col.STEP] <= self._order.known_step(trial_id):
             return TrialScheduler.CONTINUE  # a row repeated after a process or node died
-        columns = (*col.REPORT_COLUMNS, *col.WINDOW_COLUMNS, col.POINTS, *col.PLACE_COLUMNS, *col.ENGINE_COLUMNS)
+        made = (*col.REPORT_COLUMNS, *col.WINDOW_COLUMNS, col.POINTS, col.BRANCHES)
+        columns = (*made, *col.PLACE_COLUMNS, *col.ENGINE_COLUMNS)
         row = cast(Row, {name: result[name] for name in columns if name in result})
         self._engines.note_worker(trial_id, row[col.ENGINE])
         goes_on = self._order.report(trial_id, row)

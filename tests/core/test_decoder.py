@@ -17,6 +17,8 @@ ARCHITECTURES = [
     {"norm": "post", "ffn": "gelu", "rope_theta": 100.0, "norm_eps": 1e-2},
     {"norm": "none", "ffn": "relu", "positions": "none"},
     {"positions": "none", "ffn": "silu"},
+    {"parametrization": "mup", "base_width": 16, "base_head_dim": 2},
+    {"parametrization": "mup", "base_width": 16, "tie_embeddings": True, "norm": "post"},
 ]
 
 
@@ -67,6 +69,7 @@ def test_every_field_of_the_architecture_is_known_here():
     assert set(ModelConfig.model_fields) == {
         *("vocab_size", "d_model", "num_layers", "num_heads", "num_kv_heads", "d_ff", "context_length", "norm"),
         *("positions", "qk_norm", "ffn", "tie_embeddings", "rope_theta", "norm_eps", "dropout"),
+        *("parametrization", "base_width", "base_head_dim"),
     }
 
 

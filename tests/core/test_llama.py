@@ -55,6 +55,9 @@ def model_with_large_weights(config, **slots):
         ({"num_kv_heads": 1, "tie_embeddings": True}, "LlamaForCausalLM"),
         ({"qk_norm": True}, "Qwen3ForCausalLM"),
         ({"qk_norm": True, "num_kv_heads": 2, "tie_embeddings": True}, "Qwen3ForCausalLM"),
+        ({"parametrization": "mup", "base_width": 24, "base_head_dim": 4}, "LlamaForCausalLM"),
+        ({"parametrization": "mup", "base_width": 8, "tie_embeddings": True}, "LlamaForCausalLM"),
+        ({"parametrization": "mup", "base_width": 16, "base_head_dim": 12, "qk_norm": True}, "Qwen3ForCausalLM"),
     ],
 )
 def test_transformers_loads_the_folder_and_computes_our_logits(tmp_path, bpe, changes, family):

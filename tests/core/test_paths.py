@@ -83,10 +83,8 @@ def test_nearest_finds_the_intended_path(path, meant):
 
 
 def test_an_unknown_path_without_a_suggestion_lists_the_fields_of_its_section():
-    with pytest.raises(
-        FieldError, match=r"^train\.patience: is not a field; choose one of train\.steps, train\.tokens"
-    ):
-        apply(RunSpec(), {"train.patience": 1})
+    with pytest.raises(FieldError, match=r"^train\.quorum: is not a field; choose one of train\.steps, train\.tokens"):
+        apply(RunSpec(), {"train.quorum": 1})
 
 
 def test_a_misspelt_field_is_reported_before_other_errors():

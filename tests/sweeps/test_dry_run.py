@@ -367,7 +367,7 @@ def test_help_names_every_search_scheduler_and_shipped_config_and_shows_the_comm
     text = capsys.readouterr().out
     assert text.startswith(f"usage: {prog} [")
     assert f"  {prog} --resume runs/quick" in text
-    assert "ablation, grid, quick, tying" in " ".join(text.split())
+    assert "ablation, grid, ladder, ladder_gpu, quick, tying" in " ".join(text.split())
     assert all(name in text for name in (*METHODS, *SCHEDULERS))
     assert "examples:" in text
 

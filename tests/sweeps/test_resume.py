@@ -121,6 +121,14 @@ def test_a_driver_killed_before_any_write_of_a_confirmed_sweep_is_resumed_to_the
     assert_every_kill_is_survived(sweep, kills_at_least=80)
 
 
+@pytest.mark.filterwarnings("ignore:The (reported|constraint) value is ignored")
+def test_a_driver_killed_before_any_write_of_a_ladder_is_resumed_to_the_same_predictions():
+    sizes = [{"name": "xs", "model.d_model": 32}, {"name": "s", "model.d_model": 64}]
+    values = {"sizes": sizes, "transfer": "on", "confirm": {"top": 1, "seeds": 1}}
+    sweep = SweepSpec.model_validate({**dict(spec("random", trials=8, scheduler="asha")), **values})
+    assert_every_kill_is_survived(sweep, kills_at_least=80)
+
+
 def assert_every_kill_is_survived(sweep, kills_at_least):
     whole = MortalStorage()
     drive(Ledger(sweep, whole), {})

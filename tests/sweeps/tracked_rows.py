@@ -14,7 +14,7 @@ TRIALS = ("xs-0000", "xs-0001")
 def line(trial, step, status=col.RUNNING, **values):
     """A line of metrics.jsonl; the trial has a final loss when it has ended."""
     row = dict.fromkeys(col.ROW_COLUMNS, 1.5) | {col.TRIAL: trial, col.SIZE: "xs", col.STATUS: status, col.STEP: step}
-    row |= values
+    row |= {col.BRANCH: None, **values}
     if status == col.RUNNING:
         row |= dict.fromkeys(col.FINAL_COLUMNS)
     return json.dumps(row) + "\n"

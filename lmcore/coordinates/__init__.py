@@ -1,0 +1,1 @@
+"""`python -m lmcore.coordinates`, the coordinate check: do activations keep their size as the model widens?"""

@@ -1,0 +1,135 @@
+"""Does a ladder find what a search of every size finds, for less training? A real sweep with and without transfer.
+
+    python tests/bench/ladder.py [--seeds 5] [--trials 32] [--runs FOLDER] [--out FILE]
+
+The sweep is configs/ladder.yaml without its confirmation: once with transfer, and once with `transfer: off` and as many
+trials for every size as the smallest has with it. The best setting that each search found for a size is then trained
+under new seeds, the same for both; the difference between them is paired by seed. FLOPs are those of all trials of a
+search, as far as they were trained. results/ladder-on.csv and ladder-off.csv have the trials, ladder.json the rest.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import pandas as pd
+from scipy import stats
+
+import analysis
+from lmcore.config import RunSpec
+from lmcore.cores import processor
+from lmcore.corpus.tokens import load_tokens
+from lmcore.runfile.paths import apply
+from lmcore.runfile.run_file import load_run
+from lmcore.trainer import Trainer
+from sweeps.provenance.manifest import commit, versions
+from sweeps.spec.load import load_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = ROOT / "configs" / "ladder.yaml"
+RESULTS = Path(__file__).parent / "results"
+FIRST_SEED = 1000
+COLUMNS = (
+    "trial",
+    "size",
+    "status",
+    "params.optim.lr",
+    "params.optim.beta2",
+    "final_val_loss",
+    "tokens",
+    "train_flops",
+)
+
+
+def swept(folder: Path, transfer: bool, trials: int) -> Path:
+    """The run's folder of the sweep, which is trained unless it is there already."""
+    run = folder / ("on" if transfer else "off")
+    if not run.exists():
+        options = ["--set", f"transfer={'on' if transfer else 'off'}", "--trials", str(trials), "--wandb", "off"]
+        command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--config", str(CONFIG), "--name", run.name]
+        subprocess.run([*command, "--runs", str(folder), "--set", "confirm.top=0", *options], check=True)
+    return run
+
+
+def final_loss(run: RunSpec, tokens: Any, seeds: range) -> list[float]:
+    """Final losses of a run under these seeds, trained as one population."""
+    paths = ("train.seed", "data.seed")
+    rows = list(Trainer([apply(run, dict.fromkeys(paths, seed)) for seed in seeds], tokens))
+    last = {row["slot"]: row["final_val_loss"] for row in rows if row["final_val_loss"] is not None}
+    return [last[slot] for slot in range(len(seeds))]
+
+
+def compared(on: Path, off: Path, seeds: range) -> dict[str, Any]:
+    """By size: what the best settings of both searches reach under new seeds, and their paired difference."""
+    tokens = load_tokens(on / "tokens")
+    found = {}
+    for size in load_spec(on / "sweep.yaml").size_names:
+        losses = {}
+        runs = {}
+        for name, folder in (("on", on), ("off", off)):
+            runs[name] = load_run(folder / "best" / f"{size}.yaml")[0]
+            losses[name] = final_loss(runs[name], tokens, seeds)
+        gaps = [a - b for a, b in zip(losses["on"], losses["off"], strict=True)]
+        half = stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
+        found[size] = {
+            "lr": {name: run.optim.lr for name, run in runs.items()},
+            "beta2": {name: run.optim.beta2 for name, run in runs.items()},
+            "losses": losses,
+            "difference": statistics.fmean(gaps),
+            "half_of_95_percent_interval": half,
+        }
+        print(f"{size}: on - off = {statistics.fmean(gaps):+.4f} +- {half:.4f} nats", flush=True)
+    return found
+
+
+def trials_of(folder: Path, out: Path) -> pd.DataFrame:
+    """The trials of a search, which are also written as a CSV."""
+    table = analysis.load(folder).trials
+    chosen = table[[name for name in COLUMNS if name in table]]
+    chosen.to_csv(out, index=False, float_format="%.6g")
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=32, help="of the search with transfer, in all sizes")
+    parser.add_argument("--runs", type=Path, help="where the sweeps are, or are to be kept")
+    parser.add_argument("--out", type=Path, default=RESULTS / "ladder.json")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.runs or Path(temporary)
+        spec = load_spec(CONFIG, trials=options.trials)
+        each = spec.trials_of(spec.size_names[0])
+        counts = {"on": options.trials, "off": each * len(spec.size_names)}
+        runs = {name: swept(folder, name == "on", count) for name, count in counts.items()}
+        tables = {name: trials_of(run, options.out.with_name(f"ladder-{name}.csv")) for name, run in runs.items()}
+        sizes = compared(runs["on"], runs["off"], range(FIRST_SEED, FIRST_SEED + options.seeds))
+    flops = {name: float(table["train_flops"].sum()) for name, table in tables.items()}
+    result = {
+        "command": f"python tests/bench/ladder.py --seeds {options.seeds} --trials {options.trials}",
+        "trials": {name: len(table) for name, table in tables.items()},
+        "trials_of_largest": {
+            name: int((table["size"] == spec.size_names[-1]).sum()) for name, table in tables.items()
+        },
+        "flops": flops,
+        "share_of_flops": flops["on"] / flops["off"],
+        "sizes": sizes,
+        "hardware": processor(),
+        "versions": versions(),
+        "commit": commit(),
+    }
+    print(f"transfer trains {result['share_of_flops']:.0%} of the FLOPs")
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ from analysis.runs.branches import COLUMNS, branch_table
 from analysis.runs.curve_file import NAME as CURVES
 from analysis.runs.curve_file import read_curves
 from analysis.runs.manifest import RunError, read_manifest
-from analysis.runs.next_size import read_next_size
+from analysis.runs.next_size import read_next_sizes
 from analysis.runs.quoted_loss import with_quoted_loss
 from analysis.runs.studies import Studied, read_studies, status_of
 from analysis.runs.window_file import BEST, LAST, NAME, WindowLosses, read_window_losses
@@ -53,7 +53,7 @@ EXCLUDED = col.EXCLUDED
 PREDICTED = "predicted"
 """Entry that `load` adds to a manifest: by study, the optimum that was predicted before its first trial."""
 NEXT = "next"
-"""Entry that `load` adds to a manifest if there is a best/next.yaml: `analysis.runs.next_size.NextSize`."""
+"""Entry that `load` adds to a manifest if there is a best/next.yaml: by arm, `analysis.runs.next_size.NextSize`."""
 EXPECTED_DATA = f"{col.PARAMS_PREFIX}data.fingerprint"
 WINDOWS = (col.WINDOW_LOSSES, col.BEST_WINDOW_LOSSES, col.WINDOW_DOCUMENTS)
 
@@ -137,7 +137,7 @@ def load(folder: str | Path, storage: str | None = None) -> Run:
         manifest[EXCLUDED] = excluded
     if predicted := {one.entry.id: one.predicted for one in studied if one.predicted is not None}:
         manifest[PREDICTED] = predicted
-    if (following := read_next_size(folder)) is not None:
+    if following := read_next_sizes(folder, {one.entry.arm for one in studied}):
         manifest[NEXT] = following
     rows = _read_rows(folder / "metrics.jsonl", [one.id for one in studied])
     rows = rows[~rows[col.TRIAL].isin(list(excluded))].reset_index(drop=True) if excluded else rows

@@ -1,5 +1,9 @@
-"""best/next.yaml: the size that a sweep would train next, larger than all that it has trained."""
+"""best/next.yaml: the size that a sweep would train next, larger than all that it has trained.
 
+A sweep that compares arms writes one for each: best/next-tied.yaml.
+"""
+
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -7,13 +11,13 @@ from lmcore.errors import InputError
 from lmcore.printable import printable
 from lmcore.runfile.yaml_file import parse_yaml
 
-PATH = Path("best") / "next.yaml"
+STEM = Path("best") / "next"
 
 
 class NextSize(NamedTuple):
     """A model that was not trained, and what it is to be trained on.
 
-    >>> analysis.load("runs/ladder").manifest["next"].N
+    >>> analysis.load("runs/ladder").manifest["next"][""].N
     1049600.0
     """
 
@@ -26,10 +30,15 @@ class NextSize(NamedTuple):
     """Of its training."""
 
 
-def read_next_size(folder: Path) -> NextSize | None:
-    """What the run's best/next.yaml describes; None without such a file, or if it is no run's file."""
+def read_next_sizes(folder: Path, arms: Iterable[str | None]) -> dict[str, NextSize]:
+    """By arm, "" without arms: what best/next.yaml describes. What has no such file, or none of a run, is left out."""
+    found = {arm or "": _read(folder / f"{STEM}-{arm}.yaml" if arm else folder / f"{STEM}.yaml") for arm in arms}
+    return {arm: one for arm, one in found.items() if one is not None}
+
+
+def _read(path: Path) -> NextSize | None:
     try:
-        values = parse_yaml((folder / PATH).read_text(encoding="utf-8"), PATH.name).values
+        values = parse_yaml(path.read_text(encoding="utf-8"), path.name).values
         return _size(values)
     except (OSError, UnicodeDecodeError, InputError, ValueError, TypeError, AttributeError, KeyError):
         return None

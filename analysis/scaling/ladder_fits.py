@@ -61,8 +61,8 @@ def fit_ladders(run: Run) -> list[LadderFits]:
     ladders = [ladder_of(run.trials, arm) for arm in arms_of(run.trials)]
     if not makes_ladder(run.manifest) and all(one.refused for one in ladders):
         return []
-    ahead = run.manifest.get(NEXT)
-    return [_fits(one, run, ahead if isinstance(ahead, NextSize) else None) for one in ladders]
+    ahead: dict[str, NextSize] = run.manifest.get(NEXT, {})
+    return [_fits(one, run, ahead.get(one.arm or "")) for one in ladders]
 
 
 def _fits(ladder: Ladder, run: Run, ahead: NextSize | None) -> LadderFits:

@@ -316,6 +316,11 @@ def test_the_forecast_is_for_the_size_of_next_yaml_where_there_is_one(ladder_run
     assert fits.forecast.target.name == "100M"
     assert fits.forecast.target.D == 1000 * 16 * 64
     assert isinstance(fits.forecast.loss, NotEstimable)  # off the line of 20 tokens per parameter
+    on_line = NEXT_YAML.replace("steps: 1000", f"steps: {round(20 * fits.forecast.target.N / 1024)}")
+    (run.path / "best" / "next.yaml").write_text(on_line)
+    (fits,) = fit_ladders(analysis.load(run.path))
+    assert fits.forecast.target.N == 4 * (4 * 256**2 + 3 * 256 * 688 + 2 * 256) + 256
+    assert isinstance(fits.forecast.loss, Estimate)
     (run.path / "best" / "next.yaml").write_text("name: [")
     assert "next" not in analysis.load(run.path).manifest
 

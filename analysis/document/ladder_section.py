@@ -20,7 +20,7 @@ from lmcore import columns as col
 LADDER = "Ladder of sizes"
 OPTIMA_TITLE, CHECK_TITLE, FORECAST_TITLE = "Optima by size", "Predicted against found", "Loss of the next size"
 OPTIMA_CAPTION = (
-    "The optimum of each setting at each size, with its 95 % interval, from one fit to the complete trials of all "
+    "The optimum of each setting at each size, with its 95 % interval, from one fit to the trials of all "
     "sizes, which share the shape of the response; n counts the trials of the size. Row `{next}`: what the law "
     "predicts for a size that was not trained; its n counts sizes. N counts parameters without embeddings and head."
 )

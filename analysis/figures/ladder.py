@@ -44,7 +44,7 @@ def optima_law_figure(ladders: Sequence[LadderFits]) -> ReportFigure | None:
     predicted = any(one.checks for one in fits)
     hollow = " Hollow: the largest size, predicted from the others or by the sweep." if predicted else ""
     caption = (
-        f"Points: the optimum of each size with its 95 % interval, n = {sizes} sizes of {trials} complete trials, "
+        f"Points: the optimum of each size with its 95 % interval, n = {sizes} sizes of {trials} trials, "
         f"whose values are faint dots. Line and band: the law with its 95 % interval, dashed up to the next size, "
         f"whose own optimum is the diamond.{hollow}"
     )

@@ -105,7 +105,12 @@ class Forecast(ShowsFitted):
 
 
 def forecast(
-    trials: pd.DataFrame, N: float | None = None, D: float | None = None, arm: str | None = None, seed: int = 0
+    trials: pd.DataFrame,
+    N: float | None = None,
+    D: float | None = None,
+    arm: str | None = None,
+    seed: int = 0,
+    rows: pd.DataFrame | None = None,
 ) -> Forecast:
     """The loss of a model of N parameters (without embeddings) on D tokens, from the trials of `analysis.load`.
 
@@ -116,11 +121,12 @@ def forecast(
         N: by default that of the next size up: N of the largest times its ratio to the one below.
         D: by default as the ladder goes on: mostly the same tokens per parameter.
         arm: by default the first.
+        rows: of the run; with them trials that were stopped early count, as in its report.
 
     The loss is that of a well-tuned model: it comes from the leading setting of each size, confirmed where it can be.
     It is not estimable from fewer than three sizes, or for a D that is off the ladder, unless L(N, D) can be fitted.
     """
-    ladder = ladder_of(trials, arm)
+    ladder = ladder_of(trials, arm, rows)
     return forecast_of(ladder, target_of(ladder, N, D), seed)
 
 

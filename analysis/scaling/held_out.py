@@ -93,15 +93,17 @@ class HeldOut(ShowsFitted):
         return pd.DataFrame(rows, columns=columns)
 
 
-def held_out(trials: pd.DataFrame, arm: str | None = None, seed: int = 0) -> HeldOut | NotEstimable:
+def held_out(
+    trials: pd.DataFrame, arm: str | None = None, seed: int = 0, rows: pd.DataFrame | None = None
+) -> HeldOut | NotEstimable:
     """The check of an arm, by default the first, from the trials of `analysis.load`: the law is fitted without the
     largest size, and predicts it.
 
     >>> analysis.held_out(analysis.load("runs/ladder").trials).table[["setting", "predicted", "found", "inside"]]
 
-    NotEstimable if fewer than three sizes have three complete trials, or no numeric field was searched in all of them.
+    NotEstimable if fewer than three sizes have three trials, or no numeric field was searched in all of them.
     """
-    return hold_out(ladder_of(trials, arm), seed)
+    return hold_out(ladder_of(trials, arm, rows), seed)
 
 
 def hold_out(ladder: Ladder, seed: int = 0) -> HeldOut | NotEstimable:

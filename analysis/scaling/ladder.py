@@ -1,8 +1,9 @@
 """`Ladder`: the sizes of a sweep from small to large, with the trials of each, as the laws of optima and of losses need
 them.
 
-A size counts with at least `ENOUGH` complete trials of its search, and a ladder needs `MIN_SIZES` of them. Arms have a
-ladder each. `analysis.scaling.optimum_law`, `analysis.scaling.held_out` and `analysis.scaling.forecast` fit them.
+A size counts with at least `ENOUGH` trials of its search, one of them complete; trials that were stopped early count
+with their outlook (`analysis.scaling.outlook`). A ladder needs `MIN_SIZES` of them. Arms have a ladder each.
+`analysis.scaling.optimum_law`, `analysis.scaling.held_out` and `analysis.scaling.forecast` fit them.
 """
 
 import math
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.runs.trial_csv import BATCH, FLOPS_PER_PARAMETER_AND_TOKEN, LOSS, LR, D, N
+from analysis.scaling.outlook import outlooks
 from analysis.scaling.regressors import count_levels, indistinguishable
 from analysis.stats.bootstrap import Array
 from analysis.stats.estimate import NotEstimable, too_few
@@ -25,7 +27,7 @@ from lmcore import columns as col
 from lmcore.measure.axis import Axis
 
 ENOUGH = 3
-"""Complete trials of a size that counts: with fewer, neither its optimum nor its best loss says much."""
+"""Trials of a size that counts: with fewer, neither its optimum nor its best loss says much."""
 MIN_SIZES = 3
 MIN_VALUES = 3
 """Different values of a field over all sizes, and in each size at least 2. Others are choices, without an order."""
@@ -35,7 +37,7 @@ ON_LINE = 0.1
 
 @dataclass(frozen=True)
 class LadderSize:
-    """A size: N parameters (without embeddings) trained on D tokens, and its complete trials."""
+    """A size: N parameters (without embeddings) trained on D tokens, and its trials."""
 
     name: str
     N: float
@@ -95,13 +97,13 @@ class Ladder:
     names: tuple[str, ...]
     """Short names of these fields: `lr`."""
     left_out: tuple[tuple[str, int], ...]
-    """Sizes with too few complete trials, and how many they have."""
+    """Sizes with too few trials, and how many they have."""
 
     @property
     def refused(self) -> NotEstimable | None:
         """Why no law can be fitted; None if one can."""
         levels = count_levels(np.log([one.N for one in self.sizes]))
-        reason = too_few(levels, f"size with {ENOUGH} complete trials", MIN_SIZES, " for a law")
+        reason = too_few(levels, f"size with {ENOUGH} trials", MIN_SIZES, " for a law")
         return reason if levels < MIN_SIZES else None
 
     @property
@@ -134,13 +136,14 @@ def arms_of(trials: pd.DataFrame) -> list[str | None]:
     return list(dict.fromkeys(trials[col.ARM].dropna().astype(str))) or [None]
 
 
-def ladder_of(trials: pd.DataFrame, arm: str | None = None) -> Ladder:
+def ladder_of(trials: pd.DataFrame, arm: str | None = None, rows: pd.DataFrame | None = None) -> Ladder:
     """The ladder of an arm, by default the first, from the trials of `analysis.load`.
 
     Of a table of trials with the columns N, D, loss, and lr or batch (`analysis.runs.trial_csv.read_trials`), each (N,
-    D) is a size. Trials that were stopped early, diverged or belong to an experiment are left out.
+    D) is a size. Trials that diverged or belong to an experiment are left out, and without `rows`, those of the run,
+    also trials that were stopped early.
 
-    >>> ladder_of(run.trials, "tied").axes
+    >>> ladder_of(run.trials, "tied", run.rows).axes
     (Axis(name='optim.lr', low=0.0003, high=0.1, scale='log'),)
     """
     if col.TRIAL not in trials:
@@ -151,6 +154,8 @@ def ladder_of(trials: pd.DataFrame, arm: str | None = None) -> Ladder:
     complete = complete_trials(own)
     complete = complete[complete[col.PHASE] == col.SEARCH]
     leaders = _leaders(own, arm)
+    if rows is not None and len(expected := outlooks(own, rows)):
+        complete = pd.concat([complete, own.loc[expected.index].assign(**{col.LOSS: expected})])
     groups = {str(size): group for size, group in complete.groupby(col.SIZE, sort=False)}
     kept = {size: group for size, group in groups.items() if len(group) >= ENOUGH and size in leaders}
     sizes = list(dict.fromkeys(own[col.SIZE].astype(str)))
@@ -168,8 +173,9 @@ def ladder_of(trials: pd.DataFrame, arm: str | None = None) -> Ladder:
 
 
 def _size(name: str, group: pd.DataFrame, leader: Leader, values: Array, choices: Array) -> LadderSize:
+    whole = group[group[col.STATUS] == col.COMPLETE]  # others have not seen all tokens
     parameters, tokens, flops = (
-        float(group[column].astype("float64").median())
+        float(whole[column].astype("float64").median())
         for column in (col.PARAMS_NON_EMBEDDING, col.TOKENS, col.TRAIN_FLOPS)
     )
     losses, ids = group[col.LOSS].to_numpy(float), tuple(group[col.TRIAL].astype(str))

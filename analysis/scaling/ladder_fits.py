@@ -57,8 +57,8 @@ class LadderFits:
 
 def fit_ladders(run: Run) -> list[LadderFits]:
     """The laws of each arm; empty if the run has no ladder, which is one that its file asked for, or three sizes with
-    enough complete trials."""
-    ladders = [ladder_of(run.trials, arm) for arm in arms_of(run.trials)]
+    enough trials."""
+    ladders = [ladder_of(run.trials, arm, run.rows) for arm in arms_of(run.trials)]
     if not makes_ladder(run.manifest) and all(one.refused for one in ladders):
         return []
     ahead: dict[str, NextSize] = run.manifest.get(NEXT, {})

@@ -131,16 +131,19 @@ class LadderLaw(ShowsFitted):
         return found
 
 
-def optimum_law(trials: pd.DataFrame, arm: str | None = None, seed: int = 0) -> LadderLaw:
+def optimum_law(
+    trials: pd.DataFrame, arm: str | None = None, seed: int = 0, rows: pd.DataFrame | None = None
+) -> LadderLaw:
     """The law of optima of an arm, by default the first, from the trials of `analysis.load`.
 
     >>> analysis.optimum_law(analysis.load("runs/ladder").trials)
     <LadderLaw: lr.0.024M 0.0141 [0.0127, 0.0157]; ...; lr.ladder_exponent -0.41 [-0.58, -0.23]>
 
-    Needs three sizes of three complete trials each, and a numeric field that was searched in all of them. A table of
-    trials with the columns N, D, loss, lr and batch will do as well.
+    Needs three sizes of three trials each, and a numeric field that was searched in all of them. With the `rows` of the
+    run, trials that were stopped early count with the loss that they would probably have had. A table of trials with
+    the columns N, D, loss, lr and batch will do as well.
     """
-    return fit_ladder(ladder_of(trials, arm), seed)
+    return fit_ladder(ladder_of(trials, arm, rows), seed)
 
 
 def fit_ladder(

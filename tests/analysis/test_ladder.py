@@ -111,7 +111,7 @@ def test_where_n_and_d_rise_together_only_their_joint_effect_is_reported():
 def test_too_few_sizes_too_few_trials_and_fields_that_were_not_searched_are_refused_with_a_reason():
     two = analysis.optimum_law(trials_of(FOUR[:2]))
     assert set(two.fitted.values()) == {
-        NotEstimable("2 sizes with 3 complete trials are too few for a law (at least 3)"),
+        NotEstimable("2 sizes with 3 trials are too few for a law (at least 3)"),
     }
     few = ladder_of(trials_of(trials=2))
     assert few.sizes == ()

@@ -40,11 +40,11 @@ def test_a_stopped_trial_gains_what_complete_ones_of_its_size_gained_and_never_b
     found = outlooks(table, reports())
     named = {table[col.TRIAL][index]: value for index, value in found.items()}
     complete = [
-        optuna.create_trial(value=FINALS[trial], intermediate_values={i: x for i, x in enumerate(CURVES[trial])})
+        optuna.create_trial(value=FINALS[trial], intermediate_values=dict(enumerate(CURVES[trial])))
         for trial in FINALS
     ]
     for trial in ("xs-0002", "xs-0003", "xs-0004"):
-        values = {i: x for i, x in enumerate(CURVES[trial])}
+        values = dict(enumerate(CURVES[trial]))
         stopped = optuna.create_trial(state=optuna.trial.TrialState.PRUNED, intermediate_values=values)
         assert named[trial] == pytest.approx(final_outlook(stopped, complete))
     assert set(named) == {"xs-0002", "xs-0003", "xs-0004"}  # nothing is known of the size s

@@ -85,7 +85,7 @@ def _loss_check(fits: LadderFits) -> str:
 
 def _notes(fits: LadderFits) -> Iterator[str]:
     for name, number in fits.ladder.left_out:
-        trials = f"{number or 'no'} complete trial{'s' * (number != 1)}"
+        trials = f"{number or 'no'} trial{'s' * (number != 1)} whose final loss is known or can be expected"
         yield f"{name} does not count, as it has {trials} (at least {ENOUGH})."
     if fits.law.refused is not None:
         yield f"No law of optima: {fits.law.refused.reason}."
@@ -98,6 +98,8 @@ def _notes(fits: LadderFits) -> Iterator[str]:
         yield f"At the next size, of {count(fits.forecast.target.N)} parameters, the law predicts {shown}."
     for check in fits.checks:
         yield from _check_notes(check)
+    if fits.prior is not None:
+        yield f"What the sweep expected before it had trials: {fits.prior}. The report's own law expects no direction."
     if isinstance(fits.forecast.loss, NotEstimable):
         yield f"No forecast of the loss: {fits.forecast.loss.reason}."
     else:

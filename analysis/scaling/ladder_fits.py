@@ -30,6 +30,8 @@ class LadderFits:
     recorded: HeldOut | None
     """The check of what the sweep predicted before the largest size was trained; None if it recorded nothing."""
     forecast: Forecast
+    prior: str | None = None
+    """What the sweep expected of the exponents, with its source; None if it recorded nothing."""
 
     @property
     def checks(self) -> list[HeldOut]:
@@ -74,6 +76,7 @@ def _fits(ladder: Ladder, run: Run, ahead: NextSize | None) -> LadderFits:
         hold_out(ladder),
         checked if isinstance(checked, HeldOut) else None,
         forecast_of(ladder, ahead or target_of(ladder)),
+        None if recorded is None else recorded.get("prior"),
     )
 
 

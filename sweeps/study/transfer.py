@@ -39,6 +39,7 @@ EXPONENTS = {
     "train.batch_size": (0.327, 0.327),
 }
 """Prior exponents of N and D: those of Bi et al., DeepSeek LLM (2024), section 3.1, where C = 6 N D."""
+SOURCE = "Bi et al., DeepSeek LLM (2024)"
 EXPONENT_SD, PLACE_SD = 0.3, 0.15
 """Prior standard deviations: of exponents, and of how far other optima move for each factor of e, in shares of the
 space. So a handful of trials outweighs the priors."""
@@ -189,6 +190,7 @@ class Transfer:
             PREDICTED: value,
             "low": {name: ends[0][name] for name in numbers},
             "high": {name: ends[1][name] for name in numbers},
+            "prior": describe_prior(self.axes, self._slopes),
         }
 
 
@@ -205,6 +207,23 @@ def prior_slopes(axes: Axes, mup: bool = False) -> Slopes:
                 exponents[0] = 0.0
             mean[row], sd[row] = exponents / axis.span, EXPONENT_SD / axis.span
     return Slopes(mean, sd)
+
+
+def describe_prior(axes: Axes, slopes: Slopes) -> str:
+    """The expected exponents of the settings that have some, with their source.
+
+    >>> axes = Axes({"optim.lr": FloatDistribution(1e-4, 1e-2, log=True)})
+    >>> describe_prior(axes, prior_slopes(axes))
+    'optim.lr ~ N^-0.125 D^-0.125, exponents +- 0.3 (Bi et al., DeepSeek LLM (2024))'
+    """
+    shown = [
+        f"{axis.name} ~ N^{axis.span * slopes.mean[row, 0]:.3g} D^{axis.span * slopes.mean[row, 1]:.3g}"
+        for row, axis in enumerate(axes.numbers)
+        if axis.span is not None and axis.name in EXPONENTS
+    ]
+    if not shown:
+        return f"no exponent, +- {PLACE_SD} of the space for each factor of e"
+    return f"{', '.join(shown)}, exponents +- {EXPONENT_SD:g} ({SOURCE})"
 
 
 def describe_transfer(study: str, entry: Mapping[str, Any]) -> str:

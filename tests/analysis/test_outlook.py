@@ -40,8 +40,7 @@ def test_a_stopped_trial_gains_what_complete_ones_of_its_size_gained_and_never_b
     found = outlooks(table, reports())
     named = {table[col.TRIAL][index]: value for index, value in found.items()}
     complete = [
-        optuna.create_trial(value=FINALS[trial], intermediate_values=dict(enumerate(CURVES[trial])))
-        for trial in FINALS
+        optuna.create_trial(value=FINALS[trial], intermediate_values=dict(enumerate(CURVES[trial]))) for trial in FINALS
     ]
     for trial in ("xs-0002", "xs-0003", "xs-0004"):
         values = dict(enumerate(CURVES[trial]))

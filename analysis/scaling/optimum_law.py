@@ -11,7 +11,7 @@ may have no minimum, as it hardly depends on the setting.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -95,7 +95,7 @@ class LadderLaw(ShowsFitted):
             raise ValueError("there is no law; look at `refused` first")
         k, law = self.ladder.names.index(name), self.law
         axis = self.ladder.axes[k]
-        alone = OptimumLaw(law.center, law.coefficients, np.zeros_like(law.deviations), law.cells, law.settings)
+        alone = replace(law, deviations=np.zeros_like(law.deviations))
         found = [alone.predict(np.log(pair), BEYOND) for pair in zip(N, D, strict=True)]
         places = np.array([np.quantile(one.draws[:, k], QUANTILES) for one in found]).T
         low, middle, high = np.vectorize(lambda place: value_at(axis, place))(places)

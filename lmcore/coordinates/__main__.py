@@ -37,15 +37,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = _measure(run, options)
         found = slopes(rows)
         flat = all(one.flat for one in found)
+        print_out(f"Mean absolute change of activations by update {options.steps}, by width:\n")
+        print_out(_table(rows, found, options.out))
+        print_out(f"\n{_verdict(found, flat)}")
         _write(options.out, run, rows, found, flat)
     except InputError as error:
         print_error(error)
         return 2
     except KeyboardInterrupt:
         return 130
-    print_out(f"Mean absolute change of activations by update {options.steps}, by width:\n")
-    print_out(_table(rows, found, options.out))
-    print_out(f"\n{_verdict(found, flat)}")
     return 0 if flat else 1
 
 
@@ -69,8 +69,19 @@ def _measure(run: RunSpec, options: argparse.Namespace) -> list[Coordinate]:
     from lmcore.corpus.prepare import prepare_tokens
 
     runs = [at_width(run, width) for width in widths]
+    _make_folder(options.out)
     tokens = prepare_tokens(run.data)
     return [row for one in runs for row in coordinates(one, tokens, options.steps, options.seeds)]
+
+
+def _make_folder(out: Path) -> None:
+    """Make the folder of the results, before anything is trained. InputError if it cannot be written."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / FILE).touch()
+    except OSError as error:
+        rule = f"must be a folder that can be written (got {out}: {error.strerror})"
+        raise InputError(f"--out: {rule}; give another") from None
 
 
 def _write(out: Path, run: RunSpec, rows: list[Coordinate], found: list[Slopes], flat: bool) -> None:
@@ -81,11 +92,7 @@ def _write(out: Path, run: RunSpec, rows: list[Coordinate], found: list[Slopes],
         "slopes": [{name: _finite(value) for name, value in one._asdict().items()} for one in found],
         "rows": [{name: _finite(value) for name, value in row._asdict().items()} for row in rows],
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        write_file(out / FILE, [json.dumps(document, indent=1).encode()])
-    except OSError as error:
-        raise InputError(f"--out: must be a folder that can be written (got {out}: {error.strerror})") from None
+    write_file(out / FILE, [json.dumps(document, indent=1).encode()])
 
 
 def _finite(value: Any) -> Any:

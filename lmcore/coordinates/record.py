@@ -55,7 +55,7 @@ def coordinates(run: RunSpec, tokens: Tokens, steps: int, seeds: int) -> Iterato
             **{f"train.{name}": None for name in BUDGET_FIELDS},
             **{"train.steps": steps, "train.eval_every": 1, "train.eval_tokens": None, "train.eval_windows": 1},
             **{"train.final_eval_windows": 1, "train.compile": False, "train.cuda_graphs": False},
-            **{"optim.schedule": "constant", "optim.warmup_fraction": 0.0},
+            **{"optim.schedule": "constant", "optim.warmup_fraction": 0.0, "train.branches": None},
         },
     )
     runs = [apply(short, {"train.seed": seed, "data.seed": seed}) for seed in range(seeds)]

@@ -3,16 +3,17 @@
 In each *cell* (a size: N parameters trained on D tokens) the logarithm of the loss is a bowl in the settings u, which
 are points of the unit cube around its centre:
 
-    log loss = a_c + 1/2 u' A u + u' (b + B z_c + d_c) + e' x,    z_c = (log N, log D), about their mean
+    log loss = a_c + 1/2 u' A u + u' (b + B z_c + d_c) + (e + e_c)' x,    z_c = (log N, log D), about their mean
 
-All cells share the bowl's shape A, and the effects e of choices that are not numbers, of which x says which a trial
-has. The minimum moves with size by the power law b + B z, and in each cell by a deviation d_c of its own. Bowls bend
-far from their minima, so a trial counts the less, the more its loss exceeds the lowest of its cell (`MISFIT`).
+All cells share the bowl's shape A. Its minimum moves with size by the power law b + B z, and in each cell by a
+deviation d_c of its own. x says which of the choices that are not numbers a trial has; their effects are e, and in each
+cell deviate by e_c. Bowls bend far from their minima, so a trial counts the less, the more its loss exceeds the lowest
+of its cell (`MISFIT`).
 
 The model is linear in its coefficients and Gaussian given two numbers, the noise of a loss and the size of deviations,
 over which it averages with the weight of their evidence (Gelman et al., Bayesian Data Analysis, 2013, chapters 14, 15).
-Priors are weak, except that without cells to tell, optima move as `slopes` says. Imports numpy alone, because both the
-sweep and its analysis need it.
+Priors are weak. With one cell, the slopes B are those of the prior. Imports numpy alone, because both the sweep and its
+analysis need it.
 
 Shapes: C cells, n trials of a cell, P settings, M = 2 measures of size, Q choices, R draws.
 """
@@ -33,10 +34,12 @@ NOISES = np.geomspace(2e-4, 5e-2, 9)
 """Standard deviations of the noise of log losses."""
 DEVIATIONS = np.array([0.003, 0.01, 0.03, 0.1])
 """How far optima deviate from the law, as shares of the cube."""
-BOWL, OFFSET, EFFECT = 2.0, 10.0, 0.1
-"""Prior standard deviations of the entries of A, of a_c about the mean log loss, and of the effect of a choice."""
-FLATTEST = 0.1
-"""Smallest curvature of a bowl along any direction. Flatter ones have no minimum to speak of, and are not drawn."""
+BOWL, OFFSET, EFFECT, OWN_EFFECT = 2.0, 10.0, 0.1, 0.02
+"""Prior standard deviations of the entries of A, of a_c about the mean log loss, of e and of e_c."""
+FLATTEST = 0.01
+"""Smallest curvature of a bowl along any direction. Flatter ones, with 0.1 % of loss at their ends, are not drawn."""
+CLEAR = 0.1
+"""Curvature from which on the minimum is one to speak of: the ends of the cube are 1.25 % above its centre."""
 ROUNDS = 3
 """Of the fit: priors of the linear terms are given in shares of the cube, and depend on the curvature."""
 DRAWS, SPARE = 400, 4
@@ -88,10 +91,11 @@ class OptimumLaw:
     center: Array  # [M]: mean of the cells' sizes
     coefficients: Array = field(repr=False)  # [1 + R, J]: the estimate, then draws; in the order of `_design`
     deviations: Array = field(repr=False)  # [1 + R, P]: of the bowl's linear terms in a new cell; 0 for the estimate
+    effect_deviations: Array = field(repr=False)  # [1 + R, Q]: of the effects of choices in a new cell; likewise
     cells: int
     settings: int
     flat: Array = field(default_factory=lambda: np.zeros(0), repr=False)
-    """How probable it is that the bowl bends less than `FLATTEST` along a setting, [P]. Such draws are not kept."""
+    """How probable it is that the bowl bends less than `CLEAR` along a setting, [P]."""
 
     def predict(self, size: ArrayLike, beyond: float = 0.0) -> Optimum:
         """The optimum of a cell without trials, of size (log N, log D) [M]; at most `beyond` outside the cube."""
@@ -117,10 +121,13 @@ class OptimumLaw:
         """The place of b among the coefficients."""
         return self.cells + self.settings * (self.settings + 1) // 2
 
-    def effects(self) -> Array:
-        """What each choice adds to the log loss, [1 + R, Q]."""
-        at = self._linear + (3 + self.cells) * self.settings
-        return self.coefficients[:, at:]
+    def effects(self, cell: int | None = None) -> Array:
+        """What each choice adds to the log loss, [1 + R, Q]: in a cell that was fitted, or in one without trials."""
+        at, q = self._linear + (3 + self.cells) * self.settings, self.effect_deviations.shape[1]
+        own = self.effect_deviations
+        if cell is not None:
+            own = self.coefficients[:, at + (1 + cell) * q :][:, :q]
+        return np.asarray(self.coefficients[:, at : at + q] + own)
 
     def slopes(self) -> Array:
         """How the optimum moves with log N and log D, [1 + R, P, M] in shares of the cube."""
@@ -172,7 +179,8 @@ def fit_optimum_law(
             for deviation, noise in grid
         ]
         best = max(fits, key=lambda fit: fit.evidence)
-        curvature = OptimumLaw(center, best.mean[None], np.zeros((1, p)), len(cells), p).curvature()[0]
+        none = np.zeros((1, p)), np.zeros((1, choices))
+        curvature = OptimumLaw(center, best.mean[None], *none, len(cells), p).curvature()[0]
 
     rng = np.random.default_rng(seed)
     evidence = np.array([fit.evidence for fit in fits])
@@ -185,9 +193,11 @@ def fit_optimum_law(
     kept = rng.permutation(np.flatnonzero(np.linalg.eigvalsh(bowls).min(axis=1, initial=np.inf) >= FLATTEST))[:DRAWS]
     if len(kept) < DRAWS // 4:  # hardly any has a minimum: the trials say nothing about it
         kept = np.arange(DRAWS)
+    flat = (np.diagonal(bowls, axis1=1, axis2=2) < CLEAR).mean(axis=0)
     coefficients = np.concatenate([best.mean[None], drawn[kept]])
-    flat = (np.diagonal(bowls, axis1=1, axis2=2) < FLATTEST).mean(axis=0)
-    return OptimumLaw(center, coefficients, np.concatenate([np.zeros((1, p)), own[kept]]), len(cells), p, flat)
+    deviating = np.concatenate([none[0], own[kept]])
+    effects = np.concatenate([none[1], OWN_EFFECT * rng.standard_normal((len(kept), choices))])
+    return OptimumLaw(center, coefficients, deviating, effects, len(cells), p, flat)
 
 
 class _Data(NamedTuple):
@@ -224,13 +234,13 @@ def _posterior(data: _Data, mean: Array, variances: Array) -> _Posterior:
 
 
 def _design(cell: Cell, c: int, cells: int, z: Array) -> Array:
-    """One row per trial: a_c of every cell, A, b, B for each measure of size, d_c of every cell, e."""
-    u, (n, p) = cell.settings - 0.5, cell.settings.shape
-    one, own = np.zeros((n, cells)), np.zeros((n, cells * p))
-    one[:, c], own[:, c * p : (c + 1) * p] = 1, u
+    """One row per trial: a_c of all cells, A, b, B for each measure of size, d_c of all cells, e, e_c of all cells."""
+    u, (n, p), q = cell.settings - 0.5, cell.settings.shape, cell.choices.shape[1]
+    one, own, effects = np.zeros((n, cells)), np.zeros((n, cells * p)), np.zeros((n, cells * q))
+    one[:, c], own[:, c * p : (c + 1) * p], effects[:, c * q : (c + 1) * q] = 1, u, cell.choices
     pairs = itertools.combinations_with_replacement(range(p), 2)
     products = [u[:, a] * u[:, b] * (0.5 if a == b else 1.0) for a, b in pairs]
-    return np.column_stack([one, *products, u, u * z[0], u * z[1], own, cell.choices])
+    return np.column_stack([one, *products, u, u * z[0], u * z[1], own, cell.choices, effects])
 
 
 def _variances(cells: int, choices: int, curvature: Array, slope_sd: Array, deviation: float) -> Array:
@@ -243,6 +253,7 @@ def _variances(cells: int, choices: int, curvature: Array, slope_sd: Array, devi
         *(curvature * slope_sd[:, m] for m in range(2)),
         np.tile(curvature * deviation, cells),
         np.full(choices, EFFECT),
+        np.full(cells * choices, OWN_EFFECT),
     ]
     return np.asarray(np.concatenate(parts) ** 2)
 

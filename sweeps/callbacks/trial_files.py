@@ -38,6 +38,7 @@ class TrialFiles(Callback):
         kept: set[str] = set()
         for size in self._ledger.spec.size_names:
             self._write_best(size)
+        self._write_next()
         for study in self._ledger.studies:
             kept.update(self._ledger.ranking(study)[: self._kept])
         for trial_id, status in self._ledger.statuses().items():
@@ -63,6 +64,8 @@ class TrialFiles(Callback):
             drop_checkpoints(self._folder.trial(trial_id))
         if trial.of is not None or (ranking and ranking[0] == trial.id):
             self._write_best(trial.size)
+        if trial.size == self._ledger.spec.size_names[-1]:
+            self._write_next()
 
     def _write_best(self, size: str) -> None:
         """Write the configs that train the winners of a size again."""
@@ -70,8 +73,6 @@ class TrialFiles(Callback):
             if run != self._written.get(name):
                 self._write_run(self._folder.best / f"{name}.yaml", f"best-{name}", run)
                 self._written[name] = run
-        if size == self._ledger.spec.size_names[-1]:
-            self._write_next()
 
     def _write_next(self) -> None:
         """Write the configs that train the next size at the settings that are predicted for it, one for each arm."""

@@ -238,10 +238,13 @@ def _transfer_lines(spec: SweepSpec) -> list[str]:
     flops = {size: training_flops(costliest(spec, size)) for size in spec.size_names}
     spent = sum(spec.trials_of(size) * flops[size] for size in flops)
     share = spent / (spec.trials_of(first) * sum(flops.values()))
+    counts = [spec.trials_of(size) for size in spec.size_names]
+    rule = f"half the trials of the one before it, at least {LEAST} for each arm"
+    if min(counts) < LEAST * len(spec.arms):
+        rule = "about as many trials as any other, which are too few for more for the small ones"
     return [
-        f"Transfer: each size begins at the optimum that smaller sizes predict, and has half the trials of the one "
-        f"before it, at least {LEAST} for each arm. With as many for every size as for {first}, the search would cost "
-        f"{1 / share:.2g} times as much."
+        f"Transfer: each size starts from the optimum that smaller sizes predict, and has {rule}. With as many for "
+        f"every size as for {first}, the search would cost {1 / share:.2g} times as much."
     ]
 
 

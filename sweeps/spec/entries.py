@@ -218,6 +218,18 @@ def choices_of(entry: Entry) -> tuple[Any, ...]:
     return entry.choices if isinstance(entry, Choices | JointChoices) else ()
 
 
+def is_numeric(entry: Entry) -> bool:
+    """Whether an entry is a number with an order: a range, or choices of at least three numbers.
+
+    >>> is_numeric(Choices(choices=[1, 2, 4])), is_numeric(Choices(choices=[False, True]))
+    (True, False)
+    """
+    if isinstance(entry, Choices):
+        numbers = [one for one in entry.choices if isinstance(one, int | float) and not isinstance(one, bool)]
+        return len(numbers) == len(entry.choices) >= 3
+    return isinstance(entry, Range)
+
+
 def expression_of(entry: Entry) -> str | None:
     """The expression of an entry, in `times` or `equals`; None without one."""
     return entry.equals if isinstance(entry, Derived) else getattr(entry, "times", None)

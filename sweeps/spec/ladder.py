@@ -12,8 +12,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, PositiveInt, ValidationError, model_validator
 
-from lmcore.config import Config, ModelConfig, PositiveFloat, RunSpec
-from lmcore.params import count_parameters, flops_per_token
+from lmcore.config import BUDGET_FIELDS, Config, ModelConfig, PositiveFloat, RunSpec
+from lmcore.params import count_parameters
 from lmcore.runfile.paths import FieldError
 
 WIDTH_STEP = 32
@@ -27,7 +27,7 @@ class LadderConfig(Config):
     """Sizes that are made rather than listed: parameters, shape and tokens.
 
     >>> [size["name"] for size in LadderConfig(params=(1e5, 3e6), steps=3).sizes({})]
-    ['0.098M', '0.51M', '2.9M']
+    ['0.1M', '0.58M', '3.2M']
     """
 
     params: Annotated[tuple[PositiveFloat, ...], Field(min_length=2, max_length=2, strict=False)]
@@ -37,8 +37,7 @@ class LadderConfig(Config):
     aspect: PositiveFloat = 64.0
     """Width over number of layers, above 0."""
     head_dim: PositiveInt = 32
-    """Channels of an attention head, an even number that divides every width: 32, 16 or 8, or 64 where all widths
-    are multiples of it."""
+    """Channels of an attention head: an even divisor of 32, or a multiple of it, of which widths are multiples then."""
     tokens_per_parameter: Ascending | None = None
     """Training tokens for each parameter without embedding and output head; of several, such as [5, 20, 80], every
     model is trained on each, as sizes of their own. null: the budget under train."""
@@ -58,12 +57,18 @@ class LadderConfig(Config):
         return self
 
     def sizes(self, model: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Entries of `sizes:`, in the order of their FLOPs. `model` are the fields of the base model.
+        """Entries of `sizes:`, in the order of N D. `model` are the fields of the base model.
 
         Raises FieldError if two models would be the same.
         """
-        shapes = [self.shape(target, model) for target in self._targets()]
+        targets = self._targets()
+        shapes = [self.shape(target, model) for target in targets]
         counts = [count_parameters(ModelConfig.model_validate({**model, **_fields(shape)})) for shape in shapes]
+        for target, count in zip(targets, counts, strict=True):
+            if not 0.5 < count.non_embedding / target < 2:
+                rule = f"must allow a model of about {target:.3g} parameters"
+                got = f"(got {self.aspect:g}, with which the nearest has {count.non_embedding:,})"
+                raise FieldError("aspect", f"{rule} {got}; lower it, or change params")
         if len(set(counts)) < len(counts):
             rule = f"must leave the models different shapes (got {self.steps} of {self.params[0]:g} to "
             raise FieldError("steps", f"{rule}{self.params[1]:g} parameters); lower it, or widen params")
@@ -76,8 +81,8 @@ class LadderConfig(Config):
                 size["train.tokens_per_parameter"] = ratio
             if len(ratios) > 1:
                 size["name"] += f"-x{ratio:g}"
-            config = ModelConfig.model_validate({**model, **_fields(shape)})
-            found.append((flops_per_token(config) * count.non_embedding * (ratio or 1.0), size))
+            # Without the head, so that the order does not depend on a vocabulary that may not be known yet.
+            found.append((count.non_embedding**2 * (ratio or 1.0), size))
         return [size for _, size in sorted(found, key=lambda pair: pair[0])]
 
     def _targets(self) -> list[float]:
@@ -90,10 +95,14 @@ class LadderConfig(Config):
         ideal = (target * self.aspect / 12) ** (1 / 3)
         widths = {max(1, round(ideal / step) + offset) * step for offset in (-2, -1, 0, 1, 2)}
         candidates = [
-            self._fields(width, layers)
+            shape
             for width in sorted(widths)
             for layers in {max(1, round(width / self.aspect) + offset) for offset in range(-2, 5)}
+            if _is_valid(shape := self._fields(width, layers), model)
         ]
+        if not candidates:
+            rule = f"must allow a model of about {target:.3g} parameters with the fields of model (got {self.head_dim})"
+            raise FieldError("head_dim", f"{rule}; change it, or model.num_kv_heads")
 
         def distance(shape: dict[str, Any]) -> float:
             count = count_parameters(ModelConfig.model_validate({**model, **_fields(shape)})).non_embedding
@@ -109,39 +118,52 @@ class LadderConfig(Config):
 
 
 def with_sizes(draft: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a sweep whose `ladder` makes its `sizes`. FieldError if it lists sizes of its own as well.
+    """The values of a sweep with the `sizes` that its `ladder` makes, unless it lists some, as that of a run does.
 
     Values that are not valid are left to the validation of the whole.
     """
     values = dict(draft)
-    ladder = values.get("ladder")
-    if ladder is None:
+    ladder, model = values.get("ladder"), values.get("model") or {}
+    if ladder is None or values.get("sizes"):
         return values
-    model = values.get("model") or {}
     fields = model.model_dump(exclude_unset=True) if isinstance(model, ModelConfig) else model
     try:
         config = ladder if isinstance(ladder, LadderConfig) else LadderConfig.model_validate(ladder)
-        made = config.sizes({name: fields[name] for name in SHAPING if name in fields})
+        values["sizes"] = config.sizes({name: fields[name] for name in SHAPING if name in fields})
     except (ValidationError, TypeError):
         return values
     except FieldError as error:
         raise FieldError(f"ladder.{error.field}", error.rule) from None
-    if not (given := values.get("sizes")):
-        values["sizes"] = made
-    elif [_listed(size) for size in given] != made:
-        raise FieldError("sizes", f"must be left out with ladder, which makes them (got {len(given)}); remove one")
     return values
 
 
-def next_size(config: LadderConfig | None, runs: Sequence[RunSpec]) -> dict[str, Any]:
+def unused_beside(draft: Mapping[str, Any]) -> list[str]:
+    """Notes about fields that are given and have no effect, as a ladder sets them in every size."""
+    ladder = draft.get("ladder")
+    if not isinstance(ladder, Mapping):
+        return []
+    set_by_all: dict[str, tuple[str, ...]] = {"model": ("d_model", "num_layers", "num_heads", "d_ff")}
+    if ladder.get("tokens_per_parameter") is not None:
+        set_by_all["train"] = BUDGET_FIELDS
+    return [
+        f"{section}.{name} has no effect, as ladder sets it in every size"
+        for section, names in set_by_all.items()
+        for name in names
+        if isinstance(draft.get(section), Mapping) and draft[section].get(name) is not None
+    ]
+
+
+def next_size(config: LadderConfig | None, runs: Sequence[RunSpec]) -> dict[str, Any] | None:
     """Overrides of the size that would follow: as much larger than the last as that is larger than the one before.
 
-    It has the last one's tokens for each parameter, and its aspect. `runs` are those of the sizes, in order.
+    It has the last one's tokens for each parameter, and its aspect. `runs` are those of the sizes, in order. None if
+    the last model is not the largest, or all have equally many parameters.
     """
     counts = [count_parameters(run.model).non_embedding for run in runs]
-    last = runs[-1]
-    smaller = max(count for count in counts if count < counts[-1])
-    target = counts[-1] * (counts[-1] / smaller)
+    last, smaller = runs[-1], [count for count in counts if count < counts[-1]]
+    if not smaller or counts[-1] < max(counts):
+        return None
+    target = counts[-1] * (counts[-1] / max(smaller))
     if config is None:
         head_dim = last.model.head_dim if WIDTH_STEP % last.model.head_dim == 0 else WIDTH_STEP
         aspect = last.model.d_model / last.model.num_layers
@@ -151,12 +173,16 @@ def next_size(config: LadderConfig | None, runs: Sequence[RunSpec]) -> dict[str,
     return {**shape, "train.tokens_per_parameter": float(f"{ratio:.6g}")}
 
 
-SHAPING = ("vocab_size", "context_length", "norm", "ffn", "qk_norm")
-"""Fields of the base model that change how many parameters, or FLOPs, a shape has."""
+SHAPING = ("norm", "ffn", "qk_norm", "num_kv_heads", "positions")
+"""Fields of the base model on which it depends which shapes are possible, and how many parameters they have."""
 
 
-def _listed(size: Any) -> dict[str, Any]:
-    return {"name": size.name, **size.overrides} if hasattr(size, "overrides") else dict(size)
+def _is_valid(shape: Mapping[str, Any], model: Mapping[str, Any]) -> bool:
+    try:
+        ModelConfig.model_validate({**model, **_fields(shape)})
+    except ValidationError:
+        return False
+    return True
 
 
 def _fields(shape: Mapping[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from lmcore.runfile.paths import (
 from lmcore.runfile.run_file import located, resolve_vocab_size
 from sweeps.spec.arms import ConfirmConfig
 from sweeps.spec.entries import same
-from sweeps.spec.ladder import LadderConfig, with_sizes
+from sweeps.spec.ladder import LadderConfig, unused_beside, with_sizes
 from sweeps.spec.settings import SearchConfig, TrackingConfig
 from sweeps.spec.space import Choices, Derived, Range
 from sweeps.spec.sweep_spec import SweepSpec
@@ -58,12 +58,13 @@ FLAGS = {
 """The dotted path that each command-line flag sets."""
 
 
-def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> SweepSpec:
+def load_spec(path: str | Path, overrides: Sequence[str] = (), kept: bool = False, **flags: Any) -> SweepSpec:
     """Read a sweep's YAML file, then apply `--set` texts (`a.b=value`), then flags (see FLAGS; None means not given).
 
     A path that `--set` gives a value is removed from the space, and a budget such as train.tokens replaces the file's,
     whichever field that is in; notes say so. A sweep without a name is named after its file. Raises
-    InputError if the file or an option is wrong.
+    InputError if the file or an option is wrong. `kept` is for the file of a run, whose sizes stay those that its
+    ladder made when it began.
 
     Example:
         spec = load_spec("configs/quick.yaml", ["optim.lr=1e-3"], trials=8)
@@ -86,6 +87,10 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
                 notes += _replace_budget(draft, target)
         if any(path.startswith("ladder") for path in set_by):
             draft.pop("sizes", None)  # those of the ladder that a run's file was written with
+        if draft.get("ladder") is not None and draft.get("sizes") and not kept:
+            rule = f"must be left out with ladder, which makes them (got {len(draft['sizes'])})"
+            raise FieldError("sizes", f"{rule}; remove sizes, or ladder")
+        notes += [] if kept else unused_beside(draft)
         draft = with_sizes(draft)
         notes += _pin(draft, set_by)
         for flag, value in flags.items():
@@ -95,16 +100,17 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
         if notes and isinstance(draft.setdefault("notes", []), list):
             draft["notes"] += notes
         resolve_vocab_size(draft)
-        return _with_method_noted(SweepSpec.model_validate(whole_numbers(SweepSpec, draft)))
+        return _with_notes(SweepSpec.model_validate(whole_numbers(SweepSpec, draft)))
 
 
-def _with_method_noted(spec: SweepSpec) -> SweepSpec:
-    """The spec, with a note if its search method is another than the user has asked for."""
-    note = "search.method gp is tpe here, as entries of the space apply in some trials only"
-    conditional = any(spec.study_layout(plan).conditional for plan in spec.studies)
-    if spec.search.method != "gp" or not conditional or note in spec.notes:
-        return spec
-    return spec.model_copy(update={"notes": (*spec.notes, note)})
+def _with_notes(spec: SweepSpec) -> SweepSpec:
+    """The spec, with notes if its search method or its transfer is another than the user may expect."""
+    notes = []
+    if spec.search.method == "gp" and any(spec.study_layout(plan).conditional for plan in spec.studies):
+        notes.append("search.method gp is tpe here, as entries of the space apply in some trials only")
+    if spec.ladder is not None and spec.transfer is None and (rule := spec.why_no_transfer()) is not None:
+        notes.append(f"transfer is off: it must {rule}")
+    return spec.model_copy(update={"notes": (*spec.notes, *(note for note in notes if note not in spec.notes))})
 
 
 def _parse(path: str, text: str) -> Any:
@@ -133,7 +139,7 @@ def load_kept(path: str | Path, overrides: Sequence[str] = (), **flags: Any) -> 
     if isinstance(train, dict) and "final_eval_windows" not in train:
         # Its trials have no final evaluation: new ones are measured on the same small set of windows.
         earlier.append(f"train.final_eval_windows={train.get('eval_windows', TrainConfig().eval_windows)}")
-    return load_spec(path, [*earlier, *overrides], **flags)
+    return load_spec(path, [*earlier, *overrides], kept=True, **flags)
 
 
 def _put(draft: dict[str, Any], path: str, value: Any) -> None:
@@ -189,7 +195,10 @@ def _pin(draft: dict[str, Any], paths: Iterable[str]) -> list[str]:
         ]
         if owners and len(owners) == len(sizes):
             rule = f"must not be set by every size as well (got {', '.join(owners)}), or it has no effect"
-            raise FieldError(path, f"{rule}; add --set 'sizes=[]', or change the sizes in the file")
+            remedy = "add --set 'sizes=[]', or change the sizes in the file"
+            if draft.get("ladder") is not None:
+                remedy = "add --set ladder.tokens_per_parameter=null" if path in BUDGET else "add --set ladder=null"
+            raise FieldError(path, f"{rule}; {remedy}")
         if owners:
             notes.append(f"{path} is set, but {', '.join(owners)} set their own")
     return notes

@@ -31,6 +31,7 @@ from sweeps.spec.entries import Range as Range
 from sweeps.spec.entries import Space as Space
 from sweeps.spec.entries import choices_of as choices_of
 from sweeps.spec.entries import expression_of as expression_of
+from sweeps.spec.entries import is_numeric as is_numeric
 from sweeps.spec.entries import paths_of as paths_of
 from sweeps.spec.expression import parse as parse
 from sweeps.spec.grid import MAX_GRID as MAX_GRID

@@ -117,7 +117,7 @@ class SweepSpec(Config):
     def transfers(self) -> bool:
         """Whether sizes learn from smaller ones."""
         if self.transfer is None:
-            return self.ladder is not None and self._why_no_transfer() is None
+            return self.ladder is not None and self.why_no_transfer() is None
         return self.transfer == "on"
 
     @property
@@ -301,7 +301,7 @@ class SweepSpec(Config):
         assert train.steps is not None  # run_for resolves the budget
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
 
-    def _why_no_transfer(self) -> str | None:
+    def why_no_transfer(self) -> str | None:
         """Why no size can learn from another, as rule and value; None if they can."""
         if self.search.method in LISTED:
             return f"be off for the search method {self.search.method}, whose trials are listed"
@@ -309,13 +309,22 @@ class SweepSpec(Config):
             return "come with search.trials, which it deals out to the sizes (got search.time alone)"
         if len(self.size_names) < 2:
             return f"have at least two sizes (got {len(self.size_names)})"
+        if not any(map(spaces.is_numeric, self.searched.values())):
+            return "have a number to search, as optima of other choices follow no law (got none)"
         return None
 
     def _check_transfer(self) -> None:
         """FieldError if sizes are to learn from each other and cannot."""
+        if self.transfers and any(plan.group == "next" or plan.group.startswith("next-") for plan in self.studies):
+            raise FieldError("sizes", "must not be called next, which best/next.yaml is (got next); rename that size")
+        if self.transfers and not min(map(self.trials_in, self.studies)):
+            total, least = sum(map(self.trials_in, self.studies)), len(self.studies)
+            raise FieldError(
+                "search.trials", f"must be at least 1 for each size and arm (got {total} for {least}); raise it"
+            )
         if self.transfer != "on":
             return
-        if (rule := self._why_no_transfer()) is not None:
+        if (rule := self.why_no_transfer()) is not None:
             raise FieldError("transfer", f"must {rule}; change that, or set transfer: off")
         runs = [self.run_for(size, {}) for size in self.size_names]
         flops = [flops_per_token(run.model) * run.tokens_per_step * run.steps for run in runs]

@@ -25,6 +25,7 @@ from lmcore.columns import Row
 from lmcore.config import RunSpec
 from lmcore.device import spent_flops
 from lmcore.reports import comparable_step
+from lmcore.runfile.paths import FieldError
 from sweeps.spec.arms import StudyPlan
 from sweeps.spec.duration import show_duration
 from sweeps.spec.sweep_spec import SweepSpec
@@ -62,6 +63,7 @@ class Ledger:
 
     def __post_init__(self) -> None:
         spec = self.spec
+        self._no_next = False  # whether it was said that there is no next size
         self._interrupted = False  # a trial that was interrupted is neither live nor left, and its search not over
         self._opened = False
         self.studies: dict[str, StudyState] = {}
@@ -407,7 +409,14 @@ class Ledger:
             return {}
         found = {}
         for state in self._states(last, col.SEARCH):
-            if (following := state.next_run()) is not None:
+            try:
+                following = state.next_run()
+            except FieldError as error:  # a by-product, which must not end the sweep
+                if not self._no_next:
+                    self.on_transfer(f"best/next.yaml is not written, as the next size would not be valid: {error}")
+                self._no_next = True
+                continue
+            if following is not None:
                 found[state.plan.arm.name or ""] = following
         return found
 

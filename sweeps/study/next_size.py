@@ -34,10 +34,12 @@ def next_run(
 ) -> NextRun | None:
     """The run after those of `plan`, the largest size, from the trials of all its sizes; None if they say too little.
 
-    Settings that the space does not have are those of the base run.
+    Settings that the space does not have are those of the base run. FieldError if these make no valid run of that size.
     """
-    size = next_size(spec.ladder, [spec.run_for(name, {}) for name in spec.size_names])
     arm = plan.arm.overrides
+    size = next_size(spec.ladder, [spec.run_for(name, arm) for name in spec.size_names])
+    if size is None:
+        return None
     base = apply(spec.base, layered(size, arm))
     entry = Transfer.of(space, base).described(known, KnownTrials.of(base, []), spec.size_names)
     if entry is None:
@@ -45,4 +47,4 @@ def next_run(
     fields = {**flatten(spec.base), **dict.fromkeys(BUDGET), **size, **arm}
     proposed = Layout(spec.searched, fields).overrides(entry[PREDICTED])
     run = apply(spec.base, layered(size, {**arm, **proposed})).in_steps()
-    return NextRun(run, f"the next size, at what {show_prediction(entry)}", entry)
+    return NextRun(run, f"the size after the last one, at the optimum predicted by {show_prediction(entry)}", entry)

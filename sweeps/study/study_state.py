@@ -267,6 +267,11 @@ class StudyState:
         trials = self.study.get_trials(deepcopy=False)
         return KnownTrials.of(self.spec.arm_run(self.plan), trials if self._view is None else self._view.of(trials))
 
+    def _has_tried(self, values: Mapping[str, Any]) -> bool:
+        """Whether a trial has this setting; one that leaves something open has not been tried."""
+        whole = all(name in values or one.single() for name, one in self._space.items())
+        return self._tried is not None and whole and values in self._tried
+
     def next_run(self) -> NextRun | None:
         """The size after this one, if this is the largest, at the settings that all sizes predict."""
         known = [state.known_trials for state in (*self.smaller, self)]
@@ -281,7 +286,7 @@ class StudyState:
             return  # retried, or enqueued by a driver that was killed before it asked
         own, smaller = self.known_trials, [state.known_trials for state in self.smaller]
         transfer = Transfer.of(self._space, self.spec.arm_run(self.plan))
-        proposal = transfer.propose(number, smaller, own, self._tried.__contains__, self.spec.search.seed)
+        proposal = transfer.propose(number, smaller, own, self._has_tried, self.spec.search.seed)
         if proposal is None:
             return
         if TRANSFER not in self.study.user_attrs:

@@ -20,6 +20,7 @@ from lmcore import columns as col
 from lmcore.config import RunSpec
 from lmcore.measure.optimum_law import Array, Cell, Optimum, OptimumLaw, Slopes, fit_optimum_law
 from lmcore.params import count_parameters
+from sweeps.spec.arms import SEED_PATHS
 from sweeps.study.outlook import final_outlook
 from sweeps.study.sampler_view import is_paused
 from sweeps.study.transfer_axes import Axes
@@ -79,9 +80,18 @@ class KnownTrials:
         tokens = run.steps * run.tokens_per_step
         return cls(np.log([count_parameters(run.model).non_embedding, tokens]), trials)
 
+    @property
+    def _counted(self) -> list[FrozenTrial]:
+        """Without those that the user has excluded, and those that only repeat a result."""
+        return [
+            trial
+            for trial in self.trials
+            if trial.user_attrs.get(col.STATUS) != col.EXCLUDED and col.SAME_AS not in trial.user_attrs
+        ]
+
     def cell(self, axes: Axes) -> Cell:
         """What the law is fitted to: complete trials, and stopped ones with their outlook."""
-        shown = [trial for trial in self.trials if trial.user_attrs.get(col.STATUS) != col.EXCLUDED]
+        shown = self._counted
         complete = [trial for trial in shown if trial.state is TrialState.COMPLETE]
         losses = [(trial, _loss(trial, complete)) for trial in shown]
         kept = [(axes.point(trial.params), loss) for trial, loss in losses if loss is not None]
@@ -91,12 +101,12 @@ class KnownTrials:
 
     def ceilings(self, axes: Axes) -> Array:
         """How far up each number may go, [P]: a learning rate to half of the lowest above the best that diverged."""
-        complete = [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
-        best = min(complete, key=lambda trial: trial.values[0], default=None)
         ends = np.ones(len(axes.numbers))
         for column, axis in enumerate(axes.numbers):
             if axis.name not in RATES or axis.span is None:
                 continue
+            complete = [t for t in self._counted if t.state is TrialState.COMPLETE and axis.name in t.params]
+            best = min(complete, key=lambda trial: trial.values[0], default=None)
             diverged = [axis.place(t.params[axis.name]) for t in complete if not math.isfinite(t.values[0])]
             if best is not None and math.isfinite(best.values[0]):
                 diverged = [place for place in diverged if place > axis.place(best.params[axis.name])]
@@ -107,7 +117,7 @@ class KnownTrials:
 
 def _loss(trial: FrozenTrial, complete: Sequence[FrozenTrial]) -> float | None:
     if trial.state is TrialState.COMPLETE:
-        return trial.values[0] if math.isfinite(trial.values[0]) else None
+        return trial.values[0] if math.isfinite(trial.values[0]) and trial.values[0] > 0 else None
     if trial.state is TrialState.PRUNED or is_paused(trial):
         return final_outlook(trial, complete)
     return None
@@ -126,23 +136,32 @@ class Transfer:
     """
 
     def __init__(self, space: Mapping[str, BaseDistribution], slopes: Slopes | None = None) -> None:
-        self.axes = Axes(space)
+        self.axes = Axes({name: one for name, one in space.items() if name not in SEED_PATHS})
         self._slopes = slopes or prior_slopes(self.axes)
 
     @classmethod
     def of(cls, space: Mapping[str, BaseDistribution], run: RunSpec) -> "Transfer":
         """For a study with runs like this one."""
-        return cls(space, prior_slopes(Axes(space), run.model.parametrization == "mup"))
+        transfer = cls(space)
+        transfer._slopes = prior_slopes(transfer.axes, run.model.parametrization == "mup")
+        return transfer
 
-    def law(self, smaller: Sequence[KnownTrials], own: KnownTrials, seed: int = 0) -> tuple[OptimumLaw, Optimum] | None:
-        """The law through all trials, and the optimum of `own`; None if too little is known."""
+    def law(
+        self, smaller: Sequence[KnownTrials], own: KnownTrials, seed: int = 0
+    ) -> tuple[OptimumLaw, Optimum, Array] | None:
+        """The law through all trials; the optimum of `own`, and what choices add to its log loss, [1 + R, Q].
+
+        None if too little is known.
+        """
         cells = [cell for known in smaller if len((cell := known.cell(self.axes)).losses)]
         coefficients = 1 + len(self.axes.numbers)
         if not self.axes.numbers or sum(len(cell.losses) for cell in cells) <= coefficients:
             return None
         mine = own.cell(self.axes)
         law = fit_optimum_law([*cells, mine] if len(mine.losses) else cells, self._slopes, seed)
-        return law, (law.optimum(len(cells), own.size) if len(mine.losses) else law.predict(own.size))
+        if len(mine.losses):
+            return law, law.optimum(len(cells), own.size), law.effects(len(cells))
+        return law, law.predict(own.size), law.effects()
 
     def propose(
         self,
@@ -158,8 +177,7 @@ class Transfer:
         """
         if number % FULL == FULL - 1 or (found := self.law(smaller, own, seed)) is None:
             return None
-        law, optimum = found
-        effects = law.effects()
+        _, optimum, effects = found
         first = [] if number else [(optimum.value, effects[0], PREDICTED)]
         rows = np.random.default_rng([seed, number]).permutation(len(optimum.draws))[:ATTEMPTS]
         draws = np.clip(optimum.draws, *optimum.interval(CENTRAL))
@@ -179,10 +197,9 @@ class Transfer:
         """
         if (found := self.law(smaller, own)) is None:
             return None
-        optimum = found[1]
-        low, high = optimum.interval()
-        value = self.axes.params(optimum.value, found[0].effects()[0])
-        ends = [self.axes.params(end, found[0].effects()[0]) for end in (low, high)]
+        _, optimum, effects = found
+        value = self.axes.params(optimum.value, effects[0])
+        ends = [self.axes.params(end, effects[0]) for end in optimum.interval()]
         numbers = [axis.name for axis in self.axes.numbers]
         return {
             "from": list(names),
@@ -228,22 +245,22 @@ def describe_prior(axes: Axes, slopes: Slopes) -> str:
 
 def describe_transfer(study: str, entry: Mapping[str, Any]) -> str:
     """A line about what a size takes over from smaller ones."""
-    return f"{study} begins with what {show_prediction(entry)}"
+    return f"{study} starts from the optimum predicted by {show_prediction(entry)}"
 
 
 def show_prediction(entry: Mapping[str, Any]) -> str:
-    """What is predicted, with its 95 % intervals, and from what.
+    """From what a setting is predicted, and the setting with its 95 % intervals.
 
     >>> entry = {"from": ["xs"], "trials": 8, "predicted": {"optim.lr": 0.003}}
     >>> show_prediction({**entry, "low": {"optim.lr": 0.002}, "high": {"optim.lr": 0.0045}})
-    '8 trials of xs predict: optim.lr 0.003 (0.002 to 0.0045)'
+    '8 trials of xs: optim.lr 0.003 (0.002 to 0.0045)'
     """
     low, high = entry["low"], entry["high"]
     shown = [
         f"{name} {_short(value)}" + (f" ({_short(low[name])} to {_short(high[name])})" if name in low else "")
         for name, value in entry[PREDICTED].items()
     ]
-    return f"{entry['trials']} trials of {', '.join(entry['from'])} predict: {', '.join(shown)}"
+    return f"{entry['trials']} trials of {', '.join(entry['from'])}: {', '.join(shown)}"
 
 
 def _short(value: Any) -> str:

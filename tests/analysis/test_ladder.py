@@ -296,7 +296,10 @@ def test_a_run_without_a_ladder_has_no_such_section_and_a_ladder_without_trials_
     manifest = {**run.manifest, "sweep_yaml": {"text": "ladder: {params: [1e6, 3e7]}\n"}}
     (run.path / "manifest.json").write_text(json.dumps(manifest))
     (section,) = [one for one in build_report(analysis.load(run.path)).sections if one.title == LADDER]
-    assert "1.0M does not count, as it has 2 complete trials (at least 3)." in section.notes
+    assert (
+        "1.0M does not count, as it has 2 trials whose final loss is known or can be expected (at least 3)."
+        in section.notes
+    )
     assert all(isinstance(one, NotEstimable) for one in section.fitted.values())
 
 

@@ -80,9 +80,39 @@ def test_choices_have_the_effects_that_they_have():
         second = rng.integers(2, size=40)
         losses = one.losses * np.exp(0.05 * second)
         cells.append(Cell(size, one.settings, np.eye(2)[second], losses))
-    effects = fit_optimum_law(cells).effects()
-    assert np.isclose(effects[0, 1] - effects[0, 0], 0.05, atol=0.01)
+    law = fit_optimum_law(cells)
+    for effects in (law.effects(), law.effects(0)):
+        assert np.isclose(effects[0, 1] - effects[0, 0], 0.05, atol=0.01)
     assert ((effects[1:, 1] - effects[1:, 0]) > 0).mean() > 0.99
+
+
+def test_a_cell_in_which_another_choice_is_better_has_an_effect_of_its_own():
+    rng = np.random.default_rng(6)
+    cells = []
+    for number, size in enumerate(SIZES[:4]):
+        one, second = cell(rng, size, n=20), rng.integers(2, size=20)
+        sign = -1 if number == 3 else 1
+        cells.append(Cell(size, one.settings, np.eye(2)[second], one.losses * np.exp(0.03 * sign * second)))
+    law = fit_optimum_law(cells)
+    gaps = [law.effects(c)[0, 1] - law.effects(c)[0, 0] for c in range(4)]
+    assert [gap > 0 for gap in gaps] == [True, True, True, False]
+
+
+def test_a_setting_that_hardly_matters_may_have_its_optimum_anywhere():
+    covered, widths = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        cells = []
+        for size in SIZES[:3]:
+            settings = rng.random((16, 2))
+            losses = 3 * np.exp(1.5 * (settings[:, 0] - 0.5) ** 2 + 0.01 * (settings[:, 1] - 0.8) ** 2)
+            losses = losses * np.exp(0.003 * rng.standard_normal(16))
+            cells.append(Cell(size, settings, np.zeros((16, 0)), losses))
+        low, high = fit_optimum_law(cells, seed=seed).predict(SIZES[3]).interval()
+        covered.append(low[1] <= 0.8 <= high[1])
+        widths.append(high[1] - low[1])
+    assert np.mean(covered) >= 0.9
+    assert np.median(widths) > 0.5
 
 
 def test_the_same_trials_give_the_same_law():

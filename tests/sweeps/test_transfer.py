@@ -175,7 +175,7 @@ def test_learning_rates_stay_at_half_of_those_that_diverged():
                 transfer.propose(number, smaller, KnownTrials(size, trials(known))).values["optim.lr"] <= 1.001 * most
             )
     best = KnownTrials(size, trials({1e-3: math.inf, 5e-3: 3.0}))  # by another setting, or by chance
-    assert transfer.propose(1, smaller, best).values["optim.lr"] > 2e-3
+    assert list(best.ceilings(transfer.axes)) == [1.0]
 
 
 def test_a_driver_that_is_killed_in_the_middle_of_the_ladder_goes_on_with_the_same_proposals(tmp_path):
@@ -246,6 +246,38 @@ def test_sizes_that_are_listed_may_learn_from_each_other_too():
     drive(book)
     assert [len(state.study.trials) for state in book.studies.values()] == [16, 8, 4]
     assert book.next_runs()[""].run.model.d_model > 144
+
+
+def test_learning_rates_that_some_trials_lack_and_choices_take_part():
+    space = {
+        "optim.lr": SPACE["optim.lr"],
+        "optim.name": {"choices": ["adamw", "muon"]},
+        "optim.muon_lr": {"low": 1e-4, "high": 1e-1, "log": True, "when": {"optim.name": "muon"}},
+    }
+    book = memory(space=space, search={"trials": 32})
+    drive(book)
+    assert book.over
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        [{"name": "a", "train.steps": 20}, {"name": "b", "train.steps": 40}],  # equal models
+        [
+            {"name": "a", "model.d_model": 128, "train.steps": 20},
+            {"name": "b", "model.d_model": 64, "train.steps": 400},
+        ],
+        [{"name": "a", "model.num_layers": 2}, {"name": "b", "model.num_layers": 7}],
+    ],
+)
+def test_a_sweep_ends_where_no_next_size_can_be_made(sizes):
+    space = {"optim.lr": SPACE["optim.lr"], "model.dropout": {"low": 0.0, "high": 0.2}}
+    lines = []
+    book = memory(ladder=None, sizes=sizes, transfer="on", space=space, train={"steps": 20}, model={"num_kv_heads": 4})
+    book.on_transfer = lines.append
+    drive(book)
+    assert book.over
+    assert len(book.next_runs()) <= 1
 
 
 def test_without_transfer_sizes_take_turns_and_nothing_is_taken_over():

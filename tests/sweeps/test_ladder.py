@@ -51,7 +51,7 @@ def test_the_written_sweep_lists_the_sizes_and_reads_back_as_the_same(tmp_path):
         check_changes(first, grown, given=())
     without = load_kept(tmp_path / "sweep.yaml", ["transfer=off"], trials=64)
     check_changes(first, without, given=())
-    with pytest.raises(InputError, match="search.trials: must not shrink"):
+    with pytest.raises(InputError, match=r"search\.trials: must not shrink"):
         check_changes(first, load_kept(tmp_path / "sweep.yaml", ["transfer=off"]), given=())
 
 

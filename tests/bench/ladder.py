@@ -11,6 +11,7 @@ search, as far as they were trained. results/ladder-on.csv and ladder-off.csv ha
 import argparse
 import json
 import math
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -31,12 +32,13 @@ from lmcore.runfile.paths import apply
 from lmcore.runfile.run_file import load_run
 from lmcore.trainer import Trainer
 from sweeps.provenance.manifest import commit, versions
-from sweeps.spec.load import load_spec
+from sweeps.spec.load import load_kept, load_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "ladder.yaml"
 RESULTS = Path(__file__).parent / "results"
 FIRST_SEED = 1000
+PROCESSES = 2
 COLUMNS = (
     "trial",
     "size",
@@ -59,8 +61,10 @@ def swept(folder: Path, transfer: bool, trials: int) -> Path:
     return run
 
 
-def final_loss(run: RunSpec, tokens: Any, seeds: range) -> list[float]:
-    """Final losses of a run under these seeds, trained as one population."""
+def final_loss(task: tuple[RunSpec, Path, range]) -> list[float]:
+    """Final losses of a run on the tokens of a folder under these seeds, trained as one population."""
+    run, folder, seeds = task
+    tokens = load_tokens(folder)
     paths = ("train.seed", "data.seed")
     rows = list(Trainer([apply(run, dict.fromkeys(paths, seed)) for seed in seeds], tokens))
     last = {row["slot"]: row["final_val_loss"] for row in rows if row["final_val_loss"] is not None}
@@ -69,19 +73,20 @@ def final_loss(run: RunSpec, tokens: Any, seeds: range) -> list[float]:
 
 def compared(on: Path, off: Path, seeds: range) -> dict[str, Any]:
     """By size: what the best settings of both searches reach under new seeds, and their paired difference."""
-    tokens = load_tokens(on / "tokens")
+    names = load_kept(on / "sweep.yaml").size_names
+    folders = {"on": on, "off": off}
+    runs = {(size, name): load_run(f / "best" / f"{size}.yaml")[0] for size in names for name, f in folders.items()}
+    tasks = [(run, on / "tokens", seeds) for run in reversed(runs.values())]  # the largest first
+    with multiprocessing.get_context("spawn").Pool(PROCESSES) as pool:
+        trained = dict(zip(reversed(runs), pool.map(final_loss, tasks, chunksize=1), strict=True))
     found = {}
-    for size in load_spec(on / "sweep.yaml").size_names:
-        losses = {}
-        runs = {}
-        for name, folder in (("on", on), ("off", off)):
-            runs[name] = load_run(folder / "best" / f"{size}.yaml")[0]
-            losses[name] = final_loss(runs[name], tokens, seeds)
+    for size in names:
+        losses = {name: trained[size, name] for name in folders}
         gaps = [a - b for a, b in zip(losses["on"], losses["off"], strict=True)]
         half = stats.t.ppf(0.975, len(gaps) - 1) * statistics.stdev(gaps) / math.sqrt(len(gaps))
         found[size] = {
-            "lr": {name: run.optim.lr for name, run in runs.items()},
-            "beta2": {name: run.optim.beta2 for name, run in runs.items()},
+            "lr": {name: runs[size, name].optim.lr for name in folders},
+            "beta2": {name: runs[size, name].optim.beta2 for name in folders},
             "losses": losses,
             "difference": statistics.fmean(gaps),
             "half_of_95_percent_interval": half,

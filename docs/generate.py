@@ -202,6 +202,8 @@ def benchmarks() -> str:
         _faults(),
         _verdicts(),
         _analysis(),
+        _transfer(),
+        _ladder(),
         _mup(),
     ]
     return "\n".join(parts)
@@ -513,6 +515,75 @@ def _analysis() -> str:
 
 
 # The README
+
+
+def _transfer() -> str:
+    result = _load("transfer")
+    arms, cells = result["arms"], len(result["cells"])
+    names = {
+        "random": "random",
+        "tpe": "TPE",
+        "gp": "Gaussian process",
+        "nearest": "the best setting of the largest smaller cell, then a Gaussian process",
+        "formula": "Step Law's formula, which was fitted on this table, then a Gaussian process",
+        "ours": "transfer",
+        "neutral": "transfer, with a prior by which nothing moves",
+        "few": "transfer, knowing 16 random trials of each smaller cell",
+        "shuffled": "transfer, losses of smaller cells shuffled among their settings",
+        "mirrored": "transfer, optima of smaller cells at the other end",
+    }
+    rows = [
+        [
+            names[arm],
+            f"{one['first_trial']['cells_within_0.25%']:.0%}",
+            f"{one['first_trial']['mean_excess_percent']:.3f} %",
+            *(f"{one['trials_until'][name]['mean']:.1f}" for name in ("0.25%", "0.1%")),
+        ]
+        for arm, one in ((arm, arms[arm]) for arm in names if arm in arms)
+    ]
+    share = arms["ours"]["trials_until"]["0.1%"]["mean"] / arms["tpe"]["trials_until"]["0.1%"]["mean"]
+    first = arms["ours"]["first_trial"]["cells_within_0.25%"]
+    misled = max(arms[arm]["trials_until"]["0.1%"]["mean"] for arm in ("shuffled", "mirrored"))
+    tpe = arms["tpe"]["trials_until"]["0.1%"]["mean"]
+    goals = {
+        "the first trial is within 0.25 % in at least 85 % of the cells": first >= 0.85,
+        "0.1 % takes at most a quarter of TPE's trials": share <= 0.25,
+        "it is not worse than TPE where smaller cells mislead it": misled <= tpe,
+    }
+    met = "; ".join(f"{goal} ({'met' if reached else 'not met'})" for goal, reached in goals.items())
+    return (
+        "## Transfer between sizes\n\nLearning rate and batch size of models of Step Law's open table, replayed: each of "
+        f"{cells} cells (parameters, tokens) is searched\nwhere only smaller ones are known, under "
+        f"{arms['ours']['seeds']} seeds. How far the first trial is above the lowest loss of the cell, and after how\n"
+        f"many trials one is within 0.25 % and 0.1 % of it, in the mean. Goals: {met}.\n\n"
+        + _table(
+            ["search", "first trial within 0.25 %", "first trial above the best", "trials to 0.25 %", "to 0.1 %"], rows
+        )
+        + _source("transfer", result)
+    )
+
+
+def _ladder() -> str:
+    result = _load("ladder")
+    rows = [
+        [
+            size,
+            *(f"{one['lr'][name]:.2g}" for name in ("on", "off")),
+            *(f"{sum(one['losses'][name]) / len(one['losses'][name]):.4f}" for name in ("on", "off")),
+            f"{one['difference']:+.4f} +- {one['half_of_95_percent_interval']:.4f}",
+        ]
+        for size, one in result["sizes"].items()
+    ]
+    seeds = len(next(iter(result["sizes"].values()))["losses"]["on"])
+    head = ["size", "lr with transfer", "without", "loss with transfer", "without", "difference (95 %)"]
+    return (
+        "## A ladder with and without transfer\n\n`configs/ladder.yaml` on a CPU: "
+        f"{result['trials']['on']} trials with transfer, {result['trials']['off']} without. Transfer trained "
+        f"{result['share_of_flops']:.0%} of the\nFLOPs (the goal is at most 40 %). The best settings of both searches are "
+        f"trained again under {seeds} new seeds, and compared\nseed by seed.\n\n"
+        + _table(head, rows)
+        + _source("ladder", result)
+    )
 
 
 def _mup() -> str:

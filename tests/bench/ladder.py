@@ -117,6 +117,7 @@ def main() -> None:
         counts = {"on": options.trials, "off": each * len(spec.size_names)}
         runs = {name: swept(folder, name == "on", count) for name, count in counts.items()}
         tables = {name: trials_of(run, options.out.with_name(f"ladder-{name}.csv")) for name, run in runs.items()}
+        commits = {name: json.loads((run / "manifest.json").read_text())["commit"] for name, run in runs.items()}
         sizes = compared(runs["on"], runs["off"], range(FIRST_SEED, FIRST_SEED + options.seeds))
     flops = {name: float(table["train_flops"].sum()) for name, table in tables.items()}
     result = {
@@ -131,6 +132,7 @@ def main() -> None:
         "hardware": processor(),
         "versions": versions(),
         "commit": commit(),
+        "commits_of_sweeps": commits,
     }
     print(f"transfer trains {result['share_of_flops']:.0%} of the FLOPs")
     options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -40,6 +40,9 @@ def load_run(path: str | Path, size: str | None = None) -> tuple[RunSpec, str]:
         for key in draft:
             if key not in known:
                 raise paths.unknown(key, known)
+        if draft.get("ladder") is not None and not draft.get("sizes"):
+            rule = "must come with the sizes that it makes, which a sweep writes to its folder (got none)"
+            raise FieldError("ladder", f"{rule}; give the sweep.yaml of a run")
         sizes = _sizes(draft.pop("sizes", []))
         name = list(sizes)[-1] if size is None else size
         if name not in sizes:

@@ -87,10 +87,12 @@ def load_spec(path: str | Path, overrides: Sequence[str] = (), kept: bool = Fals
                 notes += _replace_budget(draft, target)
         if any(path.startswith("ladder") for path in set_by):
             draft.pop("sizes", None)  # those of the ladder that a run's file was written with
-        if draft.get("ladder") is not None and draft.get("sizes") and not kept:
-            rule = f"must be left out with ladder, which makes them (got {len(draft['sizes'])})"
+        listed = draft.get("sizes") or []
+        made = with_sizes({**draft, "sizes": []})["sizes"]
+        if draft.get("ladder") is not None and listed and not kept and listed != made:
+            rule = f"must be left out with ladder, which makes them (got {len(listed)})"
             raise FieldError("sizes", f"{rule}; remove sizes, or ladder")
-        notes += [] if kept else unused_beside(draft)
+        notes += [] if listed else unused_beside(draft)  # the file of a run has every field
         draft = with_sizes(draft)
         notes += _pin(draft, set_by)
         for flag, value in flags.items():

@@ -162,7 +162,7 @@ def test_every_row_of_the_table_is_tried_above():
     tried = {text.partition("=")[0] for _, overrides in ACCEPTED for text in overrides}
     tried |= {text.partition("=")[0] for _, overrides, _ in REFUSED for text in overrides}
     rows = {*FREE, *CONDITIONAL, *REASONS} - {"confirm", "train.tokens_per_parameter"}
-    rows -= {"ladder", "transfer"}  # see test_ladder.py
+    rows -= {"ladder", "transfer"}  # see test_ladder_sizes.py
     assert {path for path in rows if not path.startswith("tracking.")} <= tried
     assert not any(may_change(path) for path in REASONS)
 

@@ -65,7 +65,7 @@ PLANNED_FLOPS: Final = "planned_flops"  # FLOPs of the whole run, of which train
 PAUSED_AT: Final = "paused_at"  # step at which the trial waits; None again once it was promoted
 
 RESULT: Final = "result"  # of a confirmation study, see above
-TRANSFER: Final = "transfer"  # of a study: what smaller sizes predicted of its optimum, before its first trial
+TRANSFER: Final = "transfer"  # of a study: what smaller sizes predicted when it began; of a trial: predicted or drawn
 CONFIRM_SEED: Final = "seed"  # of a confirmation trial: the seed of its weights and of the order of its data
 EXCLUDED: Final = "excluded"  # of any study: the trials that the user has excluded, a reason by id; ignored everywhere
 

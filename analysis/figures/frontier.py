@@ -3,7 +3,7 @@
 The frontier is the lower left part of the convex hull in log FLOPs and log loss: nothing that was trained has both less
 compute and a lower loss. From a run, the points along the curves count as well, all on the windows of the reports.
 
-Of a ladder of sizes, `loss_compute_figure` shows the losses to quote instead, and the law that forecasts the next size.
+`loss_compute_figure` is for a ladder of sizes: it shows the losses to quote, and the law that forecasts the next size.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,7 +81,7 @@ def loss_compute_figure(run: Run, ladders: Sequence[LadderFits]) -> ReportFigure
     if len(sizes) < 2 or max(one.flops for one in sizes) <= MIN_RANGE * min(one.flops for one in sizes):
         return None
     ids = {trial for size in sizes for trial in size.trials}
-    complete = run.trials[run.trials[col.TRIAL].isin(ids)]
+    complete = run.trials[run.trials[col.TRIAL].isin(ids) & (run.trials[col.STATUS] == col.COMPLETE)]
     known = {FLOPS: complete[col.TRAIN_FLOPS], LOSS: complete[col.LOSS], TRIAL: complete[col.TRIAL]}
     models = pd.DataFrame({**known, GROUP: complete[col.SIZE]}).reset_index(drop=True)
     corners = models.iloc[hull(models[FLOPS].to_numpy(float), models[LOSS].to_numpy(float))]

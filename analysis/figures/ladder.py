@@ -45,7 +45,8 @@ def optima_law_figure(ladders: Sequence[LadderFits]) -> ReportFigure | None:
     hollow = " Hollow: the largest size, predicted from the others or by the sweep." if predicted else ""
     caption = (
         f"Points: the optimum of each size with its 95 % interval, n = {sizes} sizes of {trials} trials, "
-        f"whose values are faint dots. Line and band: the law with its 95 % interval, dashed up to the next size, "
+        f"whose values are faint dots (with the final loss that is expected, if they were stopped early). Line and "
+        f"band: the law with its 95 % interval, dashed up to the next size, "
         f"whose own optimum is the diamond.{hollow}"
     )
     caption += " Marks of several arms at one size are beside each other." if len(fits) > 1 else ""
@@ -84,7 +85,7 @@ def _is_known(name: str, fits: LadderFits) -> bool:
 def _tried(name: str, fits: LadderFits) -> Iterator[Layer]:
     k = fits.ladder.names.index(name)
     rows = [
-        (one.N, value, trial, f"{trial}: {value:.3g}, loss {loss:.3f}")
+        (one.N, value, trial, f"{trial}: {value:.3g}, final loss {loss:.3f}")
         for one in fits.ladder.sizes
         for value, trial, loss in zip(one.values[:, k], one.trials, one.losses, strict=True)
     ]

@@ -30,7 +30,7 @@ RESULT = (
     *(col.LOSS, col.LOSS_SE, *col.LOSS_COLUMNS),
 )
 COLUMNS = (*PLACE, *RESULT, col.WINDOW_LOSSES)
-"""Of the table, in order."""
+"""Columns of the table, in order."""
 
 
 def branch_table(

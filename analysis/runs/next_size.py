@@ -27,7 +27,7 @@ class NextSize(NamedTuple):
     D: float
     """Training tokens."""
     flops: float
-    """Of its training."""
+    """FLOPs of training it."""
 
 
 def read_next_sizes(folder: Path, arms: Iterable[str | None]) -> dict[str, NextSize]:

@@ -43,7 +43,7 @@ class LadderSize:
     N: float
     D: float
     flops: float
-    """Of training one model."""
+    """FLOPs of training one model."""
     values: Array
     """The fields of `Ladder.axes` in each trial, [n, P]."""
     choices: Array
@@ -55,7 +55,7 @@ class LadderSize:
     loss: float
     """The loss of the size: that of its leading setting, which is confirmed where it can be; else the lowest."""
     half: float = math.nan
-    """Of its 95 % interval from seeds; NaN for one seed."""
+    """Half of the 95 % interval of that loss from seeds; NaN for one seed."""
     confirmed: bool = False
 
     @property
@@ -139,7 +139,7 @@ def arms_of(trials: pd.DataFrame) -> list[str | None]:
 def ladder_of(trials: pd.DataFrame, arm: str | None = None, rows: pd.DataFrame | None = None) -> Ladder:
     """The ladder of an arm, by default the first, from the trials of `analysis.load`.
 
-    Of a table of trials with the columns N, D, loss, and lr or batch (`analysis.runs.trial_csv.read_trials`), each (N,
+    In a table of trials with the columns N, D, loss, and lr or batch (`analysis.runs.trial_csv.read_trials`), each (N,
     D) is a size. Trials that diverged or belong to an experiment are left out, and without `rows`, those of the run,
     also trials that were stopped early.
 
@@ -223,7 +223,7 @@ def _chosen(group: pd.DataFrame, choices: Sequence[tuple[str, Any]]) -> Array:
 
 
 def _ladder_of_points(points: pd.DataFrame) -> Ladder:
-    """Of a table of trials."""
+    """The ladder of a table of trials."""
     finite = points[np.isfinite(points[LOSS])]
     groups = {(float(n), float(d)): group for (n, d), group in finite.groupby([N, D])}
     kept = {key: group for key, group in groups.items() if len(group) >= ENOUGH}

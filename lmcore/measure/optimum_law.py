@@ -41,7 +41,7 @@ FLATTEST = 0.01
 CLEAR = 0.1
 """Curvature from which on the minimum is one to speak of: the ends of the cube are 1.25 % above its centre."""
 ROUNDS = 3
-"""Of the fit: priors of the linear terms are given in shares of the cube, and depend on the curvature."""
+"""Rounds of the fit. Priors of linear terms are in shares of the cube, so they depend on the curvature found before."""
 DRAWS, SPARE = 400, 4
 """Draws of the coefficients that are kept, and how many times as many are made."""
 
@@ -224,7 +224,7 @@ class _Posterior(NamedTuple):
 
 
 def _posterior(data: _Data, mean: Array, variances: Array) -> _Posterior:
-    """Of the coefficients, whose prior has this mean and these variances."""
+    """The posterior of the coefficients, whose prior has this mean and these variances."""
     moments = data.projected - data.gram @ mean
     factor = np.linalg.cholesky(data.gram + np.diag(1 / variances))
     whitened = np.linalg.solve(factor, moments)

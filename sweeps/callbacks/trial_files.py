@@ -64,7 +64,7 @@ class TrialFiles(Callback):
             drop_checkpoints(self._folder.trial(trial_id))
         if trial.of is not None or (ranking and ranking[0] == trial.id):
             self._write_best(trial.size)
-        if trial.size == self._ledger.spec.size_names[-1]:
+        if trial.of is None and trial.size == self._ledger.spec.size_names[-1]:
             self._write_next()
 
     def _write_best(self, size: str) -> None:

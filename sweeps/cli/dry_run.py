@@ -238,13 +238,14 @@ def _transfer_lines(spec: SweepSpec) -> list[str]:
     flops = {size: training_flops(costliest(spec, size)) for size in spec.size_names}
     spent = sum(spec.trials_of(size) * flops[size] for size in flops)
     share = spent / (spec.trials_of(first) * sum(flops.values()))
-    counts = [spec.trials_of(size) for size in spec.size_names]
-    rule = f"half the trials of the one before it, at least {LEAST} for each arm"
-    if min(counts) < LEAST * len(spec.arms):
-        rule = "about as many trials as any other, which are too few for more for the small ones"
+    start = "Transfer: each size starts from the optimum that smaller sizes predict"
+    least = LEAST * len(spec.arms)
+    if min(spec.trials_of(size) for size in spec.size_names) < least:
+        needed = least * len(spec.size_names)
+        return [f"{start}. All sizes have equally many trials, as there are fewer than {needed} to give each {least}."]
     return [
-        f"Transfer: each size starts from the optimum that smaller sizes predict, and has {rule}. With as many for "
-        f"every size as for {first}, the search would cost {1 / share:.2g} times as much."
+        f"{start}, and has half the trials of the one before it, at least {LEAST} for each arm. With as many for every "
+        f"size as for {first}, the search would cost {1 / share:.2g} times as much."
     ]
 
 

@@ -57,7 +57,7 @@ class LadderConfig(Config):
         return self
 
     def sizes(self, model: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Entries of `sizes:`, in the order of N D. `model` are the fields of the base model.
+        """Entries of `sizes:`, by rising N D. `model` has fields of the base model.
 
         Raises FieldError if two models would be the same.
         """

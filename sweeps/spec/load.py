@@ -22,6 +22,7 @@ from lmcore.runfile.paths import (
     whole_numbers,
 )
 from lmcore.runfile.run_file import located, resolve_vocab_size
+from sweeps.spec import transfer
 from sweeps.spec.arms import ConfirmConfig
 from sweeps.spec.entries import same
 from sweeps.spec.ladder import LadderConfig, unused_beside, with_sizes
@@ -110,7 +111,7 @@ def _with_notes(spec: SweepSpec) -> SweepSpec:
     notes = []
     if spec.search.method == "gp" and any(spec.study_layout(plan).conditional for plan in spec.studies):
         notes.append("search.method gp is tpe here, as entries of the space apply in some trials only")
-    if spec.ladder is not None and spec.transfer is None and (rule := spec.why_no_transfer()) is not None:
+    if spec.ladder is not None and spec.transfer is None and (rule := transfer.why_off(spec)) is not None:
         notes.append(f"transfer is off: it must {rule}")
     return spec.model_copy(update={"notes": (*spec.notes, *(note for note in notes if note not in spec.notes))})
 

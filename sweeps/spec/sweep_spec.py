@@ -15,7 +15,6 @@ from pydantic import Field, ValidationError, model_validator
 from lmcore.config import FIELD_ROLES, Config, DataConfig, ModelConfig, OptimConfig, RunSpec, TrainConfig, flatten
 from lmcore.corpus.text_files import STDLIB
 from lmcore.corpus.windows import final_window_count
-from lmcore.params import flops_per_token
 from lmcore.runfile import yaml_file
 from lmcore.runfile.paths import (
     BUDGET,
@@ -36,7 +35,7 @@ from sweeps.spec import space as spaces
 from sweeps.spec import transfer as transfers
 from sweeps.spec.arms import SEED_PATHS, Arm, ConfirmConfig, StudyPlan, arms_of, check_studies
 from sweeps.spec.ladder import LadderConfig, with_sizes
-from sweeps.spec.settings import LISTED, SearchConfig, TrackingConfig, absolute_url
+from sweeps.spec.settings import SearchConfig, TrackingConfig, absolute_url
 from sweeps.spec.sizes import Experiment, Name, Size, check_unique_names
 from sweeps.spec.start_with import check_start_with
 
@@ -107,7 +106,7 @@ class SweepSpec(Config):
         self._check_paths()
         self._check_runs()
         self._check_search()
-        self._check_transfer()
+        transfers.check(self)
         check_studies(self)
         check_start_with(self)
         budgets.check(self)
@@ -117,7 +116,7 @@ class SweepSpec(Config):
     def transfers(self) -> bool:
         """Whether sizes learn from smaller ones."""
         if self.transfer is None:
-            return self.ladder is not None and self.why_no_transfer() is None
+            return self.ladder is not None and transfers.why_off(self) is None
         return self.transfer == "on"
 
     @property
@@ -300,38 +299,6 @@ class SweepSpec(Config):
         train = self.run_for(size_name, {}).train
         assert train.steps is not None  # run_for resolves the budget
         return self.search.grace_steps or max(round(train.steps / 4 / train.eval_every), 1) * train.eval_every
-
-    def why_no_transfer(self) -> str | None:
-        """Why no size can learn from another, as rule and value; None if they can."""
-        if self.search.method in LISTED:
-            return f"be off for the search method {self.search.method}, whose trials are listed"
-        if self.search.time is not None and self.search.trials is None:
-            return "come with search.trials, which it deals out to the sizes (got search.time alone)"
-        if len(self.size_names) < 2:
-            return f"have at least two sizes (got {len(self.size_names)})"
-        if not any(map(spaces.is_numeric, self.searched.values())):
-            return "have a number to search, as optima of other choices follow no law (got none)"
-        return None
-
-    def _check_transfer(self) -> None:
-        """FieldError if sizes are to learn from each other and cannot."""
-        if self.transfers and any(plan.group == "next" or plan.group.startswith("next-") for plan in self.studies):
-            raise FieldError("sizes", "must not be called next, which best/next.yaml is (got next); rename that size")
-        if self.transfers and not min(map(self.trials_in, self.studies)):
-            total, least = sum(map(self.trials_in, self.studies)), len(self.studies)
-            raise FieldError(
-                "search.trials", f"must be at least 1 for each size and arm (got {total} for {least}); raise it"
-            )
-        if self.transfer != "on":
-            return
-        if (rule := self.why_no_transfer()) is not None:
-            raise FieldError("transfer", f"must {rule}; change that, or set transfer: off")
-        runs = [self.run_for(size, {}) for size in self.size_names]
-        flops = [flops_per_token(run.model) * run.tokens_per_step * run.steps for run in runs]
-        for (small, before), (large, after) in itertools.pairwise(zip(self.size_names, flops, strict=True)):
-            if after < before:
-                rule = f"must be in the order of their training FLOPs with transfer: on (got {small} before {large})"
-                raise FieldError("sizes", f"{rule}; sort them")
 
     def _size_overrides(self, size_name: str) -> dict[str, Any]:
         overrides = {size.name: size.overrides for size in self.sizes} or {ONLY_SIZE: {}}

@@ -1,7 +1,7 @@
 """The size after the last one of a sweep, at the settings that the law of optima predicts for it: best/next.yaml."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from optuna.distributions import BaseDistribution
 
@@ -25,8 +25,6 @@ class NextRun(NamedTuple):
     run: RunSpec
     note: str
     """What is predicted, with intervals."""
-    entry: Mapping[str, Any]
-    """The same, by name (`sweeps.study.transfer.Transfer.described`)."""
 
 
 def next_run(
@@ -41,10 +39,12 @@ def next_run(
     if size is None:
         return None
     base = apply(spec.base, layered(size, arm))
-    entry = Transfer.of(space, base).described(known, KnownTrials.of(base, []), spec.size_names)
+    entry = Transfer(space, base.model.parametrization == "mup").described(
+        known, KnownTrials.of(base, []), spec.size_names
+    )
     if entry is None:
         return None
     fields = {**flatten(spec.base), **dict.fromkeys(BUDGET), **size, **arm}
     proposed = Layout(spec.searched, fields).overrides(entry[PREDICTED])
     run = apply(spec.base, layered(size, {**arm, **proposed})).in_steps()
-    return NextRun(run, f"the size after the last one, at the optimum predicted by {show_prediction(entry)}", entry)
+    return NextRun(run, f"the size after the last one, at the optimum predicted by {show_prediction(entry)}")

@@ -37,7 +37,7 @@ from sweeps.study.schedulers import EarlyStopping, decides_between, step_in_stud
 from sweeps.study.shared_parts import share_parts
 from sweeps.study.space_view import SpaceView
 from sweeps.study.storage import running_trial
-from sweeps.study.transfer import TRANSFER, KnownTrials, Transfer
+from sweeps.study.transfer import KnownTrials, Transfer
 from sweeps.study.trial_handle import TrialHandle
 
 
@@ -285,16 +285,16 @@ class StudyState:
         if self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
             return  # retried, or enqueued by a driver that was killed before it asked
         own, smaller = self.known_trials, [state.known_trials for state in self.smaller]
-        transfer = Transfer.of(self._space, self.spec.arm_run(self.plan))
+        transfer = Transfer(self._space, self.spec.arm_run(self.plan).model.parametrization == "mup")
         proposal = transfer.propose(number, smaller, own, self._has_tried, self.spec.search.seed)
         if proposal is None:
             return
-        if TRANSFER not in self.study.user_attrs:
+        if col.TRANSFER not in self.study.user_attrs:
             entry = transfer.described(smaller, own, [state.plan.id for state in self.smaller])
             assert entry is not None  # as there is a proposal
-            self.study.set_user_attr(TRANSFER, entry)
+            self.study.set_user_attr(col.TRANSFER, entry)
             self.on_transfer(self.plan.id, entry)
-        self.study.enqueue_trial(proposal.values, user_attrs={TRANSFER: proposal.kind})
+        self.study.enqueue_trial(proposal.values, user_attrs={col.TRANSFER: proposal.kind})
 
     def _ask(self) -> TrialHandle:
         self._enqueue_transferred()

@@ -18,16 +18,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lmcore import columns as col
 from lmcore.config import RunSpec
-from lmcore.measure.optimum_law import Array, Cell, Optimum, OptimumLaw, Slopes, fit_optimum_law
+from lmcore.measure.optimum_law import Array, Cell, Optimum, Slopes, fit_optimum_law
 from lmcore.params import count_parameters
 from sweeps.spec.arms import SEED_PATHS
 from sweeps.study.outlook import final_outlook
 from sweeps.study.sampler_view import is_paused
 from sweeps.study.transfer_axes import Axes
 
-TRANSFER = "transfer"
-"""User attribute: of a trial, `predicted` or `drawn`; of a study, what was predicted when it began."""
 PREDICTED, DRAWN = "predicted", "drawn"
+"""Values of the attribute `transfer` of a trial whose setting is proposed here."""
 FULL = 4
 """One trial in this many is proposed by the search method, from the whole space."""
 ENOUGH = 3
@@ -128,28 +127,20 @@ class Transfer:
 
     Args:
         space: what the study searches.
-        slopes: prior of how optima move, by default that of `prior_slopes` for the standard parametrization.
+        mup: whether its models have muP (`prior_slopes`).
+        slopes: another prior of how optima move.
 
     Example:
         transfer = Transfer(space)
         proposal = transfer.propose(number=0, smaller=[KnownTrials.of(...)], own=KnownTrials.of(run, []))
     """
 
-    def __init__(self, space: Mapping[str, BaseDistribution], slopes: Slopes | None = None) -> None:
+    def __init__(self, space: Mapping[str, BaseDistribution], mup: bool = False, slopes: Slopes | None = None) -> None:
         self.axes = Axes({name: one for name, one in space.items() if name not in SEED_PATHS})
-        self._slopes = slopes or prior_slopes(self.axes)
+        self._slopes = slopes or prior_slopes(self.axes, mup)
 
-    @classmethod
-    def of(cls, space: Mapping[str, BaseDistribution], run: RunSpec) -> "Transfer":
-        """For a study with runs like this one."""
-        transfer = cls(space)
-        transfer._slopes = prior_slopes(transfer.axes, run.model.parametrization == "mup")
-        return transfer
-
-    def law(
-        self, smaller: Sequence[KnownTrials], own: KnownTrials, seed: int = 0
-    ) -> tuple[OptimumLaw, Optimum, Array] | None:
-        """The law through all trials; the optimum of `own`, and what choices add to its log loss, [1 + R, Q].
+    def optimum(self, smaller: Sequence[KnownTrials], own: KnownTrials, seed: int = 0) -> tuple[Optimum, Array] | None:
+        """The optimum of `own` by the law through all trials, and what choices add to its log loss, [1 + R, Q].
 
         None if too little is known.
         """
@@ -160,8 +151,8 @@ class Transfer:
         mine = own.cell(self.axes)
         law = fit_optimum_law([*cells, mine] if len(mine.losses) else cells, self._slopes, seed)
         if len(mine.losses):
-            return law, law.optimum(len(cells), own.size), law.effects(len(cells))
-        return law, law.predict(own.size), law.effects()
+            return law.optimum(len(cells), own.size), law.effects(len(cells))
+        return law.predict(own.size), law.effects()
 
     def propose(
         self,
@@ -175,9 +166,9 @@ class Transfer:
 
         `tried` says of a setting whether the study has it already.
         """
-        if number % FULL == FULL - 1 or (found := self.law(smaller, own, seed)) is None:
+        if number % FULL == FULL - 1 or (found := self.optimum(smaller, own, seed)) is None:
             return None
-        _, optimum, effects = found
+        optimum, effects = found
         first = [] if number else [(optimum.value, effects[0], PREDICTED)]
         rows = np.random.default_rng([seed, number]).permutation(len(optimum.draws))[:ATTEMPTS]
         draws = np.clip(optimum.draws, *optimum.interval(CENTRAL))
@@ -195,9 +186,9 @@ class Transfer:
 
         `names` are those of the smaller sizes.
         """
-        if (found := self.law(smaller, own)) is None:
+        if (found := self.optimum(smaller, own)) is None:
             return None
-        _, optimum, effects = found
+        optimum, effects = found
         value = self.axes.params(optimum.value, effects[0])
         ends = [self.axes.params(end, effects[0]) for end in optimum.interval()]
         numbers = [axis.name for axis in self.axes.numbers]

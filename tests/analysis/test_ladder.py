@@ -12,6 +12,7 @@ from conftest import armed
 
 import analysis
 from analysis.document.ladder_section import LADDER
+from analysis.figures.frontier import loss_compute_figure
 from analysis.figures.registry import FigureData, figures_of, headlines
 from analysis.report import _keys, build_report
 from analysis.scaling.compute_law import fit_compute_law
@@ -21,7 +22,6 @@ from analysis.scaling.ladder import ladder_of
 from analysis.scaling.ladder_fits import fit_ladders
 from analysis.stats.estimate import Estimate, NotEstimable
 from lmcore import columns as col
-from sweeps.study.transfer import TRANSFER
 
 DATA = Path(os.environ.get("LMSWEEP_SHARED_DATA", Path(__file__).resolve().parents[3] / "shared" / "data"))
 STEPLAW = DATA / "steplaw_dense.csv"
@@ -74,7 +74,7 @@ def ladder_run(make_run):
                     }
                     run.add(study, "complete", one.loss, optim__lr=one.lr, tokens=int(one.D), **counts)
             if recorded is not None:
-                run.study(study).set_user_attr(TRANSFER, recorded)
+                run.study(study).set_user_attr(col.TRANSFER, recorded)
         return run
 
     return make
@@ -266,6 +266,14 @@ def test_its_figures_show_optima_law_trials_and_predictions(ladder_run):
     ]
 
 
+def test_loss_against_compute_shows_complete_trials_though_the_law_counts_others(ladder_run):
+    run = analysis.load(ladder_run().path)
+    fits = fit_ladders(run)
+    stopped = run.trials.assign(status=run.trials["status"].where(run.trials.index > 1, col.PRUNED))
+    chart = loss_compute_figure(run._replace(trials=stopped), fits).chart
+    assert "n = 38 complete trials" in chart.caption
+
+
 def test_arms_have_a_law_each(ladder_run):
     run = analysis.load(ladder_run(arms=("untied", "tied")).path)
     fits = fit_ladders(run)
@@ -332,10 +340,6 @@ def test_names_with_dots_are_one_part_of_a_path_in_report_json():
     assert _keys("answer.0.1M.loss", frozenset({"0.1M"})) == ["answer", "0.1M", "loss"]
     assert _keys("ladder.law.lr.0.1M-x5", frozenset({"0.1M", "0.1M-x5"})) == ["ladder", "law", "lr", "0.1M-x5"]
     assert _keys("optimum.lr.xs", frozenset()) == ["optimum", "lr", "xs"]
-
-
-def test_sweep_and_analysis_call_a_recorded_prediction_the_same():
-    assert col.TRANSFER == TRANSFER
 
 
 def test_the_laws_of_step_law_are_near_those_published():

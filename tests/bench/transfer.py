@@ -153,7 +153,7 @@ def _proposer(arm: str, cell: Cell, smaller: Sequence[Cell], seed: int) -> Calla
         return lambda tried: proposed(arm, cell, tried, seed)
     if arm in OURS:
         slopes = Slopes(np.zeros((2, 2)), np.full((2, 2), 0.15)) if arm == "neutral" else None
-        transfer = Transfer(space(), slopes)
+        transfer = Transfer(space(), slopes=slopes)
         known = [_told(arm, one, seed) for one in smaller]
 
         def ours(tried: list[int]) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """configs/cluster/ray-on-premise.yaml, with the real `ray up` and an ssh that needs no keys. See hosts.py."""
 
+import shutil
+
 import pytest
 import yaml
 from hosts import NETWORK, Hosts
@@ -22,6 +24,7 @@ print(sum(node["Alive"] for node in ray.nodes()))
 
 
 @pytest.mark.ray
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="`ray up` copies files with rsync")
 def test_ray_up_starts_a_cluster_of_machines_that_one_has_and_it_demands_the_token(tmp_path):
     config = yaml.safe_load(FILE.read_text())
     config["provider"] = {"type": "local", "head_ip": "node1", "worker_ips": ["node2"]}

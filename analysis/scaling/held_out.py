@@ -161,4 +161,4 @@ def _excess(own: LadderLaw, size: LadderSize, places: Array) -> Fitted:
     if all(flat > tail() for flat in own.law.flat):
         return NotEstimable("the trials do not show how the loss rises from its minimum")
     cell = own.ladder.sizes.index(size)
-    return estimate_of(np.expm1(own.law.excess(cell, size.logs, places)[1:]), len(size.losses))
+    return estimate_of(np.expm1(own.law.excess(cell, size.logs, places)), len(size.losses))

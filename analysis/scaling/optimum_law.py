@@ -119,7 +119,7 @@ class LadderLaw(ShowsFitted):
             return dict.fromkeys(names, FLAT)
         span = self.ladder.axes[k].span
         assert span is not None
-        slopes = span * self.law.slopes()[1:, k]  # [R, M]
+        slopes = span * self.law.slopes()[:, k]  # [R, M]
         if line is not None:
             return {ALONG: estimate_of(slopes[:, 0] + line.slope * slopes[:, 1], len(sizes))}
         found: dict[str, Fitted] = {}

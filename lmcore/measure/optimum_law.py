@@ -67,10 +67,10 @@ class Slopes(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """Where the loss is lowest: an estimate and draws from its distribution."""
+    """Where the loss is lowest: the best guess and draws from its distribution."""
 
     value: Array
-    """In the unit cube, [P]."""
+    """The point with the lowest expected loss, [P]: the mean of the draws, each weighted by the curvature of its bowl."""
     draws: Array
     """[R, P]."""
 
@@ -89,9 +89,9 @@ class OptimumLaw:
     """
 
     center: Array  # [M]: mean of the cells' sizes
-    coefficients: Array = field(repr=False)  # [1 + R, J]: the estimate, then draws; in the order of `_design`
-    deviations: Array = field(repr=False)  # [1 + R, P]: of the bowl's linear terms in a new cell; 0 for the estimate
-    effect_deviations: Array = field(repr=False)  # [1 + R, Q]: of the effects of choices in a new cell; likewise
+    coefficients: Array = field(repr=False)  # [R, J]: draws, in the order of `_design`
+    deviations: Array = field(repr=False)  # [R, P]: of the bowl's linear terms in a new cell
+    effect_deviations: Array = field(repr=False)  # [R, Q]: of the effects of choices in a new cell
     cells: int
     settings: int
     flat: Array = field(default_factory=lambda: np.zeros(0), repr=False)
@@ -106,14 +106,13 @@ class OptimumLaw:
         return self._minimum(np.asarray(size, float), self._own(cell), beyond)
 
     def excess(self, cell: int, size: ArrayLike, settings: ArrayLike) -> Array:
-        """By how much the log loss at a point [P] is above its minimum in one of the cells, [1 + R]."""
-        at = np.asarray(size, float)
-        lowest = self._minimum(at, self._own(cell), np.inf)
-        offset = np.asarray(settings, float) - np.concatenate([lowest.value[None], lowest.draws])
+        """By how much the log loss at a point [P] is above its minimum in one of the cells, [R]."""
+        lowest = self._minimum(np.asarray(size, float), self._own(cell), np.inf)
+        offset = np.asarray(settings, float) - lowest.draws
         return np.asarray(0.5 * np.einsum("ri,rij,rj->r", offset, self.curvature(), offset))
 
     def _own(self, cell: int) -> Array:
-        """Deviations of the linear terms of a cell that was fitted, [1 + R, P]."""
+        """Deviations of the linear terms of a cell that was fitted, [R, P]."""
         return self.coefficients[:, self._linear + (3 + cell) * self.settings :][:, : self.settings]
 
     @property
@@ -122,7 +121,7 @@ class OptimumLaw:
         return self.cells + self.settings * (self.settings + 1) // 2
 
     def effects(self, cell: int | None = None) -> Array:
-        """What each choice adds to the log loss, [1 + R, Q]: in a cell that was fitted, or in one without trials."""
+        """What each choice adds to the log loss, [R, Q]: in a cell that was fitted, or in one without trials."""
         at, q = self._linear + (3 + self.cells) * self.settings, self.effect_deviations.shape[1]
         own = self.effect_deviations
         if cell is not None:
@@ -130,24 +129,25 @@ class OptimumLaw:
         return np.asarray(self.coefficients[:, at : at + q] + own)
 
     def slopes(self) -> Array:
-        """How the optimum moves with log N and log D, [1 + R, P, M] in shares of the cube."""
+        """How the optimum moves with log N and log D, [R, P, M] in shares of the cube."""
         p, at = self.settings, self._linear + self.settings
         moves = self.coefficients[:, at : at + 2 * p].reshape(-1, 2, p).transpose(0, 2, 1)
         return np.asarray(-np.linalg.solve(self.curvature(), moves))
 
     def curvature(self) -> Array:
-        """A, [1 + R, P, P], with no eigenvalue below `FLATTEST`."""
-        rows = _bowls(self.coefficients[:, self.cells : self._linear], self.settings)
-        values, directions = np.linalg.eigh(rows)
-        return np.asarray((directions * np.maximum(values, FLATTEST)[:, None, :]) @ directions.transpose(0, 2, 1))
+        """A, [R, P, P], with no eigenvalue below `FLATTEST`."""
+        return _convex(_bowls(self.coefficients[:, self.cells : self._linear], self.settings))
 
     def _minimum(self, size: Array, own: Array, beyond: float) -> Optimum:
         p, at, z = self.settings, self._linear, size - self.center
         parts = self.coefficients[:, at : at + 3 * p].reshape(-1, 3, p)
         linear = parts[:, 0] + parts[:, 1] * z[0] + parts[:, 2] * z[1] + own
-        minima = 0.5 - np.linalg.solve(self.curvature(), linear[..., None])[..., 0]
+        bowls = self.curvature()
+        minima = 0.5 - np.linalg.solve(bowls, linear[..., None])[..., 0]
         minima = np.clip(minima, -beyond, 1.0 + beyond)
-        return Optimum(minima[0], minima[1:])
+        # Where the sum over draws r of 1/2 (u - u_r)' A_r (u - u_r) is lowest.
+        value = np.linalg.solve(bowls.sum(axis=0), np.einsum("rij,rj->i", bowls, minima))
+        return Optimum(np.clip(value, -beyond, 1.0 + beyond), minima)
 
 
 def fit_optimum_law(
@@ -179,8 +179,7 @@ def fit_optimum_law(
             for deviation, noise in grid
         ]
         best = max(fits, key=lambda fit: fit.evidence)
-        none = np.zeros((1, p)), np.zeros((1, choices))
-        curvature = OptimumLaw(center, best.mean[None], *none, len(cells), p).curvature()[0]
+        curvature = _convex(_bowls(best.mean[None, len(cells) : bowl], p))[0]
 
     rng = np.random.default_rng(seed)
     evidence = np.array([fit.evidence for fit in fits])
@@ -194,10 +193,8 @@ def fit_optimum_law(
     if len(kept) < DRAWS // 4:  # hardly any has a minimum: the trials say nothing about it
         kept = np.arange(DRAWS)
     flat = (np.diagonal(bowls, axis1=1, axis2=2) < CLEAR).mean(axis=0)
-    coefficients = np.concatenate([best.mean[None], drawn[kept]])
-    deviating = np.concatenate([none[0], own[kept]])
-    effects = np.concatenate([none[1], OWN_EFFECT * rng.standard_normal((len(kept), choices))])
-    return OptimumLaw(center, coefficients, deviating, effects, len(cells), p, flat)
+    effects = OWN_EFFECT * rng.standard_normal((len(kept), choices))
+    return OptimumLaw(center, drawn[kept], own[kept], effects, len(cells), p, flat)
 
 
 class _Data(NamedTuple):
@@ -264,3 +261,9 @@ def _bowls(entries: Array, p: int) -> Array:
     for k, (a, b) in enumerate(itertools.combinations_with_replacement(range(p), 2)):
         rows[:, a, b] = rows[:, b, a] = entries[:, k]
     return rows
+
+
+def _convex(bowls: Array) -> Array:
+    """The matrices [R, P, P], with no eigenvalue below `FLATTEST`."""
+    values, directions = np.linalg.eigh(bowls)
+    return np.asarray((directions * np.maximum(values, FLATTEST)[:, None, :]) @ directions.transpose(0, 2, 1))

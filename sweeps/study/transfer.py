@@ -140,7 +140,7 @@ class Transfer:
         self._slopes = slopes or prior_slopes(self.axes, mup)
 
     def optimum(self, smaller: Sequence[KnownTrials], own: KnownTrials, seed: int = 0) -> tuple[Optimum, Array] | None:
-        """The optimum of `own` by the law through all trials, and what choices add to its log loss, [1 + R, Q].
+        """The optimum of `own` by the law through all trials, and what choices add to its log loss, [R, Q].
 
         None if too little is known.
         """
@@ -169,11 +169,11 @@ class Transfer:
         if number % FULL == FULL - 1 or (found := self.optimum(smaller, own, seed)) is None:
             return None
         optimum, effects = found
-        first = [] if number else [(optimum.value, effects[0], PREDICTED)]
+        first = [] if number else [(optimum.value, effects.mean(axis=0), PREDICTED)]
         rows = np.random.default_rng([seed, number]).permutation(len(optimum.draws))[:ATTEMPTS]
         draws = np.clip(optimum.draws, *optimum.interval(CENTRAL))
         ceilings = own.ceilings(self.axes)
-        for place, effect, kind in (*first, *((draws[row], effects[1 + row], DRAWN) for row in rows)):
+        for place, effect, kind in (*first, *((draws[row], effects[row], DRAWN) for row in rows)):
             values = self.axes.params(np.minimum(place, ceilings), effect)
             if not tried(values):
                 return Proposal(values, kind)
@@ -189,8 +189,9 @@ class Transfer:
         if (found := self.optimum(smaller, own)) is None:
             return None
         optimum, effects = found
-        value = self.axes.params(optimum.value, effects[0])
-        ends = [self.axes.params(end, effects[0]) for end in optimum.interval()]
+        effect = effects.mean(axis=0)
+        value = self.axes.params(optimum.value, effect)
+        ends = [self.axes.params(end, effect) for end in optimum.interval()]
         numbers = [axis.name for axis in self.axes.numbers]
         return {
             "from": list(names),

@@ -26,9 +26,32 @@ def test_a_known_law_is_recovered_and_predicts_a_size_beyond_those_known():
     rng = np.random.default_rng(0)
     law = fit_optimum_law([cell(rng, size, n=60) for size in SIZES[:5]])
     assert np.abs(law.predict(SIZES[5]).value - optimum(SIZES[5])).max() < 0.03
-    assert np.abs(law.slopes()[0] - MOVES).max() < 0.02
-    assert np.abs(law.curvature()[0] - BOWL).max() < 0.5
+    assert np.abs(law.slopes().mean(axis=0) - MOVES).max() < 0.02
+    assert np.abs(law.curvature().mean(axis=0) - BOWL).max() < 0.5
     assert np.abs(law.optimum(2, SIZES[2]).value - optimum(SIZES[2])).max() < 0.02
+
+
+def test_the_best_guess_has_the_lowest_expected_loss():
+    rng = np.random.default_rng(7)
+    law = fit_optimum_law([cell(rng, size, n=6, noise=0.05) for size in SIZES[:2]])
+    guess, bowls = law.predict(SIZES[2]), law.curvature()
+    expected = [
+        np.einsum("ri,rij,rj->r", place - guess.draws, bowls, place - guess.draws).mean()
+        for place in (guess.value, *(guess.value + 0.02 * rng.standard_normal((50, 2))))
+    ]
+    assert np.argmin(expected) == 0
+
+
+def test_one_good_trial_at_the_ends_of_the_ranges_does_not_put_the_next_guess_there():
+    """Two sizes: the larger one has a single trial near its optimum, at an end of both settings' ranges."""
+    lrs, betas = [0.53, 0.45, 0.36, 0.63, 0.74, 0.85], [0.1, 0.3, 0.11, 0.6, 0.02, 0.38]
+    first = Cell(
+        SIZES[0], np.column_stack([lrs, betas]), np.zeros((6, 0)), np.array([3.70, 3.77, 4.08, 4.22, 4.27, 4.29])
+    )
+    lrs, betas = [0.3, 0.64, 0.63, 0.71], [1.0, 0.21, 0.61, 0.5]
+    second = Cell(SIZES[1], np.column_stack([lrs, betas]), np.zeros((4, 0)), np.array([3.42, 3.92, 3.99, 4.15]))
+    guess = fit_optimum_law([first, second]).predict(SIZES[2])
+    assert (guess.value > 0.05).all() and (guess.value < 0.95).all()
 
 
 def test_intervals_cover_the_optimum_of_a_new_size_as_often_as_they_say():
@@ -82,8 +105,8 @@ def test_choices_have_the_effects_that_they_have():
         cells.append(Cell(size, one.settings, np.eye(2)[second], losses))
     law = fit_optimum_law(cells)
     for effects in (law.effects(), law.effects(0)):
-        assert np.isclose(effects[0, 1] - effects[0, 0], 0.05, atol=0.01)
-    assert ((effects[1:, 1] - effects[1:, 0]) > 0).mean() > 0.99
+        assert np.isclose((effects[:, 1] - effects[:, 0]).mean(), 0.05, atol=0.01)
+    assert ((effects[:, 1] - effects[:, 0]) > 0).mean() > 0.99
 
 
 def test_a_cell_in_which_another_choice_is_better_has_an_effect_of_its_own():
@@ -94,7 +117,7 @@ def test_a_cell_in_which_another_choice_is_better_has_an_effect_of_its_own():
         sign = -1 if number == 3 else 1
         cells.append(Cell(size, one.settings, np.eye(2)[second], one.losses * np.exp(0.03 * sign * second)))
     law = fit_optimum_law(cells)
-    gaps = [law.effects(c)[0, 1] - law.effects(c)[0, 0] for c in range(4)]
+    gaps = [(law.effects(c)[:, 1] - law.effects(c)[:, 0]).mean() for c in range(4)]
     assert [gap > 0 for gap in gaps] == [True, True, True, False]
 
 

@@ -70,7 +70,7 @@ class Optimum(NamedTuple):
     """Where the loss is lowest: the best guess and draws from its distribution."""
 
     value: Array
-    """The point with the lowest expected loss, [P]: the mean of the draws, each weighted by the curvature of its bowl."""
+    """The point with the lowest expected loss, [P]: the mean of the draws, weighted by the curvature of their bowls."""
     draws: Array
     """[R, P]."""
 

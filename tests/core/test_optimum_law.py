@@ -51,7 +51,7 @@ def test_one_good_trial_at_the_ends_of_the_ranges_does_not_put_the_next_guess_th
     lrs, betas = [0.3, 0.64, 0.63, 0.71], [1.0, 0.21, 0.61, 0.5]
     second = Cell(SIZES[1], np.column_stack([lrs, betas]), np.zeros((4, 0)), np.array([3.42, 3.92, 3.99, 4.15]))
     guess = fit_optimum_law([first, second]).predict(SIZES[2])
-    assert (guess.value > 0.05).all() and (guess.value < 0.95).all()
+    assert ((guess.value > 0.05) & (guess.value < 0.95)).all()
 
 
 def test_intervals_cover_the_optimum_of_a_new_size_as_often_as_they_say():

@@ -576,8 +576,10 @@ def _ladder() -> str:
     ]
     seeds = len(next(iter(result["sizes"].values()))["losses"]["on"])
     head = ["size", "lr with transfer", "without", "loss with transfer", "without", "difference (95 %)"]
+    whole = result["whole_sweep"]
     return (
-        "## A ladder with and without transfer\n\n`configs/ladder.yaml` on a CPU: "
+        f"## A ladder with and without transfer\n\nThe sweep of `configs/ladder.yaml` takes {whole['seconds'] / 60:.1f} minutes "
+        f"on {whole['cores']} CPU cores.\nWithout its confirmation: "
         f"{result['trials']['on']} trials with transfer, {result['trials']['off']} without. Transfer trained "
         f"{result['share_of_flops']:.0%} of the\nFLOPs (the goal is at most 40 %). The best settings of both searches are "
         f"trained again under {seeds} new seeds, and compared\nseed by seed.\n\n"

@@ -1,11 +1,16 @@
 """Does a ladder find what a search of every size finds, for less training? A real sweep with and without transfer.
 
     python tests/bench/ladder.py [--seeds 5] [--trials 32] [--runs FOLDER] [--out FILE]
+    python tests/bench/ladder.py --time
+
 
 The sweep is configs/ladder.yaml without its confirmation: once with transfer, and once with `transfer: off` and as many
 trials for every size as the smallest has with it. The best setting that each search found for a size is then trained
 under new seeds, the same for both; the difference between them is paired by seed. FLOPs are those of all trials of a
 search, as far as they were trained. results/ladder-on.csv and ladder-off.csv have the trials, ladder.json the rest.
+
+--time only runs the sweep as the file has it, confirmation and all, and notes how long that takes; to be measured on a
+machine that does nothing else.
 """
 
 import argparse
@@ -16,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +32,7 @@ from scipy import stats
 
 import analysis
 from lmcore.config import RunSpec
-from lmcore.cores import processor
+from lmcore.cores import cores, processor
 from lmcore.corpus.tokens import load_tokens
 from lmcore.runfile.paths import apply
 from lmcore.runfile.run_file import load_run
@@ -59,6 +65,22 @@ def swept(folder: Path, transfer: bool, trials: int) -> Path:
         command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--config", str(CONFIG), "--name", run.name]
         subprocess.run([*command, "--runs", str(folder), "--set", "confirm.top=0", *options], check=True)
     return run
+
+
+def timed() -> dict[str, Any]:
+    """How long the sweep of the file takes."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / "sweeps" / "run.py"), "--config", str(CONFIG), "--wandb", "off"]
+        began = time.perf_counter()
+        subprocess.run([*command, "--runs", folder], check=True)
+        seconds = round(time.perf_counter() - began)
+        flops = float(analysis.load(Path(folder) / "ladder").trials["train_flops"].sum())
+    return {"command": "python tests/bench/ladder.py --time", "seconds": seconds, "flops": flops} | about()
+
+
+def about() -> dict[str, Any]:
+    """Machine, versions and commit of a measurement."""
+    return {"hardware": processor(), "cores": cores(), "versions": versions(), "commit": commit()}
 
 
 def final_loss(task: tuple[RunSpec, Path, range]) -> list[float]:
@@ -109,7 +131,14 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=32, help="of the search with transfer, in all sizes")
     parser.add_argument("--runs", type=Path, help="where the sweeps are, or are to be kept")
     parser.add_argument("--out", type=Path, default=RESULTS / "ladder.json")
+    parser.add_argument("--time", action="store_true", help="only time the sweep of configs/ladder.yaml")
     options = parser.parse_args()
+    known = json.loads(options.out.read_text()) if options.out.exists() else {}
+    if options.time:
+        known["whole_sweep"] = timed()
+        print(f"configs/ladder.yaml: {known['whole_sweep']['seconds']} s")
+        options.out.write_text(json.dumps(known, indent=1) + "\n")
+        return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.runs or Path(temporary)
         spec = load_spec(CONFIG, trials=options.trials)
@@ -129,11 +158,11 @@ def main() -> None:
         "flops": flops,
         "share_of_flops": flops["on"] / flops["off"],
         "sizes": sizes,
-        "hardware": processor(),
-        "versions": versions(),
-        "commit": commit(),
+        **about(),
         "commits_of_sweeps": commits,
     }
+    if "whole_sweep" in known:
+        result["whole_sweep"] = known["whole_sweep"]
     print(f"transfer trains {result['share_of_flops']:.0%} of the FLOPs")
     options.out.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -156,8 +156,9 @@ def unused_beside(draft: Mapping[str, Any]) -> list[str]:
 def next_size(config: LadderConfig | None, runs: Sequence[RunSpec]) -> dict[str, Any] | None:
     """Overrides of the size that would follow: as much larger than the last as that is larger than the one before.
 
-    It has the last one's tokens for each parameter, and its aspect. `runs` are those of the sizes, in order. None if
-    the last model is not the largest, or all have equally many parameters.
+    It has the last one's aspect and its tokens for each parameter. Where all sizes have equally many layers, so has it;
+    likewise tokens. `runs` are those of the sizes, in order. None if the last model is not the largest, or all have
+    equally many parameters.
     """
     counts = [count_parameters(run.model).non_embedding for run in runs]
     last, smaller = runs[-1], [count for count in counts if count < counts[-1]]
@@ -167,8 +168,13 @@ def next_size(config: LadderConfig | None, runs: Sequence[RunSpec]) -> dict[str,
     if config is None:
         head_dim = last.model.head_dim if WIDTH_STEP % last.model.head_dim == 0 else WIDTH_STEP
         aspect = last.model.d_model / last.model.num_layers
+        if len({run.model.num_layers for run in runs}) == 1:
+            aspect *= math.sqrt(target / counts[-1])  # only the width grows
         config = LadderConfig(params=(counts[-1], target), steps=2, aspect=aspect, head_dim=head_dim)
     shape = config.shape(target, {name: getattr(last.model, name) for name in SHAPING})
+    tokens = {run.steps * run.tokens_per_step for run in runs}
+    if len(tokens) == 1:
+        return {**shape, "train.tokens": tokens.pop()}
     ratio = last.steps * last.tokens_per_step / counts[-1]
     return {**shape, "train.tokens_per_parameter": float(f"{ratio:.6g}")}
 

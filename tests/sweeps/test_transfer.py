@@ -248,6 +248,20 @@ def test_sizes_that_are_listed_may_learn_from_each_other_too():
     assert book.next_runs()[""].run.model.d_model > 144
 
 
+def test_the_next_size_keeps_the_layers_and_the_tokens_that_all_sizes_have():
+    sizes = [
+        {"name": f"w{width}", "model.d_model": width, "model.num_heads": width // 16, "model.d_ff": 2 * width}
+        for width in (48, 96, 192)
+    ]
+    model, train = {"num_layers": 3}, {"steps": 40}
+    book = memory(ladder=None, sizes=sizes, transfer="on", search={"trials": 28}, train=train, model=model)
+    drive(book)
+    run = book.next_runs()[""].run
+    assert run.model.num_layers == 3
+    assert run.model.d_model == pytest.approx(384, rel=0.1)
+    assert run.steps == 40
+
+
 def test_learning_rates_that_some_trials_lack_and_choices_take_part():
     space = {
         "optim.lr": SPACE["optim.lr"],

@@ -11,7 +11,7 @@ from analysis.runs.load import Run
 from analysis.scaling.held_out import HELD_OUT, HeldOut
 from analysis.scaling.ladder import ENOUGH
 from analysis.scaling.ladder_fits import LadderFits
-from analysis.scaling.optimum_law import ALONG
+from analysis.scaling.optimum_law import ALONG, FACTOR_2, exponent_differences
 from analysis.stats.estimate import Estimate, Fitted, NotEstimable, as_cells
 from analysis.tables.files import ReportTable
 from analysis.tables.formatting import FLOP_SUFFIXES, MISSING, count, decimal, table_cells
@@ -42,6 +42,12 @@ def ladder_section(fits: Sequence[LadderFits], run: Run) -> Section:
     if not fits:
         return Section(LADDER)
     fitted = {f"{_prefix(fits, one)}.{path}": number for one in fits for path, number in one.fitted.items()}
+    notes = [f"{_of(one)}{note}" for one in fits for note in _notes(one)]
+    for other in fits[1:]:
+        pair = f"{other.ladder.arm} - {fits[0].ladder.arm}"
+        for path, (number, less) in exponent_differences(fits[0].law, other.law).items():
+            fitted[f"ladder.{pair}.{path}"] = number
+            notes.append(_difference_note(pair, path, number, less))
     tables = [
         ReportTable(
             "optima_law", OPTIMA_TITLE, *_optima(fits), OPTIMA_CAPTION.format(next=fits[0].forecast.target.name)
@@ -49,7 +55,6 @@ def ladder_section(fits: Sequence[LadderFits], run: Run) -> Section:
         ReportTable("held_out", CHECK_TITLE, *_checks(fits), CHECK_CAPTION),
         ReportTable("forecast", FORECAST_TITLE, *_forecasts(fits), FORECAST_CAPTION),
     ]
-    notes = [f"{_of(one)}{note}" for one in fits for note in _notes(one)]
     figures = figures_of(LADDER, FigureData(run, ladders=fits))
     return Section(LADDER, [one for one in tables if len(one.frame)], figures, fitted, notes)
 
@@ -124,6 +129,24 @@ def _law_note(name: str, fits: LadderFits) -> Iterator[str]:
     ]
     if parts:
         yield f"The optimal {_name(name)} moves with {' and '.join(parts)}."
+    cost = numbers.get(f"{name}.{FACTOR_2}")
+    if isinstance(cost, Estimate):
+        share = _interval(cost, _percent)
+        yield f"Half the optimal {_name(name)}, or twice it, raises the loss by {share}."
+
+
+def _difference_note(pair: str, path: str, number: Estimate, less: bool | None) -> str:
+    """Of how far the optimum moves with size in two arms; `path` is that of an exponent."""
+    setting, _, exponent = path.rpartition(".")
+    of = "" if exponent == ALONG else f" of {exponent[0]}"
+    moves = (
+        "it is not clear in which it moves less"
+        if less is None
+        else f"it moves {'less' if less else 'more'} in the first"
+    )
+    return (
+        f"{pair}: The exponents{of} of the optimal {_name(setting)} differ by {_interval(number, _exponent)}; {moves}."
+    )
 
 
 def _check_notes(check: HeldOut) -> Iterator[str]:
@@ -146,7 +169,7 @@ def _check_notes(check: HeldOut) -> Iterator[str]:
         whose = "law" if check.source == HELD_OUT else "sweep"
         yield f"The {whose}'s prediction for {check.size} cannot be checked for {', '.join(names)}: {why}."
     if isinstance(check.excess, Estimate) and isinstance(check.excess_nats, Estimate):
-        share = _interval(check.excess, lambda value: f"{100 * value:.2g} %")
+        share = _interval(check.excess, _percent)
         nats = _interval(check.excess_nats, decimal)
         yield f"The loss at this predicted setting is above the lowest of {check.size} by {share}, or {nats} nats."
 
@@ -235,6 +258,10 @@ def _of(fits: LadderFits) -> str:
 
 def _name(setting: str) -> str:
     return SHORT.get(setting, setting.replace("_", " "))
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.2g} %"
 
 
 def _exponent(value: float) -> str:

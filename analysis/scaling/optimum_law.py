@@ -33,7 +33,7 @@ BEYOND = 0.5
 """How far beyond the values tried an interval may reach, as a share of their range."""
 MIN_EXPONENT_VALUES = 3
 QUANTILES = (tail(), 0.5, 1 - tail())
-ALONG = "ladder_exponent"
+ALONG, FACTOR_2 = "ladder_exponent", "factor_2_cost"
 FLAT = NotEstimable("the loss has no clear minimum in the setting: within the noise it may have none")
 NO_FIELD = NotEstimable("no numeric field was searched in all sizes")
 
@@ -55,13 +55,16 @@ class LadderLaw(ShowsFitted):
 
     @cached_property
     def fitted(self) -> Mapping[str, Fitted]:  # type: ignore[override]
-        """`lr.<size>`: the optimum of a size; `lr.N_exponent` and `lr.D_exponent` of d log(optimum) = a d log N + b d
-        log D on a logarithmic axis; if N and D rise together, only `lr.ladder_exponent`, that of N along the ladder."""
+        """`lr.<size>`: the optimum of a size. For settings on a logarithmic axis also `lr.N_exponent` and
+        `lr.D_exponent` of d log(optimum) = a d log N + b d log D; if N and D rise together, only `lr.ladder_exponent`,
+        that of N along the ladder. And `lr.factor_2_cost`: by which share the loss rises at half the optimum, or twice
+        it."""
         found: dict[str, Fitted] = {}
         for k, name in enumerate(self.ladder.names):
             found |= {f"{name}.{one.name}": self.optimum(one)[name] for one in self.ladder.sizes}
             if self.ladder.axes[k].span is not None:
-                found |= {f"{name}.{exponent}": one for exponent, one in self._exponents(k).items()}
+                for path, one in {**self.exponent_draws(k), FACTOR_2: self._factor_2(k)}.items():
+                    found[f"{name}.{path}"] = one if isinstance(one, NotEstimable) else self._over_sizes(one)
         return found if self.refused is None else dict.fromkeys(found or ["law"], self.refused)
 
     @cached_property
@@ -109,8 +112,8 @@ class LadderLaw(ShowsFitted):
             for k, name in enumerate(self.ladder.names)
         }
 
-    def _exponents(self, k: int) -> dict[str, Fitted]:
-        """Of N and D on the logarithmic axis k, or along the ladder."""
+    def exponent_draws(self, k: int) -> dict[str, Array | NotEstimable]:
+        """Exponents of the setting on the logarithmic axis k, [R] each: of N and D, or along the ladder."""
         line, sizes = self.ladder.line, self.ladder.sizes
         names = (ALONG,) if line is not None else ("N_exponent", "D_exponent")
         if self.law is None:
@@ -121,14 +124,25 @@ class LadderLaw(ShowsFitted):
         assert span is not None
         slopes = span * self.law.slopes()[:, k]  # [R, M]
         if line is not None:
-            return {ALONG: estimate_of(slopes[:, 0] + line.slope * slopes[:, 1], len(sizes))}
-        found: dict[str, Fitted] = {}
+            return {ALONG: slopes[:, 0] + line.slope * slopes[:, 1]}
+        found: dict[str, Array | NotEstimable] = {}
         for m, (name, letter) in enumerate(zip(names, "ND", strict=True)):
             levels = count_levels(np.array([one.logs[m] for one in sizes]))
-            known = levels >= MIN_EXPONENT_VALUES
             few = too_few(levels, f"value of {letter}", MIN_EXPONENT_VALUES, " for an exponent")
-            found[name] = estimate_of(slopes[:, m], len(sizes)) if known else few
+            found[name] = slopes[:, m] if levels >= MIN_EXPONENT_VALUES else few
         return found
+
+    def _factor_2(self, k: int) -> Array | NotEstimable:
+        """By which share the loss rises at half or twice the optimum of the setting on the logarithmic axis k, [R]."""
+        span = self.ladder.axes[k].span
+        if self.law is None or span is None:
+            return self.refused or NO_FIELD
+        if self.law.flat[k] > tail():
+            return FLAT
+        return np.asarray(np.expm1(0.5 * self.law.curvature()[:, k, k] * (math.log(2) / span) ** 2))
+
+    def _over_sizes(self, draws: Array) -> Estimate:
+        return estimate_of(draws, len(self.ladder.sizes))
 
 
 def optimum_law(
@@ -160,6 +174,30 @@ def fit_ladder(
         return LadderLaw(ladder, None, refused)
     cells = [_cell(ladder, one) for one in ladder.sizes]
     return LadderLaw(ladder, fit_optimum_law(cells, _slopes(ladder), seed, deviations), None)
+
+
+def exponent_differences(law: LadderLaw, other: LadderLaw) -> dict[str, tuple[Estimate, bool | None]]:
+    """How exponents of two arms differ, `other` - `law`, by `lr.ladder_exponent` and so on, where both are estimable.
+
+    With each, whether the optimum moves less in `other`; None if that is not clear.
+    """
+    found: dict[str, tuple[Estimate, bool | None]] = {}
+    for k, name in enumerate(law.ladder.names):
+        if name not in other.ladder.names or law.ladder.axes[k].span is None:
+            continue
+        theirs = other.exponent_draws(other.ladder.names.index(name))
+        for path, mine in law.exponent_draws(k).items():
+            its = theirs.get(path, NO_FIELD)
+            if isinstance(mine, NotEstimable) or isinstance(its, NotEstimable):
+                continue
+            count = min(len(mine), len(its))
+            # The arms are independent, but their draws were made from the same random numbers.
+            a, b = mine[:count], np.random.default_rng(0).permutation(its)[:count]
+            less = float(np.mean(np.abs(b) < np.abs(a)))
+            clear = None if tail() <= less <= 1 - tail() else less > 0.5
+            sizes = min(len(law.ladder.sizes), len(other.ladder.sizes))
+            found[f"{name}.{path}"] = estimate_of(b - a, sizes), clear
+    return found
 
 
 def value_at(axis: Axis, place: float) -> float:

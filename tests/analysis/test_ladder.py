@@ -20,6 +20,7 @@ from analysis.scaling.forecast import COMPUTE_LAW, LOSS_LAW, SIZE_LAW
 from analysis.scaling.held_out import hold_out
 from analysis.scaling.ladder import ladder_of
 from analysis.scaling.ladder_fits import fit_ladders
+from analysis.scaling.optimum_law import exponent_differences
 from analysis.stats.estimate import Estimate, NotEstimable
 from lmcore import columns as col
 
@@ -92,6 +93,29 @@ def test_the_optimum_of_every_size_and_the_exponent_along_the_ladder_are_recover
         assert row.high < 2.5 * row.low
     ahead = law.predict(1e8, 2e9)["lr"]
     assert covers(ahead, best_lr(1e8))
+
+
+def test_the_cost_of_a_learning_rate_that_is_off_by_a_factor_of_two_is_recovered():
+    law = analysis.optimum_law(trials_of(trials=30))
+    assert covers(law.fitted["lr.factor_2_cost"], math.expm1(0.04 * math.log(2) ** 2))
+    assert law.fitted["lr.factor_2_cost"].value == pytest.approx(0.0194, rel=0.25)
+
+
+def test_arms_are_compared_by_how_far_their_optima_move_with_size():
+    steep, again = (analysis.optimum_law(trials_of(trials=30, seed=seed)) for seed in (0, 1))
+    flat = analysis.optimum_law(trials_of(trials=30, seed=2, best=lambda n: 3e-3))
+    [(path, (number, less))] = exponent_differences(steep, flat).items()
+    assert path == "lr.ladder_exponent"
+    assert covers(number, -EXPONENT)
+    assert less is True
+    [(number, less)] = exponent_differences(flat, steep).values()
+    assert covers(number, EXPONENT)
+    assert less is False
+    for other in (steep, again):  # also if both have the same trials, and draws
+        [(number, less)] = exponent_differences(steep, other).values()
+        assert covers(number, 0)
+        assert number.high - number.low > 0.05
+        assert less is None
 
 
 def test_intervals_of_the_exponent_and_of_the_next_size_cover_as_often_as_they_say():
@@ -279,7 +303,10 @@ def test_arms_have_a_law_each(ladder_run):
     fits = fit_ladders(run)
     assert [one.ladder.arm for one in fits] == ["untied", "tied"]
     (section,) = [one for one in build_report(run).sections if one.title == LADDER]
-    assert {path.split(".")[1] for path in section.fitted} == {"untied", "tied"}
+    assert {path.split(".")[1] for path in section.fitted} == {"untied", "tied", "tied - untied"}
+    assert covers(section.fitted["ladder.tied - untied.lr.ladder_exponent"], 0)  # they have the same trials
+    [note] = [one for one in section.notes if one.startswith("tied - untied")]
+    assert note.endswith("it is not clear in which it moves less.")
     assert section.tables[0].frame["arm"].tolist().count("tied") == 5
     assert analysis.optimum_law(run.trials, "tied").ladder.arm == "tied"
 

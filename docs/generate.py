@@ -514,9 +514,6 @@ def _analysis() -> str:
     )
 
 
-# The README
-
-
 def _transfer() -> str:
     result = _load("transfer")
     arms, cells = result["arms"], len(result["cells"])
@@ -550,6 +547,7 @@ def _transfer() -> str:
         "0.1 % takes at most a quarter of TPE's trials": share <= 0.25,
         "it is not worse than TPE where smaller cells mislead it": misled <= tpe,
     }
+    others = sorted({arms[arm]["commit"][:10] for arm in ("random", "tpe", "gp", "nearest", "formula")})
     met = "; ".join(f"{goal} ({'met' if reached else 'not met'})" for goal, reached in goals.items())
     return (
         "## Transfer between sizes\n\nLearning rate and batch size of models of Step Law's open table, replayed: each of "
@@ -559,7 +557,8 @@ def _transfer() -> str:
         + _table(
             ["search", "first trial within 0.25 %", "first trial above the best", "trials to 0.25 %", "to 0.1 %"], rows
         )
-        + _source("transfer", result)
+        + _source("transfer", result | {"commit": arms["ours"]["commit"]})
+        + f"The arms without transfer were measured at commit {', '.join(others)}.\n"
     )
 
 
@@ -585,6 +584,7 @@ def _ladder() -> str:
         f"trained again under {seeds} new seeds, and compared\nseed by seed.\n\n"
         + _table(head, rows)
         + _source("ladder", result)
+        + _source("ladder", whole)[1:].replace("Measured", "The time of the whole sweep was measured")
     )
 
 
@@ -604,6 +604,9 @@ def _mup() -> str:
         + _table(["width", "standard", "mup"], [*rows, ["factors of 2 from first to last", *moved]])
         + _source("mup", result)
     )
+
+
+# The README
 
 
 def readme() -> str:

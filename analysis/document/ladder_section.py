@@ -136,7 +136,7 @@ def _law_note(name: str, fits: LadderFits) -> Iterator[str]:
 
 
 def _difference_note(pair: str, path: str, number: Estimate, less: bool | None) -> str:
-    """Of how far the optimum moves with size in two arms; `path` is that of an exponent."""
+    """A sentence about an exponent that two arms have, `path`: how it differs, and in which the optimum moves less."""
     setting, _, exponent = path.rpartition(".")
     of = "" if exponent == ALONG else f" of {exponent[0]}"
     moves = (

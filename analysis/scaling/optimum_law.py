@@ -60,11 +60,12 @@ class LadderLaw(ShowsFitted):
         that of N along the ladder. And `lr.factor_2_cost`: by which share the loss rises at half the optimum, or twice
         it."""
         found: dict[str, Fitted] = {}
+        count = len(self.ladder.sizes)
         for k, name in enumerate(self.ladder.names):
             found |= {f"{name}.{one.name}": self.optimum(one)[name] for one in self.ladder.sizes}
             if self.ladder.axes[k].span is not None:
                 for path, one in {**self.exponent_draws(k), FACTOR_2: self._factor_2(k)}.items():
-                    found[f"{name}.{path}"] = one if isinstance(one, NotEstimable) else self._over_sizes(one)
+                    found[f"{name}.{path}"] = one if isinstance(one, NotEstimable) else estimate_of(one, count)
         return found if self.refused is None else dict.fromkeys(found or ["law"], self.refused)
 
     @cached_property
@@ -134,15 +135,13 @@ class LadderLaw(ShowsFitted):
 
     def _factor_2(self, k: int) -> Array | NotEstimable:
         """By which share the loss rises at half or twice the optimum of the setting on the logarithmic axis k, [R]."""
-        span = self.ladder.axes[k].span
-        if self.law is None or span is None:
+        if self.law is None:
             return self.refused or NO_FIELD
         if self.law.flat[k] > tail():
             return FLAT
+        span = self.ladder.axes[k].span
+        assert span is not None
         return np.asarray(np.expm1(0.5 * self.law.curvature()[:, k, k] * (math.log(2) / span) ** 2))
-
-    def _over_sizes(self, draws: Array) -> Estimate:
-        return estimate_of(draws, len(self.ladder.sizes))
 
 
 def optimum_law(

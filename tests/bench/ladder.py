@@ -3,7 +3,6 @@
     python tests/bench/ladder.py [--seeds 5] [--trials 32] [--runs FOLDER] [--out FILE]
     python tests/bench/ladder.py --time
 
-
 The sweep is configs/ladder.yaml without its confirmation: once with transfer, and once with `transfer: off` and as many
 trials for every size as the smallest has with it. The best setting that each search found for a size is then trained
 under new seeds, the same for both; the difference between them is paired by seed. FLOPs are those of all trials of a

@@ -214,6 +214,7 @@ def entry_of(arm: str, seeds: int, pool: Any) -> dict[str, Any]:
         },
         "seeds": seeds,
         "seconds": round(time.perf_counter() - began),
+        "commit": commit(),
     }
 
 
@@ -236,7 +237,6 @@ def main() -> None:
         "cells": [{"N": cell.N, "D": cell.D, "pairs": len(cell.loss)} for cell in cells()[KNOWN:]],
         "hardware": processor(),
         "versions": versions(),
-        "commit": commit(),
     }
     if {"ours", "tpe"} <= result["arms"].keys():
         result["ours_over_tpe"] = {
